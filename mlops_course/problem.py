@@ -165,7 +165,7 @@ REQUEST = Table(
     readers=("dispatch",),
 )
 
-# %% ../notebooks/10_problem.ipynb #266efc8d
+# %% ../notebooks/10_problem.ipynb #2ba9fd06
 class Contract(Settings):
     "The tables of a project, and the roles of their columns."
 
@@ -176,6 +176,7 @@ class Contract(Settings):
     time: str  # the moment of a booking, in bookings, labels and requests
     booking: str  # what names a booking
     propensity: str  # the probability of the logged choice
+    known: str = "known_at"  # from when a row may be used; the data stage computes it
 
 
 CONTRACT = Contract(

@@ -287,7 +287,7 @@ def check_in_step(
             first = source.strip().splitlines()[0]
             raise CourseError(f"{notebook.name} and {module.name} differ, from the cell that begins with `{first}`: run `nbdev_export`")
 
-# %% ../notebooks/00_start_here.ipynb #1874fff8
+# %% ../notebooks/00_start_here.ipynb #7aa9a044
 import shutil
 
 
@@ -318,7 +318,7 @@ def check_inputs(
     for name, product in upstream.items():
         missing = [path for key, path in product.items() if key not in _NOTES and not path.exists()]
         if missing:
-            shown = ", ".join(path.relative_to(root()).as_posix() for path in missing)
+            shown = ", ".join(os.path.relpath(path, root()) for path in missing)
             raise CourseError(f"missing: {shown}. Run {tasks()[name]['source']} first, or `make run` for all of them")
 
 

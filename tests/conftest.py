@@ -1,0 +1,35 @@
+"""What the tests share: stages run on the small environment, in a folder of their own."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mlops_course import project
+
+UPSTREAM = {"world": [], "data": ["world"], "features": ["data"], "training": ["data", "features"], "batch": ["features", "training"]}
+"""The stages and what each needs, as the notebooks' parameter cells say; test_pipeline.py compares the two."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_environment():
+    "Every test runs in the environment of env.test.yaml unless it says otherwise."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLOOMBER_ENV_FILENAME", "env.test.yaml")
+        yield
+
+
+def run_stages(out: Path, *names: str, **changes) -> Path:
+    "Run stages one after another into `out`, as their working cells do; `changes` replace parts of the environment."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOPS_COURSE_LAB", str(out))
+        for name in names:
+            with project.stage(name, upstream=UPSTREAM[name], environment={**changes, "out": str(out / "no-build")}) as stage:
+                import_module(f"mlops_course.{name}").run(stage)
+    return out
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    "The folder of a whole build of the small environment. Read it, never write to it."
+    return run_stages(tmp_path_factory.mktemp("built"), *UPSTREAM)
