@@ -201,7 +201,7 @@ def digest_of_code(
         trees[module] = ast.dump(tree)
     return digest_of(trees)
 
-# %% ../notebooks/00_start_here.ipynb #66b7fb94
+# %% ../notebooks/00_start_here.ipynb #21bf9fcb
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -219,7 +219,8 @@ def writing(
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise CourseError(f"could not write {path}: {error.strerror or error}. Nothing was changed; free some space or rights and run again") from error
+        reason = error.strerror or error
+        raise CourseError(f"could not write {path}: {reason}. Nothing was changed; free some space or rights and run again") from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -324,7 +325,7 @@ def check_inputs(
 
 _NOTES = {"nb", "made"}  # products that nobody reads as data: the executed notebook and the list of files
 
-# %% ../notebooks/00_start_here.ipynb #c249660f
+# %% ../notebooks/00_start_here.ipynb #63014956
 import time
 
 from .telemetry import log, logging_to
@@ -359,8 +360,8 @@ def stage(
             log.info("stage started")
             try:
                 yield running
-            except Exception:
-                log.error("stage failed", exc_info=True, seconds=round(time.monotonic() - began, 3))
+            except Exception as error:
+                log.error("stage failed", error=str(error), exc_info=True, seconds=round(time.monotonic() - began, 3))
                 raise
             write_json(running.product["made"], _made(running))
             log.info("stage finished", seconds=round(time.monotonic() - began, 3))

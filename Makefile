@@ -1,0 +1,102 @@
+# Two commands do everything on a machine with Python 3.11+ and make: `make run` and `make test`.
+# `make` alone lists the targets. Each target sets up the environment first, if it must.
+
+ifeq ($(filter 4.% 5.%,$(MAKE_VERSION)),)
+$(error GNU make 4 or newer is needed, this is $(MAKE_VERSION). On macOS: `brew install make`, then `gmake run`)
+endif
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+READY := .venv/ready
+UV := uv==0.13.9
+# env.yaml, or another environment: make run ENV=env.staging.yaml
+ENV ?= env.yaml
+export PLOOMBER_ENV_FILENAME := $(ENV)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PLOOMBER_STATS_ENABLED := false
+export PLOOMBER_VERSION_CHECK_DISABLED := 1
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# --- the environment -------------------------------------------------------------------------
+
+.PHONY: setup
+setup: $(READY) ## make the environment in .venv (every other target does this too)
+
+$(READY): requirements.lock settings.ini setup.py pyproject.toml $(wildcard platform/jupyter/*)
+	@set -e; \
+	for python in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "Python 3.11 or newer is needed and was not found ($$($${PYTHON:-python3} --version 2>&1 | head -1)). Install it, or name it: make run PYTHON=/path/to/python3.12"; exit 1; fi; \
+	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$found has no venv module. On Debian or Ubuntu: sudo apt install python3-venv. Or name another Python: make run PYTHON=..."; exit 1; fi; \
+	echo "Setting up the environment in .venv, once: a minute or two ..."; \
+	[ -x $(BIN)/python ] || "$$found" -m venv .venv; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	mkdir -p .venv/etc/jupyter/labconfig .venv/etc/ipython; \
+	cp platform/jupyter/jupyter_server_config.json .venv/etc/jupyter/; \
+	cp platform/jupyter/page_config.json .venv/etc/jupyter/labconfig/; \
+	cp platform/jupyter/ipython_kernel_config.py .venv/etc/ipython/; \
+	touch $(READY)
+
+.PHONY: lock
+lock: $(READY) ## write requirements.lock anew from settings.ini
+	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet -o requirements.lock
+
+# --- the course ------------------------------------------------------------------------------
+
+.PHONY: run
+run: $(READY) ## raw files to a registered champion and scored drivers
+	@mlops-course run
+
+.PHONY: lab
+lab: $(READY) ## open the lessons in JupyterLab
+	@jupyter lab notebooks/00_start_here.ipynb
+
+.PHONY: ui
+ui: $(READY) ## open MLflow on the runs and models of the last build
+	@mlops-course ui
+
+# --- what developers use ---------------------------------------------------------------------
+
+.PHONY: export
+export: $(READY) ## write the package from the notebooks, and clean the notebooks
+	nbdev_export
+	nbdev_clean
+
+.PHONY: lint
+lint: $(READY) ## ruff on code and notebooks, and the spelling of the prose
+	ruff check .
+	ruff format --check .
+	typos
+
+.PHONY: test
+test: lint ## lint, package in step, all tests that need no server, every notebook verified
+	pytest tests --ignore tests/system --ignore tests/benchmarks
+	$(MAKE) --no-print-directory test-notebooks
+
+.PHONY: test-notebooks
+test-notebooks: $(READY) ## run every notebook and compare with its stored outputs
+	rm -rf out/nbval
+	PLOOMBER_ENV_FILENAME=env.test.yaml MLOPS_COURSE_LAB=out/nbval pytest --nbval notebooks -p no:randomly
+
+.PHONY: test-all
+test-all: test ## and the tests that need servers, kills, load or a browser
+	pytest tests/system
+
+.PHONY: bench
+bench: $(READY) ## the benchmarks of the README
+	python tests/benchmarks/run.py
+
+.PHONY: clean
+clean: ## remove what runs have made, and nothing else
+	rm -rf out .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,66 @@
+"""The contract and the acceptance numbers."""
+
+import pandas as pd
+import pytest
+from pandera.errors import SchemaErrors
+
+from mlops_course.problem import ACCEPTANCE, CONTRACT, COSTS, schema
+
+
+def frame(table, **values) -> pd.DataFrame:
+    "One good row of a table of the contract, with some values replaced."
+    good = {"integer": 1, "number": 0.5, "text": "r-1", "time": pd.Timestamp("2026-01-05T09:00Z").as_unit("us")}
+    row = {c.name: good[c.kind] for c in table.columns if c.personal != "drop"} | values
+    kinds = {
+        c.name: {"integer": "int64", "number": "float64", "text": "string", "time": "datetime64[us, UTC]"}[c.kind] for c in table.columns
+    }
+    return pd.DataFrame([row]).astype({name: kinds[name] for name in row})
+
+
+@pytest.mark.parametrize("table", CONTRACT.tables.values(), ids=lambda t: t.name)
+def test_a_good_row_keeps_the_contract(table):
+    schema(table).validate(frame(table), lazy=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("conv_rate", 1.01), ("acc_rate", -0.01), ("avg_daily_trips", -1), ("driver_id", 0), ("conv_rate", None)]
+)
+def test_a_value_out_of_its_range_breaks_it(column, value):
+    table = CONTRACT.tables["statistics"]
+
+    with pytest.raises(SchemaErrors) as broken:
+        schema(table).validate(frame(table, **{column: value}), lazy=True)
+
+    assert set(broken.value.failure_cases.column) == {column}
+
+
+def test_every_role_of_the_contract_is_a_column_of_its_tables():
+    names = {name: set(table.names) for name, table in CONTRACT.tables.items()}
+
+    assert {CONTRACT.entity, *CONTRACT.features} <= names["statistics"]
+    assert {CONTRACT.booking, CONTRACT.time, CONTRACT.entity, CONTRACT.propensity} <= names["bookings"]
+    assert {CONTRACT.booking, CONTRACT.entity} == names["candidates"]
+    assert {CONTRACT.booking, CONTRACT.time, CONTRACT.entity, CONTRACT.label} <= names["labels"]
+    assert {CONTRACT.entity, CONTRACT.time} == names["request"]
+
+
+def test_every_column_says_what_it_is_and_every_table_has_a_key():
+    for table in CONTRACT.tables.values():
+        assert set(table.key) <= set(table.names)
+        assert all(column.about for column in table.columns)
+
+
+def test_personal_columns_to_drop_are_not_kept():
+    for table in CONTRACT.tables.values():
+        assert not any(name.endswith("_phone") for name in table.names)
+
+
+def test_the_numbers_of_the_course_are_those_of_the_company():
+    assert (ACCEPTANCE.latency_ms, ACCEPTANCE.requests_per_second, ACCEPTANCE.candidates) == (500, 50, 20)
+    assert (ACCEPTANCE.rmse, ACCEPTANCE.uplift) == (0.5, 0.10)
+
+
+def test_a_false_positive_costs_more_than_a_false_negative():
+    assert COSTS.cancelled > COSTS.passed_over
+    assert COSTS.value(COSTS.break_even) == pytest.approx(0)
+    assert COSTS.value(1.0) == COSTS.completed

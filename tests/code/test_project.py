@@ -1,0 +1,128 @@
+"""Root, settings, digests, whole files, stages."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from mlops_course import project
+from mlops_course.project import CourseError
+
+
+def test_every_topic_of_the_map_is_alive():
+    for topic in project.TOPICS:
+        notebook = project.root() / f"notebooks/{topic.notebook}.ipynb"
+        if topic.test:
+            assert notebook.is_file(), f"{topic.name} names a notebook that is not there"
+            assert (project.root() / f"mlops_course/{topic.module}.py").is_file(), topic
+            assert (project.root() / "tests" / topic.test).is_file(), topic
+        else:
+            assert not notebook.is_file(), f"{topic.name} is planned, but {topic.notebook} is there"
+
+
+def test_outside_of_a_project_the_root_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(CourseError, match="run this from the folder that has pipeline.yaml"):
+        project.root(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["env.yaml", "env.test.yaml"])
+def test_an_environment_has_its_placeholders_filled_at_any_depth(file):
+    told = project.environment(file)
+
+    assert told.data["sources"]["labels"]["path"] == f"{told.out}/raw/labels.parquet"
+    assert "{{" not in told.model_dump_json()
+
+
+def test_a_change_replaces_one_value_of_a_section_and_keeps_the_rest():
+    told = project.environment("env.yaml", world={"drivers": 3})
+
+    assert told.world == {**project.environment("env.yaml").world, "drivers": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"clokc": None}, "clokc"), ({"clock": "2026-01-01T00:00:00"}, "timezone"), ({"out": None}, "out"), ({"world": 3}, "world")],
+)
+def test_a_wrong_setting_is_named(changes, message):
+    with pytest.raises(CourseError, match=message):
+        project.environment("env.yaml", **changes)
+
+
+def test_a_missing_environment_lists_those_that_are_there():
+    with pytest.raises(CourseError, match=r"no environment env.moon.yaml .*env.yaml"):
+        project.environment("env.moon.yaml")
+
+
+def test_the_clock_is_fixed_by_the_environment():
+    assert project.now() == datetime(2026, 3, 16, tzinfo=UTC)
+
+
+def test_the_digest_of_code_sees_behaviour_and_not_prose(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text('"doc"\ndef f(x):\n    "says"\n    return x + 1  # why\n')
+    monkeypatch.setattr(project, "__file__", str(tmp_path / "project.py"))
+    before = project.digest_of_code("a")
+
+    (tmp_path / "a.py").write_text('def f(x):\n    "says more"\n\n    return x + 1\n')
+    assert project.digest_of_code("a") == before
+
+    (tmp_path / "a.py").write_text("def f(x):\n    return x + 2\n")
+    assert project.digest_of_code("a") != before
+
+
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path):
+    file = tmp_path / "scores.csv"
+    file.write_text("old")
+
+    with pytest.raises(ZeroDivisionError), project.writing(file) as beside:
+        beside.write_text("new")
+        1 / 0
+
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("scores.csv", "old")]
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
+    (tmp_path / "big.json").write_text("old")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "from pathlib import Path; from mlops_course import project\n"
+        f"project.write_json(Path({str(tmp_path / 'big.json')!r}), 'x' * 100_000)"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "CourseError: could not write" in ran.stderr and "Nothing was changed" in ran.stderr
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("big.json", "old")]
+
+
+def test_a_stage_before_its_upstream_names_the_notebook_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
+
+    with (
+        pytest.raises(CourseError, match=r"missing: .*raw.* Run notebooks/20_world.ipynb first"),
+        project.stage("data", upstream=["world"], environment={"out": str(tmp_path / "no-build")}),
+    ):
+        pass
+
+
+def test_a_stage_that_does_not_make_its_products_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
+
+    with pytest.raises(CourseError, match="ended without making raw"), project.stage("world"):
+        pass
+
+    assert project.changed(tmp_path, "world") == ["made/world.json"]
+    last = json.loads((tmp_path / "logs/pipeline.jsonl").read_text().splitlines()[0])
+    assert (last["event"], last["stage"], last["environment"]) == ("stage started", "world", "test")
+
+
+def test_a_stage_forgets_ploombers_notes_before_it_writes(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
+    note = tmp_path / ".raw.metadata"
+    note.write_text("{}")
+
+    with pytest.raises(ZeroDivisionError), project.stage("world"):
+        1 / 0
+
+    assert not note.exists()

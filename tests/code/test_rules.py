@@ -1,0 +1,82 @@
+"""Each rule of the lessons sees the fault that it is there for."""
+
+import json
+
+import pytest
+from rules import faults
+
+from mlops_course import project
+
+GOOD = [
+    (
+        "markdown",
+        "# A title\n> A line.\n\n**10 minutes** · before this: *nothing* · makes: nothing\n\nIn this lesson you will\n- a;\n- b;\n- c.",
+    ),
+    ("code", "print(1)"),
+    ("markdown", "## What you can do now\n\n- A.\n- B.\n- C.\n\nNext: *nothing*"),
+]
+
+
+def write(folder, cells, outputs=(), metadata=None):
+    "A notebook of these cells; the outputs go to its code cells."
+    path = folder / "01_planted.ipynb"
+    made = [
+        {"cell_type": kind, "source": text.splitlines(True), "metadata": metadata or {}}
+        | ({"outputs": list(outputs)} if kind == "code" else {})
+        for kind, text in cells
+    ]
+    path.write_text(json.dumps({"cells": made}), encoding="utf-8")
+    return path
+
+
+def stream(text: str) -> dict:
+    return {"output_type": "stream", "name": "stdout", "text": [text]}
+
+
+def test_a_good_lesson_has_no_fault(tmp_path):
+    assert faults(write(tmp_path, GOOD)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda c: [("markdown", "# Another\n> b\n"), *c], "must have one H1"),
+        (lambda c: [("markdown", c[0][1].replace("> A line.", "A line.")), *c[1:]], "one-line subtitle"),
+        (lambda c: [c[0], ("markdown", "#### Deep"), *c[1:]], "jumps from level 1 to 4"),
+        (lambda c: [("markdown", c[0][1].replace("- c.", "")), *c[1:]], "three to five promises, makes 2"),
+        (lambda c: [("markdown", c[0][1].replace("10 minutes", "ten minutes")), *c[1:]], "must open with minutes"),
+        (lambda c: [*c[:2], ("markdown", c[2][1].replace("- C.\n", ""))], "close on the same promises"),
+        (lambda c: [("markdown", c[0][1].replace("10 minutes", "90 minutes")), *c[1:]], "says 90 minutes, by the rule it takes 10"),
+        (lambda c: [c[0], ("markdown", "![](https://example.org/a.png)"), *c[1:]], "without alt text"),
+        (lambda c: [c[0], ("markdown", '<img src="a.png">'), *c[1:]], "without alt text"),
+        (lambda c: [c[0], ("markdown", "[there](nowhere.ipynb)"), *c[1:]], "link to nowhere.ipynb"),
+        (lambda c: [c[0], ("code", "open('/ho" + "me/me/data.csv')"), *c[1:]], "path of a machine"),
+        (lambda c: [*c[:2], *[("code", "1")] * 60, c[2]], "61 code cells"),
+        (lambda c: [c[0], ("code", "a = 1\n" * 61), *c[1:]], "a cell of 61 lines"),
+        (lambda c: [c[0], ("markdown", "This is great!"), *c[1:]], "prose says 'great!'"),
+    ],
+)
+def test_a_planted_fault_is_seen(tmp_path, change, fault):
+    assert any(fault in line for line in faults(write(tmp_path, change(GOOD))))
+
+
+@pytest.mark.parametrize(
+    ("output", "fault"),
+    [
+        ({"output_type": "error", "ename": "E", "evalue": "", "traceback": []}, "stores an error"),
+        (stream("written to /ro" + "ot/out/a.parquet"), "path of a machine"),
+        (stream("x" * 300_001), "more than 300 kB"),
+        (stream("x" * 1_000_001), "more than 1 MB"),
+    ],
+)
+def test_a_planted_output_is_seen(tmp_path, output, fault):
+    assert any(fault in line for line in faults(write(tmp_path, GOOD, [output])))
+
+
+def test_metadata_of_a_program_is_seen(tmp_path):
+    assert any("metadata of a program" in line for line in faults(write(tmp_path, GOOD, metadata={"papermill": {}})))
+
+
+@pytest.mark.parametrize("notebook", sorted((project.root() / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_lesson_keeps_the_rules(notebook):
+    assert faults(notebook) == []

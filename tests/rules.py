@@ -1,0 +1,160 @@
+"""The rules that every lesson keeps; `make lint` runs them. A rule takes a notebook and gives the faults it sees."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+RULES: list[Callable] = []
+LESSON = re.compile(r"^\*\*(\d+) minutes\*\* · before this: .+ · makes: .+$", re.M)
+MACHINE = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|tmp|work|var|private)/|[A-Z]:\\\\)")
+
+
+def rule(function: Callable) -> Callable:
+    RULES.append(function)
+    return function
+
+
+class Notebook:
+    "A notebook as its rules need it: cells with their text, prose without code."
+
+    def __init__(self, path: Path):
+        self.path, self.size = path, path.stat().st_size
+        self.cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        self.code = [cell for cell in self.cells if cell["cell_type"] == "code"]
+        self.markdown = [text(cell) for cell in self.cells if cell["cell_type"] == "markdown"]
+        self.prose = "\n".join(re.sub(r"```.*?```|`[^`]*`", "", part, flags=re.S) for part in self.markdown)
+        self.headings = [(len(m[1]), m[2]) for m in re.finditer(r"^(#{1,6}) (.+)$", self.prose, re.M)]
+
+    def outputs(self) -> Iterator[dict]:
+        for cell in self.code:
+            yield from cell["outputs"]
+
+
+def text(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def tagged(cell: dict, tag: str) -> bool:
+    return tag in cell["metadata"].get("tags", [])
+
+
+def minutes(notebook: Notebook) -> int:
+    "How long a lesson takes: 100 words a minute, 45 seconds a code cell, five minutes an exercise; to five minutes."
+    words = len(notebook.prose.split())
+    exercises = sum(tagged(cell, "exercise") for cell in notebook.code)
+    return max(10, 5 * round((words / 100 + len(notebook.code) * 0.75 + 5 * exercises) / 5))
+
+
+def bullets(block: str) -> int:
+    return len(re.findall(r"^- ", block, re.M))
+
+
+@rule
+def one_title_first(notebook: Notebook) -> Iterator[str]:
+    if [level for level, _ in notebook.headings].count(1) != 1:
+        yield "must have one H1"
+    if not re.match(r"# .+\n> .+\n", notebook.markdown[0] if notebook.markdown else ""):
+        yield "must begin with an H1 and a one-line subtitle (`> ...`)"
+
+
+@rule
+def no_heading_jumps(notebook: Notebook) -> Iterator[str]:
+    for (before, _), (level, title) in zip(notebook.headings, notebook.headings[1:], strict=False):
+        if level > before + 1:
+            yield f"heading `{title}` jumps from level {before} to {level}"
+
+
+@rule
+def opens_and_closes_on_its_promises(notebook: Notebook) -> Iterator[str]:
+    opening, closing = notebook.markdown[0], notebook.markdown[-1]
+    if not LESSON.search(opening) or "In this lesson you will" not in opening:
+        yield "must open with minutes, what comes before, what it makes, and `In this lesson you will`"
+        return
+    promised = bullets(opening.split("In this lesson you will")[1])
+    if not 3 <= promised <= 5:
+        yield f"must make three to five promises, makes {promised}"
+    if "## What you can do now" not in closing or bullets(closing) != promised or "\nNext: " not in closing:
+        yield "must close on the same promises under `## What you can do now`, and a line `Next: ...`"
+
+
+@rule
+def says_how_long_it_takes(notebook: Notebook) -> Iterator[str]:
+    stated = LESSON.search(notebook.markdown[0])
+    if stated and int(stated[1]) != minutes(notebook):
+        yield f"says {stated[1]} minutes, by the rule it takes {minutes(notebook)}"
+
+
+@rule
+def pictures_have_words(notebook: Notebook) -> Iterator[str]:
+    for part in notebook.markdown:
+        for picture in re.finditer(r"!\[\s*\]\(([^)]+)\)|<img(?![^>]*\balt=\"[^\"]+\")[^>]*>", part):
+            yield f"picture without alt text: {picture[0]}"
+
+
+@rule
+def local_links_lead_somewhere(notebook: Notebook) -> Iterator[str]:
+    for part in notebook.markdown:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", part):
+            if not re.match(r"[a-z]+:", link) and not (notebook.path.parent / link).exists():
+                yield f"link to {link}, which is not there"
+
+
+@rule
+def no_stored_error(notebook: Notebook) -> Iterator[str]:
+    if any(output["output_type"] == "error" for output in notebook.outputs()):
+        yield "stores an error"
+
+
+@rule
+def no_machine_path(notebook: Notebook) -> Iterator[str]:
+    for cell in notebook.cells:
+        shown = text(cell) + json.dumps([{k: v for k, v in o.items() if k != "data"} for o in cell.get("outputs", [])])
+        shown += "".join(
+            json.dumps(o["data"].get(kind, "")) for o in cell.get("outputs", []) if "data" in o for kind in ("text/plain", "text/html")
+        )
+        if found := MACHINE.search(shown):
+            yield f"path of a machine: {shown[found.start() : found.start() + 40]!r}"
+
+
+@rule
+def small_enough(notebook: Notebook) -> Iterator[str]:
+    if notebook.size > 1_000_000:
+        yield f"is {notebook.size:,} bytes, more than 1 MB"
+    for output in notebook.outputs():
+        if (size := len(json.dumps(output))) > 300_000:
+            yield f"an output of {size:,} bytes, more than 300 kB"
+
+
+@rule
+def short_enough(notebook: Notebook) -> Iterator[str]:
+    if len(notebook.code) > 60:
+        yield f"has {len(notebook.code)} code cells, more than 60: make two lessons of it"
+    for cell in notebook.code:
+        if (lines := len(text(cell).splitlines())) > 60:
+            yield f"a cell of {lines} lines, more than 60: {text(cell).splitlines()[0]}"
+
+
+@rule
+def calm_prose(notebook: Notebook) -> Iterator[str]:
+    for word in re.findall(r"\b[Ss]imply\b|\w+!(?!\[)|[\U0001F300-\U0001FAFF]", notebook.prose):
+        yield f"prose says {word!r}"
+
+
+@rule
+def clean(notebook: Notebook) -> Iterator[str]:
+    if any(set(cell["metadata"]) - {"tags"} for cell in notebook.cells):
+        yield "has metadata of a program: run `make export`"
+
+
+def faults(path: Path) -> list[str]:
+    "All that the rules see in a notebook, a line each."
+    notebook = Notebook(path)
+    return [f"{path.name}: {fault}" for check in RULES for fault in check(notebook)]
+
+
+if __name__ == "__main__":
+    found = [fault for name in sys.argv[1:] for fault in faults(Path(name))]
+    print("\n".join(found) or f"{len(sys.argv) - 1} notebooks keep the {len(RULES)} rules")
+    sys.exit(bool(found))
