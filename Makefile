@@ -21,7 +21,7 @@ export PLOOMBER_VERSION_CHECK_DISABLED := 1
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # --- the environment -------------------------------------------------------------------------
 
@@ -74,10 +74,12 @@ export: $(READY) ## write the package from the notebooks, and clean the notebook
 	nbdev_clean
 
 .PHONY: lint
-lint: $(READY) ## ruff on code and notebooks, and the spelling of the prose
-	ruff check .
-	ruff format --check .
-	typos
+lint: $(READY) ## ruff, spelling, and the rules of the lessons
+	@rm -rf out/lint && python tests/rules.py --as-taught out/lint/notebooks notebooks/*.ipynb
+	ruff check . && ruff check out/lint/notebooks
+	ruff format --check . && ruff format --check out/lint/notebooks
+	typos && typos out/lint/notebooks
+	@python tests/rules.py notebooks/*.ipynb
 
 .PHONY: test
 test: lint ## lint, package in step, all tests that need no server, every notebook verified

@@ -85,7 +85,7 @@ class Table(Settings):
         "The columns that are kept: all but the personal ones to drop."
         return [column.name for column in self.columns if column.personal != "drop"]
 
-# %% ../notebooks/10_problem.ipynb #0b3ff9d8
+# %% ../notebooks/10_problem.ipynb #4f02a5a9
 def _time(name: str, about: str, **more) -> Column:
     return Column(name=name, kind="time", about=f"{about} (UTC)", **more)
 
@@ -114,6 +114,7 @@ STATISTICS = Table(
     readers=("data science", "dispatch"),
 )
 
+# %% ../notebooks/10_problem.ipynb #43f67f5e
 BOOKINGS = Table(
     name="bookings",
     about="a booking, the driver who was chosen, and the probability of that choice under the logged policy",
@@ -139,6 +140,7 @@ CANDIDATES = Table(
     readers=("data science",),
 )
 
+# %% ../notebooks/10_problem.ipynb #9c7a96cf
 LABELS = Table(
     name="labels",
     about="how a trip ended, from the booking app",
@@ -156,6 +158,7 @@ LABELS = Table(
     readers=("data science",),
 )
 
+# %% ../notebooks/10_problem.ipynb #47e08ff3
 REQUEST = Table(
     name="request",
     about="drivers to score, each at a moment",

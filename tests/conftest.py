@@ -22,10 +22,11 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def small_environment():
-    "Every test runs in the environment of env.test.yaml unless it says otherwise."
+def small_environment(tmp_path_factory):
+    "Every test runs in the environment of env.test.yaml, and in a lab of its own, unless it says otherwise."
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLOOMBER_ENV_FILENAME", "env.test.yaml")
+        patch.setenv("MLOPS_COURSE_LAB", str(tmp_path_factory.mktemp("lab")))
         yield
 
 

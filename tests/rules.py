@@ -47,6 +47,30 @@ def minutes(notebook: Notebook) -> int:
     return max(10, 5 * round((words / 100 + len(notebook.code) * 0.75 + 5 * exercises) / 5))
 
 
+def exercise_cells(notebook: Notebook) -> dict[str, str]:
+    "The exercises' cells by name, in their order; a cell is named by the check that follows it."
+    named = {}
+    for cell, after in zip(notebook.code, notebook.code[1:], strict=False):
+        asked = re.match(r"check\(\"([\d.]+)\"", text(after))
+        if tagged(cell, "exercise") and asked:
+            named[asked[1]] = text(cell)
+    return named
+
+
+def as_taught(path: Path) -> str:
+    "The notebook without outputs and with the exercises not yet solved: what the linters see of a learner's copy."
+    from mlops_course.exercises import EXERCISES
+
+    written = json.loads(path.read_text(encoding="utf-8"))
+    solved = {source: EXERCISES[name].stub for name, source in exercise_cells(Notebook(path)).items() if name in EXERCISES}
+    for cell in written["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+            if tagged(cell, "exercise"):
+                cell["source"] = solved.get(text(cell), text(cell)).splitlines(True)
+    return json.dumps(written, indent=1, ensure_ascii=False)
+
+
 def bullets(block: str) -> int:
     return len(re.findall(r"^- ", block, re.M))
 
@@ -155,6 +179,13 @@ def faults(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    # lint NOTEBOOK...: print the faults; --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos
+    if sys.argv[1] == "--as-taught":
+        folder = Path(sys.argv[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in sys.argv[3:]:
+            (folder / Path(name).name).write_text(as_taught(Path(name)), encoding="utf-8")
+        sys.exit()
     found = [fault for name in sys.argv[1:] for fault in faults(Path(name))]
     print("\n".join(found) or f"{len(sys.argv) - 1} notebooks keep the {len(RULES)} rules")
     sys.exit(bool(found))

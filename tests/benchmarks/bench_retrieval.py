@@ -1,0 +1,184 @@
+"""Historical retrieval: our Feast store beside the bare DuckDB join, and beside Feast's DuckDB store as data grows.
+
+`python tests/benchmarks/bench_retrieval.py [--quick] [--plot images/retrieval.png]` prints Markdown tables. Each
+measurement is a process of its own; what counts are ratios within one run, not seconds.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FULL = {"target": (500_000, 5_000_000), "sizes": [(50_000, 500_000), (100_000, 1_000_000), (200_000, 2_000_000), (300_000, 3_000_000)]}
+QUICK = {"target": (2_000, 20_000), "sizes": [(500, 5_000), (1_000, 10_000), (1_500, 15_000), (2_000, 20_000)]}
+LIMIT_GB = 12
+TTL = timedelta(days=7)
+FEATURES = ["conv_rate", "acc_rate", "avg_daily_trips"]
+LABELS, ROWS, OURS, THEIRS, BARE = "labels.parquet", "features.parquet", "mlops_course.asof.AsofOfflineStore", "duckdb", "bare"
+JOIN = f"""SELECT l.*, {", ".join(f"f.{name}" for name in FEATURES)} FROM '{{0}}/{LABELS}' l
+    ASOF LEFT JOIN '{{0}}/{ROWS}' f ON l.driver_id = f.driver_id AND l.event_timestamp >= f.known_at"""
+
+
+def make(folder: Path, labels: int, rows: int) -> None:
+    "Hourly rows of each driver, a thousand hours each, and labels anywhere within these hours."
+    draw, hours = np.random.default_rng(labels), min(1_000, rows // 10)
+    drivers, start = rows // hours, np.datetime64("2026-01-05", "us")
+    known = np.tile(np.arange(hours) * 3600 + 3600, drivers) + draw.integers(0, 1800, drivers * hours)
+    times = pa.array(start + known.astype("timedelta64[s]"), pa.timestamp("us", "UTC"))
+    numbers = {"conv_rate": draw.random(len(known)), "acc_rate": draw.random(len(known)), "avg_daily_trips": draw.integers(0, 30, len(known))}
+    who = np.repeat(np.arange(1, drivers + 1), hours)
+    pq.write_table(pa.table({"driver_id": who, "known_at": times, **numbers, "created": times}), folder / ROWS)
+    when = start + draw.integers(0, hours * 3600, labels).astype("timedelta64[s]")
+    asked = {"driver_id": draw.integers(1, drivers + 1, labels), "event_timestamp": pa.array(when, pa.timestamp("us", "UTC"))}
+    pq.write_table(pa.table(asked), folder / LABELS)
+
+
+def once(folder: Path, kind: str) -> dict:
+    "In a process of its own: seconds from files to a DataFrame of labels and features, and peak memory."
+    seconds = _bare(folder) if kind == BARE else _feast(folder, kind)
+    return {"seconds": seconds, "gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2}
+
+
+def _bare(folder: Path) -> float:
+    import duckdb
+
+    began = time.perf_counter()
+    frame = duckdb.sql(JOIN.format(folder)).df()
+    seconds = time.perf_counter() - began
+    assert len(frame) == pq.read_metadata(folder / LABELS).num_rows
+    return seconds
+
+
+def _feast(folder: Path, kind: str) -> float:
+    import pandas as pd
+    from feast import FeatureStore
+    from feast.repo_config import RepoConfig
+
+    from mlops_course.features import REFERENCES, definitions
+
+    with tempfile.TemporaryDirectory() as own:
+        online = {"type": "sqlite", "path": f"{own}/online.db"}
+        store = FeatureStore(
+            config=RepoConfig(project="bench", provider="local", registry=f"{own}/r.db", online_store=online, offline_store={"type": kind})
+        )
+        store.apply(definitions(str(folder / ROWS), TTL))
+        began = time.perf_counter()
+        labels = pd.read_parquet(folder / LABELS)
+        frame = store.get_historical_features(labels, REFERENCES).to_df()
+        seconds = time.perf_counter() - began
+    assert len(frame) == len(labels)
+    return seconds
+
+
+def measured(folder: Path, kind: str, limit_gb: float = LIMIT_GB, timeout: float = 600) -> dict | None:
+    "`once` in a fresh process; None if it takes more memory than `limit_gb`, or too long, and is ended."
+    command = [sys.executable, __file__, "--once", kind, str(folder)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + timeout
+    while child.poll() is None:
+        try:
+            large = psutil.Process(child.pid).memory_info().rss > limit_gb * 1024**3
+        except psutil.NoSuchProcess:
+            break
+        if large or time.monotonic() > until:
+            child.kill()
+            child.communicate()
+            return None
+        time.sleep(0.05)
+    out, err = child.communicate()
+    if child.returncode:
+        raise RuntimeError(err[-2000:])
+    return json.loads(out.splitlines()[-1])
+
+
+def repeated(folder: Path, kinds: list[str], times: int) -> dict:
+    "The median of seconds and the largest peak of each kind, measured in turns so that a busy machine is busy for all."
+    found = {kind: [measured(folder, kind) for _ in range(1)] for kind in kinds}
+    for _ in range(times - 1):
+        for kind in kinds:
+            if found[kind][-1]:
+                found[kind].append(measured(folder, kind))
+    return {k: v[-1] and {"seconds": median(m["seconds"] for m in v), "gb": max(m["gb"] for m in v)} for k, v in found.items()}
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [head, ["---"] * len(head), *rows])
+
+
+def plot(growth: list[dict], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+    for ax, key, name in zip(axes, ["seconds", "gb"], ["seconds", "peak memory, GB"], strict=True):
+        for kind, label, style in [("theirs", "Feast's DuckDB store", "C3o-"), ("ours", "AsofOfflineStore", "C0o-")]:
+            points = [(size["rows"] / 1e6, size[kind][key]) for size in growth if size[kind]]
+            ax.plot(*zip(*points, strict=True), style, label=label)
+        ax.set(xlabel="million rows of features", ylabel=name, ylim=(0, None))
+    axes[0].legend(frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(file, dpi=90)
+
+
+def main(argv: list[str] | None = None) -> dict:
+    "Run, print the tables, and return the figures."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes: does it run?")
+    parser.add_argument("--plot", type=Path, help="write the growth of both stores to this PNG")
+    parser.add_argument("--once", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
+    asked = parser.parse_args(argv)
+    if asked.once:
+        print(json.dumps(once(Path(asked.once[1]), asked.once[0])))
+        return {}
+    plan, turns = (QUICK, 1) if asked.quick else (FULL, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), *plan["target"])
+        at = repeated(Path(folder), [BARE, OURS], turns)
+    growth = []
+    for labels, rows in plan["sizes"]:
+        with tempfile.TemporaryDirectory() as folder:
+            make(Path(folder), labels, rows)
+            size = repeated(Path(folder), [OURS], turns) | repeated(Path(folder), [THEIRS], 1)
+        growth.append({"labels": labels, "rows": rows, "ours": size[OURS], "theirs": size[THEIRS]})
+    return report(plan["target"], at, growth, asked.plot)
+
+
+def report(target: tuple[int, int], at: dict, growth: list[dict], file: Path | None) -> dict:
+    labels, rows = target
+    ratio = at[OURS]["seconds"] / at[BARE]["seconds"]
+    print(f"\n{labels:,} labels against {rows:,} rows of features\n")
+    lines = [["bare ASOF join", at[BARE]], ["Feast with AsofOfflineStore", at[OURS]]]
+    print(table(["", "seconds", "peak GB"], [[name, f"{m['seconds']:.2f}", f"{m['gb']:.2f}"] for name, m in lines]))
+    print(f"\nours / bare: {ratio:.2f}\n")
+    shown = [[f"{g['labels']:,} x {g['rows']:,}", *_pair(g["ours"]), *_pair(g["theirs"]), _times(g)] for g in growth]
+    print(table(["labels x rows", "ours, s", "GB", "Feast's DuckDB store, s", "GB", "times faster"], shown))
+    if file:
+        plot(growth, file)
+    survived = [g for g in growth if g["theirs"]]
+    faster = survived[-1]["theirs"]["seconds"] / survived[-1]["ours"]["seconds"] if survived else None
+    return {"target": target, "bare": at[BARE], "ours": at[OURS], "ratio": ratio, "growth": growth, "faster": faster}
+
+
+def _pair(measure: dict | None) -> tuple[str, str]:
+    return (f"{measure['seconds']:.2f}", f"{measure['gb']:.2f}") if measure else ("ended", f"> {LIMIT_GB}")
+
+
+def _times(size: dict) -> str:
+    return f"{size['theirs']['seconds'] / size['ours']['seconds']:.0f}" if size["theirs"] else "-"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""The law of the point-in-time join, and our Feast offline store beside Feast's own."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RequestSource, types
+from feast.data_source import PushMode, PushSource
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.repo_config import RepoConfig
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops_course import asof
+
+START = pd.Timestamp("2026-03-01", tz="UTC")
+OURS = "mlops_course.asof.AsofOfflineStore"
+
+
+def moments(minutes) -> pd.Series:
+    return pd.Series(START + pd.to_timedelta(list(minutes), unit="min"), dtype="datetime64[us, UTC]")
+
+
+# The law
+
+minute = st.integers(0, 12)
+who = st.integers(1, 3)
+row = st.tuples(who, minute, st.none() | st.integers(0, 3))
+label = st.tuples(st.none() | who, st.none() | minute)
+
+
+def oracle(labels, rows, ttl):
+    "The newest row known at the time of each label, by looking at every row."
+    answer = []
+    for entity, time in labels:
+        known = [] if time is None else [r for r in rows if r[0] == entity and r[1] <= time and (ttl is None or r[1] >= time - ttl)]
+        best = max(known, key=lambda r: (r[1], -1 if r[2] is None else r[2]), default=None)
+        answer.append(np.nan if best is None else best[3])
+    return answer
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    labels=st.lists(label, max_size=12),
+    rows=st.lists(row, max_size=20, unique_by=lambda r: (r[0], r[1], -1 if r[2] is None else r[2])),
+    ttl=st.none() | st.integers(1, 6),
+)
+def test_each_label_gets_the_newest_row_known_at_its_time_and_nothing_else_changes(labels, rows, ttl):
+    rows = [(*r, float(i)) for i, r in enumerate(rows)]
+    right = pd.DataFrame(
+        {
+            "entity": pd.Series([r[0] for r in rows], dtype="int64"),
+            "time": moments(r[1] for r in rows),
+            "created": moments(np.nan if r[2] is None else r[2] for r in rows),
+            "value": pd.Series([r[3] for r in rows], dtype=float),
+        }
+    )
+    left = pd.DataFrame(
+        {
+            "entity": pd.Series([e for e, _ in labels], dtype="Int64"),
+            "when": moments(np.nan if t is None else t for _, t in labels),
+            "n": range(len(labels)),
+        },
+        index=range(len(labels), 0, -1),
+    )
+    limit = None if ttl is None else timedelta(minutes=ttl)
+
+    found = asof.as_of(
+        left, right, entity="entity", label_time="when", feature_time="time", columns=["value"], ttl=limit, created="created"
+    )
+
+    pd.testing.assert_frame_equal(found[list(left)], left)
+    np.testing.assert_array_equal(found["value"], oracle(labels, rows, ttl))
+
+
+def test_a_row_counts_from_its_own_microsecond_and_until_its_last():
+    rows = pd.DataFrame({"e": [1], "t": moments([0]), "v": [5.0]})
+    tick, ttl = pd.Timedelta(1, "us"), pd.Timedelta(10, "min")
+    labels = pd.DataFrame({"e": 1, "at": [START - tick, START, START + ttl, START + ttl + tick]})
+
+    found = asof.as_of(labels, rows, entity="e", label_time="at", feature_time="t", columns=["v"], ttl=ttl.to_pytimedelta())
+
+    assert found.v.fillna(-1).tolist() == [-1, 5, 5, -1]
+
+
+def test_a_time_without_zone_is_utc_wherever_the_machine_stands(monkeypatch):
+    import time
+
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        rows = pd.DataFrame({"e": [1, 1], "t": pd.to_datetime(["2026-03-01T00:00", "2026-03-01T03:00"]), "v": [1.0, 2.0]})
+        labels = pd.DataFrame({"e": [1, 1], "at": pd.to_datetime(["2026-03-01T02:59", "2026-03-01T03:00"])})
+        aware = labels.assign(at=labels["at"].dt.tz_localize("UTC").dt.tz_convert("America/New_York"))
+        for asked in (labels, aware):
+            found = asof.as_of(asked, rows, entity="e", label_time="at", feature_time="t", columns=["v"])
+            assert found.v.tolist() == [1.0, 2.0]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_file_gives_the_same_answer_as_the_table(tmp_path):
+    rows = pd.DataFrame({"e": [1, 1, 2], "t": moments([0, 5, 3]), "v": [1.0, 2.0, 3.0]})
+    rows.to_parquet(tmp_path / "it's.parquet")
+    labels = pd.DataFrame({"e": [2, 1, 1], "at": moments([4, 4, 6])})
+    how = {"entity": "e", "label_time": "at", "feature_time": "t", "columns": ["v"]}
+
+    pd.testing.assert_frame_equal(asof.as_of(labels, tmp_path / "it's.parquet", **how), asof.as_of(labels, rows, **how))
+
+
+# Through Feast
+
+
+def repository(folder: Path, offline: str = OURS) -> FeatureStore:
+    "A feature store with two views, on relative and absolute files of `folder`."
+    config = RepoConfig(
+        project="test",
+        provider="local",
+        registry=str(folder / f"{offline.split('.')[-1]}.db"),
+        online_store={"type": "sqlite", "path": str(folder / f"{offline.split('.')[-1]}-online.db")},
+        offline_store={"type": offline},
+        entity_key_serialization_version=3,
+    )
+    config.repo_path = folder
+    store = FeatureStore(config=config)
+    driver = Entity(name="driver", join_keys=["driver_id"], value_type=types.Int64.to_value_type())
+    zone = Entity(name="zone", join_keys=["zone_id"], value_type=types.String.to_value_type())
+    path = "stats.parquet" if offline == OURS else str(folder / "stats.parquet")
+    stats = FileSource(name="stats_file", path=path, timestamp_field="known_at", created_timestamp_column="created")
+    demand = FileSource(
+        name="demand_file", path=str(folder / "demand.parquet"), timestamp_field="ts", field_mapping={"d": "demand", "z": "zone_id"}
+    )
+    schema = [Field(name="rate", dtype=types.Float64), Field(name="trips", dtype=types.Int64)]
+    push = PushSource(name="stats_push", batch_source=stats)
+    views = [
+        FeatureView(name="stats", entities=[driver], ttl=timedelta(hours=6), schema=schema, source=push),
+        FeatureView(name="zones", entities=[zone], ttl=timedelta(0), schema=[Field(name="demand", dtype=types.Float64)], source=demand),
+    ]
+    store.apply([driver, zone, stats, demand, push, *views])
+    return store
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    "Random statistics (with ties that `created` breaks), and demand of zones in columns of other names."
+    draw = np.random.default_rng(5)
+    n = 3_000
+    stats = pd.DataFrame({"driver_id": draw.integers(1, 40, n), "known_at": moments(draw.integers(0, 2_000, n))})
+    stats = stats.assign(rate=draw.random(n), trips=draw.integers(0, 30, n), created=moments(draw.permutation(n)))
+    ties = stats.sample(400, random_state=1).assign(rate=lambda d: d.rate + 1, created=lambda d: d.created + pd.Timedelta("10D"))
+    pd.concat([stats, ties]).sample(frac=1, random_state=2).to_parquet(tmp_path / "stats.parquet", index=False)
+    zones = pd.DataFrame({"z": draw.choice(list("abc"), 200), "ts": moments(draw.permutation(2_000)[:200]), "d": draw.random(200)})
+    zones.to_parquet(tmp_path / "demand.parquet", index=False)
+    return tmp_path
+
+
+def labels(n: int = 800, seed: int = 9) -> pd.DataFrame:
+    draw = np.random.default_rng(seed)
+    who = pd.DataFrame({"driver_id": draw.integers(1, 45, n), "zone_id": draw.choice(list("abcd"), n), "name": range(n)})
+    return who.assign(event_timestamp=moments(draw.integers(0, 2_500, n)))
+
+
+ALL = ["stats:rate", "stats:trips", "zones:demand"]
+
+
+def test_feasts_duckdb_store_gives_equal_answers_for_two_views(files):
+    asked = pd.concat([labels(), labels(20)], ignore_index=True).assign(name=lambda d: range(len(d)))  # 20 labels twice
+
+    ours = repository(files).get_historical_features(asked, ALL).to_df()
+    theirs = repository(files, "duckdb").get_historical_features(asked, ALL).to_df()
+
+    theirs = theirs.sort_values("name", ignore_index=True)
+    pd.testing.assert_frame_equal(ours[list(theirs)], theirs, check_dtype=False)
+    pd.testing.assert_frame_equal(ours[list(asked)], asked, check_dtype=False)
+    assert 0.3 < ours.rate.notna().mean() < 1 and 0.3 < ours.demand.notna().mean() < 1
+
+
+def test_full_names_aliases_of_keys_and_of_views_are_honoured(files):
+    store = repository(files)
+    asked = labels(50).rename(columns={"driver_id": "candidate"})
+    view = store.get_feature_view("stats").with_name("rival").with_join_key_map({"driver_id": "candidate"})
+    from feast import FeatureService
+
+    service = FeatureService(name="pair", features=[view[["rate"]], store.get_feature_view("zones")])
+    store.apply([service])
+
+    found = store.get_historical_features(asked, service, full_feature_names=True).to_df()
+    plain = store.get_historical_features(asked.rename(columns={"candidate": "driver_id"}), ["stats:rate"]).to_df()
+
+    assert list(found)[-2:] == ["rival__rate", "zones__demand"]
+    np.testing.assert_array_equal(found["rival__rate"], plain["rate"])
+
+
+def test_labels_may_come_as_a_query_of_duckdb(files):
+    labels(60).to_parquet(files / "labels.parquet", index=False)
+    store = repository(files)
+
+    asked = f"SELECT driver_id, event_timestamp, name FROM '{files}/labels.parquet' ORDER BY name"
+    found = store.get_historical_features(asked, ["stats:rate"]).to_df()
+
+    np.testing.assert_array_equal(found.rate, store.get_historical_features(labels(60), ["stats:rate"]).to_df().rate)
+    assert found.name.tolist() == list(range(60))
+
+
+def test_labels_in_other_zones_and_as_text_get_the_same_answer(files):
+    store, asked = repository(files), labels(60)
+    expected = store.get_historical_features(asked, ["stats:rate"]).to_df().rate
+    others = {
+        "Hanoi": asked.event_timestamp.dt.tz_convert("Asia/Ho_Chi_Minh"),
+        "naive": asked.event_timestamp.dt.tz_localize(None),
+        "nanoseconds": asked.event_timestamp.dt.as_unit("ns"),
+        "text": asked.event_timestamp.map(lambda t: t.isoformat()),
+    }
+    for times in others.values():
+        found = store.get_historical_features(asked.assign(event_timestamp=times), ["stats:rate"]).to_df()
+        np.testing.assert_array_equal(found.rate, expected)
+
+
+def test_no_labels_give_no_rows_and_all_columns(files):
+    found = repository(files).get_historical_features(labels(0), ALL).to_df()
+
+    assert len(found) == 0 and list(found)[-3:] == ["rate", "trips", "demand"]
+
+
+def test_what_cannot_be_answered_is_refused_with_its_reason(files):
+    store = repository(files)
+    with pytest.raises(ValueError, match=r"no column \['driver_id'\]"):
+        store.get_historical_features(labels(3).drop(columns="driver_id"), ["stats:rate"])
+    with pytest.raises(ValueError, match=r"names of features: \['rate'\]"):
+        store.get_historical_features(labels(3).assign(rate=1.0), ["stats:rate"])
+    with pytest.raises(NotImplementedError, match="needs entity_df"):
+        store.get_historical_features(features=["stats:rate"], start_date=datetime(2026, 3, 1, tzinfo=UTC))
+    with pytest.raises(NotImplementedError, match="filter_by_created_timestamp"):
+        store.get_historical_features(labels(3), ["stats:rate"], filter_by_created_timestamp=True)
+
+
+def test_an_on_demand_view_is_computed_from_the_joined_features(files):
+    store = repository(files)
+    factor = RequestSource(name="request", schema=[Field(name="factor", dtype=types.Float64)])
+
+    @on_demand_feature_view(sources=[store.get_feature_view("stats"), factor], schema=[Field(name="scaled", dtype=types.Float64)])
+    def scaling(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"scaled": inputs["rate"] * inputs["factor"]})
+
+    store.apply([scaling])
+    found = store.get_historical_features(labels(40).assign(factor=2.0), ["stats:rate", "scaling:scaled"]).to_df()
+
+    np.testing.assert_allclose(found.scaled, found.rate * 2)
+
+
+def test_materialization_puts_online_what_a_label_at_that_time_gets(files):
+    store, until = repository(files), START + pd.Timedelta(minutes=1_500)
+
+    store.materialize((until - timedelta(hours=6)).to_pydatetime(), until.to_pydatetime())
+
+    ids = list(range(1, 45))
+    online = store.get_online_features(["stats:rate"], [{"driver_id": i} for i in ids]).to_df()
+    offline = store.get_historical_features(pd.DataFrame({"driver_id": ids, "event_timestamp": until}), ["stats:rate"]).to_df()
+    np.testing.assert_array_equal(online.rate.astype(float), offline.rate)
+
+
+def test_a_pushed_row_reaches_both_stores(files):
+    store = repository(files)
+    at = START + pd.Timedelta("30D")
+    before = len(pd.read_parquet(files / "stats.parquet"))
+    row = pd.DataFrame({"driver_id": [7], "known_at": [at], "rate": [0.125], "trips": [3], "created": [at]})
+
+    store.push("stats_push", row, to=PushMode.ONLINE_AND_OFFLINE)
+
+    assert len(pd.read_parquet(files / "stats.parquet")) == before + 1
+    label = pd.DataFrame({"driver_id": [7], "event_timestamp": [at]})
+    assert store.get_historical_features(label, ["stats:rate"]).to_df().rate.tolist() == [0.125]
+    assert store.get_online_features(["stats:rate"], [{"driver_id": 7}]).to_dict()["rate"] == [0.125]
+
+
+def test_a_retrieval_can_be_kept_as_a_data_set_and_read_again(files):
+    store = repository(files)
+    job = store.get_historical_features(labels(30), ["stats:rate"])
+
+    store.create_saved_dataset(from_=job, name="kept", storage=SavedDatasetFileStorage("kept.parquet"))
+
+    again = store.get_saved_dataset("kept").to_df().sort_values("event_timestamp", ignore_index=True)
+    expected = job.to_df().sort_values("event_timestamp", ignore_index=True)
+    assert again.rate.fillna(-1).tolist() == expected.rate.fillna(-1).tolist()
+
+
+def test_it_works_in_little_memory(files):
+    store = repository(files)
+    store.config.offline_store.memory = "60MB"
+
+    found = store.get_historical_features(labels(20_000), ["stats:rate"]).to_df()
+
+    assert len(found) == 20_000

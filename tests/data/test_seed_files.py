@@ -1,0 +1,84 @@
+"""The seed course's own files, and generated files of the same shape, through the stages unchanged."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+
+from data import files
+from conftest import run_stages
+from mlops_course import data, project
+from mlops_course.problem import CONTRACT
+
+
+@pytest.fixture(scope="module", params=["twin", pytest.param("seed", marks=pytest.mark.seed_data)])
+def seed(request, tmp_path_factory):
+    "The folder of a run of env.seed.yaml up to the data stage."
+    folder = os.environ.get("SEED_DATA")
+    if request.param == "twin":
+        folder = str(files.seed_twin(tmp_path_factory.mktemp("twin")))
+    if not folder:
+        pytest.skip("the environment variable SEED_DATA is not set: the folder of the seed course's files")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEED_DATA", folder)
+        patch.setenv("PLOOMBER_ENV_FILENAME", "env.seed.yaml")
+        yield run_stages(tmp_path_factory.mktemp("seed"), "world", "data")
+
+
+def test_the_two_doubled_rows_are_the_only_ones_refused(seed):
+    said = json.loads((seed / "data/catalogue.json").read_text())["tables"]
+
+    assert (said["statistics"]["rows_in"], said["statistics"]["rows_out"]) == (1807, 1805)
+    assert said["statistics"]["refused"] == {"duplicate": 2}
+    assert (said["labels"]["rows_in"], said["labels"]["rows_out"], said["labels"]["refused"]) == (10, 10, {})
+    assert (said["bookings"]["rows_in"], said["candidates"]["rows_in"]) == (0, 0)
+
+
+def test_the_doubled_rows_are_of_driver_1003(seed):
+    refused = pd.read_parquet(seed / "data/quarantine.parquet")
+
+    values = refused.value.map(json.loads)
+    assert {(value["driver_id"], value["datetime"]) for value in values} == {(1003, "2021-07-20T23:00:00.000000Z")}
+    assert refused.row.tolist() == [1805, 1806]
+
+
+def test_rows_count_from_their_event_because_created_says_nothing(seed):
+    statistics = pd.read_parquet(seed / "data/statistics.parquet")
+
+    assert statistics.created.nunique() == 1
+    assert statistics.known_at.equals(statistics.datetime.rename("known_at"))
+    assert statistics.groupby("driver_id").size().to_dict() == dict.fromkeys(range(1001, 1006), 361)
+
+
+def test_every_label_is_after_the_lone_april_row_of_its_driver(seed):
+    statistics, labels = (pd.read_parquet(seed / f"data/{name}.parquet") for name in ("statistics", "labels"))
+
+    april = statistics[statistics.datetime < "2021-05-01"].set_index("driver_id").datetime
+    assert len(april) == 5
+    assert (labels.event_timestamp - labels.driver_id.map(april)).between("4D", "10D").all()
+
+
+def test_no_folder_of_the_machine_is_in_the_catalogue(seed):
+    said = json.loads((seed / "data/catalogue.json").read_text())["tables"]
+
+    assert said["statistics"]["source"]["path"] == "${SEED_DATA}/driver_stats.parquet"
+    assert said["labels"]["source"]["path"] == "${SEED_DATA}/driver_orders.csv"
+
+
+def test_the_request_for_scores_is_read_by_the_same_rules(seed, tmp_path):
+    folder = os.environ.get("SEED_DATA") or str(files.seed_twin(tmp_path))
+    told = project.environment("env.seed.yaml").batch["request"]
+    source = data.Source(**{**told, "path": told["path"].replace("${SEED_DATA}", folder)})
+
+    read = data.read(source, CONTRACT.tables["request"], project.environment("env.seed.yaml").clock)
+
+    assert len(read.kept) == 10 and read.refused.empty
+
+
+def test_without_the_variable_the_message_names_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("SEED_DATA", raising=False)
+    monkeypatch.setenv("PLOOMBER_ENV_FILENAME", "env.seed.yaml")
+
+    with pytest.raises(project.CourseError, match="the environment variable SEED_DATA is not set. Set it to the folder"):
+        run_stages(tmp_path, "world", "data")

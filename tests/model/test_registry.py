@@ -1,0 +1,521 @@
+"""A model is registered once, loaded only as it was registered, promoted and rolled back."""
+
+import functools
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import ElasticNet, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
+
+from mlops_course import project, registry
+from mlops_course.problem import CONTRACT
+
+FILES = ["MLmodel", "conda.yaml", "model.skops", "python_env.yaml", "requirements.txt"]
+
+
+def trips(rows: int = 200) -> tuple[pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(7)
+    features = pd.DataFrame({name: rng.random(rows) for name in CONTRACT.features})
+    return features, (rng.random(rows) < features.iloc[:, 0]).astype(int)
+
+
+def estimators() -> dict:
+    from mlops_course.training import ClippedRegression
+
+    spline = make_pipeline(SimpleImputer(), StandardScaler(), SplineTransformer(n_knots=4), LogisticRegression())
+    boosting = HistGradientBoostingClassifier(max_iter=5, random_state=7)
+    return {
+        "dummy": DummyClassifier(strategy="prior"),
+        "spline": spline,
+        "boosting": boosting,
+        "forest": RandomForestClassifier(5, random_state=7),
+        "sigmoid": CalibratedClassifierCV(spline, cv=3),
+        "isotonic": CalibratedClassifierCV(boosting, cv=3, method="isotonic"),
+        "clipped": make_pipeline(StandardScaler(), ClippedRegression(ElasticNet(alpha=0.01))),
+    }
+
+
+def trained(strength: float = 1.0):
+    return LogisticRegression(C=strength).fit(*trips())
+
+
+def tracked(client, model=None) -> str:
+    "A finished run with a model."
+    run = client.create_run(registry.experiment(client)).info.run_id
+    registry.log_model(client, run, trained() if model is None else model)
+    client.set_terminated(run)
+    return run
+
+
+def registered(client, *keys: str) -> list[str]:
+    "The versions of models that differ, one for each key."
+    return [registry.register(client, tracked(client, trained(1 + i)), key) for i, key in enumerate(keys)]
+
+
+def stored(client, version: str) -> Path:
+    "The folder of a version's model."
+    return Path(client.get_run(registry.version_of(client, version).run_id).info.artifact_uri) / "model"
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    "Run code with the names of this module in a process of its own."
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_registry import *\n{code}"
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+    return subprocess.run(command, cwd=project.root(), env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("empty")
+    registry.connect(folder)
+    return folder
+
+
+@pytest.fixture
+def client(empty, tmp_path):
+    "A registry without a model, in a folder of its own."
+    shutil.copytree(empty, tmp_path / "mlflow")
+    return registry.connect(tmp_path / "mlflow")
+
+
+# --- the same model is the same file -------------------------------------------------------------
+
+
+def test_an_estimator_trained_in_two_processes_is_saved_as_the_same_bytes():
+    code = """
+import hashlib
+for name, estimator in estimators().items():
+    print(name, hashlib.sha256(registry.canonical(skops.io.dumps(estimator.fit(*trips())))).hexdigest())
+"""
+    first, second = (python(code, PYTHONHASHSEED=seed) for seed in ["1", "2"])
+
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert len(set(line.split()[1] for line in first.stdout.splitlines())) == len(estimators())
+
+
+@pytest.mark.parametrize("name", ["dummy", "spline", "boosting", "forest", "sigmoid", "isotonic", "clipped"])
+def test_a_model_in_canonical_form_predicts_what_it_did_before(name):
+    features, label = trips()
+    model = estimators()[name].fit(features, label)
+
+    loaded = registry.loads(registry.canonical(skops.io.dumps(model)))
+
+    assert np.array_equal(loaded.predict_proba(features), model.predict_proba(features))
+
+
+def test_sharing_of_equal_values_does_not_show_in_the_file():
+    one = [1.5]
+    shared, apart = {"a": one, "b": one}, {"a": [1.5], "b": [1.5]}
+
+    assert registry.canonical(skops.io.dumps(shared)) == registry.canonical(skops.io.dumps(apart))
+
+
+def test_another_parameter_gives_another_digest(tmp_path):
+    digests = {registry.save_model(trained(c), tmp_path / str(c)) for c in [1.0, 1.0 + 1e-9, 2.0]}
+
+    assert len(digests) == 3
+
+
+def test_mlflow_itself_reads_what_was_saved(tmp_path, monkeypatch):
+    import mlflow.pyfunc
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # MLflow asks for it in front of skops files too
+    features, _ = trips()
+    registry.save_model(trained(), tmp_path / "model")
+
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+
+    assert loaded.metadata.signature.inputs.input_names() == list(CONTRACT.features)
+    assert np.array_equal(loaded.predict(features), trained().predict_proba(features))
+
+
+# --- only what is trusted -----------------------------------------------------------------------
+
+
+def evil(target: Path) -> functools.partial:
+    return functools.partial(os.system, f"touch {target}")
+
+
+def test_a_model_that_holds_a_function_is_refused_and_runs_nothing(tmp_path):
+    file = skops.io.dumps(make_pipeline(FunctionTransformer(evil(tmp_path / "ran"))))
+
+    with pytest.raises(registry.UntrustedModel, match="functools.partial, posix.system.*name it in registry.TRUSTED"):
+        registry.loads(file)
+
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_crafted_file_that_names_a_function_as_its_class_is_refused_and_runs_nothing(tmp_path):
+    file = skops.io.dumps(RandomForestClassifier(2).fit(*trips()))
+    crafted, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(file))
+    tree = '"__class__": "Tree",\n', '"__module__": "sklearn.tree._tree"'
+    with zipfile.ZipFile(crafted, "w") as target:
+        for name in source.namelist():
+            content = (
+                source.read(name).replace(tree[0].encode(), b'"__class__": "system",\n').replace(tree[1].encode(), b'"__module__": "os"')
+            )
+            target.writestr(name, content)
+
+    with pytest.raises(registry.UntrustedModel, match="os.system"):
+        registry.loads(crafted.getvalue())
+
+
+def test_a_pickle_is_never_loaded_under_whatever_name(client, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    for name in ["model.pkl", "model.skops"]:
+        run = tracked(client)
+        (tmp_path / name).write_bytes(pickle.dumps(Evil()))
+        client.log_artifact(run, str(tmp_path / name), "model")
+        if name == "model.skops":
+            with pytest.raises(registry.UntrustedModel, match="no model in skops format"):
+                registry.register(client, run, name)
+        else:
+            registry.load(client, registry.register(client, run, name))
+
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_with_an_untrusted_type_is_not_even_logged(client, tmp_path):
+    run = client.create_run(registry.experiment(client)).info.run_id
+    nasty = make_pipeline(FunctionTransformer(evil(tmp_path / "ran")), LogisticRegression())
+
+    with pytest.raises(registry.UntrustedModel):
+        registry.log_model(client, run, nasty)
+
+    assert client.list_artifacts(run) == []
+
+
+def test_each_trusted_type_has_a_reason():
+    assert all(len(reason) > 20 for reason in registry.TRUSTED.values())
+
+
+# --- loaded as it was registered, or not at all ----------------------------------------------------
+
+
+def test_a_registered_model_is_loaded_with_its_names(client):
+    [version] = registered(client, "key")
+
+    loaded = registry.load(client, version)
+
+    features, _ = trips()
+    assert (loaded.name, loaded.version, loaded.features) == (registry.NAME, version, CONTRACT.features)
+    assert loaded.digest == registry.model_digest(stored(client, version))
+    assert np.array_equal(loaded.probability(features[features.columns[::-1]]), trained().predict_proba(features)[:, 1])
+
+
+def test_a_model_folder_holds_the_files_that_are_checked(client):
+    [version] = registered(client, "key")
+
+    assert sorted(path.name for path in stored(client, version).iterdir()) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_one_changed_byte_in_any_file_is_refused_before_anything_is_loaded(client, name, place, monkeypatch):
+    [version] = registered(client, "key")
+    path = stored(client, version) / name
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(registry, "loads", lambda file: pytest.fail("loaded before it was checked"))
+
+    with pytest.raises(registry.DigestMismatch, match=f"not loaded: {name} of version {version}"):
+        registry.load(client, version)
+
+
+def test_a_lost_file_and_an_added_file_are_refused(client):
+    one, two = registered(client, "one", "two")
+    (stored(client, one) / "conda.yaml").unlink()
+    (stored(client, two) / "model.pkl").write_bytes(b"more")
+
+    with pytest.raises(registry.DigestMismatch, match="conda.yaml"):
+        registry.load(client, one)
+    with pytest.raises(registry.DigestMismatch, match="model.pkl"):
+        registry.load(client, two)
+
+
+def test_a_model_of_another_version_in_its_place_is_refused(client):
+    one, two = registered(client, "one", "two")
+    shutil.copyfile(stored(client, two) / "model.skops", stored(client, one) / "model.skops")
+
+    with pytest.raises(registry.DigestMismatch, match="model.skops"):
+        registry.load(client, one)
+
+
+def test_a_broken_model_can_not_become_champion(client):
+    one, two = registered(client, "one", "two")
+    registry.promote(client, one)
+    (stored(client, two) / "model.skops").write_bytes(b"")
+
+    with pytest.raises(registry.DigestMismatch):
+        registry.promote(client, two)
+
+    assert registry.load(client).version == one
+
+
+# --- once -----------------------------------------------------------------------------------------
+
+
+def test_the_same_key_registers_nothing_new(client):
+    [first] = registered(client, "key")
+    run = registry.version_of(client, first).run_id
+
+    [second] = registered(client, "key")
+
+    assert (second, registry.find(client, "key")) == (first, registry.Found(run, first))
+    assert len(client.search_model_versions(f"name = '{registry.NAME}'")) == 1
+
+
+def test_a_finished_run_that_was_not_registered_is_found_and_a_running_one_is_not(client):
+    finished, running = tracked(client), client.create_run(registry.experiment(client)).info.run_id
+    client.set_tag(finished, "key", "finished")
+    client.set_tag(running, "key", "running")
+
+    assert registry.find(client, "finished") == registry.Found(finished, None)
+    assert registry.find(client, "running") is None
+
+
+def test_two_processes_with_one_key_make_one_version(client, tmp_path):
+    code = "client = registry.connect(sys.argv[1]); print(registry.register(client, sys.argv[2], 'key'))"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_registry import *\n{code}"
+    runs = [tracked(client), tracked(client)]
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "mlflow")]
+
+    both = [subprocess.Popen([*command, run], cwd=project.root(), stdout=subprocess.PIPE, text=True) for run in runs]
+
+    assert [process.communicate()[0].strip() for process in both] == ["1", "1"]
+    assert len(client.search_model_versions(f"name = '{registry.NAME}'")) == 1
+
+
+KILLED = {
+    "before it is registered": "os.kill(os.getpid(), signal.SIGKILL)",
+    "before the key": """
+import mlflow
+mlflow.MlflowClient.set_model_version_tag = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+registry.register(client, run, "key")
+""",
+}
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_a_kill_on_the_way_leaves_nothing_that_is_found_and_the_next_run_registers(client, tmp_path, when):
+    before = "client = registry.connect(sys.argv[1]); run = client.create_run(registry.experiment(client)).info.run_id"
+    code = f"{before}; client.set_tag(run, 'key', 'key'); registry.log_model(client, run, trained())\n{KILLED[when]}"
+
+    ran = python(code, str(tmp_path / "mlflow"))
+
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert registry.find(client, "key") is None
+    [version] = registered(client, "key")
+    assert registry.load(client, "challenger").version == version
+    assert registry.find(client, "key").version == version
+
+
+def test_a_version_that_was_registered_by_half_can_not_be_promoted(client):
+    run = tracked(client)
+    client.create_registered_model(registry.NAME)
+    client.create_model_version(registry.NAME, f"runs:/{run}/model", run)
+
+    with pytest.raises(registry.UnknownVersion, match="did not come to its end"):
+        registry.promote(client, "1")
+
+
+def test_a_run_without_a_model_is_not_registered(client):
+    run = client.create_run(registry.experiment(client)).info.run_id
+
+    with pytest.raises(registry.UnknownVersion, match="has no model"):
+        registry.register(client, run, "key")
+
+
+# --- champion, and back ---------------------------------------------------------------------------
+
+
+def test_the_newest_registered_model_is_challenger_until_it_is_promoted(client):
+    one, two = registered(client, "one", "two")
+    assert registry.aliases(client) == {"challenger": two}
+
+    registry.promote(client, "challenger")
+
+    assert registry.aliases(client) == {"champion": two}
+
+
+def test_rollbacks_go_back_one_champion_each_and_then_say_that_there_is_none(client):
+    versions = registered(client, "one", "two", "three")
+    for version in versions:
+        registry.promote(client, version)
+
+    assert [registry.rollback(client), registry.rollback(client)] == ["2", "1"]
+    with pytest.raises(registry.NoChampion, match="version 1 was the first champion: there is nothing to go back to"):
+        registry.rollback(client)
+
+    assert registry.load(client).version == "1"
+
+
+def test_a_rolled_back_champion_is_passed_over_by_the_next_rollback(client):
+    one, two, three = registered(client, "one", "two", "three")
+    for version in [one, two]:
+        registry.promote(client, version)
+    registry.rollback(client)
+    registry.promote(client, three)
+
+    assert registry.rollback(client) == one
+
+
+def test_a_champion_that_comes_back_by_promotion_does_not_make_rollbacks_go_in_circles(client):
+    one, two = registered(client, "one", "two")
+    for version in [one, two, one]:
+        registry.promote(client, version)
+
+    assert [registry.rollback(client), registry.rollback(client)] == [two, one]
+    with pytest.raises(registry.NoChampion):
+        registry.rollback(client)
+
+
+def test_promoting_the_champion_changes_nothing(client):
+    one, two = registered(client, "one", "two")
+    registry.promote(client, one)
+    registry.promote(client, two)
+    registry.promote(client, two)
+
+    assert registry.rollback(client) == one
+
+
+def test_a_rollback_can_be_seen_afterwards(client, tmp_path):
+    from mlops_course.telemetry import logging_to
+
+    one, two = registered(client, "one", "two")
+    with logging_to(tmp_path / "log.jsonl"):
+        registry.promote(client, one)
+        registry.promote(client, two)
+        registry.rollback(client)
+
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["model promoted", "model promoted", "model rolled back"]
+    assert (lines[-1]["version"], lines[-1]["rolled_back"]) == (one, two)
+    assert registry.trace(client, two)["rolled_back"] == project.now().isoformat()
+
+
+def test_a_kill_before_the_alias_moves_leaves_the_champion_and_its_history(client, tmp_path):
+    for version in registered(client, "one", "two", "three"):
+        registry.promote(client, version)
+    code = """
+import mlflow
+mlflow.MlflowClient.set_registered_model_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+registry.rollback(registry.connect(sys.argv[1]))
+"""
+
+    ran = python(code, str(tmp_path / "mlflow"))
+
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert registry.load(client).version == "3"
+    assert [registry.rollback(client), registry.rollback(client)] == ["2", "1"]
+
+
+def test_without_a_champion_the_message_names_the_notebook_and_the_last_decision(client, tmp_path):
+    decision = tmp_path / "decision.json"
+    project.write_json(decision, {"decision": "refused", "reasons": ["10 labels, at least 2,000 are needed"]})
+
+    with pytest.raises(registry.NoChampion, match="no model has passed the gate of notebooks/40_training_pipeline.ipynb.*make run"):
+        registry.load(client)
+    with pytest.raises(registry.NoChampion, match="refused: 10 labels, at least 2,000 are needed"):
+        registry.load(client, decision=decision)
+    with pytest.raises(registry.NoChampion):
+        registry.rollback(client)
+
+
+# --- trace ----------------------------------------------------------------------------------------
+
+
+def test_a_trace_leads_from_version_alias_or_run_to_snapshot_and_parameters(client):
+    run = client.create_run(registry.experiment(client)).info.run_id
+    client.log_param(run, "seed", 7)
+    registry.log_model(client, run, trained())
+    client.set_terminated(run)
+    version = registry.register(client, run, "key", {"snapshot": "abc", "code": "def"})
+    registry.promote(client, version)
+
+    traces = [registry.trace(client, which) for which in [version, "champion", run]]
+
+    assert traces[0] == traces[1] == traces[2]
+    told = {name: traces[0][name] for name in ["version", "run_id", "key", "snapshot", "code", "parameters", "aliases"]}
+    assert told == {
+        "version": version,
+        "run_id": run,
+        "key": "key",
+        "snapshot": "abc",
+        "code": "def",
+        "parameters": {"seed": "7"},
+        "aliases": ["champion"],
+    }
+
+
+def test_a_run_that_was_not_registered_can_be_traced_too(client):
+    run = tracked(client)
+
+    assert (registry.trace(client, run)["version"], registry.trace(client, run)["run_id"]) == (None, run)
+
+
+@pytest.mark.parametrize("which", ["17", "favourite", "0" * 32])
+def test_what_is_not_there_is_named(client, which):
+    with pytest.raises(registry.UnknownVersion, match=which):
+        registry.trace(client, which)
+
+
+# --- the folder -------------------------------------------------------------------------------------
+
+
+def test_a_copied_registry_reads_and_writes_its_own_files(client, tmp_path):
+    [version] = registered(client, "key")
+    registry.promote(client, version)
+    shutil.move(tmp_path / "mlflow", tmp_path / "moved")
+
+    moved = registry.connect(tmp_path / "moved")
+    registered(moved, "other")
+
+    assert registry.load(moved).version == version
+    assert not (tmp_path / "mlflow").exists()
+
+
+def test_connecting_leaves_no_folder_where_one_stands(tmp_path):
+    (tmp_path / "here").mkdir()
+    code = "client = registry.connect(sys.argv[1]); project.now = lambda: pd.Timestamp('2026-01-05', tz='UTC')\n"
+    code += "os.chdir(sys.argv[2]); registry.promote(client, registry.register(client, tracked(client), 'key'))"
+
+    ran = python(code, str(tmp_path / "mlflow"), str(tmp_path / "here"))
+
+    assert ran.returncode == 0, ran.stderr
+    assert list((tmp_path / "here").iterdir()) == []
+    assert sorted(path.name for path in (tmp_path / "mlflow").iterdir()) == ["artifacts", "mlflow.db", "registry.lock"]
+
+
+def test_connecting_prints_nothing(tmp_path):
+    ran = python("registry.connect(sys.argv[1])", str(tmp_path / "mlflow"))
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_the_module_imports_without_mlflow():
+    code = "import sys; sys.modules['mlflow'] = None; sys.modules['skops'] = None; import mlops_course.registry"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
