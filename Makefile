@@ -42,9 +42,10 @@ $(READY): requirements.lock settings.ini setup.py pyproject.toml $(wildcard plat
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
-	mkdir -p .venv/etc/jupyter/labconfig .venv/etc/ipython; \
+	mkdir -p .venv/etc/jupyter/labconfig .venv/etc/ipython .venv/share/jupyter/lab/settings; \
 	cp platform/jupyter/jupyter_server_config.json .venv/etc/jupyter/; \
 	cp platform/jupyter/page_config.json .venv/etc/jupyter/labconfig/; \
+	cp platform/jupyter/overrides.json .venv/share/jupyter/lab/settings/; \
 	cp platform/jupyter/ipython_kernel_config.py .venv/etc/ipython/; \
 	touch $(READY)
 
@@ -69,9 +70,10 @@ ui: $(READY) ## open MLflow on the runs and models of the last build
 # --- what developers use ---------------------------------------------------------------------
 
 .PHONY: export
-export: $(READY) ## write the package from the notebooks, and clean the notebooks
+export: $(READY) ## write the package and the README's table from the notebooks, and clean the notebooks
 	nbdev_export
 	nbdev_clean
+	python tests/rules.py --readme
 
 .PHONY: lint
 lint: $(READY) ## ruff, spelling, and the rules of the lessons

@@ -267,7 +267,7 @@ def refusals(rows, reason="", column="", value="") -> pd.DataFrame:
     "Rows of a file that are refused: each with the reason, the column and the row as JSON."
     return pd.DataFrame({"row": pd.Series(rows, dtype="int64"), "reason": reason, "column": column, "value": value})
 
-# %% ../notebooks/30_data_pipeline.ipynb #2b97fbee
+# %% ../notebooks/30_data_pipeline.ipynb #3e5240cf
 def _rows(source: Source, names: list[str], kept: dict[str, str]) -> tuple[pa.Table, list[int], pd.Index]:
     "The columns to keep under the contract's names, the numbers of rows that are none, and the numbers of the others."
     if source.kind == "parquet":
@@ -285,8 +285,8 @@ def _rows(source: Source, names: list[str], kept: dict[str, str]) -> tuple[pa.Ta
             reader.ParseOptions(delimiter=source.separator, invalid_row_handler=lambda row: broken.append(row.number - 2) or "skip"),
             reader.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=list(kept.values())),
         )
-    except pa.ArrowInvalid as error:
-        raise BadFile(f"{source.path}: cannot be read as text in UTF-8. Save it so, or ask {source.owner} again ({error})") from None
+    except pa.ArrowInvalid:  # its message may quote a row, and a row may hold personal data
+        raise BadFile(f"{source.path}: cannot be read as text in UTF-8. Save it so, or ask {source.owner} again") from None
     with open(source.file, "rb") as file:
         lines = sum(1 for line in file if line.strip(b"\r\n")) - 1
     if lines != raw.num_rows + len(broken):
@@ -383,15 +383,17 @@ def _first(masks: dict[str, pd.Series]) -> pd.Series:
     joined = pd.concat(named) if named else pd.Series(dtype=object, index=pd.Index([], dtype="int64"))
     return joined[~joined.index.duplicated()]
 
-# %% ../notebooks/30_data_pipeline.ipynb #83192bfa
+# %% ../notebooks/30_data_pipeline.ipynb #48c8bb27
 def future(frame: pd.DataFrame, table: Table, now: datetime) -> pd.Series:
     "Rows with a time later than now."
     return _first({c.name: frame[c.name] > now for c in table.columns if c.kind == "time" and c.name in frame})
 
 
 def duplicate(frame: pd.DataFrame, table: Table) -> pd.Series:
-    "Rows that stand further up already, value for value."
-    return _first({",".join(table.key): frame.duplicated()})
+    "Rows that say again what another says; that they were written later is no news, and the first one is kept."
+    said = [name for name in frame if name != "created" or name in table.key]
+    order = frame.sort_values("created", kind="stable") if "created" in frame else frame
+    return _first({",".join(table.key): order.duplicated(said).reindex(frame.index)})
 
 
 def conflict(frame: pd.DataFrame, table: Table) -> pd.Series:
@@ -432,7 +434,7 @@ def superseded(
     newest = rows.groupby("entity").newness.cummax().groupby([rows.entity, rows.known]).transform("last")
     return _first({CONTRACT.known: rows.newness < newest})
 
-# %% ../notebooks/30_data_pipeline.ipynb #b31143ca
+# %% ../notebooks/30_data_pipeline.ipynb #024b2b3d
 UNCOUNTED = ["duplicate", "superseded"]  # refused, but nothing is wrong with what their sender knows
 
 
@@ -464,6 +466,8 @@ def clean(
     refused = [refusals([])]
     for reason, rule in rules.items():
         found = rule(frame).sort_index()
+        if found.empty:
+            continue
         refused.append(refusals(found.index, reason, found.to_numpy(), _as_json(frame.loc[found.index, shown])))
         frame = frame[~frame.index.isin(found.index)]
     return Cleaned(_sorted(frame.astype(_integers(table)), table, known), pd.concat(refused, ignore_index=True))

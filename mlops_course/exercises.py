@@ -395,6 +395,119 @@ def _(answer):
     assert answer(nine, ten + timedelta(minutes=4)) == ten + timedelta(minutes=4), "written at 10:04, known at 10:04"
     assert answer(nine, nine + timedelta(minutes=30)) == ten, "written too early by a fast clock: still not before the hour's end"
 
+# %% ../notebooks/90_exercises.ipynb #bab232e9
+@exercise(
+    "20.1",
+    stub="""
+    def best_gain(scenario):
+        "The uplift of the oracle on day 1 of a company with 60 drivers, 2 days and 300 bookings a day, in this scenario."
+        raise NotImplementedError
+    """,
+    hints=[
+        "`WorldSettings` takes the scenario by its name, and `Company` takes the settings.",
+        '`next(bookings(company, day=1))["truth"].to_pandas()` is the truth of a day.',
+        "`uplift(truth, oracle(truth))`, in a company of `WorldSettings(drivers=60, days=2, bookings_per_day=300, scenario=scenario)`.",
+    ],
+    solution="""
+    def best_gain(scenario):
+        from mlops_course.world import Company, WorldSettings, bookings, oracle, uplift
+
+        company = Company(WorldSettings(drivers=60, days=2, bookings_per_day=300, scenario=scenario))
+        truth = next(bookings(company, day=1))["truth"].to_pandas()
+        return uplift(truth, oracle(truth))
+    """,
+    wrong="""
+    def best_gain(scenario):
+        from mlops_course.world import Company, WorldSettings, bookings, oracle, uplift
+
+        company = Company(WorldSettings(drivers=60, days=2, bookings_per_day=300))
+        truth = next(bookings(company, day=1))["truth"].to_pandas()
+        return uplift(truth, oracle(truth))
+    """,
+    message="nobody can gain anything",
+)
+def _(answer):
+    coin, normal = answer("no_signal"), answer("normal")
+    assert abs(coin) < 1e-9, f"where a coin decides nobody can gain anything, and you found {coin:.0%}: which scenario is it?"
+    assert 0.15 < normal < 0.45, f"in the usual company the oracle gains about three in ten, and you found {normal:.0%}"
+    assert answer("covariate_drift") == normal, "a holiday moves what the model sees and leaves the truth alone: the gain stays the same"
+    assert answer("concept_drift") != normal, "on day 1 the bonus for accepting is there, and the truth is another one"
+
+# %% ../notebooks/90_exercises.ipynb #28360951
+@exercise(
+    "20.2",
+    stub="""
+    def mostly_nearest(km):
+        "Chances of the candidates, a row a booking: 0.9 for the nearest, and 0.1 shared equally by all candidates."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Add two policies: 0.9 times the nearest, 0.1 times a lot among all candidates. Infinite km: no candidate.",
+        "`lot = np.isfinite(km)`; divided by `lot.sum(1, keepdims=True)` it is a chance for each candidate.",
+    ],
+    solution="""
+    def mostly_nearest(km):
+        import numpy as np
+
+        nearest, lot = km == km.min(1, keepdims=True), np.isfinite(km)
+        return 0.9 * nearest / nearest.sum(1, keepdims=True) + 0.1 * lot / lot.sum(1, keepdims=True)
+    """,
+    wrong="""
+    def mostly_nearest(km):
+        return (km == km.min(1, keepdims=True)).astype(float)
+    """,
+    message="is never sent",
+)
+def _(answer):
+    import numpy as np
+
+    chance = answer(np.array([[2.0, 0.8, 3.0, 5.0, np.inf], [1.0, 2.0, np.inf, np.inf, np.inf]]))
+    assert chance[0, 0] > 0, "the second nearest is never sent, and the log will say nothing about her"
+    assert not chance[0, 4] and not chance[1, 2:].any(), "a driver who is no candidate (infinite km) has a chance to be sent"
+    assert np.allclose(chance.sum(1), 1), f"the chances of a booking sum to 1, yours to {chance.sum(1).round(3).tolist()}"
+    assert np.allclose(chance[0, :4], [0.025, 0.925, 0.025, 0.025]), "of 4 candidates each has 0.1 / 4, and the nearest 0.9 on top"
+    assert np.allclose(chance[1, :2], [0.95, 0.05]), "of 2 candidates each has 0.1 / 2, and the nearest 0.9 on top"
+    twins = answer(np.array([[1.0, 1.0, 4.0, 6.0]]))
+    assert np.allclose(twins, [[0.475, 0.475, 0.025, 0.025]]), "two drivers are equally near: they share the 0.9"
+
+# %% ../notebooks/90_exercises.ipynb #4ead22d2
+@exercise(
+    "20.3",
+    stub="""
+    def estimated(log, choice):
+        "The share of completed trips had `choice` been sent: a weighted mean of the labels where `log` agrees; None if it never does."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Only bookings for which the log sent the same driver say anything: `log.merge(choice)` keeps them.",
+        "A trip that was chosen with probability 0.1 stands for ten like it: its weight is one over its propensity.",
+        "`(weight * trip_completed).sum() / weight.sum()`, with `weight = 1 / agreed.propensity`; before that, see if `agreed` is empty.",
+    ],
+    solution="""
+    def estimated(log, choice):
+        agreed = log.merge(choice, on=["request_id", "driver_id"])
+        weight = 1 / agreed.propensity
+        return (weight * agreed.trip_completed).sum() / weight.sum() if len(agreed) else None
+    """,
+    wrong="""
+    def estimated(log, choice):
+        agreed = log.merge(choice, on=["request_id", "driver_id"])
+        return agreed.trip_completed.mean()
+    """,
+    message="a mean without weights",
+)
+def _(answer):
+    import pandas as pd
+
+    log = pd.DataFrame({"request_id": ["a", "b", "c", "d"], "driver_id": [1, 2, 3, 4], "propensity": [0.8, 0.8, 0.1, 0.5]})
+    log["trip_completed"] = [1, 1, 0, 1]
+    choice = pd.DataFrame({"request_id": ["d", "c", "b", "a"], "driver_id": [9, 3, 2, 1]})
+    found = answer(log, choice)
+    assert found != 2 / 3, "this is a mean without weights: the trip that was chosen against the odds counts like the easy ones"
+    assert found is None or abs(found - 4.5 / 14.5) > 1e-9, "booking d was made with driver 4, the choice is 9: it says nothing"
+    assert found is not None and abs(found - 0.2) < 1e-9, "weights 1.25, 1.25 and 10, and only the first two completed: 2.5 / 12.5"
+    assert answer(log, choice.assign(driver_id=9)) is None, "a choice with which the log never agrees: nothing can be said, so None"
+
 # %% ../notebooks/90_exercises.ipynb #0e4f2b41
 @exercise(
     "21.1",
@@ -497,6 +610,1047 @@ def _(answer):
     }.items():
         assert answer(*other) != known, f"a trial with {what} has the same key, and will never be made"
 
+# %% ../notebooks/90_exercises.ipynb #ead7f481
+@exercise(
+    "30.1",
+    stub="""
+    def described(path):
+        "The `Source` of driver operations' new file; `path` is where it is."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Five things differ from what `Source` assumes: separator, decimal, a column's name, the form of the times, their zone.",
+        'The times need two settings: `time_format="%d/%m/%Y %H:%M"` and the zone of Ho Chi Minh City.',
+        '`separator=";"`, `decimal=","`, `columns={"tai_xe": "driver_id"}`, `zone="Asia/Ho_Chi_Minh"`, and the format above.',
+    ],
+    solution="""
+    def described(path):
+        from mlops_course.data import Source
+
+        return Source(
+            path=path,
+            owner="driver operations",
+            separator=";",
+            decimal=",",
+            columns={"tai_xe": "driver_id"},
+            zone="Asia/Ho_Chi_Minh",
+            time_format="%d/%m/%Y %H:%M",
+        )
+    """,
+    wrong="""
+    def described(path):
+        from mlops_course.data import Source
+
+        return Source(
+            path=path,
+            owner="driver operations",
+            separator=";",
+            decimal=",",
+            columns={"tai_xe": "driver_id"},
+            zone="UTC",
+            time_format="%d/%m/%Y %H:%M",
+        )
+    """,
+    message="seven hours",
+)
+def _(answer):
+    import tempfile
+    from pathlib import Path
+
+    import pandas as pd
+
+    from mlops_course.data import Source, ingest
+    from mlops_course.problem import STATISTICS
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tai_xe.csv"
+        rows = "1003;05/01/2026 09:00;0,71;0,9;12\n1004;13/01/2026 17:00;0,4;0,85;7\n"
+        file.write_text("tai_xe;datetime;conv_rate;acc_rate;avg_daily_trips\n" + rows, encoding="utf-8")
+        source = answer(str(file))
+        assert isinstance(source, Source), "give back a `Source`"
+        came = ingest(source, STATISTICS)
+    hours = came.frame.datetime.tolist()
+    moment = pd.Timestamp("2026-01-05T02:00Z")
+    assert moment + pd.Timedelta(hours=7) not in hours, "09:00 in Ho Chi Minh City was read as 09:00 in UTC, seven hours too late"
+    assert len(came.refused) == 0, f"rows were refused: {came.refused.reason.iloc[0]}, in {came.refused.column.iloc[0]}"
+    assert hours[0] == moment, f"05/01 is the fifth of January, 09:00 there is 02:00 in UTC; you read {hours[0]}"
+    assert came.frame.conv_rate.tolist() == [0.71, 0.4], "0,71 is 0.71"
+    assert "operations" in source.owner, "whom shall we ask about the file? It comes from driver operations"
+
+# %% ../notebooks/90_exercises.ipynb #279ad3ea
+@exercise(
+    "30.2",
+    stub="""
+    def believed(frame):
+        "The rows of statistics to keep: of equal rows one; of rows with one key (driver_id, datetime, created) and other values none."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Nobody can say which of two stories is right, so neither is kept. A row that was sent twice is one story.",
+        "The order matters: first let the second copies go, then look for conflicts in what is left.",
+        "`once = frame.drop(duplicate(frame, STATISTICS).index)`, then the same with `conflict` on `once`.",
+    ],
+    solution="""
+    def believed(frame):
+        from mlops_course.data import conflict, duplicate
+        from mlops_course.problem import STATISTICS
+
+        once = frame.drop(duplicate(frame, STATISTICS).index)
+        return once.drop(conflict(once, STATISTICS).index)
+    """,
+    wrong="""
+    def believed(frame):
+        return frame.drop_duplicates(["driver_id", "datetime", "created"])
+    """,
+    message="the first was believed",
+)
+def _(answer):
+    import pandas as pd
+
+    nine = pd.Timestamp("2026-01-05T09:00Z")
+    told = [(1001, 0.7), (1002, 0.4), (1002, 0.8), (1003, 0.5), (1003, 0.5), (1004, 0.6), (1004, 0.6), (1004, 0.9)]
+    frame = pd.DataFrame(told, columns=["driver_id", "conv_rate"])
+    frame = frame.assign(datetime=nine, created=nine + pd.Timedelta(minutes=63))
+    kept = answer(frame.copy())
+    drivers = kept.driver_id.tolist()
+    assert kept[kept.driver_id == 1002].conv_rate.tolist() != [0.4], "driver 1002 has two stories, 0.4 and 0.8, and the first was believed"
+    assert 1002 not in drivers, "driver 1002 has two stories, 0.4 and 0.8: nobody can say which is right, so none is kept"
+    assert 1003 in drivers, "the row of driver 1003 was sent twice, value for value: this is no conflict, and one copy stays"
+    assert drivers.count(1003) == 1, "the row of driver 1003 is there twice"
+    assert 1004 not in drivers, "driver 1004: a story that is told twice is no truer than the other one"
+    assert drivers == [1001, 1003], "the row of driver 1001 is in order and should stay"
+    apart = frame.iloc[1:3].assign(created=[nine + pd.Timedelta(minutes=63), nine + pd.Timedelta(minutes=90)])
+    assert len(answer(apart)) == 2, "the same hour, written again later: another key, so both stay"
+
+# %% ../notebooks/90_exercises.ipynb #a224f3b8
+@exercise(
+    "30.3",
+    stub="""
+    def never_newest(rows):
+        "Hours, sorted, that became known after a newer hour, or together with one; `rows`: (hour, known) of one driver, in any order."
+        raise NotImplementedError
+    """,
+    hints=[
+        "How late a row came does not matter. What matters: was a newer hour known at that moment?",
+        "For each (hour, known), look for another row with a later hour and a `known` that is no later.",
+        "`any(newer > hour and then <= known for newer, then in rows)`",
+    ],
+    solution="""
+    def never_newest(rows):
+        return sorted(hour for hour, known in rows if any(newer > hour and then <= known for newer, then in rows))
+    """,
+    wrong="""
+    def never_newest(rows):
+        from datetime import timedelta
+
+        return sorted(hour for hour, known in rows if known - hour > timedelta(hours=2))
+    """,
+    message="nothing newer was known",
+)
+def _(answer):
+    from datetime import UTC, datetime, timedelta
+
+    at = lambda hour, minute=0: datetime(2026, 1, 5, hour, minute, tzinfo=UTC)
+    usual = [(at(8), at(9, 4)), (at(9), at(10, 3)), (at(10), at(11, 6))]
+    last = (at(11), at(20))
+    found = answer([*usual, last])
+    assert at(11) not in found, "the hour from 11:00 came eight hours late, but nothing newer was known then: it is the newest"
+    assert found == [], "no newer hour was known before any of these rows"
+    late = [(at(8), at(10, 30)), (at(9), at(10, 3)), (at(10), at(11, 6))]
+    assert answer(late) == [at(8)], "at 10:30 the hour from 9:00 was known already: that from 8:00 would take the driver back in time"
+    assert answer(late[::-1]) == [at(8)], "the order of the file is no order of time"
+    both = [(at(8), at(12)), (at(9), at(12)), (at(10), at(12))]
+    assert answer(both) == [at(8), at(9)], "three hours that became known together: only the newest of them is ever used"
+    assert answer([(at(9), at(10)), (at(9), at(10) + timedelta(minutes=5))]) == [], "the same hour, written again: neither is newer"
+    assert answer([]) == [], "no rows, no late ones"
+
+# %% ../notebooks/90_exercises.ipynb #7d529220
+@exercise(
+    "31.1",
+    stub="""
+    def still_known(store, ids, at):
+        "How many of the drivers `ids` have features online at the moment `at`."
+        raise NotImplementedError
+    """,
+    hints=[
+        "`online` takes a moment as its third argument; without it, it means now.",
+        "It gives a row for each driver, known or not. Whoever is unknown has NaN in the features.",
+        "`online(store, ids, at).conv_rate.notna().sum()`",
+    ],
+    solution="""
+    def still_known(store, ids, at):
+        from mlops_course.features import online
+
+        return online(store, ids, at).conv_rate.notna().sum()
+    """,
+    wrong="""
+    def still_known(store, ids, at):
+        from mlops_course.features import online
+
+        return len(online(store, ids, at))
+    """,
+    message="also for a driver of whom nothing is known",
+)
+def _(answer):
+    from datetime import UTC, datetime, timedelta
+    from types import SimpleNamespace
+
+    monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
+    known = {1001: monday, 1002: monday + timedelta(days=6)}
+
+    def asked(features, entity_rows):  # a store of two rows, in the form of Feast's answer
+        ids, found = entity_rows["driver_id"], {}
+        for name in (reference.split(":")[1] for reference in features):
+            found[name] = [0.5 if i in known else None for i in ids]
+            found[f"{name}__ts"] = [int(known[i].timestamp()) if i in known else 0 for i in ids]
+        return SimpleNamespace(to_dict=lambda include_event_timestamps=False: {"driver_id": ids, **found})
+
+    view = SimpleNamespace(ttl=timedelta(days=7))
+    store = SimpleNamespace(get_online_features=asked, get_feature_view=lambda name, allow_registry_cache=False: view)
+    ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
+    told = answer(store, ids, sunday)
+    assert told != 3, "`online` gives a row also for a driver of whom nothing is known: count those who have features"
+    assert told == 2, "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have features; the time to live is 7 days"
+    assert answer(store, ids, monday + timedelta(days=8)) == 1, "after eight days Monday's row is too old. Was `at` handed on to `online`?"
+    assert answer(store, ids, monday + timedelta(days=30)) == 0, "after thirty days both rows are too old"
+    assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
+
+# %% ../notebooks/90_exercises.ipynb #c7f26e6b
+@exercise(
+    "31.2",
+    stub="""
+    def scored(store, model, ids, at):
+        "The score of each of `ids` at the moment `at`, as a dict; None for a driver without features. `model` takes a table, gives a list."
+        raise NotImplementedError
+    """,
+    hints=[
+        "After `dropna` there are fewer rows than `ids`: whose score is the first one?",
+        "The rows that are left say whose they are. Pair the scores with `known[CONTRACT.entity]`, not with `ids`.",
+        "`found = dict(zip(known.driver_id, model(...), strict=True))`, then `{i: found.get(i) for i in ids}`. Never ask about no rows.",
+    ],
+    solution="""
+    def scored(store, model, ids, at):
+        from mlops_course.features import online
+        from mlops_course.problem import CONTRACT
+
+        known = online(store, ids, at).dropna()
+        scores = model(known[list(CONTRACT.features)]) if len(known) else []
+        found = dict(zip(known[CONTRACT.entity], scores, strict=True))
+        return {i: found.get(i) for i in ids}
+    """,
+    wrong="""
+    def scored(store, model, ids, at):
+        from mlops_course.features import online
+        from mlops_course.problem import CONTRACT
+
+        known = online(store, ids, at).dropna()
+        return dict(zip(ids, model(known[list(CONTRACT.features)])))
+    """,
+    message="somebody else's score",
+)
+def _(answer):
+    from datetime import UTC, datetime, timedelta
+    from types import SimpleNamespace
+
+    from mlops_course.problem import CONTRACT
+
+    monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
+    rates = {1001: 0.9, 1002: 0.3, 1003: 0.6}
+
+    def asked(features, entity_rows):  # a store of three rows, in the form of Feast's answer
+        ids, found = entity_rows["driver_id"], {}
+        for name in (reference.split(":")[1] for reference in features):
+            found[name] = [rates.get(i) for i in ids]
+            found[f"{name}__ts"] = [int(monday.timestamp()) if i in rates else 0 for i in ids]
+        return SimpleNamespace(to_dict=lambda include_event_timestamps=False: {"driver_id": ids, **found})
+
+    view = SimpleNamespace(ttl=timedelta(days=7))
+    store = SimpleNamespace(get_online_features=asked, get_feature_view=lambda name, allow_registry_cache=False: view)
+
+    def model(table):
+        assert list(table.columns) == list(CONTRACT.features), "the model takes the contract's features, in the contract's order"
+        assert len(table), "the model was asked about nobody; many models stop with an error then"
+        assert table.notna().all(axis=None), "the model was asked about a driver without features"
+        return table.conv_rate.tolist()
+
+    told = answer(store, model, [1777, 1001, 1002], monday)
+    assert told.get(1777) != 0, "driver 1777 is new: that nothing is known of her is not a rate of 0"
+    assert told.get(1777) is None, "driver 1777 is new and has no features: the score in her place is somebody else's score"
+    assert told == {1777: None, 1001: 0.9, 1002: 0.3}, "each driver keeps her own score, also with a new driver among them"
+    assert answer(store, model, [1003, 1001], monday) == {1003: 0.6, 1001: 0.9}, "drivers in another order keep their scores"
+    later = answer(store, model, [1001], monday + timedelta(days=8))
+    assert later == {1001: None}, "after eight days the row is too old, and the driver counts as unknown"
+
+# %% ../notebooks/90_exercises.ipynb #375fec61
+@exercise(
+    "31.3",
+    stub="""
+    def to_put_online(statistics, until, ttl):
+        "Of each driver the newest row known at `until` (column `known_at`) and not older than `ttl`; drivers without one are left out."
+        raise NotImplementedError
+    """,
+    hints=[
+        "First leave out what nobody may use at `until`, then choose the newest: the other way round loses drivers.",
+        "Usable are rows with `until - ttl <= known_at <= until`, both ends included.",
+        '`usable.sort_values("known_at").groupby("driver_id").tail(1)`',
+    ],
+    solution="""
+    def to_put_online(statistics, until, ttl):
+        usable = statistics[statistics.known_at.between(until - ttl, until)]
+        return usable.sort_values("known_at").groupby("driver_id").tail(1)
+    """,
+    wrong="""
+    def to_put_online(statistics, until, ttl):
+        return statistics.sort_values("known_at").groupby("driver_id").tail(1)
+    """,
+    message="the service would know",
+)
+def _(answer):
+    import pandas as pd
+
+    until, day = pd.Timestamp("2026-01-12T00:00Z"), pd.Timedelta(days=1)
+    frame = pd.DataFrame({"driver_id": [1001, 1001, 1001, 1002, 1002, 1003, 1004, 1005]})
+    frame["known_at"] = until + pd.Series([-3, -1, 1, -2, -5, -9, 0, -7]) * day
+    frame["conv_rate"] = [0.5, 0.6, 0.7, 0.4, 0.3, 0.8, 0.2, 0.1]
+    told = answer(frame, until, 7 * day)
+    online = dict(zip(told.driver_id, told.conv_rate, strict=True))
+    assert online.get(1001) != 0.7, "the service would know a row of driver 1001 that becomes known a day after `until`"
+    assert online.get(1001) == 0.6, "driver 1001 has two rows that may be used, and the newer one says 0.6"
+    assert online.get(1002) == 0.4, "driver 1002: the newest is the row that became known last, wherever it stands in the file"
+    assert 1003 not in online, "the only row of driver 1003 is nine days old, and the time to live is seven"
+    assert online.get(1004) == 0.2, "a row that became known at `until` itself may be used"
+    assert online.get(1005) == 0.1, "a row that is as old as the time to live, and no older, may still be used"
+    assert len(told) == len(online), "one row a driver"
+    assert len(answer(frame[:0], until, 7 * day)) == 0, "no statistics: nothing goes online, and nothing stops"
+
+# %% ../notebooks/90_exercises.ipynb #0c359f66
+@exercise(
+    "32.1",
+    stub="""
+    def cheated(labels, statistics):
+        "How many labels get a row that was not known yet (`known_at`), if rows are joined by the beginning of their hour (`datetime`)."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Join by `datetime` first: `labels.event_timestamp >= statistics.datetime`. Then ask of each pair when its row became known.",
+        "`SELECT count(*)` and `WHERE statistics.known_at > labels.event_timestamp`; then `duckdb.sql(...).fetchall()[0][0]`.",
+    ],
+    solution="""
+    def cheated(labels, statistics):
+        import duckdb
+
+        return duckdb.sql(
+            "SELECT count(*) FROM labels ASOF JOIN statistics "
+            "ON labels.driver_id = statistics.driver_id AND labels.event_timestamp >= statistics.datetime "
+            "WHERE statistics.known_at > labels.event_timestamp"
+        ).fetchall()[0][0]
+    """,
+    wrong="""
+    def cheated(labels, statistics):
+        import duckdb
+
+        return duckdb.sql(
+            "SELECT count(*) FROM labels ASOF JOIN statistics "
+            "ON labels.driver_id = statistics.driver_id AND labels.event_timestamp >= statistics.datetime "
+            "WHERE statistics.datetime > labels.event_timestamp"
+        ).fetchall()[0][0]
+    """,
+    message="the hour had begun",
+)
+def _(answer):
+    import pandas as pd
+
+    nine, hour, minute = pd.Timestamp("2026-01-05T09:00Z"), pd.Timedelta(hours=1), pd.Timedelta(minutes=1)
+    statistics = pd.DataFrame({"driver_id": [1001, 1001, 1001, 1002], "datetime": [nine, nine + hour, nine + 2 * hour, nine]})
+    statistics["known_at"] = statistics.datetime + hour + 4 * minute
+    times = [nine + 30 * minute, nine + 62 * minute, nine + 64 * minute, nine + 5 * hour, nine + 64 * minute, nine - minute]
+    labels = pd.DataFrame({"driver_id": [1001, 1001, 1001, 1001, 1002, 1002], "event_timestamp": times})
+    told = answer(labels, statistics)
+    assert told != 0, "0: of each row the hour had begun, but it was not over and not written. From when was the row known?"
+    assert told == 3, f"the first three labels meet an hour that was not known yet, and you found {told}"
+    assert answer(labels[3:], statistics) == 0, "a row that became known at the label's own moment, or before, is no cheating"
+    assert answer(labels[:0], statistics) == 0, "no labels, none that cheats"
+
+# %% ../notebooks/90_exercises.ipynb #084f3f9d
+@exercise(
+    "32.2",
+    stub="""
+    def joined(labels, features):
+        "All columns of `labels`, in the order of its column `n`, with the newest conv_rate known at each label's time, or NaN."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Three faults: a label without a known row, a row that became known at the label's very moment, and the order.",
+        "`ASOF LEFT JOIN` loses no label. A join promises no order: say `ORDER BY`.",
+        "`ASOF LEFT JOIN`, `>=` in the place of `>`, and `ORDER BY labels.n` at the end.",
+    ],
+    solution="""
+    def joined(labels, features):
+        import duckdb
+
+        return duckdb.sql(
+            "SELECT labels.*, features.conv_rate FROM labels ASOF LEFT JOIN features "
+            "ON labels.driver_id = features.driver_id AND labels.event_timestamp >= features.known_at "
+            "ORDER BY labels.n"
+        ).df()
+    """,
+    wrong="""
+    def joined(labels, features):
+        import duckdb
+
+        return duckdb.sql(
+            "SELECT labels.*, features.conv_rate FROM labels ASOF JOIN features "
+            "ON labels.driver_id = features.driver_id AND labels.event_timestamp > features.known_at"
+        ).df()
+    """,
+    message="was lost",
+)
+def _(answer):
+    import pandas as pd
+
+    ten, hour = pd.Timestamp("2026-01-05T10:00Z"), pd.Timedelta(hours=1)
+    features = pd.DataFrame({"driver_id": [1001, 1001, 1002], "known_at": [ten, ten + hour, ten], "conv_rate": [0.5, 0.6, 0.3]})
+    labels = pd.DataFrame({"n": range(6), "driver_id": [1002, 1001, 1009, 1001, 1001, 1002]})
+    labels["event_timestamp"] = [ten + 5 * hour, ten + 2 * hour, ten + hour, ten + hour, ten - hour, ten + 3 * hour]
+    told = answer(labels, features)
+    rates = dict(zip(told.n, told.conv_rate, strict=True))
+    assert 2 in rates, "label 2 was lost: driver 1009 is new, and her trip happened all the same"
+    assert 4 in rates, "label 4 was lost: nothing was known yet at 09:00, and the trip happened all the same"
+    assert pd.isna(rates[2]) and pd.isna(rates[4]), "the model would see the future: nothing was known for labels 2 and 4, so NaN"
+    assert rates[3] == 0.6, "label 3 is of 11:00, and the row with 0.6 became known at 11:00: it may be used"
+    assert (rates[0], rates[1], rates[5]) == (0.3, 0.6, 0.3), "some labels have a row that is not the newest one known"
+    assert len(told) == 6, f"6 labels went in, {len(told)} rows came out"
+    assert told.n.tolist() == list(range(6)), f"the labels came back in another order: {told.n.tolist()}"
+    mixed = answer(labels.sort_values("driver_id"), features)
+    assert mixed.n.tolist() == list(range(6)), "the order is that of `n`, however the labels come in"
+
+# %% ../notebooks/90_exercises.ipynb #34028751
+@exercise(
+    "32.3",
+    stub="""
+    def seen(time, rows, ttl):
+        "The value that a label at `time` may see, or None; `rows`: (known, created, value) of its driver, in any order."
+        raise NotImplementedError
+    """,
+    hints=[
+        "First the rows that may be used at all: not younger than the label, and not older than the time to live.",
+        "Of these the newest by `known`. Of two with the same `known`, the one that was written last (`created`).",
+        "`max(usable, key=lambda row: row[:2], default=None)`, and of this row the value.",
+    ],
+    solution="""
+    def seen(time, rows, ttl):
+        usable = [row for row in rows if time - ttl <= row[0] <= time]
+        return max(usable, key=lambda row: row[:2])[2] if usable else None
+    """,
+    wrong="""
+    def seen(time, rows, ttl):
+        usable = [row for row in rows if time - ttl <= row[0] <= time]
+        return usable[-1][2] if usable else None
+    """,
+    message="no order of time",
+)
+def _(answer):
+    from datetime import UTC, datetime, timedelta
+
+    ten, hour, week = datetime(2026, 1, 5, 10, tzinfo=UTC), timedelta(hours=1), timedelta(days=7)
+    row = lambda known, value, written=0: (ten + known * hour, ten + (known + written) * hour, value)
+    rows = [row(-1, 0.5), row(0, 0.6), row(2, 0.9)]
+    assert answer(ten + hour, rows, week) != 0.9, "the model would see the future: the row with 0.9 becomes known an hour after the label"
+    assert answer(ten + hour, rows, week) == 0.6, "two rows may be used, and the newer one says 0.6"
+    assert answer(ten + hour, rows[::-1], week) == 0.6, "the same rows turned round: the order of the file is no order of time"
+    assert answer(ten, rows, week) == 0.6, "a row that became known at the label's own moment may be used"
+    assert answer(ten + 20 * week, rows, week) is None, "all rows are months old, and the time to live is a week: unknown, so None"
+    assert answer(ten + 2 * hour + week, rows, week) == 0.9, "a row that is as old as the time to live, and no older, may be used"
+    twice = [row(0, 0.7, written=2), row(0, 0.2, written=1)]
+    assert answer(ten + hour, twice, week) == 0.7, "two rows with one time: the one that was written last counts, wherever it stands"
+    assert answer(ten - 2 * hour, rows, week) is None, "before the first row nothing was known, so None"
+    assert answer(ten, [], week) is None, "a driver without rows is unknown, so None"
+
+# %% ../notebooks/90_exercises.ipynb #a4da5ece
+@exercise(
+    "40.1",
+    stub="""
+    def rows_worth(propensities):
+        "How many equally weighted bookings say as much as these, in all of which the model picks what was logged?"
+        raise NotImplementedError
+    """,
+    hints=[
+        "A booking's weight is one over the probability with which the log chose its driver.",
+        "`training.effective_sample(weights)`, with `weights = 1 / np.asarray(propensities)`.",
+    ],
+    solution="""
+    def rows_worth(propensities):
+        import numpy as np
+        from mlops_course.training import effective_sample
+
+        return effective_sample(1 / np.asarray(propensities))
+    """,
+    wrong="""
+    def rows_worth(propensities):
+        from mlops_course.training import effective_sample
+
+        return effective_sample(propensities)
+    """,
+    message="a likely choice got the larger weight",
+)
+def _(answer):
+    thousand = [0.9] * 990 + [0.01] * 10
+    found = answer(thousand)
+    assert found != 1000, "a thousand are the bookings; ten of them weigh ninety times as much as the others"
+    assert found < 900, f"{found:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
+    assert abs(found - 43.57) < 0.1, f"{found:,.2f} is not the squared sum of the weights over the sum of their squares"
+    assert abs(answer([0.2] * 50) - 50) < 1e-9, "fifty equal weights are worth fifty bookings, whatever the propensity"
+    assert answer([]) == 0, "no bookings are worth nothing"
+
+# %% ../notebooks/90_exercises.ipynb #ea1ecd34
+@exercise(
+    "40.2",
+    stub="""
+    def gate_opens(results):
+        "Did every check of the list pass, and was there one at all?"
+        raise NotImplementedError
+    """,
+    hints=[
+        "`passed` has three values: True, False, and None for what could not be measured. Only one of them opens.",
+        "Ask whether all passed, not whether none failed. And `all` of an empty list is True.",
+    ],
+    solution="""
+    def gate_opens(results):
+        return bool(results) and all(result.passed for result in results)
+    """,
+    wrong="""
+    def gate_opens(results):
+        return not any(result.passed is False for result in results)
+    """,
+    message="nobody could measure the uplift",
+)
+def _(answer):
+    from mlops_course.checks import Result
+
+    good, bad = Result("RMSE", True, "RMSE 0.446"), Result("labels", False, "4 labels of 1,000")
+    unknown = Result("uplift", None, "uplift not measurable")
+    assert not answer([good, unknown]), "nobody could measure the uplift, and the gate has opened"
+    assert not answer([good, bad]), "one check has failed, and the gate has opened"
+    assert answer([good, good]), "both checks have passed, and the gate stays closed"
+    assert not answer([]), "nothing was checked at all, and the gate has opened"
+
+# %% ../notebooks/90_exercises.ipynb #fd121343
+@exercise(
+    "40.3",
+    stub="""
+    def share_by_weights(picked, logged, propensity, completed):
+        "Completed share if the model chose, self-normalized; arrays with an entry a booking. None if it never agrees with the log."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A booking counts only where `picked == logged`, and counts more the less likely the log's choice was.",
+        "Each weight is 1 / propensity where both agree, else 0. Weigh `completed` with it.",
+        "The sum of weight times completed, over the sum of the weights. That sum is 0 if they never agree.",
+    ],
+    solution="""
+    def share_by_weights(picked, logged, propensity, completed):
+        import numpy as np
+
+        weight = np.where(picked == logged, 1 / propensity, 0.0)
+        return float((weight * completed).sum() / weight.sum()) if weight.any() else None
+    """,
+    wrong="""
+    def share_by_weights(picked, logged, propensity, completed):
+        agreed = picked == logged
+        return float(completed[agreed].mean()) if agreed.any() else None
+    """,
+    message="as if each agreement were equally likely",
+)
+def _(answer):
+    import numpy as np
+
+    picked, logged = np.array([1, 2, 3, 4]), np.array([1, 2, 3, 9])
+    propensity, completed = np.array([0.5, 0.5, 0.1, 0.5]), np.array([1.0, 1.0, 0.0, 1.0])
+    found = answer(picked, logged, propensity, completed)
+    assert found is not None, "they agree in three of four bookings, so it can be measured"
+    assert abs(found - 2 / 3) > 1e-9, "two of three is counted as if each agreement were equally likely; the third stands for ten bookings"
+    assert abs(found - 1) > 1e-9, "divide by the sum of the weights, not by the number of bookings"
+    assert abs(found - 4 / 14) < 1e-9, f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {found:.3f}"
+    assert answer(picked, logged, propensity, np.ones(4)) == 1, "if all trips are completed, the share is 1"
+    assert answer(picked, logged[::-1] + 9, propensity, completed) is None, "they never agree: nothing was measured, so None"
+
+# %% ../notebooks/90_exercises.ipynb #eeea2ea8
+@exercise(
+    "40.4",
+    stub="""
+    def may_replace(time, gain):
+        "No worse, by the lower bound over days? `gain`: trips won or lost in each booking. ACCEPTANCE.no_worse may be lost."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Bookings of one day share the weather: `training.interval` draws the days again, and gives None with fewer than two.",
+        "The mean is a statistic of two sums: `interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)`.",
+        "`found is not None and found.low >= -ACCEPTANCE.no_worse`",
+    ],
+    solution="""
+    def may_replace(time, gain):
+        import numpy as np
+        from mlops_course.problem import ACCEPTANCE
+        from mlops_course.training import interval
+
+        found = interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)
+        return found is not None and found.low >= -ACCEPTANCE.no_worse
+    """,
+    wrong="""
+    def may_replace(time, gain):
+        from mlops_course.problem import ACCEPTANCE
+
+        return gain.mean() >= -ACCEPTANCE.no_worse
+    """,
+    message="luck of a few days",
+)
+def _(answer):
+    import numpy as np
+    import pandas as pd
+
+    from mlops_course.problem import ACCEPTANCE
+
+    time = pd.Series(pd.date_range("2026-01-05", periods=14 * 200, freq="432s", tz="UTC"))
+    day = np.arange(len(time)) // 200
+    even = pd.Series(np.zeros(len(time)))
+    restless = pd.Series(np.where(day % 2 == 0, 0.31, -0.30))
+    assert not answer(time, restless), "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a few days"
+    assert answer(time, even), "an equal model is no worse, and may replace the champion"
+    assert answer(time, even - ACCEPTANCE.no_worse / 2), "a loss smaller than `no_worse` is allowed, day by day"
+    assert not answer(time, even - 2 * ACCEPTANCE.no_worse), "a steady loss of twice `no_worse` is too much"
+    assert not answer(time[:200], even[:200] + 0.5), "one day is no evidence: the interval is None, and the champion stays"
+
+# %% ../notebooks/90_exercises.ipynb #5db746ee
+@exercise(
+    "41.1",
+    stub="""
+    def one_promise_for_all(segment, label):
+        "What `checks.fair` says of a model that gives each row the probability 0.6."
+        raise NotImplementedError
+    """,
+    hints=[
+        "`fair` asks for the segment, the label and the probability of each row, in this order.",
+        "`fair(segment, label, np.full(len(label), 0.6))`",
+    ],
+    solution="""
+    def one_promise_for_all(segment, label):
+        import numpy as np
+        from mlops_course.checks import fair
+
+        return fair(segment, label, np.full(len(label), 0.6))
+    """,
+    wrong="""
+    def one_promise_for_all(segment, label):
+        from mlops_course.checks import Result
+
+        return Result("fair over segments", True, "everybody is promised the same")
+    """,
+    message="not equally honest",
+)
+def _(answer):
+    import numpy as np
+    import pandas as pd
+
+    def company(new, old, rows):  # how many of ten trips are completed, and rows of each segment
+        label = np.concatenate([np.arange(rows) % 10 < new, np.arange(rows) % 10 < old]).astype(int)
+        return pd.Series(np.repeat(["new", "old"], rows)), label
+
+    found = answer(*company(5, 7, 200))
+    assert hasattr(found, "passed"), "give back the `Result` of the check"
+    assert found.passed is not True, "new drivers completed 0.5 and old ones 0.7: the same promise to both is not equally honest"
+    assert found.passed is False, "with 200 rows in each segment it can be measured"
+    assert answer(*company(6, 6, 200)).passed is True, "where both segments complete 0.6, the promise of 0.6 is fair"
+    assert answer(*company(5, 7, 50)).passed is None, "50 rows in a segment are too few to tell: not measurable"
+
+# %% ../notebooks/90_exercises.ipynb #19a36d9e
+@exercise(
+    "41.2",
+    stub="""
+    def never_falls(score, rows, feature):
+        "A Result: if `feature` rises by 0.05, does no row's score fall by more than 0.01? Without rows it is not measurable."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A mean over all rows hides the few that fall. Compare each row with itself.",
+        "`fall = score(rows) - score(better)` has an entry a row; none may be above 0.01.",
+        "With no rows there is nothing that could fall: `passed` is None then.",
+    ],
+    solution="""
+    def never_falls(score, rows, feature):
+        from mlops_course.checks import Result
+
+        if rows.empty:
+            return Result(feature, None, "no rows")
+        better = rows.assign(**{feature: rows[feature] + 0.05})
+        wrong = int((score(rows) - score(better) > 0.01).sum())
+        return Result(feature, wrong == 0, f"{wrong} of {len(rows)} scores fall")
+    """,
+    wrong="""
+    def never_falls(score, rows, feature):
+        from mlops_course.checks import Result
+
+        better = rows.assign(**{feature: rows[feature] + 0.05})
+        return Result(feature, bool(score(better).mean() >= score(rows).mean()), "compared on average")
+    """,
+    message="on average the score rises",
+)
+def _(answer):
+    import numpy as np
+    import pandas as pd
+
+    rows = pd.DataFrame({"conv_rate": np.linspace(0.1, 0.9, 50), "acc_rate": 0.5})
+
+    def rising(some):
+        return some.conv_rate.to_numpy() / 2
+
+    def bent(some):  # falls for the best drivers
+        return 0.8 - abs(some.conv_rate.to_numpy() - 0.8)
+
+    def nearly_level(some):  # falls by 0.005 for a step of 0.05
+        return 0.5 - 0.1 * some.conv_rate.to_numpy()
+
+    said = "on average the score rises, and for the drivers who convert best it falls"
+    assert answer(bent, rows, "conv_rate").passed is False, said
+    assert answer(rising, rows, "conv_rate").passed is True, "this score rises with `conv_rate` in every row"
+    assert answer(rising, rows, "acc_rate").passed is True, "this score has nothing to do with `acc_rate`, so it does not fall"
+    assert answer(nearly_level, rows, "conv_rate").passed is True, "a fall of 0.005 does not count"
+    assert answer(rising, rows.head(0), "conv_rate").passed is None, "without rows nothing was measured: `passed` is None"
+
+# %% ../notebooks/90_exercises.ipynb #e8534f10
+@exercise(
+    "41.3",
+    stub="""
+    def alone_as_together(score, rows):
+        "A Result: does each row get, within 1e-9, the same score alone as among the others? Without rows it is not measurable."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Shuffling changes the order of the others, but not who they are. Ask for each row without the others.",
+        "`rows.iloc[[i]]` is a table of one row; `score` of it gives an array with one entry.",
+        "`np.concatenate([score(rows.iloc[[i]]) for i in range(len(rows))])`, compared with `score(rows)`.",
+    ],
+    solution="""
+    def alone_as_together(score, rows):
+        import numpy as np
+        from mlops_course.checks import Result
+
+        if rows.empty:
+            return Result("alone as together", None, "no rows")
+        alone = np.concatenate([score(rows.iloc[[i]]) for i in range(len(rows))])
+        apart = float(np.abs(alone - score(rows)).max())
+        return Result("alone as together", apart < 1e-9, f"apart by {apart:.3g}")
+    """,
+    wrong="""
+    def alone_as_together(score, rows):
+        from mlops_course.checks import ignores_order
+
+        return ignores_order(score, rows)
+    """,
+    message="the mean of the batch",
+)
+def _(answer):
+    import numpy as np
+    import pandas as pd
+
+    rows = pd.DataFrame({"conv_rate": np.linspace(0.1, 0.9, 20), "acc_rate": 0.5})
+
+    def good(some):
+        return some.conv_rate.to_numpy() / 2
+
+    def beside_the_mean(some):
+        values = some.conv_rate.to_numpy()
+        return 0.5 + (values - values.mean()) / 2
+
+    def one_depends(some):
+        return good(some) + 0.2 * ((some.conv_rate == rows.conv_rate.iloc[-1]) & (len(some) > 1)).to_numpy()
+
+    found = answer(beside_the_mean, rows)
+    assert found.passed is False, "each row is compared with the mean of the batch, so a driver alone always gets 0.5, and this passed"
+    assert answer(good, rows).passed is True, "each score depends on its own row only"
+    assert answer(one_depends, rows).passed is False, "the last row alone is told something else: look at all rows"
+    assert answer(lambda some: good(some) + 1e-13 * len(some), rows).passed is True, "a difference of 1e-12 is rounding, and no fault"
+    assert answer(good, rows.head(0)).passed is None, "without rows nothing was measured: `passed` is None"
+
+# %% ../notebooks/90_exercises.ipynb #7a3dfb0b
+@exercise(
+    "42.1",
+    stub="""
+    def same_model(file, other):
+        "Do two files in skops format (as bytes) hold the same model, whenever and wherever they were saved?"
+        raise NotImplementedError
+    """,
+    hints=[
+        "The bytes differ by dates and by addresses in memory. Which function of the registry takes these out?",
+        "Compare `registry.canonical(...)` of both.",
+    ],
+    solution="""
+    def same_model(file, other):
+        from mlops_course.registry import canonical
+
+        return canonical(file) == canonical(other)
+    """,
+    wrong="""
+    def same_model(file, other):
+        return file == other
+    """,
+    message="addresses in memory",
+)
+def _(answer):
+    import io
+    import zipfile
+
+    import numpy as np
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.linspace(0, 1, 20).reshape(-1, 1)
+    models = [LogisticRegression(C=strength).fit(x, x[:, 0] > 0.5) for strength in (1.0, 1.0, 0.1)]
+    first, again, weaker = (skops.io.dumps(model) for model in models)
+    packed, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(first))
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in reversed(source.namelist()):
+            target.writestr(zipfile.ZipInfo(name, (1999, 12, 31, 0, 0, 0)), source.read(name))
+    assert answer(first, again), "the same data and parameters give the same model; only dates and addresses in memory differ"
+    assert answer(first, packed.getvalue()), "the same file packed again on another day holds the same model"
+    assert not answer(first, weaker), "a model with another strength is another model"
+
+# %% ../notebooks/90_exercises.ipynb #a493f2e7
+@exercise(
+    "42.2",
+    stub="""
+    def champion_after(events):
+        "The champion after events: a version's number is a promotion, `rollback` takes the top one off. None before the first promotion."
+        raise NotImplementedError
+    """,
+    hints=[
+        "One remembered version is too few. Promotions lie in a pile.",
+        "A list is a pile: `append` for a promotion, `pop` for a rollback, the last entry is the champion.",
+        "Two exceptions: the first champion stays where it is, and promoting the present champion changes nothing.",
+    ],
+    solution="""
+    def champion_after(events):
+        pile = []
+        for event in events:
+            if event == "rollback":
+                pile = pile[:-1] if len(pile) > 1 else pile
+            elif event not in pile[-1:]:
+                pile.append(event)
+        return pile[-1] if pile else None
+    """,
+    wrong="""
+    def champion_after(events):
+        champion = before = None
+        for event in events:
+            if event == "rollback":
+                champion, before = before, champion
+            else:
+                champion, before = event, champion
+        return champion
+    """,
+    message="came back by itself",
+)
+def _(answer):
+    found = answer(["1", "2", "3", "rollback", "rollback"])
+    assert found != "3", "version 3 was rolled back, and the second rollback made it champion: a bad model came back by itself"
+    assert found == "1", f"two rollbacks after 1, 2, 3 lead to version 1, not to {found}"
+    assert answer(["1", "2", "rollback", "4"]) == "4", "a promotion after a rollback counts like any other"
+    assert answer(["1", "2", "rollback", "4", "rollback"]) == "1", "2 was rolled back before, so below 4 lies 1"
+    assert answer(["1", "2", "2", "rollback"]) == "1", "2 was champion already when it was promoted again; one rollback leads to 1"
+    assert answer(["1", "rollback"]) == "1", "there is nothing before the first champion, so it stays"
+    assert answer([]) is None, "without a promotion there is no champion"
+
+# %% ../notebooks/90_exercises.ipynb #d41b297e
+@exercise(
+    "42.3",
+    stub="""
+    def opened(read, digest, make):
+        "`make(file)` of the bytes that `read()` gets from the disk, if their SHA-256 in hex is `digest`; else raise DigestMismatch."
+        raise NotImplementedError
+    """,
+    hints=[
+        "`hashlib.sha256(file).hexdigest()` is the digest of bytes. Compare before anything is made of them.",
+        "Between two reads somebody may swap the file. Make the model from the very bytes that were compared.",
+        "`file = read()` once, at the top; then compare, then `make(file)`.",
+    ],
+    solution="""
+    def opened(read, digest, make):
+        import hashlib
+
+        from mlops_course.registry import DigestMismatch
+
+        file = read()
+        if hashlib.sha256(file).hexdigest() != digest:
+            raise DigestMismatch("not loaded: this is not the file that was registered")
+        return make(file)
+    """,
+    wrong="""
+    def opened(read, digest, make):
+        import hashlib
+
+        from mlops_course.registry import DigestMismatch
+
+        if hashlib.sha256(read()).hexdigest() != digest:
+            raise DigestMismatch("not loaded: this is not the file that was registered")
+        return make(read())
+    """,
+    message="swapped between two reads",
+)
+def _(answer):
+    import hashlib
+
+    made = []
+
+    def make(file):
+        made.append(file)
+        return f"a model of {len(file)} bytes"
+
+    def loaded(*contents):  # what the disk gives at the first read, at the second, and so on
+        made.clear()
+        disk = list(contents)
+        return answer(lambda: disk.pop(0) if len(disk) > 1 else disk[0], hashlib.sha256(b"good").hexdigest(), make)
+
+    assert loaded(b"good") == "a model of 4 bytes", "this is the file that was registered: give back what `make` made of it"
+    for contents in [(b"evil",), (b"",)]:
+        try:
+            loaded(*contents)
+        except Exception as error:
+            assert type(error).__name__ == "DigestMismatch", f"another file should raise DigestMismatch, not {type(error).__name__}"
+        else:
+            raise AssertionError(f"a model was loaded from {contents[0]}, which is not the file that was registered")
+        assert not made, "a model was made before the digest was compared: the program in the file has already run"
+    assert loaded(b"good", b"evil") and made == [b"good"], "the file was swapped between two reads: what was compared was not loaded"
+
+# %% ../notebooks/90_exercises.ipynb #6867a18f
+@exercise(
+    "50.1",
+    stub="""
+    def best_driver(champion, rows):
+        "The `driver_id` with the highest probability; `champion` is a `registry.Loaded`, the columns of `rows` come in any order."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A table turned to numbers has no names any more, and nobody can put its columns right.",
+        "`champion.probability(rows)` knows the order of the signature; `argmax()` gives the place of the highest.",
+    ],
+    solution="""
+    def best_driver(champion, rows):
+        return rows.driver_id.iloc[champion.probability(rows).argmax()]
+    """,
+    wrong="""
+    def best_driver(champion, rows):
+        numbers = rows.drop(columns="driver_id").to_numpy()
+        return rows.driver_id.iloc[champion.model.predict_proba(numbers)[:, 1].argmax()]
+    """,
+    message="`acc_rate` came first",
+)
+def _(answer):
+    import numpy as np
+    import pandas as pd
+
+    from mlops_course.registry import Loaded
+
+    class First:  # takes its first column for the probability, as it learned
+        def predict_proba(self, rows):
+            one = np.asarray(rows, float)[:, 0]
+            return np.column_stack([1 - one, one])
+
+    champion = Loaded(First(), "driver-completion", "3", "0" * 32, ("conv_rate", "acc_rate", "avg_daily_trips"), "f" * 64)
+    rows = pd.DataFrame({"driver_id": [1001, 1002, 1003], "acc_rate": [0.2, 0.9, 0.5], "conv_rate": [0.9, 0.3, 0.6]})
+    rows["avg_daily_trips"] = 2.0
+    assert answer(champion, rows) != 1002, "1002 accepts most: `acc_rate` came first in this file, and was taken for `conv_rate`"
+    assert answer(champion, rows) == 1001, "1001 converts most, and this model asks for nothing else"
+    assert answer(champion, rows[[*champion.features, "driver_id"]]) == 1001, "in the model's own order it is 1001 too"
+    assert answer(champion, rows.assign(avg_daily_trips=0.0, remark="quiet")) == 1001, "a column unknown to the model does not matter"
+
+# %% ../notebooks/90_exercises.ipynb #d0754b83
+@exercise(
+    "50.2",
+    stub="""
+    def scores_in_order(champion, rows):
+        "A list with the probability of each row, in the order of `rows`; None where no feature at all is known."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Whoever asked for four drivers wants four answers. A row may be without score, but not without answer.",
+        "A gap in one feature is what the model's imputer is for. Only a row without any feature says nothing.",
+        "`batch.score(champion, rows).score` has it all, with NaN for None: `pd.isna` finds them.",
+    ],
+    solution="""
+    def scores_in_order(champion, rows):
+        import pandas as pd
+        from mlops_course.batch import score
+
+        return [None if pd.isna(one) else one for one in score(champion, rows).score]
+    """,
+    wrong="""
+    def scores_in_order(champion, rows):
+        return list(champion.probability(rows.dropna()))
+    """,
+    message="2 answers for 4 drivers",
+)
+def _(answer):
+    import numpy as np
+    import pandas as pd
+
+    from mlops_course.registry import Loaded
+
+    class Filling:  # the probability is `conv_rate`; a gap gets the mean of the training data
+        def predict_proba(self, rows):
+            one = np.nan_to_num(np.asarray(rows, float)[:, 0], nan=0.6)
+            return np.column_stack([1 - one, one])
+
+    names = ("conv_rate", "acc_rate", "avg_daily_trips")
+    champion = Loaded(Filling(), "driver-completion", "3", "0" * 32, names, "f" * 64)
+    rows = pd.DataFrame({"driver_id": [1004, 9999, 1001, 1002], "event_timestamp": pd.Timestamp("2026-01-05T09:00Z")})
+    rows[list(names)] = [[0.3, 0.5, 2], [np.nan] * 3, [0.9, 0.2, np.nan], [0.4, 0.8, 1]]
+    found = list(answer(champion, rows))
+    assert len(found) == 4, f"{len(found)} answers for 4 drivers: nobody can tell whose score is missing"
+    assert found[1] is None, "nothing is known of 9999, and the score of the average driver looks like knowledge: None"
+    assert found[2] is not None, "of 1001 only `avg_daily_trips` is missing: the model can live with that"
+    assert found == [0.3, None, 0.9, 0.4], f"the scores in the order of the rows are 0.3, None, 0.9, 0.4, not {found}"
+    assert list(answer(champion, rows[1:2])) == [None], "a list of one unknown driver has one answer, None"
+
+# %% ../notebooks/90_exercises.ipynb #11648596
+@exercise(
+    "50.3",
+    stub="""
+    def driver_to_call(scores, now):
+        "The `driver_id` with the highest score among rows that are scored and at most an hour old at `now`; None if there is none."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A row says what was known at its `event_timestamp`. How old is that at `now`?",
+        "Keep rows with `now - scores.event_timestamp <= timedelta(hours=1)` and the status `scored`; there may be none.",
+        "Of what is left: `usable.driver_id[usable.score.idxmax()]`.",
+    ],
+    solution="""
+    def driver_to_call(scores, now):
+        from datetime import timedelta
+
+        usable = scores[(now - scores.event_timestamp <= timedelta(hours=1)) & (scores.status == "scored")]
+        return None if usable.empty else usable.driver_id[usable.score.idxmax()]
+    """,
+    wrong="""
+    def driver_to_call(scores, now):
+        usable = scores[scores.status == "scored"]
+        return None if usable.empty else usable.driver_id[usable.score.idxmax()]
+    """,
+    message="three hours ago",
+)
+def _(answer):
+    import pandas as pd
+
+    now = pd.Timestamp("2026-01-05T12:00Z")
+    scores = pd.DataFrame({"driver_id": [1001, 1002, 1003, 9999], "score": [0.9, 0.4, 0.7, None]})
+    scores["event_timestamp"] = now - pd.to_timedelta([180, 10, 60, 5], unit="min")
+    scores["status"] = ["scored", "scored", "scored", "no features"]
+    found = answer(scores, now)
+    assert found != 1001, "1001 had the highest score three hours ago; perhaps she went home since"
+    assert found == 1003, "1003 has the highest score of those that are at most an hour old; an hour is not too old"
+    assert answer(scores, now + pd.Timedelta(minutes=1)) == 1002, "a minute later 1003 is too old, and 1002 is left"
+    assert answer(scores[scores.driver_id == 9999], now) is None, "9999 has no score, and nobody else is on the list: None"
+    assert answer(scores, now + pd.Timedelta(days=1)) is None, "all scores are of yesterday: None, and a person should look why"
+
 # %% ../notebooks/90_exercises.ipynb #c02202de
 @exercise(
     "60.1",
@@ -562,7 +1716,7 @@ def _(answer):
     assert answer(lines) == ["data"], "data has failed"
     assert answer(lines + '{"event": "stage fai') == ["data"], "the half line at the end should wait"
 
-# %% ../notebooks/90_exercises.ipynb #dbb3798b
+# %% ../notebooks/90_exercises.ipynb #a44f0889
 @exercise(
     "60.3",
     stub="""
@@ -579,14 +1733,14 @@ def _(answer):
         import duckdb
 
         question = "SELECT max_by(stage, seconds) FROM read_json(?, format = 'newline_delimited') WHERE event = 'stage finished'"
-        return duckdb.execute(question, [str(file)]).fetchone()[0]
+        return duckdb.sql(question, params=[str(file)]).fetchall()[0][0]
     """,
     wrong="""
     def slowest(file):
         import duckdb
 
         question = "SELECT max_by(stage, seconds) FROM read_json(?, format = 'newline_delimited')"
-        return duckdb.execute(question, [str(file)]).fetchone()[0]
+        return duckdb.sql(question, params=[str(file)]).fetchall()[0][0]
     """,
     message="never finished",
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEW', 'REFERENCES', 'definitions', 'FeatureSettings', 'store_settings', 'open_store', 'historical', 'online',
-           'build', 'run']
+           'build', 'of_environment', 'run']
 
 # %% ../notebooks/31_feature_store.ipynb #8e98c5da
 from datetime import timedelta
@@ -169,8 +169,21 @@ def _replace(folder: Path, beside: Path) -> None:
     os.replace(beside, folder)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../notebooks/31_feature_store.ipynb #fa56cf2f
-from .project import Stage, root
+# %% ../notebooks/31_feature_store.ipynb #dae0b3bd
+from .project import environment, root, tasks, validated
+
+
+def of_environment() -> list:
+    "The definitions over the statistics of the environment's build, for Feast's own command line."
+    told = environment()
+    settings = validated(FeatureSettings, told.features, f"the section `features` of environment {told.name}")
+    path = root() / tasks()["data"]["product"]["statistics"].replace("{{out}}", told.out.as_posix())
+    if not path.is_file():
+        raise CourseError(f"missing: {os.path.relpath(path, root())}. Run notebooks/30_data_pipeline.ipynb first, or `make run` for all of them")
+    return definitions(str(path), timedelta(hours=settings.ttl_hours), "created" in pq.read_schema(path).names)
+
+# %% ../notebooks/31_feature_store.ipynb #cceda27b
+from .project import Stage
 from .telemetry import log
 
 

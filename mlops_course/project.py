@@ -325,7 +325,7 @@ def check_inputs(
 
 _NOTES = {"nb", "made"}  # products that nobody reads as data: the executed notebook and the list of files
 
-# %% ../notebooks/00_start_here.ipynb #63014956
+# %% ../notebooks/00_start_here.ipynb #04ae963d
 import time
 
 from .telemetry import log, logging_to
@@ -351,9 +351,7 @@ def stage(
         before = _inputs(list(upstream or []), told, build)
     running = Stage(name, told, {k: Path(v) for k, v in product.items()}, before)
     check_inputs(before)
-    for path in running.product.values():
-        path.with_name(f".{path.name}.metadata").unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
+    _begin(running)
     token, began = _current.set(told), time.monotonic()
     try:
         with logging_to(running.out / "logs/pipeline.jsonl", stage=name, environment=told.name):
@@ -370,6 +368,16 @@ def stage(
 
 
 _environment = environment  # `stage` has an argument of that name
+
+
+def _begin(stage: Stage) -> None:
+    "Take away what says that the products are current, and what an earlier run that was killed has left half-written."
+    stage.product["made"].unlink(missing_ok=True)
+    for path in stage.product.values():
+        path.with_name(f".{path.name}.metadata").unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for half in path.parent.glob(f".{path.name}.*.part"):
+            half.unlink()
 
 
 def _made(stage: Stage) -> dict:

@@ -9,7 +9,7 @@ __all__ = ['ENTITY', 'TIME', 'BOOKING', 'LABEL', 'FEATURES', 'PROPENSITY', 'KNOW
            'surprise', 'Trial', 'compare', 'behaviour', 'best', 'choices', 'weights', 'robust', 'effective_sample',
            'Interval', 'interval', 'Uplift', 'uplift', 'enough', 'good_enough', 'first_champion', 'no_worse',
            'Champion', 'Judged', 'judge', 'reasons', 'recipe_of', 'key_of', 'track', 'report', 'verdict',
-           'present_champion', 'try_all', 'settle', 'compare_with_truth', 'Reproduced', 'reproduce', 'train', 'run']
+           'present_champion', 'try_all', 'settle', 'train', 'compare_with_truth', 'Reproduced', 'reproduce', 'run']
 
 # %% ../notebooks/40_training_pipeline.ipynb #f780934d
 from .problem import CONTRACT
@@ -27,7 +27,7 @@ class TrainingSettings(Settings):
     seed: int = 7
     truth: str | None = None  # what a simulation knows; read after the gate has decided, never before
 
-# %% ../notebooks/40_training_pipeline.ipynb #ec7c6900
+# %% ../notebooks/40_training_pipeline.ipynb #5cffdf1c
 from collections.abc import Callable
 
 import numpy as np
@@ -47,6 +47,7 @@ def extract(
     rows = rows.merge(bookings[[*pair, PROPENSITY]], on=pair, how="left")
     rows = rows.merge(labels[[*pair, TIME, LABEL, KNOWN]], on=pair, how="outer", suffixes=("", " of label"))
     rows[TIME] = rows[TIME].fillna(rows.pop(f"{TIME} of label")).dt.as_unit("us")
+    rows[KNOWN] = rows[KNOWN].dt.as_unit("us")
     rows = rows.sort_values([TIME, BOOKING, ENTITY], ignore_index=True)
     found = historical(rows[[ENTITY, TIME]])
     rows[FEATURES] = found[FEATURES].to_numpy("float64")
@@ -530,7 +531,7 @@ def _not_below(name: str, found: Interval | None, needed: Acceptance) -> checks.
     message = f"{name} than the champion: {found.estimate:+.4f}, lower bound {found.low:+.4f}, may lose {needed.no_worse:g}"
     return checks.Result(name, found.low >= -needed.no_worse, message)
 
-# %% ../notebooks/40_training_pipeline.ipynb #3a2bdd20
+# %% ../notebooks/40_training_pipeline.ipynb #8bce219f
 class Champion(NamedTuple):
     "The present champion, as the gate sees it."
 
@@ -567,34 +568,37 @@ def judge(
     "Validate, prepare, train, evaluate, and let the gate decide."
     at = windows(frame, told)
     parts = split(frame, at)
-    data, trials, test = validate(frame, parts, history), compare(parts, told.seed), parts["test"]
+    data, trials = validate(frame, parts, history), compare(parts, told.seed)
     kind = best(trials)
-    if kind is None:
-        results = [*enough(test, None), *data, checks.Result("model", None, _untrained(parts, trials))]
-        metrics = _measured(test, None, None)
-        return Judged(None, None, results, trials, metrics, Uplift(None, None, None, 0), test.assign(score=np.nan), test.head(0), at)
-    learned = labelled(frame, None, at.test)
-    model = fit(kind, learned, told.seed)
-    ahead = frame[frame[TIME] >= at.test]
-    score = pd.Series(probability(model, ahead), ahead.index)
-    chosen = choices(ahead, score)
-    gain, base = uplift(chosen, told.seed), base_rate(learned, test)
-    results = [*enough(test, gain.effective_sample), *data, *behaviour(model, test), *good_enough(test, score[test.index], base, told.seed)]
+    if kind is not None:
+        return _examined(frame, at, data, trials, kind, told.seed, champion)
+    test = parts["test"]
+    results = [*enough(test, None), *data, checks.Result("model", None, _untrained(parts, trials))]
+    nothing = Uplift(None, None, None, 0)
+    return Judged(None, None, results, trials, _measured(test, None, None), nothing, test.assign(score=np.nan), test.head(0), at)
+
+
+def _examined(frame, at: Windows, data: list, trials: list[Trial], kind: str, seed: int, champion: Champion | None) -> Judged:
+    "The model of that kind, trained on all that was known before the test, and what the test says of it."
+    learned, test, ahead = labelled(frame, None, at.test), labelled(frame, at.test, at.end), frame[frame[TIME] >= at.test]
+    model = fit(kind, learned, seed)
+    scores = pd.Series(probability(model, ahead), ahead.index)
+    score, base, chosen = scores[test.index].to_numpy(), base_rate(learned, test), choices(ahead, scores)
+    gain = uplift(chosen, seed)
+    results = [*enough(test, gain.effective_sample), *data, *behaviour(model, test), *good_enough(test, score, base, seed)]
     if champion is None:
         results.append(first_champion(gain))
     else:
-        later = ahead[ahead[TIME] >= max(at.test, champion.until)]
-        results += no_worse(later, score[later.index].to_numpy(), champion.probability(later), told.seed)
-    metrics = _measured(test, score[test.index], base)
-    return Judged(kind, model, results, trials, metrics, gain, test.assign(score=score), chosen, at)
+        later = ahead[ahead[TIME] >= champion.until]
+        results += no_worse(later, scores[later.index].to_numpy(), champion.probability(later), seed)
+    return Judged(kind, model, results, trials, _measured(test, score, base), gain, test.assign(score=score), chosen, at)
 
-# %% ../notebooks/40_training_pipeline.ipynb #7df9f4ee
+
 def _untrained(parts: dict[str, pd.DataFrame], trials: list[Trial]) -> str:
     "Why no model could be trained."
-    classes = parts["train"][LABEL].nunique()
     if parts["train"].empty or parts["validation"].empty:
         return "no model: there are no labels to train on or to choose by"
-    if classes < 2:
+    if parts["train"][LABEL].nunique() < 2:
         return "no model: the training labels are of one class only"
     return "no model: " + "; ".join(f"{trial.name}: {trial.note}" for trial in trials[2:])
 
@@ -675,7 +679,7 @@ def track(
     client.set_terminated(run_id)
     return run_id
 
-# %% ../notebooks/40_training_pipeline.ipynb #dede1882
+# %% ../notebooks/40_training_pipeline.ipynb #b66460e5
 import base64
 import html
 import io
@@ -712,7 +716,7 @@ def _gains(judged: Judged, axes) -> None:
         title="uplift in completed trips, 95 %, and the goal",
     )
 
-# %% ../notebooks/40_training_pipeline.ipynb #5231e889
+
 def _rounded(value):
     return "not measurable" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
@@ -765,7 +769,7 @@ def verdict(
         "windows": {name: moment.isoformat() for name, moment in judged.at._asdict().items()},
     }
 
-# %% ../notebooks/40_training_pipeline.ipynb #8033e0e8
+# %% ../notebooks/40_training_pipeline.ipynb #5aa9622d
 import json
 
 
@@ -791,7 +795,7 @@ def try_all(
 
     key, judged = key_of(recipe), judge(frame, history, told, present_champion(client))
     for trial in judged.trials:
-        tags = {"kind": trial.name, "until": judged.at.validation.isoformat()}
+        tags = {"kind": trial.name, "until": judged.at.validation.isoformat(), "note": trial.note}
         track(client, f"{key}/{trial.name}", recipe, tags, trial.metrics, trial.model)
     with tempfile.TemporaryDirectory() as scratch:
         files = tuple(Path(scratch) / name for name in ("verdict.json", "report.html", "choices.parquet"))
@@ -816,6 +820,35 @@ def settle(
         registry.promote(client, number)
         client.set_tag(run_id, "settled", "true")
     return "promoted" if registry.aliases(client).get("champion") == number else "kept", number
+
+
+def train(
+    client,
+    frame: pd.DataFrame,  # as it was kept
+    history: pd.DataFrame,
+    told: TrainingSettings,
+    snapshot: str,
+) -> tuple[dict, Path]:
+    "The decision on this table, made or found, with names of run and version; and the folder where its run keeps its files."
+    recipe = recipe_of(snapshot, told)
+    found = registry.find(client, key_of(recipe))
+    run_id = found.run_id if found else try_all(client, frame, history, told, recipe)
+    run = client.get_run(run_id)
+    files = Path(run.info.artifact_uri)
+    if not (files / "verdict.json").is_file():
+        raise CourseError(f"run {run_id} has lost its files beside mlflow.db: `make clean`, then run again")
+    seen = json.loads((files / "verdict.json").read_text(encoding="utf-8"))
+    decision, number = settle(client, run_id, recipe, seen.pop("passed"))
+    model = {
+        "name": registry.NAME,
+        "version": number,
+        "run_id": run_id,
+        "digest": run.data.tags.get("model_digest"),
+        "kind": seen.pop("kind"),
+    }
+    if decision == "kept":
+        seen["reasons"] = [f"judged before, as version {number}; the champion is version {registry.aliases(client)['champion']} by now"]
+    return {"decision": decision, "found": found is not None, "key": key_of(recipe), "snapshot": snapshot, "model": model, **seen}, files
 
 # %% ../notebooks/40_training_pipeline.ipynb #fcfa3578
 def compare_with_truth(
@@ -842,20 +875,19 @@ def compare_with_truth(
         "bookings": len(chosen),
     }
 
-# %% ../notebooks/40_training_pipeline.ipynb #cfb61e2c
+# %% ../notebooks/40_training_pipeline.ipynb #510f8c7c
 class Reproduced(NamedTuple):
-    "The digest of a run's model, that of the model made again, and whether the code has changed since."
+    "The digest of a run's model, and that of the model made again."
 
     kept: str
     made: str
-    code_changed: bool
 
 
 def reproduce(
     folder: Path,  # of MLflow; the snapshots are beside it
     run_id: str,
 ) -> Reproduced:
-    "Train a run's model again from its snapshot. Raises `CourseError` if run, model or snapshot are gone."
+    "Train a run's model again from its snapshot; changed code is said and no error. Raises `CourseError` if run, model or snapshot are gone."
     import tempfile
 
     from mlflow.exceptions import MlflowException
@@ -869,43 +901,17 @@ def reproduce(
     if "model_digest" not in tags:
         raise CourseError(f"run {run_id} has no model: it is a baseline, was refused before training, or did not come to its end")
     frame = kept(tags["snapshot"], Path(folder).parent / "snapshots")
-    changed = tags["code"] != project.digest_of_code(*CODE)
-    if changed:
-        print("the code has changed since this run: a difference may come from it")
+    if tags["code"] != project.digest_of_code(*CODE):
+        print("the code has changed since this run: if the models differ, that may be why")
     model = fit(tags["kind"], labelled(frame, None, pd.Timestamp(tags["until"])), int(params["seed"]))
     with tempfile.TemporaryDirectory() as scratch:
         made = registry.save_model(model, Path(scratch) / "model", tuple(FEATURES))
-    return Reproduced(tags["model_digest"], made, changed)
+    return Reproduced(tags["model_digest"], made)
 
-# %% ../notebooks/40_training_pipeline.ipynb #e4938193
-def train(
-    client,
-    frame: pd.DataFrame,  # as it was kept
-    history: pd.DataFrame,
-    told: TrainingSettings,
-    snapshot: str,
-) -> tuple[dict, Path]:
-    "The decision on this table, made or found, with names of run and version; and the folder where its run keeps its files."
-    recipe = recipe_of(snapshot, told)
-    found = registry.find(client, key_of(recipe))
-    run_id = found.run_id if found else try_all(client, frame, history, told, recipe)
-    run = client.get_run(run_id)
-    files = Path(run.info.artifact_uri)
-    seen = json.loads((files / "verdict.json").read_text(encoding="utf-8"))
-    decision, number = settle(client, run_id, recipe, seen.pop("passed"))
-    model = {
-        "name": registry.NAME,
-        "version": number,
-        "run_id": run_id,
-        "digest": run.data.tags.get("model_digest"),
-        "kind": seen.pop("kind"),
-    }
-    if decision == "kept":
-        seen["reasons"] = [f"judged before, as version {number}; the champion is version {registry.aliases(client)['champion']} by now"]
-    return {"decision": decision, "found": found is not None, "key": key_of(recipe), "snapshot": snapshot, "model": model, **seen}, files
-
-# %% ../notebooks/40_training_pipeline.ipynb #be1aecf0
+# %% ../notebooks/40_training_pipeline.ipynb #500c8083
 import shutil
+
+from .telemetry import log
 
 
 def run(
@@ -950,9 +956,6 @@ def _with_truth(stage: project.Stage, told: TrainingSettings, files: Path, found
     compared = compare_with_truth(chosen, pd.read_parquet(project.root() / told.truth), found)
     project.write_json(stage.record(written), compared)
     return compared
-
-# %% ../notebooks/40_training_pipeline.ipynb #bd0161be
-from .telemetry import log
 
 
 def _said(decision: dict, compared: dict | None) -> list[str]:

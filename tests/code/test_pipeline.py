@@ -56,6 +56,7 @@ def test_a_task_comes_after_the_stages_that_its_notebook_names(task):
     told = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cells[0]).body if isinstance(n, ast.Assign)}
     assert set(told) == {"upstream", "product", "environment"}
     assert (told["upstream"] or []) == UPSTREAM[task]
+    assert set(project.tasks()[task]["params"]) - {"resources_"} <= set(told), "Ploomber cannot tell a misspelt parameter"
 
 
 @pytest.mark.parametrize("module", sorted(p.stem for p in PACKAGE.glob("*.py") if not p.stem.startswith("_")))

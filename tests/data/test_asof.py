@@ -1,12 +1,13 @@
 """The law of the point-in-time join, and our Feast offline store beside Feast's own."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RequestSource, types
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RequestSource, types
 from feast.data_source import PushMode, PushSource
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -63,9 +64,8 @@ def test_each_label_gets_the_newest_row_known_at_its_time_and_nothing_else_chang
             "entity": pd.Series([e for e, _ in labels], dtype="Int64"),
             "when": moments(np.nan if t is None else t for _, t in labels),
             "n": range(len(labels)),
-        },
-        index=range(len(labels), 0, -1),
-    )
+        }
+    ).set_axis(range(len(labels), 0, -1))
     limit = None if ttl is None else timedelta(minutes=ttl)
 
     found = asof.as_of(
@@ -87,8 +87,6 @@ def test_a_row_counts_from_its_own_microsecond_and_until_its_last():
 
 
 def test_a_time_without_zone_is_utc_wherever_the_machine_stands(monkeypatch):
-    import time
-
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
@@ -164,6 +162,7 @@ def labels(n: int = 800, seed: int = 9) -> pd.DataFrame:
     return who.assign(event_timestamp=moments(draw.integers(0, 2_500, n)))
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*experimental feature:RuntimeWarning")
 ALL = ["stats:rate", "stats:trips", "zones:demand"]
 
 
@@ -183,8 +182,6 @@ def test_full_names_aliases_of_keys_and_of_views_are_honoured(files):
     store = repository(files)
     asked = labels(50).rename(columns={"driver_id": "candidate"})
     view = store.get_feature_view("stats").with_name("rival").with_join_key_map({"driver_id": "candidate"})
-    from feast import FeatureService
-
     service = FeatureService(name="pair", features=[view[["rate"]], store.get_feature_view("zones")])
     store.apply([service])
 

@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-
 from data import files
 
 ZONE = "Asia/Ho_Chi_Minh"
@@ -44,7 +43,7 @@ def both(tmp_path_factory):
         | {"zone": ZONE, "time_format": stamp, "decimal": ","},
         "bookings": files.write(theirs["bookings"], folder / "chuyen.parquet") | {"zone": ZONE},
         "candidates": files.write(theirs["candidates"], folder / "ung_vien.txt", sep="\t"),
-        "labels": files.write(theirs["labels"], folder / "ket_qua.tsv", sep="\t") | {"zone": ZONE},
+        "labels": files.write(theirs["labels"], folder / "nhan.tsv", sep="\t") | {"zone": ZONE},
     }
     sources = {name: {**source, "columns": NAMES[name]} for name, source in sources.items()}
     return files.run_data(folder / "out/ours", ours), files.run_data(folder / "out/theirs", sources)

@@ -5,8 +5,8 @@ import os
 
 import pandas as pd
 import pytest
-
 from data import files
+
 from conftest import run_stages
 from mlops_course import data, project
 from mlops_course.problem import CONTRACT

@@ -10,6 +10,9 @@ import signal
 import subprocess
 import sys
 import zipfile
+from hashlib import sha256
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +77,19 @@ def stored(client, version: str) -> Path:
     return Path(client.get_run(registry.version_of(client, version).run_id).info.artifact_uri) / "model"
 
 
+def in_a_process(work, *arguments) -> Process:
+    "Begin work in a process of its own, as a copy of this one."
+    process = get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def dies(*_, **__) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    "Run code with the names of this module in a process of its own."
+    "Run code with the names of this module in a new interpreter."
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_registry import *\n{code}"
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
     return subprocess.run(command, cwd=project.root(), env={**os.environ, **environment}, capture_output=True, text=True, check=False)
@@ -89,26 +103,41 @@ def empty(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def client(empty, tmp_path):
-    "A registry without a model, in a folder of its own."
+def folder(empty, tmp_path) -> Path:
+    "The folder of a registry without a model. No process has opened it."
     shutil.copytree(empty, tmp_path / "mlflow")
-    return registry.connect(tmp_path / "mlflow")
+    return tmp_path / "mlflow"
+
+
+@pytest.fixture
+def client(folder):
+    "A registry without a model, in a folder of its own."
+    return registry.connect(folder)
+
+
+@pytest.fixture(scope="module")
+def one_model(empty, tmp_path_factory):
+    "A registry with one version, for tests that leave it as it was."
+    folder = tmp_path_factory.mktemp("one") / "mlflow"
+    shutil.copytree(empty, folder)
+    client = registry.connect(folder)
+    registered(client, "key")
+    return client
 
 
 # --- the same model is the same file -------------------------------------------------------------
 
 
-def test_an_estimator_trained_in_two_processes_is_saved_as_the_same_bytes():
-    code = """
-import hashlib
-for name, estimator in estimators().items():
-    print(name, hashlib.sha256(registry.canonical(skops.io.dumps(estimator.fit(*trips())))).hexdigest())
-"""
-    first, second = (python(code, PYTHONHASHSEED=seed) for seed in ["1", "2"])
+def digests() -> dict[str, str]:
+    return {name: sha256(registry.canonical(skops.io.dumps(e.fit(*trips())))).hexdigest() for name, e in estimators().items()}
 
-    assert first.returncode == 0, first.stderr
-    assert first.stdout == second.stdout
-    assert len(set(line.split()[1] for line in first.stdout.splitlines())) == len(estimators())
+
+def test_an_estimator_trained_in_two_processes_is_saved_as_the_same_bytes():
+    here, there = digests(), python("print(json.dumps(digests()))", PYTHONHASHSEED="123")
+
+    assert there.returncode == 0, there.stderr
+    assert json.loads(there.stdout) == here
+    assert len(set(here.values())) == len(here)
 
 
 @pytest.mark.parametrize("name", ["dummy", "spline", "boosting", "forest", "sigmoid", "isotonic", "clipped"])
@@ -232,16 +261,18 @@ def test_a_model_folder_holds_the_files_that_are_checked(client):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
-def test_one_changed_byte_in_any_file_is_refused_before_anything_is_loaded(client, name, place, monkeypatch):
-    [version] = registered(client, "key")
-    path = stored(client, version) / name
-    content = bytearray(path.read_bytes())
-    content[int(place * (len(content) - 1))] ^= 1
-    path.write_bytes(content)
+def test_one_changed_byte_in_any_file_is_refused_before_anything_is_loaded(one_model, name, place, monkeypatch):
+    path = stored(one_model, "1") / name
+    good = path.read_bytes()
+    changed = bytearray(good)
+    changed[int(place * (len(good) - 1))] ^= 1
+    path.write_bytes(changed)
     monkeypatch.setattr(registry, "loads", lambda file: pytest.fail("loaded before it was checked"))
 
-    with pytest.raises(registry.DigestMismatch, match=f"not loaded: {name} of version {version}"):
-        registry.load(client, version)
+    with pytest.raises(registry.DigestMismatch, match=f"not loaded: {name} of version 1"):
+        registry.load(one_model, "1")
+
+    path.write_bytes(good)
 
 
 def test_a_lost_file_and_an_added_file_are_refused(client):
@@ -296,36 +327,32 @@ def test_a_finished_run_that_was_not_registered_is_found_and_a_running_one_is_no
     assert registry.find(client, "running") is None
 
 
-def test_two_processes_with_one_key_make_one_version(client, tmp_path):
-    code = "client = registry.connect(sys.argv[1]); print(registry.register(client, sys.argv[2], 'key'))"
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_registry import *\n{code}"
-    runs = [tracked(client), tracked(client)]
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "mlflow")]
+def test_two_processes_with_one_key_make_one_version(folder):
+    both = [in_a_process(lambda: registered(registry.connect(folder), "key")) for _ in range(2)]
+    for process in both:
+        process.join()
 
-    both = [subprocess.Popen([*command, run], cwd=project.root(), stdout=subprocess.PIPE, text=True) for run in runs]
-
-    assert [process.communicate()[0].strip() for process in both] == ["1", "1"]
-    assert len(client.search_model_versions(f"name = '{registry.NAME}'")) == 1
-
-
-KILLED = {
-    "before it is registered": "os.kill(os.getpid(), signal.SIGKILL)",
-    "before the key": """
-import mlflow
-mlflow.MlflowClient.set_model_version_tag = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-registry.register(client, run, "key")
-""",
-}
+    client = registry.connect(folder)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert len(client.search_runs([registry.experiment(client)])) == 2
+    assert [version.version for version in client.search_model_versions(f"name = '{registry.NAME}'")] == [1]
 
 
-@pytest.mark.parametrize("when", KILLED)
-def test_a_kill_on_the_way_leaves_nothing_that_is_found_and_the_next_run_registers(client, tmp_path, when):
-    before = "client = registry.connect(sys.argv[1]); run = client.create_run(registry.experiment(client)).info.run_id"
-    code = f"{before}; client.set_tag(run, 'key', 'key'); registry.log_model(client, run, trained())\n{KILLED[when]}"
+@pytest.mark.parametrize("at", ["create_model_version", "set_model_version_tag"])
+def test_a_kill_on_the_way_leaves_nothing_that_is_found_and_the_next_run_registers(folder, at):
+    def killed():
+        client = registry.connect(folder)
+        run = client.create_run(registry.experiment(client)).info.run_id
+        client.set_tag(run, "key", "key")
+        registry.log_model(client, run, trained())
+        setattr(client, at, dies)
+        registry.register(client, run, "key")
 
-    ran = python(code, str(tmp_path / "mlflow"))
+    process = in_a_process(killed)
+    process.join()
 
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    client = registry.connect(folder)
+    assert process.exitcode == -signal.SIGKILL
     assert registry.find(client, "key") is None
     [version] = registered(client, "key")
     assert registry.load(client, "challenger").version == version
@@ -352,7 +379,7 @@ def test_a_run_without_a_model_is_not_registered(client):
 
 
 def test_the_newest_registered_model_is_challenger_until_it_is_promoted(client):
-    one, two = registered(client, "one", "two")
+    _, two = registered(client, "one", "two")
     assert registry.aliases(client) == {"challenger": two}
 
     registry.promote(client, "challenger")
@@ -416,18 +443,19 @@ def test_a_rollback_can_be_seen_afterwards(client, tmp_path):
     assert registry.trace(client, two)["rolled_back"] == project.now().isoformat()
 
 
-def test_a_kill_before_the_alias_moves_leaves_the_champion_and_its_history(client, tmp_path):
-    for version in registered(client, "one", "two", "three"):
-        registry.promote(client, version)
-    code = """
-import mlflow
-mlflow.MlflowClient.set_registered_model_alias = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-registry.rollback(registry.connect(sys.argv[1]))
-"""
+def test_a_kill_before_the_alias_moves_leaves_the_champion_and_its_history(folder):
+    def killed():
+        client = registry.connect(folder)
+        for version in registered(client, "one", "two", "three"):
+            registry.promote(client, version)
+        client.set_registered_model_alias = dies
+        registry.rollback(client)
 
-    ran = python(code, str(tmp_path / "mlflow"))
+    process = in_a_process(killed)
+    process.join()
 
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    client = registry.connect(folder)
+    assert process.exitcode == -signal.SIGKILL
     assert registry.load(client).version == "3"
     assert [registry.rollback(client), registry.rollback(client)] == ["2", "1"]
 
@@ -491,28 +519,22 @@ def test_a_copied_registry_reads_and_writes_its_own_files(client, tmp_path):
     shutil.move(tmp_path / "mlflow", tmp_path / "moved")
 
     moved = registry.connect(tmp_path / "moved")
-    registered(moved, "other")
+    [other] = registered(moved, "other")
 
     assert registry.load(moved).version == version
+    assert all(stored(moved, each).is_relative_to(tmp_path / "moved") for each in [version, other])
     assert not (tmp_path / "mlflow").exists()
 
 
-def test_connecting_leaves_no_folder_where_one_stands(tmp_path):
+def test_a_registry_prints_nothing_and_leaves_no_folder_where_one_stands(tmp_path):
     (tmp_path / "here").mkdir()
-    code = "client = registry.connect(sys.argv[1]); project.now = lambda: pd.Timestamp('2026-01-05', tz='UTC')\n"
-    code += "os.chdir(sys.argv[2]); registry.promote(client, registry.register(client, tracked(client), 'key'))"
+    code = "os.chdir(sys.argv[2]); client = registry.connect(sys.argv[1]); registry.register(client, tracked(client), 'key')"
 
     ran = python(code, str(tmp_path / "mlflow"), str(tmp_path / "here"))
 
-    assert ran.returncode == 0, ran.stderr
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert list((tmp_path / "here").iterdir()) == []
     assert sorted(path.name for path in (tmp_path / "mlflow").iterdir()) == ["artifacts", "mlflow.db", "registry.lock"]
-
-
-def test_connecting_prints_nothing(tmp_path):
-    ran = python("registry.connect(sys.argv[1])", str(tmp_path / "mlflow"))
-
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 def test_the_module_imports_without_mlflow():

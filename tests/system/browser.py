@@ -1,0 +1,93 @@
+"""JupyterLab in a real browser: started on a copy of the project, driven as a learner would."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MISSING = "needs a Chromium: on Debian `apt install chromium`"
+
+
+def free_port() -> int:
+    "A port of loopback that nobody uses."
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def jupyterlab(folder: Path, jupyter: Path, variables: dict[str, str]) -> Iterator[str]:
+    "JupyterLab on `folder`, on loopback: its address. It ends with the block."
+    port = free_port()
+    told = ["lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password="]
+    told += ["--allow-root"] if os.geteuid() == 0 else []
+    with open(folder / "jupyterlab.log", "w") as log:
+        server = subprocess.Popen([str(jupyter), *told], cwd=folder, env=variables, stdout=log, stderr=log)
+        try:
+            _answers(f"http://127.0.0.1:{port}/api", server)
+            yield f"http://127.0.0.1:{port}/lab"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def _answers(address: str, server: subprocess.Popen) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            return urlopen(address, timeout=2).close()
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(f"JupyterLab did not answer at {address}")
+
+
+@contextmanager
+def page(folder: Path) -> Iterator:
+    "A page of a headless browser that reaches nothing but loopback; it notes requests to other hosts in `outside`."
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as tools:
+        browser = tools.chromium.launch_persistent_context(
+            str(folder / "browser"), executable_path=CHROMIUM, args=quiet, viewport={"width": 1360, "height": 900}
+        )
+        opened = browser.new_page()
+        opened.outside = []
+        opened.on(
+            "request", lambda r: opened.outside.append(r.url) if not r.url.startswith(("http://127.0.0.1", "data:", "blob:")) else None
+        )
+        try:
+            yield opened
+        finally:
+            browser.close()
+
+
+def open_lesson(page, address: str, name: str) -> None:
+    "Open a lesson and wait until its cells and its kernel are there."
+    page.goto(f"{address}/tree/notebooks/{name}.ipynb?reset", wait_until="domcontentloaded")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached", timeout=60_000)
+
+
+def run_all(page, seconds: float) -> None:
+    "Run all cells by the menu and wait until the last of them has run."
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function(
+        """() => {
+            const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')];
+            return prompts.length && prompts.every(c => /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').textContent));
+        }""",
+        timeout=seconds * 1000,
+    )
+
+
+def errors(page) -> list[str]:
+    "What the outputs say that is an error."
+    return page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
