@@ -101,6 +101,10 @@ test-all: test ## and the tests that need servers, kills, load or a browser
 bench: $(READY) ## the benchmarks of the README
 	python tests/benchmarks/run.py
 
+.PHONY: screenshots
+screenshots: run ## make the README's pictures anew, from the last build and a browser
+	PYTHONPATH=tests:tests/system python tests/system/screenshots.py
+
 .PHONY: clean
 clean: ## remove what runs have made, and nothing else
 	rm -rf out .pytest_cache .ruff_cache .hypothesis

@@ -77,12 +77,13 @@ def _literal(time) -> str:
 def _interval(span: timedelta) -> str:
     return f"to_microseconds({span // timedelta(microseconds=1)})"
 
-# %% ../notebooks/32_point_in_time.ipynb #4286d507
+# %% ../notebooks/32_point_in_time.ipynb #d5c65e9e
 import os
 import tempfile
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -108,7 +109,7 @@ def features_of(
     "The features of each label, one row a label, in the labels' order."
     needed = list(dict.fromkeys(label for side in sides for label in side.keys))
     times = pc.cast(labels[time], pa.timestamp("us", "UTC"), safe=False)
-    numbered = labels.select(needed).append_column("t", times).append_column("n", pa.array(range(len(labels)), pa.int64()))
+    numbered = labels.select(needed).append_column("t", times).append_column("n", pa.array(np.arange(len(labels))))
     bounds = pc.min_max(times).as_py()
     span = (bounds["min"], bounds["max"]) if bounds["min"] else None
     connection.register("labels", numbered)

@@ -126,7 +126,7 @@ def online(
     frame.loc[expired, list(CONTRACT.features)] = float("nan")
     return frame[columns]
 
-# %% ../notebooks/31_feature_store.ipynb #a49afe10
+# %% ../notebooks/31_feature_store.ipynb #8775d45e
 import os
 import re
 import shutil
@@ -145,18 +145,19 @@ def build(
     until: datetime,  # rows that became known later do not go online
 ) -> "FeatureStore":
     "A feature store made anew beside `folder` and put in its place: applied, and materialized up to `until`."
-    beside = folder.with_name(f".{folder.name}.part")
+    beside, ttl = folder.with_name(f".{folder.name}.part"), timedelta(hours=settings.ttl_hours)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    text = yaml.safe_dump(store_settings(project, settings.online_store), sort_keys=False)
-    (beside / "feature_store.yaml").write_text(text, encoding="utf-8")
-    ttl = timedelta(hours=settings.ttl_hours)
-    store = open_store(beside)
-    path = os.path.relpath(statistics, folder)
-    with redirect_stdout(StringIO()):  # Feast prints the times of its own clock
-        store.apply(definitions(path, ttl, "created" in pq.read_schema(statistics).names))
-        store.materialize(until - ttl, until)
-    _replace(folder, beside)
+    try:
+        text = yaml.safe_dump(store_settings(project, settings.online_store), sort_keys=False)
+        (beside / "feature_store.yaml").write_text(text, encoding="utf-8")
+        store, path = open_store(beside), os.path.relpath(statistics, folder)
+        with redirect_stdout(StringIO()):  # Feast prints the times of its own clock
+            store.apply(definitions(path, ttl, "created" in pq.read_schema(statistics).names))
+            store.materialize(until - ttl, until)
+        _replace(folder, beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return open_store(folder)
 
 

@@ -434,7 +434,7 @@ def uplift(
         len(chosen),
     )
 
-# %% ../notebooks/40_training_pipeline.ipynb #660743f3
+# %% ../notebooks/40_training_pipeline.ipynb #85df346f
 from .problem import ACCEPTANCE, Acceptance
 
 
@@ -448,9 +448,9 @@ def enough(
     def at_least(name: str, there: float | None, wanted: float) -> checks.Result:
         if there is None:
             return checks.Result(f"evidence: {name}", None, f"{name} not measurable: no bookings with candidates, propensities and labels")
-        passed = bool(there >= wanted)
+        passed, what = bool(there >= wanted), name.removesuffix("s") if there == 1 else name
         return checks.Result(
-            f"evidence: {name}", passed, f"{'' if passed else 'too little evidence: '}{there:,.0f} {name} of {wanted:,.0f}"
+            f"evidence: {name}", passed, f"{'' if passed else 'too little evidence: '}{there:,.0f} {what} of {wanted:,.0f}"
         )
 
     return [
@@ -531,7 +531,7 @@ def _not_below(name: str, found: Interval | None, needed: Acceptance) -> checks.
     message = f"{name} than the champion: {found.estimate:+.4f}, lower bound {found.low:+.4f}, may lose {needed.no_worse:g}"
     return checks.Result(name, found.low >= -needed.no_worse, message)
 
-# %% ../notebooks/40_training_pipeline.ipynb #8bce219f
+# %% ../notebooks/40_training_pipeline.ipynb #33110e72
 class Champion(NamedTuple):
     "The present champion, as the gate sees it."
 
@@ -593,7 +593,7 @@ def _examined(frame, at: Windows, data: list, trials: list[Trial], kind: str, se
         results += no_worse(later, scores[later.index].to_numpy(), champion.probability(later), seed)
     return Judged(kind, model, results, trials, _measured(test, score, base), gain, test.assign(score=score), chosen, at)
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #2fd247e9
 def _untrained(parts: dict[str, pd.DataFrame], trials: list[Trial]) -> str:
     "Why no model could be trained."
     if parts["train"].empty or parts["validation"].empty:
@@ -769,7 +769,7 @@ def verdict(
         "windows": {name: moment.isoformat() for name, moment in judged.at._asdict().items()},
     }
 
-# %% ../notebooks/40_training_pipeline.ipynb #5aa9622d
+# %% ../notebooks/40_training_pipeline.ipynb #d5d6c934
 import json
 
 
@@ -821,7 +821,7 @@ def settle(
         client.set_tag(run_id, "settled", "true")
     return "promoted" if registry.aliases(client).get("champion") == number else "kept", number
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #4a893ce8
 def train(
     client,
     frame: pd.DataFrame,  # as it was kept

@@ -71,8 +71,8 @@ def page(folder: Path) -> Iterator:
 def open_lesson(page, address: str, name: str) -> None:
     "Open a lesson and wait until its cells and its kernel are there."
     page.goto(f"{address}/tree/notebooks/{name}.ipynb?reset", wait_until="domcontentloaded")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached", timeout=60_000)
+    page.wait_for_function("() => document.querySelectorAll('.jp-Notebook .jp-CodeCell').length > 5", timeout=90_000)
+    page.get_by_text("| Idle").wait_for(timeout=90_000)
 
 
 def run_all(page, seconds: float) -> None:
