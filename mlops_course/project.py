@@ -7,7 +7,7 @@ __all__ = ['TOPICS', 'Topic', 'CourseError', 'root', 'Settings', 'Environment', 
            'digest', 'digest_of', 'digest_of_code', 'writing', 'write_json', 'Stage', 'tasks', 'lab', 'check_in_step',
            'check_inputs', 'stage', 'changed']
 
-# %% ../notebooks/00_start_here.ipynb #619b6180
+# %% ../notebooks/00_start_here.ipynb #de6536d7
 from typing import NamedTuple
 
 
@@ -34,7 +34,7 @@ TOPICS = [
     Topic("workflow", "problem analysis", "10_problem", "problem", "code/test_problem.py"),
     Topic("workflow", "rules of data transformation", "30_data_pipeline", "data", "data/test_data.py"),
     Topic("workflow", "data pipeline", "31_feature_store", "features", "data/test_features.py"),
-    Topic("workflow", "model experimentation", "21_poc", "poc", ""),
+    Topic("workflow", "model experimentation", "21_poc", "poc", "model/test_poc.py"),
     Topic("workflow", "automated pipeline", "40_training_pipeline", "training", "model/test_training.py"),
     Topic("component", "CI/CD", "71_ci_cd", "delivery", ""),
     Topic("component", "source repository", "00_start_here", "project", "code/test_project.py"),

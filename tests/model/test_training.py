@@ -486,8 +486,9 @@ def test_every_trial_is_a_run_with_what_is_needed_to_repeat_it(trained):
         assert ("model_digest" in run.data.tags) == (notes.get(name, "") == "")
 
 
-def test_an_unchanged_key_is_found_and_makes_nothing_new(trained):
+def test_an_unchanged_key_is_found_and_makes_nothing_new(trained, monkeypatch):
     place, decision = trained
+    monkeypatch.setattr(training, "judge", None)  # nothing is trained either
     before = runs(place[0]), versions(place[0])
 
     again = train(place, table())
