@@ -61,7 +61,7 @@ run: $(READY) ## raw files to a registered champion and scored drivers
 
 .PHONY: lab
 lab: $(READY) ## open the lessons in JupyterLab
-	@jupyter lab notebooks/00_start_here.ipynb
+	@jupyter lab notebooks/00_start_here.ipynb $$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .PHONY: ui
 ui: $(READY) ## open MLflow on the runs and models of the last build
