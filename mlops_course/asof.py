@@ -26,7 +26,7 @@ def quoted(name: str) -> str:
     "`name` as an identifier of SQL."
     return '"' + name.replace('"', '""') + '"'
 
-# %% ../notebooks/32_point_in_time.ipynb #9f3aa820
+# %% ../notebooks/32_point_in_time.ipynb #c752276c
 def join_sql(
     time: str,  # the labels' column of time
     sides: list[Rows],
@@ -47,7 +47,8 @@ def _known(side: str, number: int, time: str, ttl: timedelta | None, name: str) 
 
 def _join(side: str, time: str, rows: Rows, span: tuple | None) -> str:
     keys = [(label, key, f"k{i}") for i, (label, key) in enumerate(rows.keys.items())]
-    selected = [f"{quoted(key)} AS {k}" for _, key, k in keys] + [f"{quoted(column)} AS c{i}" for i, column in enumerate(rows.columns.values())]
+    selected = [f"{quoted(key)} AS {k}" for _, key, k in keys]
+    selected += [f"{quoted(column)} AS c{i}" for i, column in enumerate(rows.columns.values())]
     selected += [f"{_utc(rows.time)} AS t"]
     newest = f"labels.{quoted(time)} >= {side}.t"
     if rows.created:  # rows of values are compared one value after another, and NULL is the largest
@@ -263,7 +264,7 @@ def _pull(config, source, columns, time, created, start=None, end=None, more="")
 def _aware(time: datetime) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
-# %% ../notebooks/32_point_in_time.ipynb #ad3ce179
+# %% ../notebooks/32_point_in_time.ipynb #84cad845
 def labels_of(
     entity_df: pd.DataFrame | str,  # a table, or a query of DuckDB
     connection: duckdb.DuckDBPyConnection,
@@ -292,7 +293,8 @@ class AsofOfflineStore(OfflineStore):
         **unsupported,
     ) -> RetrievalJob:
         if entity_df is None or unsupported:
-            raise NotImplementedError(f"AsofOfflineStore needs entity_df, a table or a query of DuckDB, and nothing else: {sorted(unsupported)}")
+            more = ", ".join(unsupported)
+            raise NotImplementedError(f"AsofOfflineStore needs entity_df, a table or a query of DuckDB, and takes nothing else: {more}")
         sides = [rows_of(view, feature_refs, full_feature_names, config) for view in feature_views]
         connection = connect(config.offline_store.memory)
         labels, time = labels_of(entity_df, connection)
@@ -300,8 +302,7 @@ class AsofOfflineStore(OfflineStore):
 
         def answer() -> pa.Table:
             found = features_of(labels, time, sides, connection)
-            columns = dict(zip(labels.column_names, labels.columns, strict=True)) | dict(zip(found.column_names, found.columns, strict=True))
-            return pa.table(columns)
+            return pa.table([*labels.columns, *found.columns], [*labels.column_names, *found.column_names])
 
         bounds = pc.min_max(labels[time]).as_py()
         keys = [name for name in labels.column_names if name != time]

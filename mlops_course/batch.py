@@ -49,7 +49,7 @@ def schema(
     text = [(name, pa.string()) for name in ("status", "model_name", "model_version", "run_id", "model_digest")]
     return pa.schema([asked.field(CONTRACT.entity), asked.field(CONTRACT.time), *numbers, *text])
 
-# %% ../notebooks/50_batch_serving.ipynb #8aba4960
+# %% ../notebooks/50_batch_serving.ipynb #7f1fa1d7
 class BatchSettings(project.Settings):
     "The section `batch` of an environment."
 
@@ -69,15 +69,11 @@ def asked(
     data.write_table(refused, REFUSED, quarantine)
     if came.kept.empty:
         reasons = ", ".join(f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items())
-        where = f"Each row stands in {_shown(quarantine)}; ask {source.owner} to send the file again"
+        where = f"Each row stands in {project.shown(quarantine)}; ask {source.owner} to send the file again"
         raise project.CourseError(f"{source.path}: no row can be used: {reasons}. {where}")
     return came.kept, len(refused)
 
-
-def _shown(path: Path) -> str:
-    return path.relative_to(project.root()).as_posix() if path.is_relative_to(project.root()) else str(path)
-
-# %% ../notebooks/50_batch_serving.ipynb #000a58d4
+# %% ../notebooks/50_batch_serving.ipynb #9f963f6a
 from .telemetry import log
 
 
@@ -94,5 +90,5 @@ def run(
     data.write_table(scores, schema(model.features), path)
     unknown = int(scores.score.isna().sum())
     log.info("batch scored", rows=len(scores), unknown=unknown, refused=refused, version=model.version, run_id=model.run_id)
-    print(f"{len(scores) - unknown:,} rows scored by {model.name} version {model.version}: {_shown(path)}")
+    print(f"{len(scores) - unknown:,} rows scored by {model.name} version {model.version}: {project.shown(path)}")
     print(f"without score, because no feature was known: {unknown:,}; refused, see quarantine.parquet beside it: {refused:,}")

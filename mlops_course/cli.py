@@ -73,7 +73,7 @@ def forget(
         product = out / template.replace("{{out}}/", "")
         product.with_name(f".{product.name}.metadata").unlink(missing_ok=True)
 
-# %% ../notebooks/91_command_line.ipynb #4c70dd70
+# %% ../notebooks/91_command_line.ipynb #ad845e44
 def _events(log: Path, start: int) -> list[dict]:
     "The pipeline's events in `log` after byte `start`; a line that is still being written is left for later."
     if not log.is_file():
@@ -125,8 +125,8 @@ def _failure(events: list[dict], told: Path) -> str:
     "What to tell a person whose build has failed."
     failed = [event for event in events if event["event"] == "stage failed"]
     if failed:
-        return f"stage {failed[-1]['stage']} stopped: {failed[-1]['error']}\n(all of it: {os.path.relpath(told, project.root())})"
-    return f"the build stopped before a stage could say why; the end of {os.path.relpath(told, project.root())}:\n{told.read_text(encoding='utf-8')[-1500:]}"
+        return f"stage {failed[-1]['stage']} stopped: {failed[-1]['error']}\n(all of it: {project.shown(told)})"
+    return f"the build stopped before a stage could say why; the end of {project.shown(told)}:\n{told.read_text(encoding='utf-8')[-1500:]}"
 
 # %% ../notebooks/91_command_line.ipynb #883fbdc1
 def _percent(value: float | None) -> str:
@@ -160,13 +160,13 @@ def _champion(mlflow: Path) -> str:
         found = db.execute("SELECT name, version FROM registered_model_aliases WHERE alias = 'champion'").fetchone()
     return f"{found[0]} version {found[1]}" if found else "no champion: no model has passed the gate yet"
 
-# %% ../notebooks/91_command_line.ipynb #02e893ca
+# %% ../notebooks/91_command_line.ipynb #a535bca7
 def summary(
     file: str,  # of the environment, in the root
 ) -> str:
     "What the last build made, in a few lines for a person. Raises `CourseError` if there is none."
     out = project.root() / project.environment(file).out
-    where = os.path.relpath(out, project.root())
+    where = project.shown(out)
     if not (out / "training/decision.json").is_file():
         raise project.CourseError(f"nothing was built in {where} yet: `make run` makes it")
     lines = [f"Champion   {_champion(out / 'mlflow')}", *_judged(_read(out / "training/decision.json"))]
@@ -197,7 +197,7 @@ def _rows(path: Path) -> int:
 
     return pq.read_metadata(path).num_rows
 
-# %% ../notebooks/91_command_line.ipynb #afd8ec83
+# %% ../notebooks/91_command_line.ipynb #13d7f5b8
 @app.command()
 def run(file: _File = "env.yaml"):
     "Build what has changed, from raw files to scored drivers, and say what there is."
@@ -207,7 +207,7 @@ def run(file: _File = "env.yaml"):
         forget(out, name)
     if changes:
         altered = [path for name, paths in changes.items() if name != "build" for path in paths if not path.startswith("made/")]
-        typer.echo(f"Building {os.path.relpath(out, project.root())}" + (f" ({', '.join(altered)} missing or altered)" if altered else "") + " ...")
+        typer.echo(f"Building {project.shown(out)}" + (f" ({', '.join(altered)} missing or altered)" if altered else "") + " ...")
         build(file)
         project.write_json(out / "made/build.json", {"fingerprint": fingerprint(file)})
     typer.echo(summary(file))
@@ -220,12 +220,12 @@ def status(file: _File = "env.yaml"):
     for name, paths in stale(file).items():
         typer.echo(f"Changed    {name}: {', '.join(paths)}")
 
-# %% ../notebooks/91_command_line.ipynb #704569b8
+# %% ../notebooks/91_command_line.ipynb #d6f60fa7
 def _mlflow(file: str) -> Path:
     "The MLflow folder of the environment. Raises `CourseError` if nothing was built."
     folder = project.root() / project.environment(file).out / "mlflow"
     if not (folder / "mlflow.db").is_file():
-        raise project.CourseError(f"no models in {os.path.relpath(folder, project.root())} yet: `make run` makes them")
+        raise project.CourseError(f"no models in {project.shown(folder)} yet: `make run` makes them")
     return folder
 
 

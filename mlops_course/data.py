@@ -8,7 +8,7 @@ __all__ = ['UNCOUNTED', 'Source', 'BadFile', 'header', 'matched', 'plain', 'numb
            'Cleaned', 'clean', 'Read', 'read', 'TooManyRefused', 'over_limit', 'summary', 'bars', 'page', 'keep',
            'arrow_schema', 'write_table', 'entry', 'Data', 'run', 'read_all', 'write_all']
 
-# %% ../notebooks/30_data_pipeline.ipynb #4c4fff4b
+# %% ../notebooks/30_data_pipeline.ipynb #168af02f
 import json
 import os
 import re
@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator
 
 from .problem import CONTRACT, Column, Table, schema
-from .project import CourseError, Secrets, Settings, Stage, digest, now, root, write_json, writing
+from .project import CourseError, Secrets, Settings, Stage, digest, now, root, shown, write_json, writing
 from .telemetry import log
 
 
@@ -665,7 +665,7 @@ class Data(Settings):
     quarantine_limit: float = Field(0.05, ge=0, le=1)  # refused rows over the rows of a file; above it the stage stops
     sources: dict[str, Source]
 
-# %% ../notebooks/30_data_pipeline.ipynb #33975a16
+# %% ../notebooks/30_data_pipeline.ipynb #348da12a
 from tqdm import tqdm
 
 _QUARANTINE = pa.schema([(n, pa.int64() if n == "row" else pa.string()) for n in ["table", "source", "row", "reason", "column", "value"]])
@@ -682,7 +682,7 @@ def run(
     write_table(quarantine, _QUARANTINE, stage.product["quarantine"])
     stops = [text for name, one in found.items() if (text := over_limit(name, one, told.quarantine_limit))]
     if stops:
-        where = _shown(stage.product["quarantine"])
+        where = shown(stage.product["quarantine"])
         raise TooManyRefused(
             "\n".join([*stops, f"Each refused row is in {where}. Mend the file, or raise data.quarantine_limit and know why"])
         )
@@ -690,7 +690,7 @@ def run(
     write_json(stage.product["catalogue"], {"tables": catalogue, "quarantine_limit": told.quarantine_limit})
     rows = sum(said["rows_in"] for said in catalogue.values())
     print(
-        f"{len(found)} files, {rows:,} rows: {rows - len(quarantine):,} kept, {len(quarantine):,} in quarantine. See {_shown(stage.out / 'data')}"
+        f"{len(found)} files, {rows:,} rows: {rows - len(quarantine):,} kept, {len(quarantine):,} in quarantine. See {shown(stage.out / 'data')}"
     )
 
 
@@ -712,7 +712,7 @@ def read_all(
         log.info("table cleaned", table=name, rows_in=one.provenance["rows"], rows_out=len(one.kept), refused=len(one.refused))
     return found
 
-# %% ../notebooks/30_data_pipeline.ipynb #867be5e8
+# %% ../notebooks/30_data_pipeline.ipynb #f2b6d1a8
 def write_all(
     found: dict[str, Read],
     sources: dict[str, Source],
@@ -735,7 +735,3 @@ def write_all(
 
 
 _TEXT = {pa.string(): pd.StringDtype()}  # types that pandas gives to an empty table
-
-
-def _shown(path: Path) -> str:
-    return path.relative_to(root()).as_posix() if path.is_relative_to(root()) else str(path)

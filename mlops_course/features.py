@@ -39,7 +39,11 @@ def _type(column):
 
     return {"integer": types.Int64, "number": types.Float64, "text": types.String, "time": types.UnixTimestamp}[column.kind]
 
-# %% ../notebooks/31_feature_store.ipynb #da4d0dac
+# %% ../notebooks/31_feature_store.ipynb #17be7ee3
+from typing import Any
+
+from pydantic import Field
+
 from .project import Settings
 
 
@@ -47,7 +51,7 @@ class FeatureSettings(Settings):
     "The section `features` of an environment."
 
     ttl_hours: float = 168  # older rows count as unknown
-    online_store: dict = {"type": "sqlite"}  # in Feast's words, say {type: redis, connection_string: localhost:6378}
+    online_store: dict[str, Any] = Field({"type": "sqlite"})  # in Feast's words, say {type: redis, connection_string: localhost:6378}
 
 
 def store_settings(
@@ -170,7 +174,7 @@ def _replace(folder: Path, beside: Path) -> None:
     os.replace(beside, folder)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../notebooks/31_feature_store.ipynb #dae0b3bd
+# %% ../notebooks/31_feature_store.ipynb #3247c09c
 from .project import environment, root, tasks, validated
 
 
@@ -180,7 +184,8 @@ def of_environment() -> list:
     settings = validated(FeatureSettings, told.features, f"the section `features` of environment {told.name}")
     path = root() / tasks()["data"]["product"]["statistics"].replace("{{out}}", told.out.as_posix())
     if not path.is_file():
-        raise CourseError(f"missing: {os.path.relpath(path, root())}. Run notebooks/30_data_pipeline.ipynb first, or `make run` for all of them")
+        shown = os.path.relpath(path, root())
+        raise CourseError(f"missing: {shown}. Run notebooks/30_data_pipeline.ipynb first, or `make run` for all of them")
     return definitions(str(path), timedelta(hours=settings.ttl_hours), "created" in pq.read_schema(path).names)
 
 # %% ../notebooks/31_feature_store.ipynb #cceda27b

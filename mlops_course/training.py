@@ -908,7 +908,7 @@ def reproduce(
         made = registry.save_model(model, Path(scratch) / "model", tuple(FEATURES))
     return Reproduced(tags["model_digest"], made)
 
-# %% ../notebooks/40_training_pipeline.ipynb #500c8083
+# %% ../notebooks/40_training_pipeline.ipynb #11abb913
 import shutil
 
 from .telemetry import log
@@ -930,7 +930,7 @@ def run(
     log.info("gate decided", decision=decision["decision"], found=decision["found"], reasons=decision["reasons"], model=decision["model"])
     compared = _with_truth(stage, told, files, decision["uplift"])
     print("\n".join(_said(decision, compared)))
-    print(f"written: {', '.join(_shown(stage.product[key]) for key in ('decision', 'report', 'mlflow'))}")
+    print(f"written: {', '.join(project.shown(stage.product[key]) for key in ('decision', 'report', 'mlflow'))}")
 
 
 def _extracted(stage: project.Stage) -> pd.DataFrame:
@@ -971,7 +971,3 @@ def _said(decision: dict, compared: dict | None) -> list[str]:
     if compared:
         lines.append(f"the simulation knows: {compared['model_uplift']:+.1%}; the best possible: {compared['oracle_uplift']:+.1%}")
     return lines
-
-
-def _shown(path: Path) -> str:
-    return path.relative_to(project.root()).as_posix() if path.is_relative_to(project.root()) else str(path)

@@ -516,12 +516,10 @@ def uplift(
     "Completed trips of `choice` over those of the logged policy on the same bookings, less 1."
     return value(truth, choice) / value(truth[truth.request_id.isin(choice.request_id)]) - 1
 
-# %% ../notebooks/20_world.ipynb #8aefdb54
-import os
-
+# %% ../notebooks/20_world.ipynb #8d25725f
 import duckdb
 
-from .project import Stage, now, root
+from .project import Stage, now, shown
 
 NOTE = "README.md"  # in `raw` when nothing is simulated
 
@@ -545,7 +543,7 @@ def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
     each = "SELECT max(probability) best, sum(propensity * probability) logged FROM read_parquet(?) GROUP BY request_id"
     best, logged = duckdb.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [str(raw / "truth.parquet")]).fetchone()
     return (
-        f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, {rows['bookings']:,} bookings: {os.path.relpath(raw, root())}\n"
+        f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, {rows['bookings']:,} bookings: {shown(raw)}\n"
         f"scenario {settings.scenario}; the best choice that anyone could make: {max(best / logged - 1, 0):+.0%} completed trips"
     )
 

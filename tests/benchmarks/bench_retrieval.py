@@ -82,7 +82,7 @@ def _feast(folder: Path, kind: str) -> tuple[float, float]:
         config = RepoConfig(project="bench", provider="local", registry=f"{own}/r.db", online_store=online, offline_store={"type": kind})
         store = FeatureStore(config=config)
         store.apply(definitions(str(folder / ROWS), TTL))
-        retrieve = lambda: store.get_historical_features(pd.read_parquet(folder / LABELS), REFERENCES).to_df()  # noqa: E731
+        retrieve = lambda: store.get_historical_features(pd.read_parquet(folder / LABELS), REFERENCES).to_df()
         return _timed(retrieve, pq.read_metadata(folder / LABELS).num_rows)
 
 
