@@ -1,11 +1,14 @@
 """Makers of input files for the tests of the data stage, and a way to run it on them."""
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 
 from mlops_course import data, project
 
@@ -106,3 +109,18 @@ def everything_in(folder: Path) -> Iterator[tuple[Path, str]]:
         yield path, path.read_bytes().decode("latin-1")
         if path.suffix == ".parquet":
             yield path, pq.read_table(path).to_pandas().astype(str).to_csv()
+
+
+SEEDS = ["twin", pytest.param("seed", marks=pytest.mark.seed_data)]  # for a fixture that gives both to `seed_environment`
+
+
+@contextmanager
+def seed_environment(which: str, scratch: Path) -> Iterator[None]:
+    "The environment env.seed.yaml, on the seed course's own files or on their generated twin."
+    folder = os.environ.get("SEED_DATA") if which == "seed" else str(seed_twin(scratch))
+    if not folder:
+        pytest.skip("the environment variable SEED_DATA is not set: the folder of the seed course's files")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEED_DATA", folder)
+        patch.setenv("PLOOMBER_ENV_FILENAME", "env.seed.yaml")
+        yield

@@ -12,17 +12,10 @@ from mlops_course import data, project
 from mlops_course.problem import CONTRACT
 
 
-@pytest.fixture(scope="module", params=["twin", pytest.param("seed", marks=pytest.mark.seed_data)])
+@pytest.fixture(scope="module", params=files.SEEDS)
 def seed(request, tmp_path_factory):
     "The folder of a run of env.seed.yaml up to the data stage."
-    folder = os.environ.get("SEED_DATA")
-    if request.param == "twin":
-        folder = str(files.seed_twin(tmp_path_factory.mktemp("twin")))
-    if not folder:
-        pytest.skip("the environment variable SEED_DATA is not set: the folder of the seed course's files")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEED_DATA", folder)
-        patch.setenv("PLOOMBER_ENV_FILENAME", "env.seed.yaml")
+    with files.seed_environment(request.param, tmp_path_factory.mktemp("files")):
         yield run_stages(tmp_path_factory.mktemp("seed"), "world", "data")
 
 

@@ -1,7 +1,6 @@
 """The seed course's files through stages 30 to 50: good numbers on ten labels are no evidence, and nobody is champion."""
 
 import json
-import os
 
 import pytest
 from data import files
@@ -11,17 +10,10 @@ from mlops_course import cli
 from mlops_course.registry import NoChampion
 
 
-@pytest.fixture(scope="module", params=["twin", pytest.param("seed", marks=pytest.mark.seed_data)])
+@pytest.fixture(scope="module", params=files.SEEDS)
 def trained(request, tmp_path_factory):
     "The folder of a run of env.seed.yaml up to the training stage."
-    folder = os.environ.get("SEED_DATA")
-    if request.param == "twin":
-        folder = str(files.seed_twin(tmp_path_factory.mktemp("twin")))
-    if not folder:
-        pytest.skip("the environment variable SEED_DATA is not set: the folder of the seed course's files")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEED_DATA", folder)
-        patch.setenv("PLOOMBER_ENV_FILENAME", "env.seed.yaml")
+    with files.seed_environment(request.param, tmp_path_factory.mktemp("files")):
         yield run_stages(tmp_path_factory.mktemp("seed"), "world", "data", "features", "training")
 
 
