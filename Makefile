@@ -83,6 +83,11 @@ lint: $(READY) ## ruff, spelling, and the rules of the lessons
 	typos && typos out/lint/notebooks
 	@python tests/rules.py notebooks/*.ipynb
 
+.PHONY: format
+format: $(READY) ## format code and notebooks
+	ruff format . && ruff check --fix .
+	ruff format --isolated --line-length 140 notebooks/*.ipynb
+
 .PHONY: test
 test: lint ## lint, package in step, all tests that need no server, every notebook verified
 	pytest tests --ignore tests/system --ignore tests/benchmarks

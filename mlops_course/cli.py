@@ -230,7 +230,9 @@ def _mlflow(file: str) -> Path:
 
 
 @app.command()
-def trace(which: Annotated[str, typer.Argument(help="champion, a version or a run id, as they stand beside each score")], file: _File = "env.yaml"):
+def trace(
+    which: Annotated[str, typer.Argument(help="champion, a version or a run id, as they stand beside each score")], file: _File = "env.yaml"
+):
     "Go from a score's model back to its run, its snapshot of data, its code and its parameters."
     from mlops_course import registry
 

@@ -103,8 +103,13 @@ def solution(
     "Print a cell that passes."
     print(EXERCISES[name].solution)
 
-# %% ../notebooks/90_exercises.ipynb #d9a1cf4d
+# %% ../notebooks/90_exercises.ipynb #e77c88b6
+import re
 from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
 
 
 def _remember(result: Result) -> None:
@@ -119,10 +124,8 @@ def _remember(result: Result) -> None:
         pass
 
 
-def progress() -> "pd.DataFrame":
+def progress() -> pd.DataFrame:
     "Each lesson with exercises: how many pass (at any try), how many there are, its minutes, and minutes spent on it."
-    import pandas as pd
-
     notes = project.root() / project.lab() / "progress.jsonl"
     lines = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()] if notes.is_file() else []
     done = {line["exercise"] for line in lines if line["passed"]}
@@ -139,17 +142,15 @@ def progress() -> "pd.DataFrame":
 def _spent(lines: list[dict]) -> dict[str, int]:
     "Minutes by lesson between checks; a gap of more than half an hour was a break."
     seconds: dict[str, float] = {}
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         gap = (datetime.fromisoformat(line["time"]) - datetime.fromisoformat(before["time"])).total_seconds()
         number = line["exercise"].split(".")[0]
         seconds[number] = seconds.get(number, 0) + (gap if 0 <= gap <= 1800 else 0)
     return {number: round(total / 60) for number, total in seconds.items()}
 
 
-def _minutes(notebook) -> int:
+def _minutes(notebook: Path) -> int:
     "What the lesson says of its length."
-    import re
-
     return int(re.search(r"\*\*(\d+) minutes\*\*", notebook.read_text(encoding="utf-8"))[1])
 
 
@@ -160,7 +161,13 @@ def show_progress() -> str:
     lines = [f"{r.lesson:<28} {bar(r.passed, r.exercises)} {r.passed}/{r.exercises}  {r.minutes:>3} min" for r in table.itertuples()]
     left = int(table.loc[table.passed < table.exercises, "minutes"].sum())
     complete = int((table.passed == table.exercises).sum())
-    return "\n".join([*lines, "", f"{complete} of {len(table)} lessons done, {int(table.spent.sum())} minutes between checks so far, about {left} minutes to go"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{complete} of {len(table)} lessons done, {int(table.spent.sum())} minutes between checks so far, about {left} minutes to go",
+        ]
+    )
 
 # %% ../notebooks/90_exercises.ipynb #db360177
 @exercise(

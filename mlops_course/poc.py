@@ -47,22 +47,22 @@ def _standardized(x: np.ndarray, like: np.ndarray) -> np.ndarray:
 def _pressed(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
 
-# %% ../notebooks/21_poc.ipynb #9d8b27e6
+# %% ../notebooks/21_poc.ipynb #920aacab
+import pandas as pd
+
 from . import project, registry
 
 
 def track(
     client,  # of registry.connect
     name: str,
-    rows: "pd.DataFrame",  # what the trial learned from and was judged on: their digest is kept
+    rows: pd.DataFrame,  # what the trial learned from and was judged on: their digest is kept
     features: list[str],
     parameters: dict,
     metrics: dict[str, float],
     model=None,  # a fitted estimator with `predict_proba`; kept if given
 ) -> str:
     "Keep a trial as an MLflow run and return its id; the same trial is found, not made again."
-    import pandas as pd
-
     data = project.digest_of(pd.util.hash_pandas_object(rows, index=False).astype(str).tolist())
     key = project.digest_of({"name": name, "data": data, "features": features, "parameters": parameters})
     found = registry.find(client, key)
@@ -80,13 +80,11 @@ def track(
     client.set_terminated(run)
     return run
 
-# %% ../notebooks/21_poc.ipynb #a690f27c
+# %% ../notebooks/21_poc.ipynb #94a3e9ce
 def table(
     client,  # of registry.connect
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     "The finished trials, best first: name, features, data digest, rmse."
-    import pandas as pd
-
     found = client.search_runs([registry.experiment(client)], "attributes.status = 'FINISHED'", order_by=["metrics.rmse"])
     rows = [(r.info.run_name, r.data.params["features"], r.data.tags["data"][:8], r.data.metrics["rmse"], r.info.run_id) for r in found]
     return pd.DataFrame(rows, columns=["trial", "features", "data", "rmse", "run"])

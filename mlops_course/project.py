@@ -326,7 +326,9 @@ def check_inputs(
     for name, product in upstream.items():
         missing = [path for key, path in product.items() if key not in _NOTES and not path.exists()]
         if missing:
-            raise CourseError(f"missing: {', '.join(map(shown, missing))}. Run {tasks()[name]['source']} first, or `make run` for all of them")
+            raise CourseError(
+                f"missing: {', '.join(map(shown, missing))}. Run {tasks()[name]['source']} first, or `make run` for all of them"
+            )
 
 
 _NOTES = {"nb", "made"}  # products that nobody reads as data: the executed notebook and the list of files
