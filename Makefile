@@ -90,7 +90,7 @@ format: $(READY) ## format code and notebooks
 
 .PHONY: test
 test: lint ## lint, package in step, all tests that need no server, every notebook verified
-	pytest tests --ignore tests/system --ignore tests/benchmarks
+	pytest tests --ignore tests/system --ignore tests/benchmarks -n auto --maxprocesses 4 --dist loadfile
 	$(MAKE) --no-print-directory test-notebooks
 
 .PHONY: test-notebooks

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'quoted', 'join_sql', 'connect', 'features_of', 'parquet', 'as_of', 'AsofOfflineStoreConfig', 'file_of',
-           'rows_of', 'AsofJob', 'labels_of', 'AsofOfflineStore']
+           'rows_of', 'AsofJob', 'ParquetStore', 'labels_of', 'AsofOfflineStore']
 
 # %% ../notebooks/32_point_in_time.ipynb #f933bf29
 from datetime import timedelta
@@ -264,51 +264,9 @@ def _pull(config, source, columns, time, created, start=None, end=None, more="")
 def _aware(time: datetime) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
-# %% ../notebooks/32_point_in_time.ipynb #84cad845
-def labels_of(
-    entity_df: pd.DataFrame | str,  # a table, or a query of DuckDB
-    connection: duckdb.DuckDBPyConnection,
-) -> tuple[pa.Table, str]:
-    "The labels as Arrow, times as times, and the name of their column of time."
-    if isinstance(entity_df, str):
-        entity_df = connection.sql(entity_df).df()
-    time = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
-    if not pd.api.types.is_datetime64_any_dtype(entity_df[time]):
-        entity_df = entity_df.assign(**{time: pd.to_datetime(entity_df[time], utc=True)})
-    return pa.Table.from_pandas(entity_df, preserve_index=False), time
-
-
-class AsofOfflineStore(OfflineStore):
-    "A Feast offline store on Parquet files: historical retrieval is one ASOF join of DuckDB for each feature view."
-
-    @staticmethod
-    def get_historical_features(
-        config: RepoConfig,
-        feature_views: list[FeatureView],
-        feature_refs: list[str],
-        entity_df: pd.DataFrame | str | None,
-        registry,
-        project: str,
-        full_feature_names: bool = False,
-        **unsupported,
-    ) -> RetrievalJob:
-        if entity_df is None or unsupported:
-            more = ", ".join(unsupported)
-            raise NotImplementedError(f"AsofOfflineStore needs entity_df, a table or a query of DuckDB, and takes nothing else: {more}")
-        sides = [rows_of(view, feature_refs, full_feature_names, config) for view in feature_views]
-        connection = connect(config.offline_store.memory)
-        labels, time = labels_of(entity_df, connection)
-        _refuse(labels, time, sides)
-
-        def answer() -> pa.Table:
-            found = features_of(labels, time, sides, connection)
-            return pa.table([*labels.columns, *found.columns], [*labels.column_names, *found.column_names])
-
-        bounds = pc.min_max(labels[time]).as_py()
-        keys = [name for name in labels.column_names if name != time]
-        metadata = RetrievalMetadata(feature_refs, keys, bounds["min"], bounds["max"])
-        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        return AsofJob(answer, config, join_sql(time, sides), metadata, on_demand, full_feature_names)
+# %% ../notebooks/32_point_in_time.ipynb #9c04cd0d
+class ParquetStore(OfflineStore):
+    "A Feast offline store on Parquet files without historical retrieval: newest rows, all rows, pushed rows."
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -361,3 +319,49 @@ class AsofOfflineStore(OfflineStore):
         folder = Path(FileSource.get_uri_for_file_path(config.repo_path, logging_config.destination.path))
         with writing(folder / f"{uuid4().hex}.parquet") as beside:
             pq.write_table(pq.read_table(data) if isinstance(data, Path) else data, beside)
+
+# %% ../notebooks/32_point_in_time.ipynb #e6fa62ee
+def labels_of(
+    entity_df: pd.DataFrame | str,  # a table, or a query of DuckDB
+    connection: duckdb.DuckDBPyConnection,
+) -> tuple[pa.Table, str]:
+    "The labels as Arrow, times as times, and the name of their column of time."
+    if isinstance(entity_df, str):
+        entity_df = connection.sql(entity_df).df()
+    time = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
+    if not pd.api.types.is_datetime64_any_dtype(entity_df[time]):
+        entity_df = entity_df.assign(**{time: pd.to_datetime(entity_df[time], utc=True)})
+    return pa.Table.from_pandas(entity_df, preserve_index=False), time
+
+
+class AsofOfflineStore(ParquetStore):
+    "A Feast offline store on Parquet files: historical retrieval is one ASOF join of DuckDB for each feature view."
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str | None,
+        registry,
+        project: str,
+        full_feature_names: bool = False,
+        **unsupported,
+    ) -> RetrievalJob:
+        if entity_df is None or unsupported:
+            more = ", ".join(unsupported)
+            raise NotImplementedError(f"AsofOfflineStore needs entity_df, a table or a query of DuckDB, and takes nothing else: {more}")
+        sides = [rows_of(view, feature_refs, full_feature_names, config) for view in feature_views]
+        connection = connect(config.offline_store.memory)
+        labels, time = labels_of(entity_df, connection)
+        _refuse(labels, time, sides)
+
+        def answer() -> pa.Table:
+            found = features_of(labels, time, sides, connection)
+            return pa.table([*labels.columns, *found.columns], [*labels.column_names, *found.column_names])
+
+        bounds = pc.min_max(labels[time]).as_py()
+        keys = [name for name in labels.column_names if name != time]
+        metadata = RetrievalMetadata(feature_refs, keys, bounds["min"], bounds["max"])
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        return AsofJob(answer, config, join_sql(time, sides), metadata, on_demand, full_feature_names)

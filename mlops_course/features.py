@@ -174,8 +174,8 @@ def _replace(folder: Path, beside: Path) -> None:
     os.replace(beside, folder)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../notebooks/31_feature_store.ipynb #3247c09c
-from .project import environment, root, tasks, validated
+# %% ../notebooks/31_feature_store.ipynb #ee4671ed
+from .project import environment, root, shown, tasks, validated
 
 
 def of_environment() -> list:
@@ -184,11 +184,10 @@ def of_environment() -> list:
     settings = validated(FeatureSettings, told.features, f"the section `features` of environment {told.name}")
     path = root() / tasks()["data"]["product"]["statistics"].replace("{{out}}", told.out.as_posix())
     if not path.is_file():
-        shown = os.path.relpath(path, root())
-        raise CourseError(f"missing: {shown}. Run notebooks/30_data_pipeline.ipynb first, or `make run` for all of them")
+        raise CourseError(f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, or `make run` for all of them")
     return definitions(str(path), timedelta(hours=settings.ttl_hours), "created" in pq.read_schema(path).names)
 
-# %% ../notebooks/31_feature_store.ipynb #cceda27b
+# %% ../notebooks/31_feature_store.ipynb #ac4a313b
 from .project import Stage
 from .telemetry import log
 
@@ -204,5 +203,5 @@ def run(
     ids = sorted(pd.read_parquet(statistics, columns=[CONTRACT.entity])[CONTRACT.entity].unique())
     fresh = online(store, ids)[CONTRACT.features[0]].notna().sum()
     log.info("features applied", features=list(CONTRACT.features), entities=len(ids), online=int(fresh))
-    print(f"{len(CONTRACT.features)} features of {len(ids)} entities in {os.path.relpath(folder, root())}")
+    print(f"{len(CONTRACT.features)} features of {len(ids)} entities in {shown(folder)}")
     print(f"online: {fresh}; unknown, because nothing newer than {settings.ttl_hours:g} h is there: {len(ids) - fresh}")
