@@ -295,7 +295,7 @@ def check_in_step(
             first = source.strip().splitlines()[0]
             raise CourseError(f"{notebook.name} and {module.name} differ, from the cell that begins with `{first}`: run `nbdev_export`")
 
-# %% ../notebooks/00_start_here.ipynb #adb01623
+# %% ../notebooks/00_start_here.ipynb #55648f25
 import shutil
 
 

@@ -1,0 +1,58 @@
+"""The first minutes of a stranger: what make says when something is missing, and that setting up twice is once."""
+
+import os
+import subprocess
+
+import pytest
+
+
+def make(workshop, *words: str, **variables: str) -> subprocess.CompletedProcess:
+    "Call make in the copy of the project."
+    return subprocess.run(
+        ["make", *words], cwd=workshop.folder, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+
+
+def lacking(folder, what: str) -> str:
+    "A Python that fails when it is asked for `what`, as one that is too old, or has no venv, does."
+    python = folder / "python3"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *"{what}"*) exit 1;; "--version") echo "Python 3.9.2";; esac\n')
+    python.chmod(0o755)
+    return str(python)
+
+
+def test_make_alone_lists_the_targets(workshop):
+    told = make(workshop)
+
+    assert told.returncode == 0
+    for target in ["run", "test", "test-all", "lab", "ui", "bench", "clean"]:
+        assert f"make {target} " in told.stdout
+
+
+def test_an_old_make_is_one_clear_line(workshop):
+    told = make(workshop, "MAKE_VERSION=3.81")
+
+    assert "GNU make 4 or newer is needed, this is 3.81" in told.stderr and len(told.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("version_info", "Python 3.11 or newer is needed and was not found (Python 3.9.2)"), ("ensurepip", "has no venv module")],
+)
+def test_a_python_that_will_not_do_is_one_clear_line_and_changes_nothing(workshop, tmp_path, what, message):
+    told = make(workshop, "setup", f"PYTHON={lacking(tmp_path, what)}")
+
+    assert told.returncode != 0
+    assert len(told.stdout.splitlines()) == 1 and message in told.stdout
+    assert not (workshop.folder / ".venv").exists()
+
+
+def test_make_clean_removes_what_runs_have_made_and_nothing_else(workshop):
+    before = sorted(path for path in workshop.folder.rglob("*") if path.is_file())
+    (workshop.folder / "out/dev/data").mkdir(parents=True)
+    (workshop.folder / "out/dev/data/labels.parquet").write_text("made by a run")
+
+    assert make(workshop, "clean").returncode == 0
+
+    assert sorted(path for path in workshop.folder.rglob("*") if path.is_file()) == before
+    assert not (workshop.folder / "out").exists()
