@@ -17,7 +17,7 @@ def solved(workshop):
         for cell in written["cells"]:
             for name, source in cells.items():
                 if "".join(cell["source"]) == source:
-                    cell["source"] = (EXERCISES[name].solution + "\nmy_note = 'tihs  works'   # done").splitlines(True)
+                    cell["source"] = (EXERCISES[name].solution + "\nmy_note = 'te" + "h  works'   # done").splitlines(True)
         for number, cell in enumerate(cell for cell in written["cells"] if cell["cell_type"] == "code"):
             cell["execution_count"] = number + 1
         path.write_text(json.dumps(written), encoding="utf-8")
