@@ -49,20 +49,20 @@ class Workshop:
         told, _ = work.communicate(timeout=900)
         return work.returncode, told
 
-    def kill_in(self, stage: str, seconds: float) -> None:
-        "Start a build and kill it, with all its children, `seconds` after `stage` has started."
+    def kill_in(self, stage: str) -> None:
+        "Start a build and kill it, with all its children, as soon as `stage` has started."
         work = self.start("ploomber", "build")
         until = time.monotonic() + 600
         while ("stage started", stage) not in self.events() and work.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
-        time.sleep(seconds)
+            time.sleep(0.01)
         os.killpg(work.pid, signal.SIGKILL)
         work.communicate()
 
     def events(self) -> list[tuple[str, str]]:
         "What the pipeline's log says happened: (event, stage), in order."
         log = self.out / "logs/pipeline.jsonl"
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+        text = log.read_text(encoding="utf-8") if log.is_file() else ""
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # the last may still be written
         return [(line["event"], line["stage"]) for line in lines if line["event"].startswith("stage ")]
 
     def started(self) -> list[str]:

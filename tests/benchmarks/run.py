@@ -8,6 +8,7 @@ from pathlib import Path
 from mlops_course import project
 
 HERE = Path(__file__).parent
+ARGUMENTS = {"bench_retrieval": ["--plot", str(project.root() / "images/retrieval.png")], "bench_world": ["--full"]}
 MARKS = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
 
 
@@ -16,7 +17,7 @@ def main() -> None:
     tables = []
     for script in sorted(HERE.glob("bench_*.py")):
         print(f"\n== {script.stem} ==", flush=True)
-        ran = subprocess.run([sys.executable, str(script), *sys.argv[1:]], stdout=subprocess.PIPE, text=True, check=False)
+        ran = subprocess.run([sys.executable, str(script), *ARGUMENTS.get(script.stem, [])], stdout=subprocess.PIPE, text=True, check=False)
         print(ran.stdout)
         if ran.returncode:
             sys.exit(f"{script.name} failed")

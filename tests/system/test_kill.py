@@ -8,7 +8,7 @@ from conftest import UPSTREAM
 @pytest.mark.parametrize("stage", UPSTREAM)
 def test_a_build_killed_in_a_stage_resumes_to_the_same_result(finished, stage, tmp_path):
     killed = type(finished)(tmp_path)
-    killed.kill_in(stage, seconds=0.5)
+    killed.kill_in(stage)
     assert ("stage finished", stage) not in killed.events()
 
     code, told = killed.call("mlops-course", "run", "--env", "env.test.yaml")
