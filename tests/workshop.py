@@ -58,6 +58,15 @@ class Workshop:
         os.killpg(work.pid, signal.SIGKILL)
         work.communicate()
 
+    def stop(self, work: subprocess.Popen) -> None:
+        "End a command that was started here, with all its children."
+        os.killpg(work.pid, signal.SIGTERM)
+        try:
+            work.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(work.pid, signal.SIGKILL)
+            work.communicate()
+
     def events(self) -> list[tuple[str, str]]:
         "What the pipeline's log says happened: (event, stage), in order."
         log = self.out / "logs/pipeline.jsonl"

@@ -30,21 +30,22 @@ def jupyterlab(folder: Path, jupyter: Path, variables: dict[str, str]) -> Iterat
     with open(folder / "jupyterlab.log", "w") as log:
         server = subprocess.Popen([str(jupyter), *told], cwd=folder, env=variables, stdout=log, stderr=log)
         try:
-            _answers(f"http://127.0.0.1:{port}/api", server)
+            answers(f"http://127.0.0.1:{port}/api", server)
             yield f"http://127.0.0.1:{port}/lab"
         finally:
             server.terminate()
             server.wait(20)
 
 
-def _answers(address: str, server: subprocess.Popen) -> None:
+def answers(address: str, server: subprocess.Popen) -> None:
+    "Wait until a server answers. Raises `TimeoutError` if it has ended, or is silent for a minute."
     until = time.monotonic() + 60
     while time.monotonic() < until and server.poll() is None:
         try:
             return urlopen(address, timeout=2).close()
         except OSError:
             time.sleep(0.2)
-    raise TimeoutError(f"JupyterLab did not answer at {address}")
+    raise TimeoutError(f"no answer from {address}")
 
 
 @contextmanager
