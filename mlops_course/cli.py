@@ -128,9 +128,15 @@ def _failure(events: list[dict], told: Path) -> str:
         return f"stage {failed[-1]['stage']} stopped: {failed[-1]['error']}\n(all of it: {project.shown(told)})"
     return f"the build stopped before a stage could say why; the end of {project.shown(told)}:\n{told.read_text(encoding='utf-8')[-1500:]}"
 
-# %% ../notebooks/91_command_line.ipynb #883fbdc1
-def _percent(value: float | None) -> str:
-    return "not measurable" if value is None else f"{value:+.1%}"
+# %% ../notebooks/91_command_line.ipynb #169114b3
+def _percent(value: float) -> str:
+    return f"{value:+.1%}"
+
+
+def _gain(uplift: dict) -> str:
+    if uplift["estimate"] is None:
+        return "not measurable"
+    return f"{_percent(uplift['estimate'])} completed trips, between {_percent(uplift['low'])} and {_percent(uplift['high'])}"
 
 
 def _number(value: float | None) -> str:
@@ -146,8 +152,7 @@ def _judged(told: dict) -> list[str]:
         *[f"           {reason}" for reason in told["reasons"]],
         f"Metrics    RMSE {_number(metrics['rmse'])} (at most {needed['rmse']}; base rate {_number(metrics['base_rmse'])}), "
         f"AUC {_number(metrics['auc'])}, on {metrics['labels']:,} labels",
-        f"Uplift     {_percent(uplift['estimate'])} completed trips, between {_percent(uplift['low'])} and {_percent(uplift['high'])} "
-        f"(at least {_percent(needed['uplift'])}, by the lower bound)",
+        f"Uplift     {_gain(uplift)} (at least {_percent(needed['uplift'])}, by the lower bound)",
     ]
 
 
@@ -220,7 +225,7 @@ def status(file: _File = "env.yaml"):
     for name, paths in stale(file).items():
         typer.echo(f"Changed    {name}: {', '.join(paths)}")
 
-# %% ../notebooks/91_command_line.ipynb #d6f60fa7
+# %% ../notebooks/91_command_line.ipynb #d2cae157
 def _mlflow(file: str) -> Path:
     "The MLflow folder of the environment. Raises `CourseError` if nothing was built."
     folder = project.root() / project.environment(file).out / "mlflow"

@@ -1,6 +1,7 @@
 """Real builds: they end, they resume after a kill, they rerun what has changed and nothing else."""
 
 import pytest
+from data import files
 
 from conftest import UPSTREAM
 
@@ -81,3 +82,15 @@ def test_a_typo_mended_in_prose_registers_nothing(finished):
     assert code == 0, told
     assert "training" in finished.started()[before:]
     assert finished.result() == expected
+
+
+def test_the_seeds_environment_ends_with_the_reasons_of_its_gate(workshop, tmp_path):
+    files.seed_twin(tmp_path)
+    workshop.variables["SEED_DATA"] = str(tmp_path)
+
+    code, told = workshop.call("mlops-course", "run", "--env", "env.seed.yaml")
+
+    assert code == 1
+    assert "stage batch stopped: there is no champion" in told and "too little evidence: 3 labels of 2,000" in told
+    code, told = workshop.call("mlops-course", "status", "--env", "env.seed.yaml")
+    assert code == 0 and "Uplift     not measurable" in told and "AUC" in told
