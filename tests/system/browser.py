@@ -38,8 +38,8 @@ def jupyterlab(folder: Path, jupyter: Path, variables: dict[str, str]) -> Iterat
 
 
 def answers(address: str, server: subprocess.Popen) -> None:
-    "Wait until a server answers. Raises `TimeoutError` if it has ended, or is silent for a minute."
-    until = time.monotonic() + 60
+    "Wait until a server answers. Raises `TimeoutError` if it has ended, or is silent for two minutes."
+    until = time.monotonic() + 120
     while time.monotonic() < until and server.poll() is None:
         try:
             return urlopen(address, timeout=2).close()
