@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from mlops_course import project
 
@@ -55,7 +56,9 @@ class Workshop:
         until = time.monotonic() + 600
         while ("stage started", stage) not in self.events() and work.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
-        os.killpg(work.pid, signal.SIGKILL)
+        build = psutil.Process(work.pid)
+        for process in [*build.children(recursive=True), build]:  # a kernel has a process group of its own
+            process.kill()
         work.communicate()
 
     def stop(self, work: subprocess.Popen) -> None:
