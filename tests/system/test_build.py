@@ -41,8 +41,15 @@ def test_ploombers_own_command_finds_nothing_to_do_after_run(finished):
     assert finished.events() == before
 
 
-@pytest.mark.parametrize("product", ["data/labels.parquet", "batch/scores.parquet", "raw/bookings.parquet"])
-@pytest.mark.parametrize("fault", ["deleted", "altered"])
+@pytest.mark.parametrize(
+    ("product", "fault"),
+    [
+        ("data/labels.parquet", "deleted"),
+        ("data/labels.parquet", "altered"),
+        ("batch/scores.parquet", "altered"),
+        ("raw/bookings.parquet", "deleted"),
+    ],
+)
 def test_a_product_that_was_lost_is_noticed_and_made_again(finished, product, fault):
     expected = finished.result()
     path = finished.out / product
