@@ -30,7 +30,8 @@ class Workshop:
             if (project.root() / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(project.root() / name, folder / name)
-        self.variables = {**os.environ, "PLOOMBER_ENV_FILENAME": "env.test.yaml", "PYTHONPATH": str(folder)}
+        ours = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
+        self.variables = {**ours, "PLOOMBER_ENV_FILENAME": "env.test.yaml", "PYTHONPATH": str(folder)}
 
     def start(self, *command: str) -> subprocess.Popen:
         "Start a command of the environment in this copy, in a process group of its own."

@@ -77,7 +77,9 @@ def open_lesson(page, address: str, name: str) -> None:
 
 
 def run_all(page, seconds: float) -> None:
-    "Run all cells by the menu and wait until the last of them has run."
+    "Run all cells by the menu and wait until the last of them has run. What an earlier run left is cleared before."
+    page.get_by_role("menuitem", name="Edit", exact=True).click()
+    page.get_by_role("menuitem", name="Clear Outputs of All Cells", exact=True).click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(

@@ -58,7 +58,7 @@ def test_an_exercise_is_solved_by_typing_and_turns_to_pass(lab):
     lab.keyboard.press("Shift+Enter")
     lab.keyboard.press("Shift+Enter")
 
-    check.get_by_text("pass", exact=True).wait_for(timeout=30_000)
+    check.get_by_text("pass", exact=True).wait_for(timeout=120_000)
 
 
 def test_nothing_was_asked_of_another_host(lab):

@@ -1,6 +1,5 @@
 """The first minutes of a stranger: what make says when something is missing, and that setting up twice is once."""
 
-import os
 import subprocess
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 def make(workshop, *words: str, **variables: str) -> subprocess.CompletedProcess:
     "Call make in the copy of the project."
     return subprocess.run(
-        ["make", *words], cwd=workshop.folder, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+        ["make", *words], cwd=workshop.folder, env={**workshop.variables, **variables}, capture_output=True, text=True, check=False
     )
 
 
