@@ -63,6 +63,14 @@ run: $(READY) ## raw files to a registered champion and scored drivers
 lab: $(READY) ## open the lessons in JupyterLab
 	@jupyter lab notebooks/00_start_here.ipynb $$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
+.PHONY: serve
+serve: $(READY) ## answer online on port 8172, with the champion of the last build
+	@mlops-course serve
+
+.PHONY: stop
+stop: $(READY) ## end every service that the course has started
+	@mlops-course stop
+
 .PHONY: ui
 ui: $(READY) ## open MLflow on the runs and models of the last build
 	@mlops-course ui

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'fingerprint', 'stale', 'forget', 'build', 'summary', 'run', 'status', 'trace', 'rollback', 'reproduce',
-           'progress', 'ui']
+           'serve', 'stop', 'progress', 'ui']
 
 # %% ../notebooks/91_command_line.ipynb #069a09e6
 import json
@@ -128,7 +128,7 @@ def _failure(events: list[dict], told: Path) -> str:
         return f"stage {failed[-1]['stage']} stopped: {failed[-1]['error']}\n(all of it: {project.shown(told)})"
     return f"the build stopped before a stage could say why; the end of {project.shown(told)}:\n{told.read_text(encoding='utf-8')[-1500:]}"
 
-# %% ../notebooks/91_command_line.ipynb #169114b3
+# %% ../notebooks/91_command_line.ipynb #203f07fa
 def _percent(value: float) -> str:
     return f"{value:+.1%}"
 
@@ -157,13 +157,10 @@ def _judged(told: dict) -> list[str]:
 
 
 def _champion(mlflow: Path) -> str:
-    "Who is champion. MLflow takes seconds to import, so its table of aliases is read as it is."
-    import sqlite3
-    from contextlib import closing
+    from mlops_course import registry
 
-    with closing(sqlite3.connect(f"file:{mlflow}/mlflow.db?mode=ro", uri=True)) as db:
-        found = db.execute("SELECT name, version FROM registered_model_aliases WHERE alias = 'champion'").fetchone()
-    return f"{found[0]} version {found[1]}" if found else "no champion: no model has passed the gate yet"
+    version = registry.champion(mlflow)
+    return f"{registry.NAME} version {version}" if version else "no champion: no model has passed the gate yet"
 
 # %% ../notebooks/91_command_line.ipynb #a535bca7
 def summary(
@@ -202,7 +199,7 @@ def _rows(path: Path) -> int:
 
     return pq.read_metadata(path).num_rows
 
-# %% ../notebooks/91_command_line.ipynb #13d7f5b8
+# %% ../notebooks/91_command_line.ipynb #55679653
 @app.command()
 def run(file: _File = "env.yaml"):
     "Build what has changed, from raw files to scored drivers, and say what there is."
@@ -213,8 +210,9 @@ def run(file: _File = "env.yaml"):
     if changes:
         altered = [path for name, paths in changes.items() if name != "build" for path in paths if not path.startswith("made/")]
         typer.echo(f"Building {project.shown(out)}" + (f" ({', '.join(altered)} missing or altered)" if altered else "") + " ...")
+        before = fingerprint(file)  # what is edited while the build runs counts as changed
         build(file)
-        project.write_json(out / "made/build.json", {"fingerprint": fingerprint(file)})
+        project.write_json(out / "made/build.json", {"fingerprint": before})
     typer.echo(summary(file))
 
 
@@ -225,7 +223,7 @@ def status(file: _File = "env.yaml"):
     for name, paths in stale(file).items():
         typer.echo(f"Changed    {name}: {', '.join(paths)}")
 
-# %% ../notebooks/91_command_line.ipynb #d2cae157
+# %% ../notebooks/91_command_line.ipynb #d18f5bfd
 def _mlflow(file: str) -> Path:
     "The MLflow folder of the environment. Raises `CourseError` if nothing was built."
     folder = project.root() / project.environment(file).out / "mlflow"
@@ -236,12 +234,24 @@ def _mlflow(file: str) -> Path:
 
 @app.command()
 def trace(
-    which: Annotated[str, typer.Argument(help="champion, a version or a run id, as they stand beside each score")], file: _File = "env.yaml"
+    which: Annotated[str, typer.Argument(help="a request's id, champion, a version or a run id, as they stand beside each score")],
+    file: _File = "env.yaml",
 ):
-    "Go from a score's model back to its run, its snapshot of data, its code and its parameters."
-    from mlops_course import registry
+    "Go from a request, or from a score's model, back to the training run, its snapshot of data, its code and its parameters."
+    from mlops_course import registry, serving
 
-    for name, value in registry.trace(registry.connect(_mlflow(file)), which).items():
+    folder = _mlflow(file)
+    entry = serving.find(folder.with_name("serving") / "predictions", which)
+    if entry:
+        _show({name: value for name, value in entry.items() if name != "candidates"})
+        for candidate in entry["candidates"]:
+            typer.echo(f"{'candidate':<12} {json.dumps(candidate)}")
+        typer.echo("")
+    _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
+
+
+def _show(values: dict) -> None:
+    for name, value in values.items():
         typer.echo(f"{name:<12} {json.dumps(value) if isinstance(value, dict | list) else value}")
 
 
@@ -263,7 +273,35 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
         raise project.CourseError(f"the model differs: {was[:12]} was registered, {now[:12]} came out")
     typer.echo(f"the same model: digest {now}")
 
+# %% ../notebooks/91_command_line.ipynb #0e2fbdcc
+@app.command()
+def serve(
+    file: _File = "env.yaml",
+    host: Annotated[str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")] = None,
+    port: int | None = None,
+    folder: Annotated[Path | None, typer.Option(help="another folder with features/ and mlflow/")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a setting, such as cache_seconds=0; can be given again")] = None,
+):
+    "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
+    from mlops_course import serving
 
+    os.environ["PLOOMBER_ENV_FILENAME"] = file
+    told = project.environment(file)
+    changes = dict(each.partition("=")[::2] for each in settings or [])
+    changes |= {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    chosen = project.validated(serving.ServingSettings, {**told.serving, **changes}, f"the section `serving` of {file}, and --set")
+    serving.serve(folder.resolve() if folder else project.root() / told.out, chosen, told.name)
+
+
+@app.command()
+def stop():
+    "End every service that the course has started, in whichever folder, also those whose notebook is long closed."
+    from mlops_course import services
+
+    ended = services.stop_all(project.root() / "out")
+    typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
+
+# %% ../notebooks/91_command_line.ipynb #32efddb7
 @app.command()
 def progress():
     "Say which lessons are done, which exercises pass, and how much time is left. Nothing leaves this machine."

@@ -161,13 +161,7 @@ def show_progress() -> str:
     lines = [f"{r.lesson:<28} {bar(r.passed, r.exercises)} {r.passed}/{r.exercises}  {r.minutes:>3} min" for r in table.itertuples()]
     left = int(table.loc[table.passed < table.exercises, "minutes"].sum())
     complete = int((table.passed == table.exercises).sum())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{complete} of {len(table)} lessons done, {int(table.spent.sum())} minutes between checks so far, about {left} minutes to go",
-        ]
-    )
+    return "\n".join([*lines, "", f"{complete} of {len(table)} lessons done, {int(table.spent.sum())} minutes between checks so far, about {left} minutes to go"])
 
 # %% ../notebooks/90_exercises.ipynb #db360177
 @exercise(
@@ -402,6 +396,114 @@ def _(answer):
     assert answer(nine, None) == ten, "without `created` it is the hour's end"
     assert answer(nine, ten + timedelta(minutes=4)) == ten + timedelta(minutes=4), "written at 10:04, known at 10:04"
     assert answer(nine, nine + timedelta(minutes=30)) == ten, "written too early by a fast clock: still not before the hour's end"
+
+# %% ../notebooks/90_exercises.ipynb #8a590b31
+@exercise(
+    "11.1",
+    stub="""
+    def monitoring():
+        "The monitoring service as a `Service` named `monitoring`."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Everything that differs between two services is a field of `services.Service`.",
+        "What is said of a shell line, `REFERENCE=out/dev mlops-course monitor`, are two fields: `variables` and `command`.",
+        'Service(name="monitoring", command=("mlops-course", "monitor"), port=..., health="/ready", variables={...}, seconds=...)',
+    ],
+    solution="""
+    def monitoring():
+        from mlops_course.services import Service
+
+        told = {"REFERENCE": "out/dev"}
+        return Service(name="monitoring", command=("mlops-course", "monitor"), port=8309, health="/ready", variables=told, seconds=20)
+    """,
+    wrong="""
+    def monitoring():
+        from mlops_course.services import Service
+
+        return Service(name="monitoring", command=("mlops-course", "monitor"), port=8309, variables={"REFERENCE": "out/dev"}, seconds=20)
+    """,
+    message="an open port is not yet a service",
+)
+def _(answer):
+    from mlops_course.services import Service
+
+    found = answer()
+    assert isinstance(found, Service), "a `services.Service` was asked for"
+    assert found.command == ("mlops-course", "monitor"), "the command is the program and its argument, a string each; no shell reads it"
+    assert found.health, "an open port is not yet a service: which path says that it can be used?"
+    assert (found.name, found.port, found.health) == ("monitoring", 8309, "/ready"), "name, port and path are in the drawing and in the question"
+    assert found.variables == {"REFERENCE": "out/dev"}, "its folder is a variable of its environment"
+    assert found.seconds == 20, "it should be given 20 seconds, not a minute"
+
+# %% ../notebooks/90_exercises.ipynb #603b93e1
+@exercise(
+    "11.2",
+    stub="""
+    def is_ours(note, living):
+        "Does the process of `note` (`pid`, `born`) still run? `living` has the time of birth of each process by its number."
+        raise NotImplementedError
+    """,
+    hints=[
+        "What does a reboot do with the numbers of processes?",
+        "The number must be among the living, *and* the process with this number must have been born when the note says.",
+    ],
+    solution="""
+    def is_ours(note, living):
+        return note["pid"] in living and living[note["pid"]] == note["born"]
+    """,
+    wrong="""
+    def is_ours(note, living):
+        return note["pid"] in living
+    """,
+    message="somebody's editor",
+)
+def _(answer):
+    note = {"pid": 4711, "born": 12.5}
+    assert not answer(note, {4711: 90_210.0, 1: 0.0}), "process 4711 was born later than the note says: it is somebody's editor"
+    assert answer(note, {4711: 12.5, 1: 0.0}), "the process of the note runs: number and time of birth are its own"
+    assert not answer(note, {1: 0.0, 4712: 12.5}), "a process with another number is another process, whenever it was born"
+    assert not answer(note, {}), "nothing runs"
+
+# %% ../notebooks/90_exercises.ipynb #b0ddba73
+@exercise(
+    "11.3",
+    stub="""
+    def usable(trouble, lives, tries):
+        "True as soon as `trouble()` is empty. False as soon as `lives()` is false, or after asking `tries` times."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A loop of `tries` rounds, and in each round two questions. Which of them comes first?",
+        "A dead service cannot be used, whatever the port answers: ask `lives()` first.",
+        "`for _ in range(tries):` then `if not lives(): return False`, `if not trouble(): return True`; and after the loop?",
+    ],
+    solution="""
+    def usable(trouble, lives, tries):
+        for _ in range(tries):
+            if not lives():
+                return False
+            if not trouble():
+                return True
+        return False
+    """,
+    wrong="""
+    def usable(trouble, lives, tries):
+        return any(not trouble() for _ in range(tries))
+    """,
+    message="a stranger",
+)
+def _(answer):
+    assert not answer(lambda: "", lambda: False, 5), "the service has died; what answers on its port is a stranger"
+    reasons = iter(["refused", "503", "503", "", "503"])
+    assert answer(lambda: next(reasons), lambda: True, 5), "it could be used at the fourth question"
+    assert next(reasons, None) == "503", "do not go on asking when it can be used"
+    asked = []
+    assert not answer(lambda: asked.append(1) or "503", lambda: len(asked) < 2, 50), "it died after two questions"
+    assert len(asked) == 2, f"it died after two questions, and was asked {len(asked)} times: do not wait for the dead"
+    asked.clear()
+    assert not answer(lambda: asked.append(1) or "503", lambda: True, 3), "it was never ready"
+    assert len(asked) == 3, f"three questions were allowed, {len(asked)} were asked"
 
 # %% ../notebooks/90_exercises.ipynb #bab232e9
 @exercise(
@@ -773,7 +875,7 @@ def _(answer):
     assert answer([(at(9), at(10)), (at(9), at(10) + timedelta(minutes=5))]) == [], "the same hour, written again: neither is newer"
     assert answer([]) == [], "no rows, no late ones"
 
-# %% ../notebooks/90_exercises.ipynb #7d529220
+# %% ../notebooks/90_exercises.ipynb #11b7dbdb
 @exercise(
     "31.1",
     stub="""
@@ -804,18 +906,17 @@ def _(answer):
     from datetime import UTC, datetime, timedelta
     from types import SimpleNamespace
 
+    from feast.protos.feast.types.Value_pb2 import Value
+
     monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
     known = {1001: monday, 1002: monday + timedelta(days=6)}
 
-    def asked(features, entity_rows):  # a store of two rows, in the form of Feast's answer
-        ids, found = entity_rows["driver_id"], {}
-        for name in (reference.split(":")[1] for reference in features):
-            found[name] = [0.5 if i in known else None for i in ids]
-            found[f"{name}__ts"] = [int(known[i].timestamp()) if i in known else 0 for i in ids]
-        return SimpleNamespace(to_dict=lambda include_event_timestamps=False: {"driver_id": ids, **found})
+    def read(config, view, keys, names):  # a store of two rows, in the form of Feast's answer
+        ids = [key.entity_values[0].int64_val for key in keys]
+        return [(known[i], {name: Value(double_val=0.5) for name in names}) if i in known else (None, None) for i in ids]
 
-    view = SimpleNamespace(ttl=timedelta(days=7))
-    store = SimpleNamespace(get_online_features=asked, get_feature_view=lambda name, allow_registry_cache=False: view)
+    view, provider = SimpleNamespace(ttl=timedelta(days=7)), SimpleNamespace(online_read=read)
+    store = SimpleNamespace(provider=provider, config=None, get_feature_view=lambda name, allow_registry_cache=False: view)
     ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
     told = answer(store, ids, sunday)
     assert told != 3, "`online` gives a row also for a driver of whom nothing is known: count those who have features"
@@ -824,7 +925,7 @@ def _(answer):
     assert answer(store, ids, monday + timedelta(days=30)) == 0, "after thirty days both rows are too old"
     assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
 
-# %% ../notebooks/90_exercises.ipynb #c7f26e6b
+# %% ../notebooks/90_exercises.ipynb #fc468182
 @exercise(
     "31.2",
     stub="""
@@ -861,20 +962,19 @@ def _(answer):
     from datetime import UTC, datetime, timedelta
     from types import SimpleNamespace
 
+    from feast.protos.feast.types.Value_pb2 import Value
+
     from mlops_course.problem import CONTRACT
 
     monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
     rates = {1001: 0.9, 1002: 0.3, 1003: 0.6}
 
-    def asked(features, entity_rows):  # a store of three rows, in the form of Feast's answer
-        ids, found = entity_rows["driver_id"], {}
-        for name in (reference.split(":")[1] for reference in features):
-            found[name] = [rates.get(i) for i in ids]
-            found[f"{name}__ts"] = [int(monday.timestamp()) if i in rates else 0 for i in ids]
-        return SimpleNamespace(to_dict=lambda include_event_timestamps=False: {"driver_id": ids, **found})
+    def read(config, view, keys, names):  # a store of three rows, in the form of Feast's answer
+        ids = [key.entity_values[0].int64_val for key in keys]
+        return [(monday, {name: Value(double_val=rates[i]) for name in names}) if i in rates else (None, None) for i in ids]
 
-    view = SimpleNamespace(ttl=timedelta(days=7))
-    store = SimpleNamespace(get_online_features=asked, get_feature_view=lambda name, allow_registry_cache=False: view)
+    view, provider = SimpleNamespace(ttl=timedelta(days=7)), SimpleNamespace(online_read=read)
+    store = SimpleNamespace(provider=provider, config=None, get_feature_view=lambda name, allow_registry_cache=False: view)
 
     def model(table):
         assert list(table.columns) == list(CONTRACT.features), "the model takes the contract's features, in the contract's order"
@@ -1659,6 +1759,146 @@ def _(answer):
     assert answer(scores, now + pd.Timedelta(minutes=1)) == 1002, "a minute later 1003 is too old, and 1002 is left"
     assert answer(scores[scores.driver_id == 9999], now) is None, "9999 has no score, and nobody else is on the list: None"
     assert answer(scores, now + pd.Timedelta(days=1)) is None, "all scores are of yesterday: None, and a person should look why"
+
+# %% ../notebooks/90_exercises.ipynb #d6dd6a20
+@exercise(
+    "51.1",
+    stub="""
+    def careful():
+        "`ServingSettings`: answers at most one second older than the store, an hour without the store survived, nobody drawn."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Three settings decide it. Their comments in `ServingSettings` say what each does, and in which unit.",
+        "`cache_seconds` is the age of features while the store answers, `last_known_seconds` their age when it does not.",
+        "`ServingSettings(cache_seconds=1, last_known_seconds=3600, explore=0)`",
+    ],
+    solution="""
+    def careful():
+        from mlops_course.serving import ServingSettings
+
+        return ServingSettings(cache_seconds=1, last_known_seconds=3600, explore=0)
+    """,
+    wrong="""
+    def careful():
+        from mlops_course.serving import ServingSettings
+
+        return ServingSettings(cache_seconds=3600, explore=0)
+    """,
+    message="an hour old while the store is well",
+)
+def _(answer):
+    from mlops_course.serving import choose
+
+    told = answer()
+    assert told.cache_seconds <= 1, f"with cache_seconds={told.cache_seconds:g} an answer is up to an hour old while the store is well"
+    assert told.last_known_seconds >= 3600, f"after {told.last_known_seconds:g} s without the store there are no answers; an hour has 3,600"
+    drawn = sum(choose(f"r-{i}", [1, 2], [0.9, 0.1], told.explore).explored for i in range(500))
+    assert drawn == 0, f"{drawn} of 500 requests were drawn: `explore` is their share"
+
+# %% ../notebooks/90_exercises.ipynb #6be1803a
+@exercise(
+    "51.2",
+    stub="""
+    def answer_once(answered, log, request_id, drivers, choose):
+        "The driver for a request. `answered` remembers earlier requests, `log` is a list that gets one `request_id` for each answer."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Look into `answered` first. What must be remembered beside the driver, to see that a question is another one?",
+        "The candidates are a set: the same ones in another order are the same question.",
+        "If the id is known: raise `ValueError` where `answered[request_id][0] != set(drivers)`, else return what was answered. Log new ones.",
+    ],
+    solution="""
+    def answer_once(answered, log, request_id, drivers, choose):
+        if request_id in answered:
+            asked, driver = answered[request_id]
+            if asked != set(drivers):
+                raise ValueError("this request id was used for other candidates")
+            return driver
+        driver = choose(drivers)
+        answered[request_id] = (set(drivers), driver)
+        log.append(request_id)
+        return driver
+    """,
+    wrong="""
+    def answer_once(answered, log, request_id, drivers, choose):
+        log.append(request_id)
+        if request_id not in answered:
+            answered[request_id] = choose(drivers)
+        return answered[request_id]
+    """,
+    message="two bookings",
+)
+def _(answer):
+    answered, log = {}, []
+    best = iter([1002, 1003, 1004])
+
+    def choose(drivers):
+        return next(best)
+
+    assert answer(answered, log, "r-1", [1001, 1002], choose) == 1002, "the first answer is what `choose` says"
+    again = answer(answered, log, "r-1", [1001, 1002], choose)
+    assert log == ["r-1"], f"the log has {len(log)} entries for r-1: a lost answer that was asked for again looks like two bookings"
+    assert again == 1002, "the same question got another driver: two drivers are on their way to one rider"
+    assert answer(answered, log, "r-1", [1002, 1001], choose) == 1002, "the same candidates in another order are the same question"
+    try:
+        answer(answered, log, "r-1", [1003, 1004], choose)
+    except ValueError:
+        pass
+    else:
+        raise AssertionError("r-1 came with other candidates and got a driver who is none of them: raise ValueError")
+    assert answer(answered, log, "r-2", [1003, 1004], choose) == 1003 and log == ["r-1", "r-2"], "r-2 is a new request"
+
+# %% ../notebooks/90_exercises.ipynb #cb8ec0bc
+@exercise(
+    "51.3",
+    stub="""
+    def known_features(memory, ask, driver, now, seconds):
+        "Features and whether they are degraded: from `ask(driver)`, or if that raises, from `memory` if at most `seconds` old, else (None, True)."
+        raise NotImplementedError
+    """,
+    hints=[
+        "`memory` is a dictionary: driver -> (when, features). What is not put there while the store is well cannot help later.",
+        "Three cases: the store answers (remember it, not degraded), it fails and the memory is young (degraded), it fails and the memory is old.",
+        "`memory[driver] = (now, features)` after a good answer; `when, features = memory.get(driver, (float('-inf'), None))` after a bad one.",
+    ],
+    solution="""
+    def known_features(memory, ask, driver, now, seconds):
+        try:
+            features = ask(driver)
+        except Exception:
+            when, features = memory.get(driver, (float("-inf"), None))
+            return (features if now - when <= seconds else None), True
+        memory[driver] = (now, features)
+        return features, False
+    """,
+    wrong="""
+    def known_features(memory, ask, driver, now, seconds):
+        try:
+            features = ask(driver)
+            memory[driver] = (now, features)
+            return features, False
+        except Exception:
+            return memory[driver][1], True
+    """,
+    message="older than it may be",
+)
+def _(answer):
+    def well(driver):
+        return {"conv_rate": 0.8}
+
+    def down(driver):
+        raise ConnectionError
+
+    memory = {}
+    assert answer(memory, well, 1001, 0, 300) == ({"conv_rate": 0.8}, False), "the store answers: its features, and not degraded"
+    assert answer(memory, down, 1001, 200, 300) == ({"conv_rate": 0.8}, True), "200 s later the store is down: the last known features, degraded"
+    found = answer(memory, down, 1001, 400, 300)
+    assert found == (None, True), f"after 400 s the answer was {found[0]}: features older than it may be decide about a trip"
+    assert answer({}, down, 1002, 0, 300) == (None, True), "nothing was ever known of 1002, and the store is down: None, degraded"
+    answer(memory, well, 1001, 500, 300)
+    assert answer(memory, down, 1001, 700, 300)[0] is not None, "at 500 s the store answered again, and that counts at 700 s"
 
 # %% ../notebooks/90_exercises.ipynb #c02202de
 @exercise(

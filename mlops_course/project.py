@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOPICS', 'Topic', 'CourseError', 'root', 'shown', 'Settings', 'Environment', 'Secrets', 'validated', 'environment',
-           'now', 'digest', 'digest_of', 'digest_of_code', 'writing', 'write_json', 'Stage', 'tasks', 'lab',
-           'check_in_step', 'check_inputs', 'stage', 'changed']
+           'now', 'run_clock', 'digest', 'digest_of', 'digest_of_code', 'writing', 'write_json', 'Stage', 'tasks',
+           'lab', 'check_in_step', 'check_inputs', 'stage', 'changed']
 
-# %% ../notebooks/00_start_here.ipynb #de6536d7
+# %% ../notebooks/00_start_here.ipynb #d0450fad
 from typing import NamedTuple
 
 
@@ -43,7 +43,7 @@ TOPICS = [
     Topic("component", "model training infrastructure", "40_training_pipeline", "training", "model/test_training.py"),
     Topic("component", "model registry", "42_model_registry", "registry", "model/test_registry.py"),
     Topic("component", "metadata store", "42_model_registry", "registry", "model/test_registry.py"),
-    Topic("component", "model serving", "50_batch_serving", "batch", "model/test_batch.py"),
+    Topic("component", "model serving", "51_online_serving", "serving", "model/test_serving.py"),
     Topic("component", "monitoring", "61_model_monitoring", "monitoring", ""),
 ]
 
@@ -84,7 +84,7 @@ def shown(
     "A path as a person reads it: from the root of the project, if it is below it."
     return os.path.relpath(path, root()) if path.resolve().is_relative_to(root()) else str(path)
 
-# %% ../notebooks/00_start_here.ipynb #d9b8095a
+# %% ../notebooks/00_start_here.ipynb #d2356d2a
 from datetime import UTC, datetime
 from typing import Any
 
@@ -110,6 +110,7 @@ class Environment(Settings):
     features: dict[str, Any] = {}
     training: dict[str, Any] = {}
     batch: dict[str, Any] = {}
+    serving: dict[str, Any] = {}
 
 
 class Secrets(BaseSettings):
@@ -118,6 +119,7 @@ class Secrets(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLOPS_COURSE_")
 
     pseudonym_key: SecretStr | None = None  # without it, columns to pseudonymize are dropped
+    api_key: SecretStr | None = None  # what callers of a service show; needed where it can be reached from other machines
 
 # %% ../notebooks/00_start_here.ipynb #d31952fa
 def validated(
@@ -162,16 +164,30 @@ def _filled(value: Any, **names: str) -> Any:
             value = value.replace("{{" + name + "}}", str(text))
     return value
 
-# %% ../notebooks/00_start_here.ipynb #992e768f
+# %% ../notebooks/00_start_here.ipynb #f49a76a4
 from contextvars import ContextVar
+from datetime import timedelta
 
 _current: ContextVar[Environment | None] = ContextVar("environment", default=None)
 
 
 def now() -> datetime:
-    "The time, in UTC: that of the stage's environment, or of the environment's file, or the real one."
+    "The time, in UTC: that of a clock that runs, of the stage's environment, of the environment's file, or the real one."
+    if _ahead is not None:
+        return datetime.now(UTC) + _ahead
     clock = (_current.get() or environment()).clock
     return clock.astimezone(UTC) if clock else datetime.now(UTC)
+
+
+_ahead: timedelta | None = None  # of the course's clock, before the real one, once it runs
+
+
+def run_clock(
+    since: datetime | None,  # the time that it is now; None: the real one
+) -> None:
+    "Let the clock of this process run: a service calls it once, when it starts."
+    global _ahead
+    _ahead = since - datetime.now(UTC) if since else timedelta(0)
 
 # %% ../notebooks/00_start_here.ipynb #e6eaca95
 import ast

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRUSTED', 'NAME', 'UntrustedModel', 'loads', 'canonical', 'save_model', 'model_digest', 'connect', 'experiment',
            'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch', 'version_of', 'Found', 'find', 'register',
-           'Loaded', 'checked', 'load', 'promote', 'aliases', 'rollback', 'trace']
+           'Loaded', 'checked', 'load', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/42_model_registry.ipynb #aeb97ad5
 from . import project
@@ -364,20 +364,28 @@ def checked(
         raise DigestMismatch(f"not loaded: {what} is not what was registered. Roll back, or run the training again")
     return version, files
 
-# %% ../notebooks/42_model_registry.ipynb #68ad4a20
+# %% ../notebooks/42_model_registry.ipynb #e3cbbcd4
 def load(
     client,
     which: str = "champion",  # or another alias, or a version's number
     decision: Path | None = None,  # training's decision.json: if there is no champion, the message says why
+    copy: Path | None = None,  # a folder that keeps the files for `load_copy`
 ) -> Loaded:
     "A registered model. Nothing of it is loaded before each of its files was compared with its digest."
     try:
         version, files = checked(client, which)
     except NoChampion as error:
         raise NoChampion(f"{error}{_why(decision)}") from None
+    loaded = _opened(str(version.version), version.run_id, files)
+    if copy:
+        _keep(copy, loaded, files)
+    return loaded
+
+
+def _opened(version: str, run_id: str, files: dict[str, bytes]) -> Loaded:
     inputs = json.loads(yaml.safe_load(files["MLmodel"])["signature"]["inputs"])
     features = tuple(column["name"] for column in inputs)
-    return Loaded(loads(files["model.skops"]), NAME, str(version.version), version.run_id, features, version.tags["model_digest"])
+    return Loaded(loads(files["model.skops"]), NAME, version, run_id, features, _digests(files)["model.skops"])
 
 
 def _why(decision: Path | None) -> str:
@@ -386,7 +394,31 @@ def _why(decision: Path | None) -> str:
     told = json.loads(decision.read_text(encoding="utf-8"))
     return f". Its last decision: {told['decision']}: {'; '.join(told['reasons'])}"
 
-# %% ../notebooks/42_model_registry.ipynb #9d541231
+# %% ../notebooks/42_model_registry.ipynb #2da0ae88
+def _keep(folder: Path, loaded: Loaded, files: dict[str, bytes]) -> None:
+    "Write a model's files to `folder`; their list comes last, so that half a copy is none."
+    for name, content in files.items():
+        with project.writing(folder / "model" / name) as beside:
+            beside.write_bytes(content)
+    project.write_json(folder / "kept.json", {"version": loaded.version, "run_id": loaded.run_id, "files": _digests(files)})
+
+
+def load_copy(
+    folder: Path,  # that `load` has kept a model in
+) -> Loaded:
+    "The model that was kept. Raises `NoChampion` if there is none, `DigestMismatch` if a file is not what was loaded then."
+    kept = folder / "kept.json"
+    if not kept.is_file():
+        raise NoChampion(f"no model was kept in {project.shown(folder)}")
+    told = json.loads(kept.read_text(encoding="utf-8"))
+    paths = {name: folder / "model" / name for name in told["files"]}
+    files = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+    wrong = [name for name, then in told["files"].items() if _digests(files).get(name) != then]
+    if wrong:
+        raise DigestMismatch(f"not loaded: {', '.join(wrong)} in {project.shown(folder)} is not what was kept. Remove the folder")
+    return _opened(told["version"], told["run_id"], files)
+
+# %% ../notebooks/42_model_registry.ipynb #f843c971
 def promote(
     client,
     which: str,  # an alias, or a version's number
@@ -407,6 +439,18 @@ def aliases(client) -> dict[str, str]:
     "The version of each alias."
     found = client.search_registered_models(f"name = '{NAME}'")
     return {alias: str(version) for model in found for alias, version in model.aliases.items()}
+
+
+def champion(
+    folder: Path,  # of `connect`; nothing is made or changed there
+) -> str | None:
+    "The champion's version, or None. MLflow takes seconds to import, so its table of aliases is read as it is."
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(f"{Path(folder).resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
+        found = db.execute("SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'", [NAME]).fetchone()
+    return str(found[0]) if found else None
 
 
 def _champions(client) -> list[str]:

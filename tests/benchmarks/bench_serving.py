@@ -1,0 +1,198 @@
+"""Online serving beside its peers: one worker each, on this machine, one after another, the same 16 connections.
+
+`python tests/benchmarks/bench_serving.py [--seconds 10] [--small]` prints Markdown tables and a line for each target;
+a missed target is exit code 1. The load is wrk's (a package of Debian). What counts are ratios within one run.
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mlops_course import project
+from mlops_course.problem import ACCEPTANCE, CONTRACT
+from serving import load, parts, services
+from serving.services import BARE, BENTO, MLFLOW, OURS, UNCACHED, Ground, Service, by_features, by_number
+
+TIMES = {OURS: 5, UNCACHED: 3}  # BentoML's requests/s, at least
+P99_MS = 25
+RATE = 10 * ACCEPTANCE.requests_per_second
+BODIES = 4_000
+
+
+class Measured(NamedTuple):
+    "A service under as much load as it can take."
+
+    rate: float  # requests/s
+    p50: float  # milliseconds
+    p99: float
+    cpu: float  # milliseconds of all its processes, for one request
+
+
+def measured(
+    service: Service,
+    ground: Ground,
+    seconds: int,
+    scratch: Path,
+    before: Callable[[int], None] = lambda port: None,
+    after: Callable[[int], None] = lambda port: None,
+) -> Measured:
+    "A service started, checked, warmed, measured, and checked again; `before` and `after` the load get its port."
+    asked, file = ground.requests(1, BODIES), scratch / "bodies.txt"
+    file.write_text("\n".join(map(service.body, asked)) + "\n", encoding="utf-8")
+    with services.running(service, scratch, service.body(asked[0])) as (port, process):
+        check(service, port, asked[:50], "before")
+        before(port)
+        load.closed(port, service.path, file, "warm", service.good, min(seconds, 2))
+        cpu = services.cpu_seconds(process)
+        told = load.closed(port, service.path, file, "load", service.good, seconds)
+        cpu = services.cpu_seconds(process) - cpu
+        check(service, port, asked[:50], "after")
+        after(port)
+    return Measured(told.requests / told.seconds, told.p50, told.p99, cpu / told.requests * 1e3)
+
+
+def check(service: Service, port: int, asked: list[pd.DataFrame], run: str) -> None:
+    "Raise RuntimeError unless each answer names one of its candidates (MLflow's: has a probability for each)."
+    for i, rows in enumerate(asked):
+        answer = json.loads(load.ask(port, service.path, service.body(rows), f"{run}{i}"))
+        if service.body is by_features:
+            good = len(answer["predictions"]) == len(rows)
+        else:
+            good = answer["error"] is None and answer["prediction"] in set(rows[CONTRACT.entity])
+        if not good:
+            raise RuntimeError(f"{service.name} gave a wrong answer: {answer}")
+
+
+def compared(port: int, ground: Ground, n: int) -> dict:
+    "The last of `n` answers of ours. Raises RuntimeError unless scores and driver are those of the registered pipeline."
+    for i, rows in enumerate(ground.requests(2, n)):
+        answer = json.loads(load.ask(port, "/inference", by_number(rows), f"same{i}"))
+        told = pd.DataFrame(answer["candidates"]).set_index(CONTRACT.entity).score.reindex(rows[CONTRACT.entity]).to_numpy()
+        scores = ground.champion.probability(rows)
+        best = rows[CONTRACT.entity].to_numpy()[scores >= scores.max() - 1e-9]
+        if not (np.abs(told - scores).max() <= 1e-9 and (answer["explored"] or answer["prediction"] in best)):
+            raise RuntimeError(f"request {i}: the registered pipeline says {scores}, the service {answer}")
+    return answer
+
+
+def counted(port: int) -> int:
+    "Good answers, as ours counts them for Prometheus."
+    return int(float(re.search(rb'serving_requests_total\{path="/inference",status="200"\} (\S+)', load.ask(port, "/metrics", None))[1]))
+
+
+def logged(folder: Path) -> int:
+    "Entries in the prediction log of ours."
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("serving/predictions/*.jsonl"))
+
+
+class Figures(NamedTuple):
+    "What a run has found."
+
+    services: dict[str, Measured]
+    paced: float  # milliseconds at the 99th percentile of the load of the problem
+    same: int  # answers compared with the registered pipeline
+    parts: dict[str, dict[str, float]]
+
+
+def run(ground: Ground, seconds: int, small: bool) -> Figures:
+    "All services one after another; small: ours and the bare endpoint, and less of everything."
+    same, found, kept = (20 if small else 200), {}, {}
+
+    def after(port: int) -> None:
+        bodies = list(map(by_number, ground.requests(4, 1_000)))
+        kept["paced"] = np.percentile(load.paced(port, "/inference", bodies, "paced", RATE, seconds), 99)
+        kept["counted"] = counted(port)
+
+    with tempfile.TemporaryDirectory() as name:
+        folders = (Path(name) / str(i) for i in range(10))
+        new = lambda: next((folder.mkdir(), folder)[1] for folder in folders)
+        scratch = new()
+        found[OURS] = measured(
+            services.ours(OURS, ground, scratch), ground, seconds, scratch, lambda port: kept.update(answer=compared(port, ground, same)), after
+        )
+        if logged(scratch) != kept["counted"]:
+            raise RuntimeError(f"{kept['counted']} requests were answered, and {logged(scratch)} logged")
+        scratch = new()
+        found[BARE] = measured(services.bare(kept["answer"], scratch), ground, seconds, scratch)
+        if not small:
+            scratch = new()
+            plain = services.ours(UNCACHED, ground, scratch, "cache_seconds=0")
+            found[UNCACHED] = measured(plain, ground, seconds, scratch, lambda port: compared(port, ground, same) and None)
+            scratch = new()
+            found[MLFLOW] = measured(services.mlflow(ground), ground, seconds, scratch)
+            scratch = new()
+            found[BENTO] = measured(services.bento(ground, scratch), ground, seconds, scratch)
+        told = parts.parts(ground, new(), kept["answer"], 60 if small else 1_000)
+    return Figures({k: found[k] for k in (BARE, OURS, UNCACHED, MLFLOW, BENTO) if k in found}, kept["paced"], same, told)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] + ["---:"] * (len(head) - 1), *rows])
+
+
+def report(figures: Figures, seconds: int) -> None:
+    "Print the tables."
+    floor, base = figures.services[BARE], figures.services.get(BENTO)
+    print(f"{ACCEPTANCE.candidates} candidates, {load.CONNECTIONS} connections, one worker each, {seconds} s of load:\n")
+    rows = [
+        [name, f"{m.rate:,.0f}", f"{m.p50:.1f}", f"{m.p99:.1f}", f"{m.cpu:.2f}", _times(m, base), f"{m.rate / floor.rate:.0%}"]
+        for name, m in figures.services.items()
+    ]
+    print(table(["service", "requests/s", "p50, ms", "p99, ms", "CPU, ms a request", "times BentoML", "of the bare endpoint"], rows))
+    print("\nWhere the time of one request goes, one at a time and without a network, in ms:\n")
+    names = [parts.HTTP, parts.LOOKUP, parts.FRAME, parts.MODEL, parts.REST]
+    lines = [[name, *(f"{told[name]:.2f}" if name in told else "-" for told in figures.parts.values())] for name in names]
+    lines.append(["together", *(f"{sum(told.values()):.2f}" for told in figures.parts.values())])
+    print(table(["part", *figures.parts], lines))
+
+
+def _times(m: Measured, base: Measured | None) -> str:
+    return f"{m.rate / base.rate:.1f}" if base else "-"
+
+
+def verdicts(figures: Figures) -> list[tuple[bool, str]]:
+    "Was each target reached, and in words."
+    found, lines = figures.services, []
+    for name, least in TIMES.items():
+        times = found[name].rate / found[BENTO].rate
+        lines.append((times >= least, f"{name}: {times:.1f} times BentoML's requests/s, at least {least}"))
+        lines.append((found[name].p99 <= P99_MS, f"{name}: {found[name].p99:.1f} ms at the 99th percentile, at most {P99_MS}"))
+    text = f"{RATE:.0f} requests/s, ten times the expected: {figures.paced:.1f} ms at the 99th percentile, at most {ACCEPTANCE.latency_ms:.0f}"
+    return [*lines, (figures.paced <= ACCEPTANCE.latency_ms, text)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    "Run and print; 1 if a target was missed or a tool is not there."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=10, help="of load on each service")
+    parser.add_argument("--small", action="store_true", help="ours and the bare endpoint only, one second each: does it run?")
+    parser.add_argument("--ground", type=Path, help="the folder of a build to ask about, instead of one made for this")
+    asked = parser.parse_args(argv)
+    seconds, folder = (1 if asked.small else asked.seconds), asked.ground or project.root() / "out/bench/serving"
+    try:
+        load.find_wrk()
+    except load.Missing as error:
+        print(error, file=sys.stderr)
+        return 1
+    if not asked.ground:
+        services.make_ground(folder)
+    figures = run(Ground.at(folder), seconds, asked.small)
+    report(figures, seconds)
+    print(f"\n{figures.same} answers of ours compared with the registered scikit-learn pipeline on the same features: equal.")
+    if asked.small:
+        return 0
+    told = verdicts(figures)
+    print("\n" + "\n".join(f"- {text}: {'reached' if reached else 'MISSED'}" for reached, text in told))
+    return 0 if all(reached for reached, _ in told) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Where the time of one request goes: in this process, without a network, one request at a time. Milliseconds, medians."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+
+from mlops_course import features, registry
+from mlops_course.problem import CONTRACT
+from serving.load import ID
+from serving.services import HERE, OURS, UNCACHED, Ground, by_number, link
+
+HTTP, LOOKUP, FRAME, MODEL, REST = "the bare endpoint", "feature look-up", "data frame", "model", "all the rest"
+PLAIN = "the plain way"
+
+
+def parts(ground: Ground, scratch: Path, answer: dict, n: int) -> dict[str, dict[str, float]]:
+    "The parts of a request in the plain way and in ours, from `n` requests each."
+    asked = ground.requests(3, n)
+    bodies = [by_number(rows).replace(ID, f"part{i}").encode() for i, rows in enumerate(asked)]
+    endpoint = asyncio.run(_bare(scratch, answer, bodies))
+    found = {PLAIN: {HTTP: endpoint, **_plain(ground, asked)}}
+    for name, settings in [(UNCACHED, {"cache_seconds": 0}), (OURS, {})]:
+        folder = scratch / str(len(found))
+        folder.mkdir()
+        told = asyncio.run(_ours(link(ground, folder), settings, bodies))
+        found[name] = {HTTP: endpoint, LOOKUP: told[LOOKUP], MODEL: told[MODEL], REST: told[REST] - endpoint - told[LOOKUP] - told[MODEL]}
+    return found
+
+
+async def _bare(scratch: Path, answer: dict, bodies: list[bytes]) -> float:
+    (scratch / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    with mock.patch.dict(os.environ, BENCH_ANSWER=str(scratch / "answer.json")), mock.patch.object(sys, "path", [str(HERE), *sys.path]):
+        app = import_module("bare").app
+    return median([await _through(app, body) for body in bodies])
+
+
+def _plain(ground: Ground, asked: list[pd.DataFrame]) -> dict[str, float]:
+    "Feast's own question, a data frame, the pipeline."
+    store, took = features.open_store(ground.folder / "features"), []
+    for rows in asked:
+        drivers = [{CONTRACT.entity: driver} for driver in rows[CONTRACT.entity].tolist()]
+        times = [time.perf_counter()]
+        found = store.get_online_features(features.REFERENCES, drivers).to_dict()
+        times.append(time.perf_counter())
+        frame = pd.DataFrame(found)[list(CONTRACT.features)]
+        times.append(time.perf_counter())
+        ground.champion.model.predict_proba(frame)
+        times.append(time.perf_counter())
+        took.append(np.diff(times) * 1e3)
+    return dict(zip((LOOKUP, FRAME, MODEL), np.median(took, axis=0).tolist(), strict=True))
+
+
+async def _ours(folder: Path, settings: dict, bodies: list[bytes]) -> dict[str, float]:
+    "What the store and the model take in ours, and the whole of it."
+    from mlops_course import serving
+
+    spent = {}
+    clocks = [(serving.Store, "newest", LOOKUP), (registry.Loaded, "probability", MODEL)]
+    patches = [mock.patch.object(owner, name, _timed(spent, part, getattr(owner, name))) for owner, name, part in clocks]
+    app, took = serving.application(serving.Serving(folder, serving.ServingSettings(**settings))), []
+    with patches[0], patches[1]:
+        async with app.router.lifespan_context(app):
+            await _ready(app, bodies[0])
+            for body in bodies:
+                spent.clear()
+                whole = await _through(app, body)
+                took.append([spent.get(LOOKUP, 0), spent.get(MODEL, 0), whole])
+    half = len(took) // 2  # by then each driver has been met
+    return dict(zip((LOOKUP, MODEL, REST), np.median(took[half:], axis=0).tolist(), strict=True))
+
+
+def _timed(spent: dict[str, float], part: str, function: Callable) -> Callable:
+    def wrapped(*args, **more):
+        began = time.perf_counter()
+        try:
+            return function(*args, **more)
+        finally:
+            spent[part] = spent.get(part, 0) + (time.perf_counter() - began) * 1e3
+
+    return wrapped
+
+
+async def _ready(app, body: bytes) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await _through(app, body)
+            except ValueError:
+                await asyncio.sleep(0.1)
+
+
+async def _through(app, body: bytes) -> float:
+    "Milliseconds of one request through an ASGI application. Raises ValueError unless the answer is 200."
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http", "root_path": ""}
+    scope |= {"path": "/inference", "raw_path": b"/inference", "query_string": b"", "headers": headers, "client": None, "server": None}
+    sent = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    began = time.perf_counter()
+    await app(scope, receive, send)
+    took = (time.perf_counter() - began) * 1e3
+    if sent[0]["status"] != 200:
+        raise ValueError(f"not answered: {sent}")
+    return took

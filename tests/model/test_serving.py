@@ -1,0 +1,984 @@
+"""What the online service answers, refuses, remembers and writes down; its process and its failures are in tests/system."""
+
+import itertools
+import json
+import random
+import secrets
+import shutil
+import threading
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import company
+import pytest
+from company import CLOCK, EMPTY, KNOWN, NAMES, PARTIAL, STALE, TWINS, UNKNOWN
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from mlops_course import batch, cli, features, project, registry, serving
+from mlops_course.problem import CONTRACT, COSTS
+from mlops_course.telemetry import logging_to
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it prefers another client's library
+    from fastapi.testclient import TestClient
+
+KEY = "a key with ünïcode"
+numbers = itertools.count()
+
+
+def new() -> str:
+    "A request id that nobody has used."
+    return f"request {next(numbers)}"
+
+
+def wait_for(condition, seconds: float = 30):
+    "What `condition` gives, as soon as that is true."
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.01)
+    return found
+
+
+@contextmanager
+def served(folder, key: str | None = None, **changes):
+    "A client of a service on `folder` that is ready; it ends with the block."
+    service = serving.Serving(folder, serving.ServingSettings(**{"explore": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}))
+    with TestClient(serving.application(service, key)) as client:
+        client.folder = folder
+        wait_for(lambda: client.get("/ready").status_code == 200)
+        yield client
+
+
+def ask(client, drivers, request_id: str | None = None) -> dict:
+    "The answer to a booking."
+    answer = client.post("/inference", json={"request_id": request_id or new(), "driver_ids": drivers})
+    assert answer.status_code == 200, answer.text
+    return serving.Answer.model_validate_json(answer.text, strict=True).model_dump()
+
+
+def entries(folder, request_id: str | None = None) -> list[dict]:
+    "What stands in the prediction log, of a request or of all."
+    files = sorted((folder / "serving/predictions").glob("*.jsonl"))
+    found = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+    return [entry for entry in found if request_id in (None, entry["request_id"])]
+
+
+def logged(client, request_id: str) -> dict:
+    "The entry of a request, which comes to the file a moment after the answer."
+    [entry] = wait_for(lambda: entries(client.folder, request_id))
+    return entry
+
+
+def metrics(client) -> dict[str, float]:
+    "The meters by name and labels."
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {" ".join([s.name, *map(str, s.labels.values())]): s.value for family in families for s in family.samples}
+
+
+def refused(answer, status: int) -> str:
+    "The message of a refusal that is as the description says, and tells nothing of what is inside."
+    assert answer.status_code == status, answer.text
+    told = answer.json()
+    assert set(told) == {"prediction", "error", "request_id"}
+    assert serving.Refused.model_validate(told).error
+    inside = ["/", "mlops_course", "pydantic", "fastapi", "Traceback", "Error", "Exception", ".py", "site-packages", "object at 0x"]
+    assert not [word for word in inside if word in told["error"].replace("/ready", "")]
+    return told["error"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clock():
+    "A service lets the clock of its process run; the next module gets it back as it was."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(project, "_ahead", None)
+        patch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+        yield
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    "A company that no test changes, but for its prediction log."
+    return company.make(tmp_path_factory.mktemp("company"))
+
+
+@pytest.fixture
+def own(ground, tmp_path):
+    "A company of the test's own."
+    return company.copy(ground, tmp_path / "own")
+
+
+@pytest.fixture(scope="module")
+def client(ground):
+    with served(ground) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def pipeline(ground):
+    return registry.load(registry.connect(ground / "mlflow"))
+
+
+# --- who wins --------------------------------------------------------------------------------------
+
+
+def test_a_client_of_the_seed_course_reads_what_it_did_before(client):
+    answer = client.post("/inference", json={"request_id": new(), "driver_ids": KNOWN[:3]}).json()
+
+    assert answer["prediction"] in KNOWN[:3]
+    assert answer["error"] is None
+
+
+def test_scores_and_winner_are_those_of_the_registered_pipeline_on_the_same_features(client, pipeline):
+    drivers = random.Random(3).sample([*KNOWN, PARTIAL], 20)
+    found = features.online(features.open_store(client.folder / "features"), drivers, at=CLOCK)
+    expected = pipeline.probability(found)
+
+    answer = ask(client, drivers)
+
+    assert [c["driver_id"] for c in answer["candidates"]] == drivers
+    assert [c["score"] for c in answer["candidates"]] == pytest.approx(expected, abs=1e-9, rel=0)
+    assert answer["prediction"] == drivers[expected.argmax()]
+    assert answer["score"] == pytest.approx(expected.max(), abs=1e-9, rel=0)
+    assert (answer["model"], answer["version"]) == (pipeline.name, pipeline.version)
+
+
+def test_batch_and_online_give_the_same_rows_the_same_scores(client, pipeline):
+    drivers = [*KNOWN, *TWINS, PARTIAL, EMPTY, UNKNOWN]
+    rows = features.pd.DataFrame({CONTRACT.entity: drivers, CONTRACT.time: [features.pd.Timestamp(CLOCK)] * len(drivers)})
+    scored = batch.score(pipeline, features.historical(features.open_store(client.folder / "features"), rows))
+
+    online = {c["driver_id"]: c["score"] for c in ask(client, drivers)["candidates"]}
+
+    for row in scored.to_dict("records"):
+        one, other = row["score"], online[row[CONTRACT.entity]]
+        assert (row["status"] == "no features") == (other is None)
+        assert other is None or abs(one - other) < 1e-9
+
+
+def test_of_equal_drivers_the_lowest_number_wins_whatever_their_order_and_whenever_they_were_scored(ground):
+    with served(ground) as client:
+        ask(client, TWINS[1:])  # these two get their score in one call of the model, the third in another
+        answers = [ask(client, list(order)) for order in itertools.permutations(TWINS)]
+
+    assert {answer["prediction"] for answer in answers} == {min(TWINS)}
+    assert len({c["score"] for answer in answers for c in answer["candidates"]}) == 1
+
+
+def test_what_is_known_of_a_candidate_is_told_and_who_is_not_known_has_no_score(client):
+    found = {c["driver_id"]: c for c in ask(client, [KNOWN[0], PARTIAL, EMPTY, STALE, UNKNOWN])["candidates"]}
+
+    told = {KNOWN[0]: "fresh", PARTIAL: "partial", EMPTY: "missing", STALE: "stale", UNKNOWN: "missing"}
+    assert {driver: c["features"] for driver, c in found.items()} == told
+    assert {driver for driver, c in found.items() if c["score"] is None} == {EMPTY, STALE, UNKNOWN}
+
+
+@pytest.mark.parametrize("explore", [0, 1])
+def test_a_driver_who_is_not_known_never_wins(ground, explore):
+    "STALE has the best features of all, but they are too old."
+    with served(ground, explore=explore) as client:
+        worst = min(KNOWN, key={c["driver_id"]: c["score"] for c in ask(client, KNOWN)["candidates"]}.get)
+        winners = {ask(client, [UNKNOWN, STALE, worst, EMPTY, 1])["prediction"] for _ in range(40)}
+
+    assert winners == {worst}
+
+
+def test_features_become_stale_while_the_service_runs(client, own):
+    company.put(features.open_store(own / "features"), [KNOWN[0]], [0.5, 0.5, 5], CLOCK - timedelta(hours=168) + timedelta(seconds=2))
+
+    with served(own, cache_seconds=0) as client:
+
+        def state():
+            return ask(client, [KNOWN[0]])["candidates"][0]["features"]
+
+        before = state()
+        late = project.now() >= CLOCK + timedelta(seconds=2)
+        wait_for(lambda: state() == "stale")
+
+    assert before == "fresh" or late
+
+
+def test_where_nobody_is_known_there_is_no_driver_but_an_answer(client):
+    answer = ask(client, [UNKNOWN, EMPTY, STALE], name := new())
+
+    assert answer["error"] == "nothing is known of any candidate"
+    assert [answer[name] for name in ("prediction", "score", "worth_promising", "propensity")] == [None] * 4
+    assert logged(client, name)["prediction"] is None
+
+
+def test_a_promise_is_worth_it_above_the_break_even_and_the_ranking_does_not_mind(client):
+    answers = [ask(client, [driver]) for driver in KNOWN]
+
+    assert {answer["worth_promising"] for answer in answers} == {True, False}
+    assert all(answer["worth_promising"] == (answer["score"] > COSTS.break_even) for answer in answers)
+    assert [answer["prediction"] for answer in answers] == KNOWN
+
+
+def test_whether_a_promise_is_worth_it_is_said_of_the_best_candidate_also_when_another_is_drawn(ground):
+    with served(ground, explore=1) as client:
+        scores = {c["driver_id"]: c["score"] for c in ask(client, KNOWN)["candidates"]}
+        best, worst = max(scores, key=scores.get), min(scores, key=scores.get)
+        answers = [ask(client, [best, worst]) for _ in range(40)]
+
+    assert scores[worst] < COSTS.break_even < scores[best]
+    assert {answer["prediction"] for answer in answers} == {best, worst}
+    assert {answer["worth_promising"] for answer in answers} == {True}
+
+
+def test_a_candidate_who_is_named_twice_counts_once(client):
+    answer = ask(client, [KNOWN[1], KNOWN[0], KNOWN[1]])
+
+    assert [c["driver_id"] for c in answer["candidates"]] == [KNOWN[1], KNOWN[0]]
+
+
+# --- exploration ------------------------------------------------------------------------------------
+
+some_scores = st.lists(st.none() | st.sampled_from([0.1, 0.5, 0.5, 0.9]) | st.floats(0, 1), min_size=1, max_size=12)
+shares = st.sampled_from([0, 1]) | st.floats(0, 1)
+
+
+@given(st.text(min_size=1), some_scores, shares)
+def test_a_choice_is_one_of_those_with_a_score_and_the_same_at_each_try(request_id, scores, explore):
+    drivers = list(range(7, 7 + len(scores)))
+
+    choice = serving.choose(request_id, drivers, scores, explore)
+
+    assert choice == serving.choose(request_id, drivers, scores, explore)
+    if all(score is None for score in scores):
+        assert choice == (None, False, None)
+    else:
+        assert scores[choice.place] is not None
+        assert 0 <= choice.propensity <= 1
+        assert not (explore == 0 and choice.explored)
+        assert choice.explored or scores[choice.place] == max(s for s in scores if s is not None)
+
+
+@given(st.text(min_size=1), some_scores, shares, st.randoms(use_true_random=False))
+def test_the_order_of_candidates_changes_nothing(request_id, scores, explore, shuffle):
+    pairs = list(enumerate(scores, start=7))
+    mixed = shuffle.sample(pairs, len(pairs))
+
+    one = serving.choose(request_id, *map(list, zip(*pairs, strict=True)), explore)
+    other = serving.choose(request_id, *map(list, zip(*mixed, strict=True)), explore)
+
+    assert one[1:] == other[1:]
+    assert (one.place is None) == (other.place is None)
+    assert one.place is None or pairs[one.place] == mixed[other.place]
+
+
+@settings(max_examples=15, deadline=None)
+@given(some_scores.filter(lambda scores: any(s is not None for s in scores)), st.sampled_from([0, 0.05, 0.3, 1]))
+def test_each_candidate_is_chosen_as_often_as_its_propensity_says(scores, explore):
+    n, drivers = 4_000, list(range(len(scores)))
+
+    choices = [serving.choose(f"id {i}", drivers, scores, explore) for i in range(n)]
+
+    known = [i for i, score in enumerate(scores) if score is not None]
+    told = {choice.place: choice.propensity for choice in choices}
+    best = max(known, key=lambda i: scores[i])
+    assert sum(told.get(i, explore / len(known)) for i in known) == pytest.approx(1)
+    counted = Counter(choice.place for choice in choices)
+    for place in known:
+        propensity = explore / len(known) + (1 - explore) * (place == best)
+        assert told.get(place, propensity) == pytest.approx(propensity)
+        assert abs(counted[place] / n - propensity) < 5 * (propensity * (1 - propensity) / n) ** 0.5 + 1e-9
+    assert abs(sum(choice.explored for choice in choices) / n - explore) < 5 * (explore * (1 - explore) / n) ** 0.5 + 1e-9
+
+
+def test_a_drawn_answer_says_so_and_its_propensity_is_logged(ground):
+    with served(ground, explore=1) as client:
+        drawn = ask(client, KNOWN[:4], name := new())
+        entry = logged(client, name)
+    with served(ground, explore=0) as client:
+        best = ask(client, KNOWN[:4])
+
+    assert (drawn["explored"], drawn["propensity"]) == (entry["explored"], entry["propensity"]) == (True, 0.25)
+    assert (best["explored"], best["propensity"]) == (False, 1)
+
+
+# --- the same request again ---------------------------------------------------------------------------
+
+
+def test_a_request_that_comes_again_gets_the_same_answer_and_is_logged_once(client):
+    name = new()
+    body = {"request_id": name, "driver_ids": KNOWN[:3]}
+
+    first, again, reordered = (client.post("/inference", json={**body, "driver_ids": ids}) for ids in (KNOWN[:3], KNOWN[:3], KNOWN[2::-1]))
+    ask(client, KNOWN[:3], other := new())
+    logged(client, other)
+
+    assert first.content == again.content == reordered.content
+    assert len(entries(client.folder, name)) == 1
+
+
+def test_a_request_id_with_other_candidates_is_refused(client):
+    ask(client, KNOWN[:3], name := new())
+
+    for drivers in (KNOWN[:2], KNOWN[:4], KNOWN[1:4]):
+        answer = client.post("/inference", json={"request_id": name, "driver_ids": drivers})
+        assert "other candidates" in refused(answer, 409)
+        assert answer.json()["request_id"] == name
+
+
+def test_the_same_request_twice_at_the_same_time_is_answered_once(ground, monkeypatch):
+    came, go = threading.Event(), threading.Event()
+    with served(ground, cache_seconds=0, store_seconds=60) as client, ThreadPoolExecutor(3) as pool:
+        newest = serving.Store.newest
+
+        def slow(*asked):
+            came.set()
+            go.wait(30)
+            return newest(*asked)
+
+        monkeypatch.setattr(serving.Store, "newest", slow)
+        first = pool.submit(ask, client, KNOWN[:3], name := new())
+        assert came.wait(30)
+        second = pool.submit(ask, client, KNOWN[:3], name)
+        wait_for(lambda: metrics(client)["serving_requests_in_progress"] == 3)  # with the one for the meters
+        other = client.post("/inference", json={"request_id": name, "driver_ids": KNOWN[:2]})
+        go.set()
+        answers = [first.result(30), second.result(30)]
+        logged(client, name)
+
+    assert answers[0] == answers[1]
+    refused(other, 409)
+
+
+def test_after_its_time_a_request_id_is_a_new_request(ground):
+    with served(ground, repeat_seconds=0.2) as client:
+        ask(client, KNOWN[:3], name := new())
+        body = {"request_id": name, "driver_ids": KNOWN[:2]}
+        wait_for(lambda: client.post("/inference", json=body).status_code == 200)
+        wait_for(lambda: len(entries(ground, name)) == 2)
+
+    assert serving.find(ground / "serving/predictions", name)["candidates"][-1]["driver_id"] == KNOWN[1]
+
+
+def test_a_request_that_failed_can_be_sent_again(ground, monkeypatch):
+    with served(ground, cache_seconds=0) as client:
+        name = new()
+        with monkeypatch.context() as patch:
+            patch.setattr(serving.Store, "newest", lambda *_: 1 / 0)
+            refused(client.post("/inference", json={"request_id": name, "driver_ids": [KNOWN[0]]}), 503)
+
+        assert ask(client, [KNOWN[1]], name)["prediction"] == KNOWN[1]
+
+
+def test_a_restart_remembers_what_was_answered(ground):
+    body = {"request_id": new(), "driver_ids": [*KNOWN[:3], PARTIAL, UNKNOWN]}
+    with served(ground, explore=1) as client:
+        first = client.post("/inference", json=body)
+    with served(ground) as client:
+        again = client.post("/inference", json=body)
+        other = client.post("/inference", json={**body, "driver_ids": KNOWN})
+
+    assert again.json() == first.json()
+    refused(other, 409)
+    assert len(entries(ground, body["request_id"])) == 1
+
+
+def test_a_restart_just_after_midnight_remembers_what_was_answered_before(own):
+    body, log = {"request_id": new(), "driver_ids": KNOWN[:3]}, own / "serving/predictions"
+    with served(own) as client:
+        first = client.post("/inference", json=body)
+        ask(client, KNOWN[:2], other := new())
+    [file] = log.glob("*.jsonl")
+    before, after = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    moved = {**json.loads(before), "time": (CLOCK - timedelta(seconds=1)).isoformat()}
+    (log / "2026-03-15.jsonl").write_text(json.dumps(moved) + "\n", encoding="utf-8")
+    file.write_text(after, encoding="utf-8")
+
+    with served(own) as client:
+        again = client.post("/inference", json=body)
+
+    assert again.json() == first.json()
+    assert len(entries(own, body["request_id"])) == len(entries(own, other)) == 1
+
+
+def test_the_clock_does_not_go_back_at_a_restart(own):
+    with served(own) as client:
+        ask(client, KNOWN[:2], one := new())
+    with served(own) as client:
+        ask(client, KNOWN[:2], other := new())
+
+    assert entries(own, one)[0]["time"] < entries(own, other)[0]["time"]
+
+
+# --- what is refused -----------------------------------------------------------------------------------
+
+NASTY = {
+    "nothing": b"",
+    "no JSON": b"driver 7, please",
+    "half of it": b'{"request_id": "a", "driver_ids": [1',
+    "a number": b"7",
+    "null": b"null",
+    "a list": b'[{"request_id": "a", "driver_ids": [1]}]',
+    "a string": b'"request"',
+    "no id": b'{"driver_ids": [1]}',
+    "no drivers": b'{"request_id": "a"}',
+    "null drivers": b'{"request_id": "a", "driver_ids": null}',
+    "empty id": b'{"request_id": "", "driver_ids": [1]}',
+    "number as id": b'{"request_id": 7, "driver_ids": [1]}',
+    "bool as id": b'{"request_id": true, "driver_ids": [1]}',
+    "object as id": b'{"request_id": {"a": 1}, "driver_ids": [1]}',
+    "long id": json.dumps({"request_id": "x" * 129, "driver_ids": [1]}).encode(),
+    "very long id": json.dumps({"request_id": "x" * 60_000, "driver_ids": [1]}).encode(),
+    "lone surrogate": b'{"request_id": "\\ud800", "driver_ids": [1]}',
+    "invalid UTF-8": b'{"request_id": "\xff\xfe", "driver_ids": [1]}',
+    "UTF-16": '{"request_id": "a", "driver_ids": [true]}'.encode("utf-16"),
+    "byte order mark": b'\xef\xbb\xbf{"request_id": "a", "driver_ids": [0]}',
+    "empty list": b'{"request_id": "a", "driver_ids": []}',
+    "101 drivers": json.dumps({"request_id": "a", "driver_ids": list(range(1, 102))}).encode(),
+    "the same 101 times": json.dumps({"request_id": "a", "driver_ids": [1] * 101}).encode(),
+    "negative": b'{"request_id": "a", "driver_ids": [-1]}',
+    "zero": b'{"request_id": "a", "driver_ids": [0]}',
+    "bool": b'{"request_id": "a", "driver_ids": [true]}',
+    "float": b'{"request_id": "a", "driver_ids": [1.5]}',
+    "whole float": b'{"request_id": "a", "driver_ids": [1.0]}',
+    "exponent": b'{"request_id": "a", "driver_ids": [1e3]}',
+    "NaN": b'{"request_id": "a", "driver_ids": [NaN]}',
+    "infinity": b'{"request_id": "a", "driver_ids": [Infinity, -Infinity]}',
+    "NaN as id": b'{"request_id": NaN, "driver_ids": [1]}',
+    "64 bits and one": b'{"request_id": "a", "driver_ids": [9223372036854775808]}',
+    "huge": b'{"request_id": "a", "driver_ids": [1' + b"0" * 400 + b"]}",
+    "too long to be read": b'{"request_id": "a", "driver_ids": [' + b"9" * 5_000 + b"]}",
+    "text": b'{"request_id": "a", "driver_ids": ["1001"]}',
+    "text for a list": b'{"request_id": "a", "driver_ids": "1001"}',
+    "object for a list": b'{"request_id": "a", "driver_ids": {"0": 1}}',
+    "null in the list": b'{"request_id": "a", "driver_ids": [1, null]}',
+    "list in the list": b'{"request_id": "a", "driver_ids": [[1]]}',
+    "deep list": b'{"request_id": "a", "driver_ids": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    "deep object": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "deep and not closed": b"[" * 60_000,
+    "duplicated key, the last one wrong": b'{"request_id": "a", "driver_ids": [1], "driver_ids": []}',
+    "a path": b'{"request_id": "a", "driver_ids": ["../../etc/passwd"]}',
+    "SQL": b'{"request_id": "a", "driver_ids": ["1; DROP TABLE drivers"]}',
+}
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_a_body_that_is_wrong_is_refused_in_plain_words(client, name):
+    answer = client.post("/inference", content=NASTY[name], headers={"content-type": "application/json"})
+
+    assert answer.status_code in (400, 422)
+    refused(answer, answer.status_code)
+
+
+def test_a_refusal_names_what_is_wrong_and_the_request(client):
+    answer = client.post("/inference", json={"request_id": "mine", "driver_ids": [1, -5, True]})
+
+    message = refused(answer, 422)
+    assert answer.json()["request_id"] == "mine"
+    assert "driver_ids.1: Input should be greater than or equal to 1" in message and "driver_ids.2: " in message
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense", "application/json;;"])
+def test_a_body_of_another_type_is_refused_or_read_as_json(client, kind):
+    body = json.dumps({"request_id": new(), "driver_ids": KNOWN[:2]}).encode()
+
+    answer = client.post("/inference", content=body, headers={"content-type": kind} if kind else {})
+
+    assert answer.status_code in (200, 415, 422)
+    if answer.status_code != 200:
+        refused(answer, answer.status_code)
+
+
+ODD = ["\x00", "a\x00b", "\n", '"', "\\", "\u2028", "😀", "🇩🇪" * 60, "a" * 128, "../../x", "%s{}$(x)", "\x7f", "ﷺ", "null", " "]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_request_id_is_answered_logged_and_found(ground, name):
+    with served(ground) as client:
+        answer = ask(client, KNOWN[:2], name)
+    found = serving.find(ground / "serving/predictions", name)
+
+    assert answer["request_id"] == found["request_id"] == name
+    assert answer["prediction"] == found["prediction"]
+
+
+def test_the_greatest_driver_id_and_a_hundred_candidates_are_answered(client):
+    answer = ask(client, [2**63 - 1, *range(2_001, 2_099), KNOWN[0]])
+
+    assert answer["prediction"] == KNOWN[0]
+    assert len(answer["candidates"]) == 100
+
+
+def test_a_key_that_stands_twice_or_that_nobody_knows_does_not_disturb(client):
+    body = b'{"request_id": "first", "driver_ids": [0], "extra": {"a": [1]}, "request_id": "%s", "driver_ids": [1001]}'
+
+    answer = client.post("/inference", content=body % new().encode(), headers={"content-type": "application/json"})
+
+    assert answer.status_code == 200 and answer.json()["prediction"] == 1001
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_may_be_as_large_as_the_setting_says_and_not_larger(ground, declared):
+    with served(ground, body_bytes=1_000) as client:
+
+        def sent(size: int):
+            body = json.dumps({"request_id": new(), "driver_ids": KNOWN[:2]}).encode().ljust(size)
+            pieces = body if declared else (body[i : i + 100] for i in range(0, size, 100))
+            return client.post("/inference", content=pieces, headers={"content-type": "application/json"})
+
+        assert sent(1_000).status_code == 200
+        assert "1,000 bytes" in refused(sent(1_001), 413)
+        refused(sent(5_000_000), 413)
+
+
+@pytest.mark.parametrize("size", ["-1", "x", "1e3", "", "99999999999999999999", "9" * 5_000])
+def test_a_size_that_is_none_is_refused(client, size):
+    answer = client.post("/inference", content=b"{}", headers={"content-length": size, "content-type": "application/json"})
+
+    refused(answer, 413)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/inference", 405), ("POST", "/health", 405), ("PUT", "/model", 405), ("GET", "/x", 404), ("GET", "/", 404)]
+)
+def test_what_is_not_there_is_refused_in_the_same_form(client, method, path, status):
+    refused(client.request(method, path), status)
+
+
+def test_a_refused_request_leaves_no_entry_but_a_line_with_its_id(client, tmp_path):
+    before = len(entries(client.folder))
+    with logging_to(tmp_path / "log.jsonl"):
+        client.post("/inference", json={"request_id": "refused", "driver_ids": []})
+        ask(client, KNOWN[:2], name := new())
+    logged(client, name)
+
+    [line] = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert (line["event"], line["request_id"], line["status"]) == ("request refused", "refused", 422)
+    assert len(entries(client.folder)) == before + 1
+
+
+def test_an_error_of_ours_tells_its_reader_nothing_of_the_inside(ground, tmp_path, monkeypatch):
+    with served(ground) as client, logging_to(tmp_path / "log.jsonl"):
+        monkeypatch.setattr(serving.PredictionLog, "add", lambda *_: 1 / 0)
+        quiet = TestClient(client.app, raise_server_exceptions=False)
+        message = refused(quiet.post("/inference", json={"request_id": new(), "driver_ids": KNOWN}), 500)
+
+    assert message == "something went wrong here; the service's log says what"
+    assert "ZeroDivisionError" in (tmp_path / "log.jsonl").read_text()
+
+
+# --- the key ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def locked(ground):
+    with served(ground, key=KEY) as opened:
+        yield opened
+
+
+WRONG = [{}, {"X-API-Key": ""}, {"X-API-Key": "wrong"}, {"X-API-Key": KEY[:-1].encode()}, {"Authorization": "Bearer "}, {"Authorization": "Basic YTpi"}]
+
+
+@pytest.mark.parametrize("shown", WRONG)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/inference"), ("GET", "/model"), ("GET", "/metrics"), ("GET", "/x")])
+def test_without_the_key_nothing_is_told(locked, method, path, shown):
+    assert refused(locked.request(method, path, headers=shown), 401) == "the header X-API-Key is missing or wrong"
+
+
+@pytest.mark.parametrize("shown", [{"X-API-Key": KEY.encode()}, {"Authorization": b"Bearer " + KEY.encode()}])
+def test_with_the_key_all_is_open(locked, shown):
+    body = {"request_id": new(), "driver_ids": KNOWN[:2]}
+
+    assert locked.post("/inference", json=body, headers=shown).status_code == 200
+    assert all(locked.get(path, headers=shown).status_code == 200 for path in ("/model", "/metrics"))
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/docs", "/openapi.json"])
+def test_some_paths_need_no_key(locked, path):
+    assert locked.get(path).status_code == 200
+
+
+def test_keys_are_compared_in_constant_time(locked, monkeypatch):
+    compared = []
+    monkeypatch.setattr(secrets, "compare_digest", lambda *pair: compared.append(pair) or False)
+
+    refused(locked.get("/model", headers={"X-API-Key": "guess"}), 401)
+
+    assert compared == [(b"guess", KEY.encode())]
+
+
+def test_the_key_stands_in_no_answer_and_no_log(locked, tmp_path):
+    with logging_to(tmp_path / "log.jsonl"):
+        told = [locked.get(path).text for path in ("/ready", "/openapi.json", "/model", "/docs")]
+
+    assert not any(KEY in text for text in [*told, (tmp_path / "log.jsonl").read_text()])
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+@pytest.mark.parametrize("key", [None, ""])
+def test_beyond_loopback_no_service_starts_without_a_key(own, monkeypatch, host, key):
+    if key is not None:
+        monkeypatch.setenv("MLOPS_COURSE_API_KEY", key)
+
+    with pytest.raises(project.CourseError, match="set a key in the variable MLOPS_COURSE_API_KEY"):
+        serving.serve(own, serving.ServingSettings(host=host, port=1))
+
+
+# --- what it says of itself ---------------------------------------------------------------------------------
+
+
+def test_every_golden_signal_has_a_meter_and_it_moves(ground):
+    with served(ground, explore=1) as client:
+        before = metrics(client)
+        ask(client, [KNOWN[0], UNKNOWN])
+        client.post("/inference", json={})
+        client.get("/nowhere/" + "x" * 50)
+        after = metrics(client)
+
+    moved = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0) and "bucket" not in name}
+    expected = {
+        "serving_requests_total /inference 200": 1,
+        "serving_requests_total /inference 422": 1,
+        "serving_requests_total other 404": 1,
+        "serving_request_seconds_count /inference": 2,
+        "serving_candidates_total fresh": 1,
+        "serving_candidates_total missing": 1,
+        "serving_explored_total": 1,
+    }
+    assert {name: moved[name] for name in expected} == expected
+    assert 0 < moved["serving_request_seconds_sum /inference"] < 60
+    for name in ("serving_store_up", "serving_registry_up"):
+        assert after[name] == 1
+    assert 7_200 <= after["serving_newest_feature_age_seconds"] < 7_200 + 3_600
+    assert "serving_log_waiting" in after and "serving_degraded_total" in after
+    assert [name for name in after if name.startswith("serving_model_info") and name.split()[1:].count("1") == 1]
+
+
+def test_the_model_that_answers_is_described(client, pipeline):
+    told = client.get("/model").json()
+
+    assert (told["version"], told["run_id"], told["digest"]) == (pipeline.version, pipeline.run_id, pipeline.digest)
+    assert told["features"] == NAMES
+    assert (told["from"], told["cache_seconds"]) == ("registry", 5)
+
+
+def test_the_interactive_page_needs_no_other_host(client):
+    page = client.get("/docs").text
+
+    assert "https://" not in page and "http://" not in page
+
+
+def test_an_entry_of_the_log_holds_all_that_the_answer_rested_on(client, pipeline):
+    answer = ask(client, [KNOWN[0], PARTIAL, UNKNOWN], name := new())
+
+    entry = logged(client, name)
+
+    found = features.newest(features.open_store(client.folder / "features"), [KNOWN[0], PARTIAL])
+    assert {key: entry[key] for key in answer if key != "candidates"} == {key: answer[key] for key in answer if key != "candidates"}
+    assert (entry["run_id"], entry["model_digest"]) == (pipeline.run_id, pipeline.digest)
+    assert CLOCK <= datetime.fromisoformat(entry["time"]) <= project.now()
+    assert 0 < entry["latency_ms"] < 60_000
+    for told, newest, shown in zip(entry["candidates"], found, answer["candidates"], strict=False):
+        assert {key: told[key] for key in shown} == shown
+        values = [None if value != value else value for value in newest.values]
+        assert told["values"] == dict(zip(NAMES, values, strict=True))
+        assert datetime.fromisoformat(told["known_at"]) == newest.known
+    assert entry["candidates"][2]["driver_id"] == UNKNOWN
+
+
+def test_from_a_request_id_the_command_line_goes_back_to_model_run_and_snapshot(client, pipeline):
+    ask(client, KNOWN[:2], name := new())
+    logged(client, name)
+
+    told = CliRunner().invoke(cli.app, ["trace", name, "--env", str(client.folder / "env.yaml")])
+
+    assert told.exit_code == 0, told.output
+    assert pipeline.run_id in told.output and "snapshot of 1.0" in told.output
+    assert told.output.count("candidate ") == 2
+    assert f"request_id   {name}" in told.output
+
+
+def test_a_request_that_nobody_has_answered_is_said_not_to_be_there(ground):
+    told = CliRunner().invoke(cli.app, ["trace", "never asked", "--env", str(ground / "env.yaml")])
+
+    assert told.exit_code == 1
+    assert "never asked" in told.output and "Traceback" not in told.output
+
+
+# --- how old a feature may be --------------------------------------------------------------------------------
+
+
+def newer(folder) -> None:
+    company.put(features.open_store(folder / "features"), [KNOWN[0]], [0.111, 0.5, 5], CLOCK - timedelta(hours=1))
+
+
+def used(client) -> float:
+    "The first feature of the first driver as an answer used it."
+    ask(client, [KNOWN[0]], name := new())
+    return logged(client, name)["candidates"][0]["values"][NAMES[0]]
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5])
+def test_an_answer_is_at_most_so_much_older_than_the_store(own, seconds):
+    with served(own, cache_seconds=seconds, log_seconds=0.01) as client:
+        before = used(client)
+        newer(own)
+        written, seen = time.monotonic(), {}
+        while not seen.get("new"):
+            asked = time.monotonic()
+            now = "new" if used(client) == 0.111 else "old"
+            assert now == "new" or asked < written + seconds
+            seen[now] = True
+
+    assert before != 0.111
+
+
+def test_within_its_time_a_driver_is_answered_from_memory(own, monkeypatch):
+    with served(own, cache_seconds=3_600) as client:
+        before = used(client)
+        newer(own)
+        after = used(client)
+        monkeypatch.setattr(serving.Store, "newest", lambda *_: 1 / 0)
+        again = used(client)
+
+    assert before == after == again
+
+
+def test_requests_at_the_same_time_share_a_question_to_the_store(ground, monkeypatch):
+    asked, came, go = [], threading.Event(), threading.Event()
+    with served(ground, cache_seconds=0, store_seconds=60) as client, ThreadPoolExecutor(20) as pool:
+        newest = serving.Store.newest
+
+        def slow(store, drivers):
+            asked.append(drivers)
+            came.set()
+            go.wait(30)
+            return newest(store, drivers)
+
+        monkeypatch.setattr(serving.Store, "newest", slow)
+        answers = [pool.submit(ask, client, [KNOWN[0]])]
+        assert came.wait(30)
+        answers += [pool.submit(ask, client, [driver]) for driver in KNOWN[1:20]]
+        wait_for(lambda: metrics(client)["serving_requests_in_progress"] == 21)
+        go.set()
+        winners = [answer.result(30)["prediction"] for answer in answers]
+
+    assert winners == KNOWN[:20]
+    assert len(asked) <= 3
+
+
+def test_a_store_that_a_build_has_put_in_its_place_is_noticed(own):
+    with served(own, cache_seconds=0) as client:
+        before = used(client)
+        rows = company.statistics().assign(**{NAMES[0]: 0.222})
+        rows.to_parquet(own / "data/statistics.parquet", index=False)
+        features.build(own / "features", own / "data/statistics.parquet", "company", features.FeatureSettings(), CLOCK)
+        after = used(client)
+
+    assert (before != 0.222, after) == (True, 0.222)
+
+
+# --- another champion ---------------------------------------------------------------------------------------------
+
+
+def scores(client) -> list[float]:
+    return [c["score"] for c in ask(client, KNOWN)["candidates"]]
+
+
+def version(client) -> str:
+    return client.get("/model").json()["version"]
+
+
+def test_a_new_champion_is_taken_over_and_scores_also_the_drivers_in_memory(own):
+    mlflow = registry.connect(own / "mlflow")
+    with served(own, cache_seconds=3_600) as client:
+        old, answer = scores(client), ask(client, KNOWN, name := new())
+        registry.promote(mlflow, "2")
+        wait_for(lambda: version(client) == "2")
+        new_scores, again = scores(client), ask(client, KNOWN, name)
+        registry.rollback(mlflow)
+        wait_for(lambda: version(client) == "1")
+        back = scores(client)
+
+    found = features.online(features.open_store(own / "features"), KNOWN, at=CLOCK)
+    assert new_scores == pytest.approx(registry.load(mlflow, "2").probability(found), abs=1e-9, rel=0)
+    assert old == back != new_scores
+    assert again == answer
+
+
+def test_a_model_of_a_registry_that_was_made_anew_is_taken_over_although_its_version_is_the_same(own):
+    with served(own) as client:
+        run = client.get("/model").json()["run_id"]
+        shutil.rmtree(own / "mlflow")
+        company.make_registry(own, (0.02,))
+        wait_for(lambda: client.get("/model").json()["run_id"] != run, 10)
+
+        assert version(client) == "1"
+
+
+def promote_unfit(folder) -> None:
+    "A champion that loads, and then cannot answer: it was trained on columns of other names."
+    client, model = registry.connect(folder / "mlflow"), company.model(1.0)
+    rows = features.pd.DataFrame({name: [0.1, 0.2, 0.3, 0.4] for name in "abc"})
+    run = client.create_run(registry.experiment(client)).info.run_id
+    registry.log_model(client, run, model.fit(rows, [0, 1, 0, 1]))
+    client.set_terminated(run)
+    registry.promote(client, registry.register(client, run, "unfit"))
+
+
+def test_a_champion_that_cannot_answer_never_takes_the_place_of_one_that_can(own):
+    with served(own) as client:
+        before = scores(client)
+        promote_unfit(own)
+        wait_for(lambda: client.get("/ready").json()["trouble"])
+        assert (client.get("/ready").status_code, version(client), scores(client)) == (200, "1", before)
+    shutil.move(own / "mlflow", own / "gone")
+
+    with served(own) as client:
+        assert (version(client), scores(client)) == ("1", before)
+        assert client.get("/model").json()["from"] == "copy"
+
+
+def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the_next_one(own):
+    promote_unfit(own)
+    service = serving.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    with TestClient(serving.application(service)) as client:
+        wait_for(lambda: "not looked" not in str(client.get("/ready").json()))
+        assert client.get("/ready").status_code == 503
+        registry.rollback(registry.connect(own / "mlflow"))
+
+        wait_for(lambda: client.get("/ready").status_code == 200, 10)
+
+
+def test_without_a_champion_the_service_lives_and_says_what_is_missing(own):
+    registry.connect(own / "mlflow").delete_registered_model_alias(registry.NAME, "champion")
+    service = serving.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    with TestClient(serving.application(service)) as client:
+        wait_for(lambda: "no champion" in str(client.get("/ready").json()))
+        assert client.get("/ready").status_code == 503
+        assert client.get("/health").json() == {"alive": True}
+        refused(client.get("/model"), 503)
+        assert "no model is ready" in refused(client.post("/inference", json={"request_id": new(), "driver_ids": KNOWN}), 503)
+
+
+# --- the prediction log -----------------------------------------------------------------------------------------------
+
+
+def test_where_the_log_cannot_be_written_answers_wait_and_then_are_refused_and_none_is_lost(own, monkeypatch):
+    names, append = [new() for _ in range(6)], serving._append
+
+    def full(file, lines):
+        raise OSError(28, "No space left on device")
+
+    with served(own, log_waiting=5, log_seconds=0.01) as client:
+        monkeypatch.setattr(serving, "_append", full)
+        for name in names[:5]:
+            ask(client, KNOWN[:2], name)
+        body = {"request_id": names[5], "driver_ids": KNOWN[:2]}
+        assert "log cannot be written" in refused(client.post("/inference", json=body), 503)
+        ready = client.get("/ready")
+        assert (ready.status_code, ready.json()["trouble"]) == (503, ["the prediction log cannot be written: No space left on device"])
+        assert client.get("/health").status_code == 200
+        assert metrics(client)["serving_log_waiting"] == 5
+        assert ask(client, KNOWN[:2], names[0])["prediction"]  # a repeat needs no entry
+        monkeypatch.setattr(serving, "_append", append)
+        wait_for(lambda: client.get("/ready").status_code == 200)
+        ask(client, KNOWN[:2], names[5])
+
+    assert [entry["request_id"] for entry in entries(own)] == names
+
+
+def test_a_write_that_breaks_off_leaves_whole_lines_only(tmp_path, monkeypatch):
+    class Narrow:
+        "A disk with room for ten more bytes."
+
+        def __init__(self, opened):
+            self.opened, self.room = opened, 10
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.opened.close()
+
+        def __getattr__(self, name):
+            return getattr(self.opened, name)
+
+        def write(self, data):
+            if not self.room:
+                raise OSError(28, "No space left on device")
+            took, self.room = self.opened.write(data[: self.room]), 0
+            return took
+
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"a": 1}\n')
+    monkeypatch.setattr(serving, "open", lambda *a, **k: Narrow(open(*a, **k)), raising=False)
+
+    with pytest.raises(OSError, match="No space"):
+        serving._append(file, b'{"b": 2}\n{"c": 3}\n')
+
+    assert file.read_bytes() == b'{"a": 1}\n'
+
+
+def test_half_a_line_of_a_killed_service_is_taken_away_and_the_rest_is_read(own):
+    with served(own) as client:
+        ask(client, KNOWN[:2], one := new())
+    [file] = (own / "serving/predictions").glob("*.jsonl")
+    with open(file, "ab") as opened:
+        opened.write(b'{"time":"2026-03-16T00:00:01+00:00","request_id":"half')
+
+    with served(own) as client:
+        ask(client, KNOWN[:2], other := new())
+
+    assert [entry["request_id"] for entry in entries(own)] == [one, other]
+
+
+def test_each_day_has_its_file_and_the_newest_entry_of_a_request_is_found(tmp_path):
+    log = serving.PredictionLog(tmp_path, 0.01, 10)
+    for day, score in (("2026-03-15", 1), ("2026-03-16", 2), ("2026-03-16", 3)):
+        log.add(day, json.dumps({"request_id": "a", "score": score}, separators=(",", ":")).encode() + b"\n")
+    log.add("2026-03-16", b'{"request_id":"b","score":4,"of":"a"}\n')
+
+    assert log.close() == 0
+    assert {file.name: file.read_bytes().count(b"\n") for file in tmp_path.iterdir()} == {"2026-03-15.jsonl": 1, "2026-03-16.jsonl": 3}
+    assert serving.find(tmp_path, "a")["score"] == 3
+    assert serving.find(tmp_path, "c") is None
+
+
+def test_foreign_lines_in_the_log_do_not_keep_a_service_from_starting(own):
+    folder = own / "serving/predictions"
+    folder.mkdir(parents=True)
+    (folder / "2026-03-16.jsonl").write_bytes(b'7\nnull\n{}\n[]\n\xff\n{"time": "x", "request_id": 1}\n' + b"\x00" * 100 + b"\n")
+
+    with served(own) as client:
+        assert ask(client, KNOWN[:2])["prediction"] in KNOWN[:2]
+
+
+# --- settings -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 70_000),
+        ("port", -1),
+        ("explore", 1.1),
+        ("explore", -0.1),
+        ("explore", float("nan")),
+        ("cache_seconds", -1),
+        ("cache_seconds", float("nan")),
+        ("store_seconds", 0),
+        ("refresh_seconds", 0),
+        ("log_seconds", 0),
+        ("log_waiting", 0),
+        ("body_bytes", 0),
+        ("last_known_seconds", -1),
+        ("repeat_seconds", -1),
+        ("colour", "red"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name, value):
+    with pytest.raises(ValidationError, match=name):
+        serving.ServingSettings(**{name: value})
