@@ -103,7 +103,7 @@ def solution(
     "Print a cell that passes."
     print(EXERCISES[name].solution)
 
-# %% ../notebooks/90_exercises.ipynb #e77c88b6
+# %% ../notebooks/90_exercises.ipynb #b900af96
 import re
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -161,7 +161,13 @@ def show_progress() -> str:
     lines = [f"{r.lesson:<28} {bar(r.passed, r.exercises)} {r.passed}/{r.exercises}  {r.minutes:>3} min" for r in table.itertuples()]
     left = int(table.loc[table.passed < table.exercises, "minutes"].sum())
     complete = int((table.passed == table.exercises).sum())
-    return "\n".join([*lines, "", f"{complete} of {len(table)} lessons done, {int(table.spent.sum())} minutes between checks so far, about {left} minutes to go"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{complete} of {len(table)} lessons done, {int(table.spent.sum())} minutes between checks so far, about {left} minutes to go",
+        ]
+    )
 
 # %% ../notebooks/90_exercises.ipynb #db360177
 @exercise(
@@ -397,7 +403,7 @@ def _(answer):
     assert answer(nine, ten + timedelta(minutes=4)) == ten + timedelta(minutes=4), "written at 10:04, known at 10:04"
     assert answer(nine, nine + timedelta(minutes=30)) == ten, "written too early by a fast clock: still not before the hour's end"
 
-# %% ../notebooks/90_exercises.ipynb #8a590b31
+# %% ../notebooks/90_exercises.ipynb #432933ae
 @exercise(
     "11.1",
     stub="""
@@ -432,7 +438,9 @@ def _(answer):
     assert isinstance(found, Service), "a `services.Service` was asked for"
     assert found.command == ("mlops-course", "monitor"), "the command is the program and its argument, a string each; no shell reads it"
     assert found.health, "an open port is not yet a service: which path says that it can be used?"
-    assert (found.name, found.port, found.health) == ("monitoring", 8309, "/ready"), "name, port and path are in the drawing and in the question"
+    assert (found.name, found.port, found.health) == ("monitoring", 8309, "/ready"), (
+        "name, port and path are in the drawing and in the question"
+    )
     assert found.variables == {"REFERENCE": "out/dev"}, "its folder is a variable of its environment"
     assert found.seconds == 20, "it should be given 20 seconds, not a minute"
 
@@ -1850,7 +1858,7 @@ def _(answer):
         raise AssertionError("r-1 came with other candidates and got a driver who is none of them: raise ValueError")
     assert answer(answered, log, "r-2", [1003, 1004], choose) == 1003 and log == ["r-1", "r-2"], "r-2 is a new request"
 
-# %% ../notebooks/90_exercises.ipynb #cb8ec0bc
+# %% ../notebooks/90_exercises.ipynb #e6f49188
 @exercise(
     "51.3",
     stub="""
@@ -1893,7 +1901,9 @@ def _(answer):
 
     memory = {}
     assert answer(memory, well, 1001, 0, 300) == ({"conv_rate": 0.8}, False), "the store answers: its features, and not degraded"
-    assert answer(memory, down, 1001, 200, 300) == ({"conv_rate": 0.8}, True), "200 s later the store is down: the last known features, degraded"
+    assert answer(memory, down, 1001, 200, 300) == ({"conv_rate": 0.8}, True), (
+        "200 s later the store is down: the last known features, degraded"
+    )
     found = answer(memory, down, 1001, 400, 300)
     assert found == (None, True), f"after 400 s the answer was {found[0]}: features older than it may be decide about a trip"
     assert answer({}, down, 1002, 0, 300) == (None, True), "nothing was ever known of 1002, and the store is down: None, degraded"

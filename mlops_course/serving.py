@@ -277,7 +277,7 @@ def _mend(file: Path) -> None:
             log.warning("half a line taken from the prediction log", file=file.name)
             opened.truncate(start + whole)
 
-# %% ../notebooks/51_online_serving.ipynb #571c62ad
+# %% ../notebooks/51_online_serving.ipynb #dd6a8d74
 from collections import deque
 from itertools import takewhile
 
@@ -322,7 +322,7 @@ class PredictionLog:
     def _write(self) -> None:
         while self.waiting:
             day = self.waiting[0][0]
-            lines = [line for _, line in takewhile(lambda entry: entry[0] == day, list(self.waiting))]
+            lines = [line for _, line in takewhile(lambda entry, day=day: entry[0] == day, list(self.waiting))]
             try:
                 _append(self.folder / f"{day}.jsonl", b"".join(lines))
             except OSError as error:
@@ -934,7 +934,7 @@ def application(
 
     return app
 
-# %% ../notebooks/51_online_serving.ipynb #fdf833ff
+# %% ../notebooks/51_online_serving.ipynb #9657ea3d
 import ipaddress
 import socket
 from importlib import import_module
@@ -953,7 +953,9 @@ def serve(
     given = project.Secrets().api_key
     key = given.get_secret_value() if given else None
     if not key and not _loopback(settings.host):
-        raise project.CourseError(f"{settings.host} can be reached from other machines: set a key in the variable MLOPS_COURSE_API_KEY first")
+        raise project.CourseError(
+            f"{settings.host} can be reached from other machines: set a key in the variable MLOPS_COURSE_API_KEY first"
+        )
     for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):  # seconds, spent before anybody waits
         import_module(heavy)
     with _bound(settings.host, settings.port) as door, logging_to(folder / "logs/serving.jsonl", service="serving", environment=name):
