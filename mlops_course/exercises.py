@@ -883,7 +883,7 @@ def _(answer):
     assert answer([(at(9), at(10)), (at(9), at(10) + timedelta(minutes=5))]) == [], "the same hour, written again: neither is newer"
     assert answer([]) == [], "no rows, no late ones"
 
-# %% ../notebooks/90_exercises.ipynb #11b7dbdb
+# %% ../notebooks/90_exercises.ipynb #e5b26605
 @exercise(
     "31.1",
     stub="""
@@ -923,8 +923,13 @@ def _(answer):
         ids = [key.entity_values[0].int64_val for key in keys]
         return [(known[i], {name: Value(double_val=0.5) for name in names}) if i in known else (None, None) for i in ids]
 
-    view, provider = SimpleNamespace(ttl=timedelta(days=7)), SimpleNamespace(online_read=read)
-    store = SimpleNamespace(provider=provider, config=None, get_feature_view=lambda name, allow_registry_cache=False: view)
+    class Store:
+        provider, config = SimpleNamespace(online_read=read), None
+
+        def get_feature_view(self, name, allow_registry_cache=False):
+            return SimpleNamespace(ttl=timedelta(days=7))
+
+    store = Store()
     ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
     told = answer(store, ids, sunday)
     assert told != 3, "`online` gives a row also for a driver of whom nothing is known: count those who have features"
@@ -933,7 +938,7 @@ def _(answer):
     assert answer(store, ids, monday + timedelta(days=30)) == 0, "after thirty days both rows are too old"
     assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
 
-# %% ../notebooks/90_exercises.ipynb #fc468182
+# %% ../notebooks/90_exercises.ipynb #a9a15ef5
 @exercise(
     "31.2",
     stub="""
@@ -981,8 +986,13 @@ def _(answer):
         ids = [key.entity_values[0].int64_val for key in keys]
         return [(monday, {name: Value(double_val=rates[i]) for name in names}) if i in rates else (None, None) for i in ids]
 
-    view, provider = SimpleNamespace(ttl=timedelta(days=7)), SimpleNamespace(online_read=read)
-    store = SimpleNamespace(provider=provider, config=None, get_feature_view=lambda name, allow_registry_cache=False: view)
+    class Store:
+        provider, config = SimpleNamespace(online_read=read), None
+
+        def get_feature_view(self, name, allow_registry_cache=False):
+            return SimpleNamespace(ttl=timedelta(days=7))
+
+    store = Store()
 
     def model(table):
         assert list(table.columns) == list(CONTRACT.features), "the model takes the contract's features, in the contract's order"

@@ -106,9 +106,10 @@ def historical(
     features = found[list(CONTRACT.features)].astype(float).set_axis(rows.index)
     return pd.concat([rows, features], axis=1)
 
-# %% ../notebooks/31_feature_store.ipynb #6a4021ad
+# %% ../notebooks/31_feature_store.ipynb #a02a16d7
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -129,10 +130,15 @@ def newest(
 
     if not len(ids):
         return []
-    view = store.get_feature_view(VIEW, allow_registry_cache=True)
     keys = [EntityKey(join_keys=[CONTRACT.entity], entity_values=[Value(int64_val=int(i))]) for i in ids]
-    found = store.provider.online_read(store.config, view, keys, list(CONTRACT.features))
+    found = store.provider.online_read(store.config, _view(store), keys, list(CONTRACT.features))
     return [Newest(tuple(_number((row or {}).get(name)) for name in CONTRACT.features), known) for known, row in found]
+
+
+@lru_cache(maxsize=4)
+def _view(store: "FeatureStore"):
+    "The feature view of an open store. Feast takes milliseconds to look it up, each time."
+    return store.get_feature_view(VIEW, allow_registry_cache=True)
 
 
 def _number(value) -> float | None:
@@ -140,7 +146,7 @@ def _number(value) -> float | None:
     kind = value.WhichOneof("val") if value is not None else None
     return float(getattr(value, kind)) if kind else None
 
-# %% ../notebooks/31_feature_store.ipynb #7eddf6ba
+# %% ../notebooks/31_feature_store.ipynb #ef829911
 from .project import now
 
 
@@ -161,7 +167,7 @@ def online(
 
 def time_to_live(store: "FeatureStore") -> timedelta:
     "How old a row may be and still count."
-    return store.get_feature_view(VIEW, allow_registry_cache=True).ttl
+    return _view(store).ttl
 
 # %% ../notebooks/31_feature_store.ipynb #8775d45e
 import os
