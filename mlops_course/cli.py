@@ -128,7 +128,7 @@ def _failure(events: list[dict], told: Path) -> str:
         return f"stage {failed[-1]['stage']} stopped: {failed[-1]['error']}\n(all of it: {project.shown(told)})"
     return f"the build stopped before a stage could say why; the end of {project.shown(told)}:\n{told.read_text(encoding='utf-8')[-1500:]}"
 
-# %% ../notebooks/91_command_line.ipynb #203f07fa
+# %% ../notebooks/91_command_line.ipynb #0afd0702
 def _percent(value: float) -> str:
     return f"{value:+.1%}"
 
@@ -159,8 +159,8 @@ def _judged(told: dict) -> list[str]:
 def _champion(mlflow: Path) -> str:
     from mlops_course import registry
 
-    version = registry.champion(mlflow)
-    return f"{registry.NAME} version {version}" if version else "no champion: no model has passed the gate yet"
+    found = registry.champion(mlflow)
+    return f"{registry.NAME} version {found.version}" if found else "no champion: no model has passed the gate yet"
 
 # %% ../notebooks/91_command_line.ipynb #a535bca7
 def summary(

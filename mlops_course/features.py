@@ -106,7 +106,7 @@ def historical(
     features = found[list(CONTRACT.features)].astype(float).set_axis(rows.index)
     return pd.concat([rows, features], axis=1)
 
-# %% ../notebooks/31_feature_store.ipynb #a02a16d7
+# %% ../notebooks/31_feature_store.ipynb #c53bd3ab
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -125,13 +125,9 @@ def newest(
     ids: Sequence[int],  # entities, in any order, also twice
 ) -> list[Newest]:
     "The newest features of each of `ids`, in their order, however old they are. One question to the store, and no data frame."
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
     if not len(ids):
         return []
-    keys = [EntityKey(join_keys=[CONTRACT.entity], entity_values=[Value(int64_val=int(i))]) for i in ids]
-    found = store.provider.online_read(store.config, _view(store), keys, list(CONTRACT.features))
+    found = store.provider.online_read(store.config, _view(store), [_key(int(i)) for i in ids], list(CONTRACT.features))
     return [Newest(tuple(_number((row or {}).get(name)) for name in CONTRACT.features), known) for known, row in found]
 
 
@@ -139,6 +135,14 @@ def newest(
 def _view(store: "FeatureStore"):
     "The feature view of an open store. Feast takes milliseconds to look it up, each time."
     return store.get_feature_view(VIEW, allow_registry_cache=True)
+
+
+@lru_cache(maxsize=100_000)
+def _key(entity: int):
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    return EntityKey(join_keys=[CONTRACT.entity], entity_values=[Value(int64_val=entity)])
 
 
 def _number(value) -> float | None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRUSTED', 'NAME', 'UntrustedModel', 'loads', 'canonical', 'save_model', 'model_digest', 'connect', 'experiment',
            'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch', 'version_of', 'Found', 'find', 'register',
-           'Loaded', 'checked', 'load', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
+           'Loaded', 'checked', 'load', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/42_model_registry.ipynb #aeb97ad5
 from . import project
@@ -364,22 +364,18 @@ def checked(
         raise DigestMismatch(f"not loaded: {what} is not what was registered. Roll back, or run the training again")
     return version, files
 
-# %% ../notebooks/42_model_registry.ipynb #e3cbbcd4
+# %% ../notebooks/42_model_registry.ipynb #722f40a7
 def load(
     client,
     which: str = "champion",  # or another alias, or a version's number
     decision: Path | None = None,  # training's decision.json: if there is no champion, the message says why
-    copy: Path | None = None,  # a folder that keeps the files for `load_copy`
 ) -> Loaded:
     "A registered model. Nothing of it is loaded before each of its files was compared with its digest."
     try:
         version, files = checked(client, which)
     except NoChampion as error:
         raise NoChampion(f"{error}{_why(decision)}") from None
-    loaded = _opened(str(version.version), version.run_id, files)
-    if copy:
-        _keep(copy, loaded, files)
-    return loaded
+    return _opened(str(version.version), version.run_id, files)
 
 
 def _opened(version: str, run_id: str, files: dict[str, bytes]) -> Loaded:
@@ -394,17 +390,22 @@ def _why(decision: Path | None) -> str:
     told = json.loads(decision.read_text(encoding="utf-8"))
     return f". Its last decision: {told['decision']}: {'; '.join(told['reasons'])}"
 
-# %% ../notebooks/42_model_registry.ipynb #2da0ae88
-def _keep(folder: Path, loaded: Loaded, files: dict[str, bytes]) -> None:
-    "Write a model's files to `folder`; their list comes last, so that half a copy is none."
+# %% ../notebooks/42_model_registry.ipynb #b36543eb
+def keep(
+    client,
+    which: str,  # an alias, or a version's number
+    folder: Path,  # for `load_copy`
+) -> None:
+    "Write a model's files to `folder`, after the comparison with their digests; their list comes last, so that half a copy is none."
+    version, files = checked(client, which)
     for name, content in files.items():
         with project.writing(folder / "model" / name) as beside:
             beside.write_bytes(content)
-    project.write_json(folder / "kept.json", {"version": loaded.version, "run_id": loaded.run_id, "files": _digests(files)})
+    project.write_json(folder / "kept.json", {"version": str(version.version), "run_id": version.run_id, "files": _digests(files)})
 
 
 def load_copy(
-    folder: Path,  # that `load` has kept a model in
+    folder: Path,  # that `keep` has written to
 ) -> Loaded:
     "The model that was kept. Raises `NoChampion` if there is none, `DigestMismatch` if a file is not what was loaded then."
     kept = folder / "kept.json"
@@ -418,7 +419,7 @@ def load_copy(
         raise DigestMismatch(f"not loaded: {', '.join(wrong)} in {project.shown(folder)} is not what was kept. Remove the folder")
     return _opened(told["version"], told["run_id"], files)
 
-# %% ../notebooks/42_model_registry.ipynb #f843c971
+# %% ../notebooks/42_model_registry.ipynb #4bde0135
 def promote(
     client,
     which: str,  # an alias, or a version's number
@@ -443,14 +444,15 @@ def aliases(client) -> dict[str, str]:
 
 def champion(
     folder: Path,  # of `connect`; nothing is made or changed there
-) -> str | None:
-    "The champion's version, or None. MLflow takes seconds to import, so its table of aliases is read as it is."
+) -> Found | None:
+    "The champion's run and version, or None. MLflow takes seconds to import, so its tables are read as they are."
     import sqlite3
     from contextlib import closing
 
     with closing(sqlite3.connect(f"{Path(folder).resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
-        found = db.execute("SELECT version FROM registered_model_aliases WHERE name = ? AND alias = 'champion'", [NAME]).fetchone()
-    return str(found[0]) if found else None
+        versions = "registered_model_aliases JOIN model_versions USING (name, version)"
+        found = db.execute(f"SELECT run_id, version FROM {versions} WHERE name = ? AND alias = 'champion'", [NAME]).fetchone()
+    return Found(found[0], str(found[1])) if found else None
 
 
 def _champions(client) -> list[str]:

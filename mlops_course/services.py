@@ -242,11 +242,11 @@ def _launcher() -> str:
     parts = ["\n".join(heads), *map(inspect.getsource, [_marked, _lives, _end, _note, _launch]), "_launch(sys.argv[1])"]
     return "\n\n\n".join(parts) + "\n"
 
-# %% ../notebooks/11_platform.ipynb #adaddb9b
+# %% ../notebooks/11_platform.ipynb #9ada28cf
 import re
 import subprocess
 
-_OF_A_KERNEL = re.compile(r"JPY_|PYDEVD_|SUPERVISOR_|MPLBACKEND$|FORCE_COLOR$|CLICOLOR|" + MARK)
+_NOT_FOR_SERVICES = re.compile(r"JPY_|PROMETHEUS_|PYDEVD_|SUPERVISOR_|MPLBACKEND$|FORCE_COLOR$|CLICOLOR|" + MARK)
 
 
 def _supervise(folder: Path) -> None:
@@ -256,7 +256,7 @@ def _supervise(folder: Path) -> None:
     _socket(folder).unlink(missing_ok=True)
     (own / "launch.py").write_text(_launcher(), encoding="utf-8")
     (own / "supervisord.conf").write_text(_configuration(folder), encoding="utf-8")
-    told = {name: value for name, value in os.environ.items() if not _OF_A_KERNEL.match(name)}
+    told = {name: value for name, value in os.environ.items() if not _NOT_FOR_SERVICES.match(name)}
     told |= {MARK: str(folder), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{told.get('PATH', os.defpath)}", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-I", "-m", "supervisor.supervisord", "-c", ".supervisor/supervisord.conf"]
     done = subprocess.run(command, cwd=_home(folder), env=told, stdin=subprocess.DEVNULL, capture_output=True, text=True)

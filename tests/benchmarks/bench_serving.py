@@ -7,24 +7,29 @@ a missed target is exit code 1. The load is wrk's (a package of Debian). What co
 import argparse
 import json
 import re
+import resource
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import psutil
+from serving import load, parts, services
+from serving.services import BARE, BENTO, MLFLOW, OURS, UNCACHED, Ground, Service, by_features, by_number
 
 from mlops_course import project
 from mlops_course.problem import ACCEPTANCE, CONTRACT
-from serving import load, parts, services
-from serving.services import BARE, BENTO, MLFLOW, OURS, UNCACHED, Ground, Service, by_features, by_number
 
 TIMES = {OURS: 5, UNCACHED: 3}  # BentoML's requests/s, at least
 P99_MS = 25
 RATE = 10 * ACCEPTANCE.requests_per_second
 BODIES = 4_000
+OTHERS = 0.05  # of the machine: more work of other programs disturbs a measurement
 
 
 class Measured(NamedTuple):
@@ -34,6 +39,7 @@ class Measured(NamedTuple):
     p50: float  # milliseconds
     p99: float
     cpu: float  # milliseconds of all its processes, for one request
+    others: float  # share of the machine that went to neither the service nor wrk
 
 
 def measured(
@@ -51,12 +57,19 @@ def measured(
         check(service, port, asked[:50], "before")
         before(port)
         load.closed(port, service.path, file, "warm", service.good, min(seconds, 2))
-        cpu = services.cpu_seconds(process)
+        cpu, wrk, busy = services.cpu_seconds(process), *_cpu()
         told = load.closed(port, service.path, file, "load", service.good, seconds)
-        cpu = services.cpu_seconds(process) - cpu
+        cpu, wrk, busy = (now - then for now, then in zip((services.cpu_seconds(process), *_cpu()), (cpu, wrk, busy), strict=True))
         check(service, port, asked[:50], "after")
         after(port)
-    return Measured(told.requests / told.seconds, told.p50, told.p99, cpu / told.requests * 1e3)
+    others = max(0, busy - cpu - wrk) / told.seconds / psutil.cpu_count()
+    return Measured(told.requests / told.seconds, told.p50, told.p99, cpu / told.requests * 1e3, others)
+
+
+def _cpu() -> tuple[float, float]:
+    "Seconds of CPU used by ended children, as wrk, and by all of the machine."
+    ended, machine = resource.getrusage(resource.RUSAGE_CHILDREN), psutil.cpu_times()
+    return ended.ru_utime + ended.ru_stime, sum(machine) - machine.idle - getattr(machine, "iowait", 0)
 
 
 def check(service: Service, port: int, asked: list[pd.DataFrame], run: str) -> None:
@@ -106,32 +119,30 @@ def run(ground: Ground, seconds: int, small: bool) -> Figures:
     "All services one after another; small: ours and the bare endpoint, and less of everything."
     same, found, kept = (20 if small else 200), {}, {}
 
+    def before(port: int) -> None:
+        kept["answer"] = compared(port, ground, same)
+
     def after(port: int) -> None:
-        bodies = list(map(by_number, ground.requests(4, 1_000)))
+        bodies = list(map(by_number, ground.requests(3, 1_000)))
         kept["paced"] = np.percentile(load.paced(port, "/inference", bodies, "paced", RATE, seconds), 99)
         kept["counted"] = counted(port)
 
     with tempfile.TemporaryDirectory() as name:
-        folders = (Path(name) / str(i) for i in range(10))
-        new = lambda: next((folder.mkdir(), folder)[1] for folder in folders)
-        scratch = new()
-        found[OURS] = measured(
-            services.ours(OURS, ground, scratch), ground, seconds, scratch, lambda port: kept.update(answer=compared(port, ground, same)), after
-        )
-        if logged(scratch) != kept["counted"]:
-            raise RuntimeError(f"{kept['counted']} requests were answered, and {logged(scratch)} logged")
-        scratch = new()
-        found[BARE] = measured(services.bare(kept["answer"], scratch), ground, seconds, scratch)
+        at = {who: Path(name) / str(i) for i, who in enumerate([OURS, UNCACHED, BARE, MLFLOW, BENTO, "parts"])}
+        for folder in at.values():
+            folder.mkdir()
+        found[OURS] = measured(services.ours(OURS, ground, at[OURS]), ground, seconds, at[OURS], before, after)
+        if logged(at[OURS]) != kept["counted"]:
+            raise RuntimeError(f"{kept['counted']} requests were answered, and {logged(at[OURS])} logged")
+        found[BARE] = measured(services.bare(kept["answer"], at[BARE]), ground, seconds, at[BARE])
         if not small:
-            scratch = new()
-            plain = services.ours(UNCACHED, ground, scratch, "cache_seconds=0")
-            found[UNCACHED] = measured(plain, ground, seconds, scratch, lambda port: compared(port, ground, same) and None)
-            scratch = new()
-            found[MLFLOW] = measured(services.mlflow(ground), ground, seconds, scratch)
-            scratch = new()
-            found[BENTO] = measured(services.bento(ground, scratch), ground, seconds, scratch)
-        told = parts.parts(ground, new(), kept["answer"], 60 if small else 1_000)
-    return Figures({k: found[k] for k in (BARE, OURS, UNCACHED, MLFLOW, BENTO) if k in found}, kept["paced"], same, told)
+            uncached = services.ours(UNCACHED, ground, at[UNCACHED], "cache_seconds=0")
+            found[UNCACHED] = measured(uncached, ground, seconds, at[UNCACHED], before)
+            found[MLFLOW] = measured(services.mlflow(ground), ground, seconds, at[MLFLOW])
+            found[BENTO] = measured(services.bento(ground, at[BENTO]), ground, seconds, at[BENTO])
+        with ProcessPoolExecutor(1, get_context("forkserver")) as alone:
+            told = alone.submit(parts.parts, ground.folder, at["parts"], kept["answer"], 60 if small else 1_000).result()
+    return Figures({who: found[who] for who in (BARE, OURS, UNCACHED, MLFLOW, BENTO) if who in found}, kept["paced"], same, told)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -154,6 +165,13 @@ def report(figures: Figures, seconds: int) -> None:
     print(table(["part", *figures.parts], lines))
 
 
+def disturbed(found: dict[str, Measured]) -> str:
+    "What to say of a machine that had other work; empty if it had none."
+    name, worst = max(found.items(), key=lambda item: item[1].others)
+    text = f"{worst.others:.0%} of the machine went to other programs while `{name}` was measured: measure again when it is quiet"
+    return text if worst.others > OTHERS else ""
+
+
 def _times(m: Measured, base: Measured | None) -> str:
     return f"{m.rate / base.rate:.1f}" if base else "-"
 
@@ -165,8 +183,9 @@ def verdicts(figures: Figures) -> list[tuple[bool, str]]:
         times = found[name].rate / found[BENTO].rate
         lines.append((times >= least, f"{name}: {times:.1f} times BentoML's requests/s, at least {least}"))
         lines.append((found[name].p99 <= P99_MS, f"{name}: {found[name].p99:.1f} ms at the 99th percentile, at most {P99_MS}"))
-    text = f"{RATE:.0f} requests/s, ten times the expected: {figures.paced:.1f} ms at the 99th percentile, at most {ACCEPTANCE.latency_ms:.0f}"
-    return [*lines, (figures.paced <= ACCEPTANCE.latency_ms, text)]
+    limit = ACCEPTANCE.latency_ms
+    text = f"{OURS}, {RATE:.0f} requests/s, ten times the expected: {figures.paced:.1f} ms at the 99th percentile, at most {limit:.0f}"
+    return [*lines, (figures.paced <= limit, text)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -187,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     figures = run(Ground.at(folder), seconds, asked.small)
     report(figures, seconds)
     print(f"\n{figures.same} answers of ours compared with the registered scikit-learn pipeline on the same features: equal.")
+    print(disturbed(figures.services), file=sys.stderr)
     if asked.small:
         return 0
     told = verdicts(figures)

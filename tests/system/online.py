@@ -99,10 +99,12 @@ class Online:
         return [line for file in files for line in file.read_bytes().splitlines(keepends=True)]
 
     def logged(self) -> list[str]:
-        "The request ids in the prediction log, in order. Each line must be whole."
-        lines = self.lines()
-        assert all(line.endswith(b"\n") for line in lines)
-        return [json.loads(line)["request_id"] for line in lines]
+        "The request ids in the prediction log, in order; a last line that is being written does not count yet."
+        return [json.loads(line)["request_id"] for line in self.lines() if line.endswith(b"\n")]
+
+    def torn(self) -> bool:
+        "Is a line of the prediction log not whole?"
+        return not all(line.endswith(b"\n") for line in self.lines())
 
     def terminate(self) -> float:
         "End it as an operator does. How many seconds it took."

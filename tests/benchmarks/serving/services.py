@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import psutil
 import yaml
+from serving.load import ID, LOOPBACK, ask
 
 from mlops_course import features, project, registry
 from mlops_course.problem import ACCEPTANCE, CONTRACT
-from serving.load import ID, LOOPBACK, ask
 
 HERE, BIN = Path(__file__).parent, Path(sys.executable).parent
 BARE, BENTO, MLFLOW, UNCACHED, OURS = "bare FastAPI endpoint", "BentoML, seed's design", "`mlflow models serve`", "ours, no cache", "ours"
@@ -110,7 +110,7 @@ def bare(answer: dict, scratch: Path) -> Service:
 
 def mlflow(ground: Ground) -> Service:
     "The champion alone."
-    words = ["models", "serve", "-m", f"models:/{registry.NAME}@champion", "-h", LOOPBACK, "-p", "{port}", "--env-manager", "local", "-w", "1"]
+    words = f"models serve -m models:/{registry.NAME}@champion -h {LOOPBACK} -p {{port}} --env-manager local -w 1".split()
     variables = {"MLFLOW_TRACKING_URI": ground.tracking, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     return Service(MLFLOW, [BIN / "mlflow", *words], variables, '"predictions":', "/invocations", by_features)
 
@@ -169,10 +169,9 @@ def running(service: Service, scratch: Path, body: str) -> Iterator[tuple[int, p
     "Port and process, from the first good answer until the block ends; then the process and its children are ended."
     port, log = free_port(), scratch / "service.log"
     words = [str(word).replace("{port}", str(port)) for word in service.command]
-    where = project.root() if service.name in (OURS, UNCACHED) else scratch
-    ours = {k: v for k, v in os.environ.items() if not k.startswith("PROMETHEUS_")}  # Feast sets them when it is imported, here
+    where, variables = (project.root() if service.name in (OURS, UNCACHED) else scratch), {**_variables(), **service.variables}
     with open(log, "wb") as told:
-        work = subprocess.Popen(words, cwd=where, env={**ours, **service.variables}, stdout=told, stderr=told, start_new_session=True)
+        work = subprocess.Popen(words, cwd=where, env=variables, stdout=told, stderr=told, start_new_session=True)
         try:
             until = time.monotonic() + 120
             while not _answers(port, service.path, body):
@@ -182,6 +181,11 @@ def running(service: Service, scratch: Path, body: str) -> Iterator[tuple[int, p
             yield port, psutil.Process(work.pid)
         finally:
             end(work)
+
+
+def _variables() -> dict[str, str]:
+    "Ours, without those by which Feast, imported here, would make each Prometheus counter of a child a file."
+    return {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_")}
 
 
 def free_port() -> int:
