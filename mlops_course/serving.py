@@ -150,7 +150,7 @@ def _row(driver: int, newest: Newest, state: str, score: float | None, run_id: s
         orjson.Fragment(orjson.dumps(logged)),
     )
 
-# %% ../notebooks/51_online_serving.ipynb #4b0dd49d
+# %% ../notebooks/51_online_serving.ipynb #a1bf4fba
 import asyncio
 import threading
 import time
@@ -160,7 +160,7 @@ from typing import Any
 
 from .telemetry import log
 
-
+# %% ../notebooks/51_online_serving.ipynb #a3220991
 class Batches:
     "Questions to something slow, in a thread of its own: one at a time, each for all who have asked meanwhile."
 
