@@ -111,8 +111,8 @@ test-all: test ## and the tests that need servers, kills, load or a browser
 	pytest tests/system
 
 .PHONY: bench
-bench: $(READY) ## the benchmarks of the README
-	python tests/benchmarks/run.py
+bench: $(READY) ## the benchmarks of the README; one of them: make bench ONLY=serving
+	python tests/benchmarks/run.py $(ONLY)
 
 .PHONY: screenshots
 screenshots: run ## make the README's pictures anew, from the last build and a browser

@@ -1,4 +1,7 @@
-"""All benchmarks, one after another; their tables replace those of the README between its two marks (`make bench`)."""
+"""The benchmarks, one after another; their tables replace those of the README, each between its marks.
+
+`make bench` runs all, `make bench ONLY=serving` one of them. A target that was missed stands in the table and is exit code 3.
+"""
 
 import re
 import subprocess
@@ -9,24 +12,35 @@ from mlops_course import project
 
 HERE = Path(__file__).parent
 ARGUMENTS = {"bench_retrieval": ["--plot", str(project.root() / "images/retrieval.png")], "bench_world": ["--full"]}
-MARKS = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
+MISSED = 3
 
 
-def main() -> None:
-    "Run each bench_*.py in a process of its own, show its tables, keep them in the README."
-    tables = []
+def keep(name: str, tables: str) -> None:
+    "Put a benchmark's tables between its marks in the README."
+    readme = project.root() / "README.md"
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+    text, found = marks.subn(lambda m: f"{m[1]}\n{tables}\n\n{m[2]}", readme.read_text(encoding="utf-8"))
+    if not found:
+        sys.exit(f"README.md has no marks <!-- {name} --> and <!-- /{name} -->: add them where the tables shall stand")
+    readme.write_text(text, encoding="utf-8")
+
+
+def main(names: list[str]) -> int:
+    "Run each bench_*.py, or those of `names`, in a process of its own, show its tables, keep them in the README."
+    missed = []
     for script in sorted(HERE.glob("bench_*.py")):
+        if names and script.stem.removeprefix("bench_") not in names:
+            continue
         print(f"\n== {script.stem} ==", flush=True)
         ran = subprocess.run([sys.executable, str(script), *ARGUMENTS.get(script.stem, [])], stdout=subprocess.PIPE, text=True, check=False)
         print(ran.stdout)
-        if ran.returncode:
+        if ran.returncode not in (0, MISSED):
             sys.exit(f"{script.name} failed")
-        tables.append(ran.stdout.strip())
-    readme = project.root() / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(MARKS.sub(lambda m: m[1] + "\n" + "\n\n".join(tables) + "\n\n" + m[2], text), encoding="utf-8")
-    print("The tables stand in README.md.")
+        missed += [script.name] if ran.returncode else []
+        keep(script.stem, ran.stdout.strip())
+    print("The tables stand in README.md." + (f" A target was missed in {', '.join(missed)}." if missed else ""))
+    return MISSED if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))
