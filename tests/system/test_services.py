@@ -160,6 +160,18 @@ def test_another_process_can_stop_everything_below_a_folder(folder):
     assert services.stop_all(folder) == []
 
 
+def test_the_command_stop_ends_what_another_process_has_started_in_the_project(folder):
+    (folder / "pipeline.yaml").touch()
+    (folder / "settings.ini").touch()
+    address = services.start(folder / "out/lab", web())
+    command = [str(Path(sys.executable).with_name("mlops-course")), "stop"]
+
+    told = [subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)]
+
+    assert told == ["stopped: web", "nothing was running"]
+    assert services.trouble(web(port=int(address.rpartition(":")[2])))
+
+
 def test_a_service_of_another_folder_keeps_running(folder):
     services.start(folder / "dev", web("one"))
     services.start(folder / "dev-2", web("two"))
