@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['log', 'logging_to']
 
-# %% ../notebooks/60_metrics_and_logs.ipynb #90f1b1a0
+# %% ../notebooks/60_metrics_and_logs.ipynb #a75d4ac6
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+import prometheus_client  # noqa: F401 - before Feast, which would make it keep each number in a file
 import structlog
 from structlog.contextvars import bound_contextvars
 
