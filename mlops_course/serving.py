@@ -64,7 +64,7 @@ def choose(
     place = sorted(known, key=drivers.__getitem__)[min(int(drawn / explore * len(known)), len(known) - 1)] if explored else best
     return Choice(place, explored, explore / len(known) + (1 - explore) * (place == best))
 
-# %% ../notebooks/51_online_serving.ipynb #45c46732
+# %% ../notebooks/51_online_serving.ipynb #4c414514
 import math
 from datetime import datetime
 
@@ -78,7 +78,7 @@ class Row(NamedTuple):
     "A driver as the service knows her: the newest features, and the score that they have."
 
     read: float  # when the store was asked, by `time.monotonic`
-    share: float  # of `cache_seconds` until it is asked again, so that not all drivers are asked about at once
+    share: float  # of `cache_seconds`, after which it is asked for again; not the same for all, so that they do not come at once
     newest: Newest
     run_id: str  # of the model that gave the score
     state: str  # what is known: see `state_of`
@@ -99,7 +99,7 @@ def state_of(
         return "stale"
     return "fresh" if all(known) else "partial"
 
-# %% ../notebooks/51_online_serving.ipynb #77ea984b
+# %% ../notebooks/51_online_serving.ipynb #339f94d8
 def rows_of(
     model,  # a `registry.Loaded`
     drivers: Sequence[int],
@@ -141,7 +141,7 @@ def _row(driver: int, newest: Newest, state: str, score: float | None, run_id: s
     logged = {**told, "values": values, CONTRACT.known: newest.known}
     return Row(
         read,
-        0.5 + driver % 64 / 128,
+        0.4 + driver % 64 / 160,
         newest,
         run_id,
         state,
@@ -160,7 +160,7 @@ from typing import Any
 
 from .telemetry import log
 
-# %% ../notebooks/51_online_serving.ipynb #a3220991
+# %% ../notebooks/51_online_serving.ipynb #8eb21f01
 class Batches:
     "Questions to something slow, in a thread of its own: one at a time, each for all who have asked meanwhile."
 
@@ -179,9 +179,14 @@ class Batches:
         threading.Thread(target=self._thread, name="feature store", daemon=True).start()
 
     async def came(self, ids: Iterable[int]) -> bool:
-        "Whether an answer came in time. While a question is overdue, nobody else waits for the next."
+        "Whether an answer came in time."
+        promise = self.want(ids)
+        return promise is not None and await asyncio.shield(promise)
+
+    def want(self, ids: Iterable[int]) -> asyncio.Future | None:
+        "The promise of an answer; None while a question is overdue: nobody else waits for the next."
         if self._since and time.monotonic() - self._since > self.seconds:
-            return False
+            return None
         self._wanted.update(ids)
         if self._next is None:
             self._next = (loop := asyncio.get_running_loop()).create_future()
@@ -189,7 +194,7 @@ class Batches:
         promise = self._next
         if self._since is None:
             self._send()
-        return await asyncio.shield(promise)
+        return promise
 
     def _send(self) -> None:
         self._since = time.monotonic()
@@ -225,7 +230,7 @@ class Batches:
             log.warning("feature store does not answer", reason=failed) if failed else log.info("feature store answers again")
         self.usable = failed is None
 
-# %% ../notebooks/51_online_serving.ipynb #437a325e
+# %% ../notebooks/51_online_serving.ipynb #bfdcec38
 MOST_ROWS = 200_000  # drivers in memory
 
 
@@ -240,6 +245,7 @@ class Lookup:
         self.settings = settings
         self.rows: dict[int, Row] = {}
         self.run_id: str | None = None  # of the model that scored them
+        self._soon: set[int] = set()  # asked for before they are due, so that nobody waits
         self.store = Batches(read, self._take, settings.store_seconds)
 
     async def find(
@@ -248,8 +254,11 @@ class Lookup:
     ) -> tuple[list[Row | None], bool]:
         "The row of each driver, None where nothing is known, and whether the store failed and older features had to do."
         rows, now, seconds = [self.rows.get(driver) for driver in drivers], time.monotonic(), self.settings.cache_seconds
-        late = [driver for driver, row in zip(drivers, rows, strict=True) if row is None or row.read <= now - seconds * row.share]
+        late = [driver for driver, row in zip(drivers, rows, strict=True) if row is None or row.read <= now - seconds]
         if not late:
+            soon = {driver for driver, row in zip(drivers, rows, strict=True) if row.read <= now - seconds * row.share} - self._soon
+            if soon and self.store.want(soon):
+                self._soon |= soon
             return rows, False
         if await self.store.came(late):
             return [self.rows.get(driver) for driver in drivers], False
@@ -264,6 +273,7 @@ class Lookup:
         if any(row.run_id != self.run_id for row in rows.values()):
             return False  # scored by a model that is champion no more
         self.rows.update(rows)
+        self._soon.difference_update(rows)
         if len(self.rows) > MOST_ROWS:  # somebody asks for drivers that do not exist
             self.rows = {driver: row for driver, row in self.rows.items() if row.score is not None}
         return True
