@@ -2,6 +2,7 @@
 
 import pytest
 from browser import CHROMIUM, MISSING, errors, jupyterlab, open_lesson, page, run_all
+from playwright.sync_api import expect
 from workshop import BIN
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
@@ -55,8 +56,10 @@ def test_an_exercise_is_solved_by_typing_and_turns_to_pass(lab):
     lab.keyboard.press("Control+A")
     lab.keyboard.type("def small():\n")
     lab.keyboard.type('return environment("env.yaml", world={"drivers": 60})')
-    lab.keyboard.press("Shift+Enter")
-    lab.keyboard.press("Shift+Enter")
+    expect(cell.locator(".cm-content")).to_contain_text('world={"drivers": 60})')
+    lab.keyboard.press("Control+Enter")
+    check.locator(".cm-content").click()
+    lab.keyboard.press("Control+Enter")
 
     check.get_by_text("pass", exact=True).wait_for(timeout=120_000)
 
