@@ -2015,6 +2015,38 @@ def _(answer):
         assert answer(file) != "batch", "batch has failed after 60 seconds; it never finished"
         assert answer(file) == "training", "training took 21 seconds, longer than the others"
 
+# %% ../notebooks/90_exercises.ipynb #37fbc5ff
+@exercise(
+    "60.4",
+    stub="""
+    def increase(readings):
+        "By how much a counter has risen over its readings, in their order; it begins at 0 again when its service does."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A counter only rises. A reading that is lower than the one before it says that the service was started again.",
+        "After a restart the counter has risen from 0, so all of the new reading counts.",
+        "Sum over pairs of neighbours: `now - before`, or `now` if `now < before`.",
+    ],
+    solution="""
+    def increase(readings):
+        from itertools import pairwise
+
+        return sum(now - before if now >= before else now for before, now in pairwise(readings))
+    """,
+    wrong="""
+    def increase(readings):
+        return readings[-1] - readings[0] if readings else 0
+    """,
+    message="was started again",
+)
+def _(answer):
+    found = answer([100, 140, 10, 30])
+    assert found != -70, "-70 requests in a minute: the service was started again after 140, and its counter with it"
+    assert found == 70, f"40 before the restart and 30 after it are 70, not {found}"
+    assert answer([5, 9, 9, 12]) == 7, "without a restart it is the last reading less the first one"
+    assert answer([5]) == 0 and answer([]) == 0, "one reading says nothing of a rise"
+
 # %% ../notebooks/90_exercises.ipynb #c445fc9e
 @exercise(
     "91.1",

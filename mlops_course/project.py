@@ -256,7 +256,7 @@ def write_json(
     with writing(path) as beside:
         beside.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
 
-# %% ../notebooks/00_start_here.ipynb #ed8b8b13
+# %% ../notebooks/00_start_here.ipynb #0c96cd1b
 from dataclasses import dataclass, field
 
 
@@ -269,6 +269,7 @@ class Stage:
     product: dict[str, Path]  # what it makes
     upstream: dict[str, dict[str, Path]]  # what the stages before it made
     files: dict[str, Path] = field(default_factory=dict)  # made beside the products: see `record`
+    rows: dict[str, int] = field(default_factory=dict)  # of what has no rows of its own: see `count`
 
     @property
     def out(self) -> Path:
@@ -283,6 +284,10 @@ class Stage:
         "Count `path` among what this stage made, so that its loss is noticed."
         self.files[path.relative_to(self.out).as_posix()] = path
         return path
+
+    def count(self, table: str, rows: int) -> None:
+        "Say how many rows there are of something that is no parquet file, for the stage's metrics."
+        self.rows[table] = int(rows)
 
 
 def tasks() -> dict[str, dict]:
@@ -349,10 +354,10 @@ def check_inputs(
 
 _NOTES = {"nb", "made"}  # products that nobody reads as data: the executed notebook and the list of files
 
-# %% ../notebooks/00_start_here.ipynb #04ae963d
+# %% ../notebooks/00_start_here.ipynb #6087bb91
 import time
 
-from .telemetry import log, logging_to
+from .telemetry import log, logging_to, pipeline_text, run_name, stage_note, stage_notes
 
 
 @contextmanager
@@ -378,14 +383,16 @@ def stage(
     _begin(running)
     token, began = _current.set(told), time.monotonic()
     try:
-        with logging_to(running.out / "logs/pipeline.jsonl", stage=name, environment=told.name):
+        with logging_to(running.out / "logs/pipeline.jsonl", environment=told.name, run=run_name(), stage=name):
             log.info("stage started")
             try:
                 yield running
             except Exception as error:
                 log.error("stage failed", error=str(error), exc_info=True, seconds=round(time.monotonic() - began, 3))
+                _measure(running, time.monotonic() - began, failed=True)
                 raise
             write_json(running.product["made"], _made(running))
+            _measure(running, time.monotonic() - began)
             log.info("stage finished", seconds=round(time.monotonic() - began, 3))
     finally:
         _current.reset(token)
@@ -412,6 +419,33 @@ def _made(stage: Stage) -> dict:
         raise CourseError(f"stage {stage.name} ended without making {', '.join(lost)}")
     files = {**{k: p for k, p in paths.items() if p.is_file()}, **stage.files}
     return {"stage": stage.name, "files": {k: digest(p) for k, p in files.items()}, "folders": [k for k, p in paths.items() if p.is_dir()]}
+
+# %% ../notebooks/00_start_here.ipynb #65b51d2e
+import fcntl
+
+
+def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
+    "Keep how a stage has ended in metrics/ of the environment's folder, and all that is known there as text for Prometheus."
+    folder = stage.out / "metrics"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # stages may end at the same time
+            note = stage_note(stage_notes(stage.out).get(stage.name, {}), seconds, None if failed else _rows(stage))
+            write_json(folder / f"{stage.name}.json", note)
+            with writing(folder / "pipeline.prom") as beside:
+                beside.write_bytes(pipeline_text(stage.out))
+    except (CourseError, OSError) as error:
+        log.warning("metrics not written", reason=str(error))
+
+
+def _rows(stage: Stage) -> dict[str, int]:
+    "How many rows a stage has made: of its parquet files, and what it has counted itself."
+    from pyarrow import parquet
+
+    made = [path for key, path in stage.product.items() if key not in _NOTES] + list(stage.files.values())
+    files = {path.stem: path for path in made if path.suffix == ".parquet" and path.parent.name != "snapshots"}
+    return {**{name: parquet.read_metadata(path).num_rows for name, path in files.items()}, **stage.rows}
 
 # %% ../notebooks/00_start_here.ipynb #c20e8d45
 def changed(
