@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['app', 'fingerprint', 'stale', 'forget', 'build', 'summary', 'run', 'status', 'trace', 'rollback', 'reproduce',
-           'serve', 'stop', 'progress', 'ui']
+           'serve', 'stop', 'progress', 'ui', 'logs']
 
-# %% ../notebooks/91_command_line.ipynb #069a09e6
+# %% ../notebooks/91_command_line.ipynb #3794683a
 import json
 import os
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
-from . import project
+from . import project, telemetry
 
 
 class _Plain(TyperGroup):
@@ -73,13 +75,12 @@ def forget(
         product = out / template.replace("{{out}}/", "")
         product.with_name(f".{product.name}.metadata").unlink(missing_ok=True)
 
-# %% ../notebooks/91_command_line.ipynb #ad845e44
-def _events(log: Path, start: int) -> list[dict]:
-    "The pipeline's events in `log` after byte `start`; a line that is still being written is left for later."
-    if not log.is_file():
-        return []
-    text = log.read_bytes()[start:]
-    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+# %% ../notebooks/91_command_line.ipynb #f61c1dbf
+def _events(log: Path, run: str) -> list[dict]:
+    "The events of a run in `log`, which may be rotated meanwhile; what is no whole line yet is left for later."
+    files = [file for file in (log.with_name(f"{log.name}.1"), log) if file.is_file()]
+    lines = [line for file in files for line in file.read_bytes().split(b"\n")[:-1] if run.encode() in line]
+    return [event for line in lines if line.endswith(b"}") and (event := json.loads(line)).get("run") == run]
 
 
 def build(
@@ -92,16 +93,15 @@ def build(
     out = project.root() / project.environment(file).out
     log, told = out / "logs/pipeline.jsonl", out / "logs/ploomber.log"
     told.parent.mkdir(parents=True, exist_ok=True)
-    start = log.stat().st_size if log.is_file() else 0
+    run = telemetry.run_name()
+    variables = {**os.environ, "PLOOMBER_ENV_FILENAME": file, telemetry.RUN: run}
     command = [str(Path(sys.executable).with_name("ploomber")), "build"]
     shown = 0
     with open(told, "w", encoding="utf-8") as output, console.status("loading the pipeline ...") as status:
-        work = subprocess.Popen(
-            command, cwd=project.root(), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PLOOMBER_ENV_FILENAME": file}
-        )
+        work = subprocess.Popen(command, cwd=project.root(), stdout=output, stderr=subprocess.STDOUT, env=variables)
         while True:
             ended = _ended(work)
-            for event in _events(log, start)[shown:]:
+            for event in _events(log, run)[shown:]:
                 shown += 1
                 if event["event"] == "stage started":
                     status.update(f"{event['stage']} ...")
@@ -110,7 +110,7 @@ def build(
             if ended:
                 break
     if work.returncode:
-        raise project.CourseError(_failure(_events(log, start), told))
+        raise project.CourseError(_failure(_events(log, run), told))
 
 
 def _ended(work: subprocess.Popen) -> bool:
@@ -322,3 +322,69 @@ def ui(
     mlflow = Path(sys.executable).with_name("mlflow")
     where = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
     os.execv(mlflow, [str(mlflow), "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where])
+
+# %% ../notebooks/91_command_line.ipynb #3ee4a5e3
+def _moment(text: str | None) -> datetime | timedelta | None:
+    "A moment like 2026-03-16T08:00 (UTC, if it has no zone), or a span like 90s, 15m, 2h, 1d."
+    if text is None:
+        return None
+    if span := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
+        return timedelta(seconds=float(span[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[span[2]])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise project.CourseError(f"{text} is no time: write 15m, 2h, 1d, or 2026-03-16T08:00") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _wanted(level: str | None, since: str | None, until: str | None, **more: str | None) -> telemetry.Wanted:
+    "What is looked for. Raises `CourseError` on a level or a time that nobody knows."
+    if level not in (None, *telemetry.LEVELS):
+        raise project.CourseError(f"there is no level {level}; there are {', '.join(telemetry.LEVELS)}")
+    end = _moment(until)
+    end = datetime.now(UTC) - end if isinstance(end, timedelta) else end
+    return telemetry.Wanted(level=level, since=_moment(since), until=end, **more)
+
+# %% ../notebooks/91_command_line.ipynb #cfa12110
+@app.command()
+def logs(
+    file: _File = "env.yaml",
+    request: Annotated[str | None, typer.Option(help="a request's id")] = None,
+    run: Annotated[str | None, typer.Option(help="a pipeline run, as it stands in its lines")] = None,
+    stage: str | None = None,
+    service: Annotated[str | None, typer.Option(help="pipeline, serving, ...")] = None,
+    level: Annotated[str | None, typer.Option(help="this bad or worse: info, warning, error")] = None,
+    text: Annotated[str | None, typer.Option(help="anywhere in the line")] = None,
+    since: Annotated[str | None, typer.Option(help="15m, 2h, 1d, or a time such as 2026-03-16T08:00 (UTC)")] = None,
+    until: Annotated[str | None, typer.Option(help="the same")] = None,
+    most: Annotated[int, typer.Option(help="lines to print, the newest; all are counted")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with what comes, until Ctrl-C")] = False,
+    folder: Annotated[Path | None, typer.Option(help="another folder with logs/ and serving/, such as out/lab")] = None,
+):
+    "Search what stages and services have logged, and the online service's answers."
+    from rich.console import Console
+
+    wanted = _wanted(level, since, until, request=request, run=run, stage=stage, service=service, text=text)
+    out, console = folder.resolve() if folder else project.root() / project.environment(file).out, Console(highlight=False, soft_wrap=True)
+    if not telemetry.log_files(out, telemetry.Wanted()):
+        raise project.CourseError(f"no logs in {project.shown(out)} yet: `make run` or `make serve` write some")
+    looks = telemetry.follow(out, wanted) if follow else None
+    found = telemetry.search(out, wanted, most)
+    _print_found(console, found)
+    for look in looks or []:
+        _print_lines(console, look)
+
+
+def _print_found(console, found: telemetry.Found) -> None:
+    _print_lines(console, found)
+    for answers, what in [(False, "lines of the logs"), (True, "answers, by the course's clock")]:
+        if len(bars := telemetry.histogram(found, answers)) > 1:
+            console.print(f"\n{sum(bar.lines for bar in bars):,} {what}", style="dim")
+            console.print(telemetry.drawn(bars), end="")
+    broken = f"; {found.broken:,} broken or not yet whole" if found.broken else ""
+    console.print(f"{found.count:,} lines found, {len(found.lines):,} shown{broken}", style="dim")
+
+
+def _print_lines(console, found: telemetry.Found) -> None:
+    for line in found.lines:
+        console.print(telemetry.readable(line))

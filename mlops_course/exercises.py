@@ -2023,6 +2023,176 @@ def _(answer):
         assert answer(file) != "batch", "batch has failed after 60 seconds; it never finished"
         assert answer(file) == "training", "training took 21 seconds, longer than the others"
 
+# %% ../notebooks/90_exercises.ipynb #37fbc5ff
+@exercise(
+    "60.4",
+    stub="""
+    def increase(readings):
+        "By how much a counter has risen over its readings, in their order; it begins at 0 again when its service does."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A counter only rises. A reading that is lower than the one before it says that the service was started again.",
+        "After a restart the counter has risen from 0, so all of the new reading counts.",
+        "Sum over pairs of neighbours: `now - before`, or `now` if `now < before`.",
+    ],
+    solution="""
+    def increase(readings):
+        from itertools import pairwise
+
+        return sum(now - before if now >= before else now for before, now in pairwise(readings))
+    """,
+    wrong="""
+    def increase(readings):
+        return readings[-1] - readings[0] if readings else 0
+    """,
+    message="was started again",
+)
+def _(answer):
+    found = answer([100, 140, 10, 30])
+    assert found != -70, "-70 requests in a minute: the service was started again after 140, and its counter with it"
+    assert found == 70, f"40 before the restart and 30 after it are 70, not {found}"
+    assert answer([5, 9, 9, 12]) == 7, "without a restart it is the last reading less the first one"
+    assert answer([5]) == 0 and answer([]) == 0, "one reading says nothing of a rise"
+
+# %% ../notebooks/90_exercises.ipynb #ee35f716
+@exercise(
+    "61.1",
+    stub="""
+    def night_service():
+        "`MonitoringSettings`: 300 requests, none older than two days, 80 labels are enough, at most 2 % without a feature."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Four settings decide it. Their comments in `MonitoringSettings` say what each does, and in which unit.",
+        "A window is bounded twice: `window_requests` by number, `window_hours` by time. `missing` is a share.",
+        "`MonitoringSettings(window_requests=300, window_hours=48, fewest_labels=80, missing=0.02)`",
+    ],
+    solution="""
+    def night_service():
+        from mlops_course.monitoring import MonitoringSettings
+
+        return MonitoringSettings(window_requests=300, window_hours=48, fewest_labels=80, missing=0.02)
+    """,
+    wrong="""
+    def night_service():
+        from mlops_course.monitoring import MonitoringSettings
+
+        return MonitoringSettings(window_requests=300, fewest_labels=80, missing=2)
+    """,
+    message="a share",
+)
+def _(answer):
+    import pandas as pd
+
+    from mlops_course.monitoring import judge
+
+    told = answer()
+    assert told.missing <= 1, f"missing={told.missing:g} is more than all of them: it is a share, and 2 % is 0.02"
+    assert told.window_requests == 300, f"the window has {told.window_requests:,} requests, not 300"
+    assert told.window_hours <= 48, f"a window may reach back {told.window_hours:g} hours; two days have 48"
+    assert told.fewest_labels <= 80, f"with 80 labels performance is not judged: it waits for {told.fewest_labels}"
+    time = pd.Timestamp("2026-03-16T01:30Z")
+    rows = pd.DataFrame({"request_id": [str(n) for n in range(100)], "event_timestamp": time, "driver_id": range(1001, 1101)})
+    rows = rows.assign(conv_rate=0.6, acc_rate=0.7, avg_daily_trips=9.0, score=0.7, known_at=time - pd.Timedelta(hours=1))
+    labels = pd.DataFrame({"trip_completed": [], "score": []})
+    for gaps, alarm in [(1, False), (4, True)]:
+        found = judge(rows.assign(conv_rate=rows.conv_rate.where(rows.index >= gaps)), labels, None, told)
+        assert found.detected["quality"] == alarm, f"{gaps} of 100 driver-hours lack a feature: alarm should be {alarm}"
+
+# %% ../notebooks/90_exercises.ipynb #3de686df
+@exercise(
+    "61.2",
+    stub="""
+    def completed(events):
+        "The share of completed trips. `events` are (kind, request, outcome), kind `prediction` or `label`; None: no label has met its prediction."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Keep both sides, as `State` does: what was predicted, and which label came first for each request.",
+        "A dictionary from request to outcome takes each label once: `ended.setdefault(request, outcome)`.",
+        "At the end: `pairs = [outcome for request, outcome in ended.items() if request in predicted]`.",
+    ],
+    solution="""
+    def completed(events):
+        predicted, ended = set(), {}
+        for kind, request, outcome in events:
+            if kind == "prediction":
+                predicted.add(request)
+            else:
+                ended.setdefault(request, outcome)
+        pairs = [outcome for request, outcome in ended.items() if request in predicted]
+        return sum(pairs) / len(pairs) if pairs else None
+    """,
+    wrong="""
+    def completed(events):
+        predicted, ended = set(), []
+        for kind, request, outcome in events:
+            if kind == "prediction":
+                predicted.add(request)
+            elif request in predicted:
+                ended.append(outcome)
+        return sum(ended) / len(ended)
+    """,
+    message="before its prediction",
+)
+def _(answer):
+    def predicted(*names):
+        return [("prediction", name, None) for name in names]
+
+    early = answer([("label", "b", 0), *predicted("a", "b"), ("label", "a", 1)])
+    assert early == 0.5, f"one trip of two was completed, not {early:.0%}: a label that came before its prediction was lost"
+    twice = answer([*predicted("a", "b"), ("label", "a", 1), ("label", "b", 0), ("label", "a", 1), ("label", "a", 1)])
+    assert twice == 0.5, f"one trip of two was completed, not {twice:.0%}: a label that came three times is one label"
+    changed = answer([*predicted("a"), ("label", "a", 1), ("label", "a", 0)])
+    assert changed == 1, "of two labels for one request the first counts, as in the service"
+    stranger = answer([*predicted("a"), ("label", "z", 0), ("label", "a", 1)])
+    assert stranger == 1, "a label without a prediction is no trip that the model has promised"
+    assert answer(predicted("a")) is None, "no label has come: there is no share yet, so return None"
+
+# %% ../notebooks/90_exercises.ipynb #421856c0
+@exercise(
+    "61.3",
+    stub="""
+    def distance(window, usual):
+        "The mean of `window` less the usual mean of the same hours; each driver once an hour, with the last value."
+        raise NotImplementedError
+    """,
+    hints=[
+        'The unit first: `drop_duplicates(["hour", "driver_id"], keep="last")`, in both tables.',
+        "Then the usual mean of each hour of the day, and that mean for each row of the window: what would be normal for this mix of hours?",
+        'With `normal = usual.groupby("hour").value.mean()`, the answer is `(window.value - window.hour.map(normal)).mean()`.',
+    ],
+    solution="""
+    def distance(window, usual):
+        window, usual = (rows.drop_duplicates(["hour", "driver_id"], keep="last") for rows in (window, usual))
+        normal = usual.groupby("hour").value.mean()
+        return float((window.value - window.hour.map(normal)).mean())
+    """,
+    wrong="""
+    def distance(window, usual):
+        return window.value.mean() - usual.value.mean()
+    """,
+    message="hour",
+)
+def _(answer):
+    import pandas as pd
+
+    def rows(*each):
+        return pd.DataFrame(list(each), columns=["hour", "driver_id", "value"])
+
+    usual = rows((5, 1, 0.9), (5, 2, 0.7), (12, 3, 0.4), (12, 4, 0.2))
+    night = answer(rows((5, 1, 0.9), (5, 2, 0.7)), usual)
+    assert abs(night) < 1e-9, f"a normal hour at dawn is {night:+.2f} from normal: it was compared with hours of the whole day"
+    standing = answer(rows(*[(5, 1, 0.9)] * 8, (5, 2, 0.7)), usual)
+    assert abs(standing) < 1e-9, f"{standing:+.2f}: driver 1 was a candidate eight times in one hour, and counts eight times"
+    last = answer(rows((5, 1, 0.1), (5, 1, 0.9), (5, 2, 0.7)), usual)
+    assert abs(last) < 1e-9, "a driver who is seen twice in an hour counts with the last value"
+    often = answer(rows((5, 1, 0.9), (5, 2, 0.7)), rows(*[(5, 1, 0.9)] * 9, (5, 2, 0.7)))
+    assert abs(often) < 1e-9, "in `usual` a driver counts once an hour as well"
+    moved = answer(rows((5, 1, 1.0), (12, 3, 0.6)), usual)
+    assert abs(moved - 0.25) < 1e-9, f"0.2 above normal at dawn and 0.3 at noon are +0.25, not {moved:+.2f}"
+
 # %% ../notebooks/90_exercises.ipynb #c445fc9e
 @exercise(
     "91.1",

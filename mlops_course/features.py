@@ -230,7 +230,7 @@ def of_environment() -> list:
         raise CourseError(f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, or `make run` for all of them")
     return definitions(str(path), timedelta(hours=settings.ttl_hours), "created" in pq.read_schema(path).names)
 
-# %% ../notebooks/31_feature_store.ipynb #ac4a313b
+# %% ../notebooks/31_feature_store.ipynb #80a39fb4
 from .project import Stage
 from .telemetry import log
 
@@ -245,6 +245,7 @@ def run(
     store = build(folder, statistics, name, settings, now())
     ids = sorted(pd.read_parquet(statistics, columns=[CONTRACT.entity])[CONTRACT.entity].unique())
     fresh = online(store, ids)[CONTRACT.features[0]].notna().sum()
+    stage.count("online", fresh)
     log.info("features applied", features=list(CONTRACT.features), entities=len(ids), online=int(fresh))
     print(f"{len(CONTRACT.features)} features of {len(ids)} entities in {shown(folder)}")
     print(f"online: {fresh}; unknown, because nothing newer than {settings.ttl_hours:g} h is there: {len(ids) - fresh}")

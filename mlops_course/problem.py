@@ -168,7 +168,10 @@ REQUEST = Table(
     readers=("dispatch",),
 )
 
-# %% ../notebooks/10_problem.ipynb #2ba9fd06
+# %% ../notebooks/10_problem.ipynb #5a0cef7c
+from .telemetry import hide
+
+
 class Contract(Settings):
     "The tables of a project, and the roles of their columns."
 
@@ -191,6 +194,7 @@ CONTRACT = Contract(
     booking="request_id",
     propensity="propensity",
 )
+hide(*(column.name for table in CONTRACT.tables.values() for column in table.columns if column.personal != "no"))
 
 # %% ../notebooks/10_problem.ipynb #b4040226
 def schema(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOPICS', 'Topic', 'CourseError', 'root', 'shown', 'Settings', 'Environment', 'Secrets', 'validated', 'environment',
-           'now', 'run_clock', 'digest', 'digest_of', 'digest_of_code', 'writing', 'write_json', 'Stage', 'tasks',
-           'lab', 'check_in_step', 'check_inputs', 'stage', 'changed']
+           'Clock', 'now', 'set_clock', 'run_clock', 'digest', 'digest_of', 'digest_of_code', 'writing', 'write_json',
+           'Stage', 'tasks', 'lab', 'check_in_step', 'check_inputs', 'stage', 'changed']
 
-# %% ../notebooks/00_start_here.ipynb #d0450fad
+# %% ../notebooks/00_start_here.ipynb #27cc9f47
 from typing import NamedTuple
 
 
@@ -27,10 +27,10 @@ TOPICS = [
     Topic("principle", "reproducibility", "42_model_registry", "registry", "model/test_registry.py"),
     Topic("principle", "versioning of data, model and code", "42_model_registry", "registry", "model/test_registry.py"),
     Topic("principle", "collaboration", "10_problem", "problem", "code/test_problem.py"),
-    Topic("principle", "continuous training and evaluation", "62_alerts_and_retraining", "retraining", ""),
+    Topic("principle", "continuous training and evaluation", "62_alerts_and_retraining", "retraining", "model/test_retraining.py"),
     Topic("principle", "metadata tracking", "40_training_pipeline", "training", "model/test_training.py"),
-    Topic("principle", "continuous monitoring", "61_model_monitoring", "monitoring", ""),
-    Topic("principle", "feedback loops", "62_alerts_and_retraining", "retraining", ""),
+    Topic("principle", "continuous monitoring", "61_model_monitoring", "monitoring", "model/test_monitoring.py"),
+    Topic("principle", "feedback loops", "62_alerts_and_retraining", "retraining", "model/test_retraining.py"),
     Topic("workflow", "problem analysis", "10_problem", "problem", "code/test_problem.py"),
     Topic("workflow", "rules of data transformation", "30_data_pipeline", "data", "data/test_data.py"),
     Topic("workflow", "data pipeline", "31_feature_store", "features", "data/test_features.py"),
@@ -44,7 +44,7 @@ TOPICS = [
     Topic("component", "model registry", "42_model_registry", "registry", "model/test_registry.py"),
     Topic("component", "metadata store", "42_model_registry", "registry", "model/test_registry.py"),
     Topic("component", "model serving", "51_online_serving", "serving", "model/test_serving.py"),
-    Topic("component", "monitoring", "61_model_monitoring", "monitoring", ""),
+    Topic("component", "monitoring", "61_model_monitoring", "monitoring", "model/test_monitoring.py"),
 ]
 
 # %% ../notebooks/00_start_here.ipynb #47d80fa2
@@ -84,7 +84,7 @@ def shown(
     "A path as a person reads it: from the root of the project, if it is below it."
     return os.path.relpath(path, root()) if path.resolve().is_relative_to(root()) else str(path)
 
-# %% ../notebooks/00_start_here.ipynb #d2356d2a
+# %% ../notebooks/00_start_here.ipynb #c746ce1b
 from datetime import UTC, datetime
 from typing import Any
 
@@ -111,6 +111,9 @@ class Environment(Settings):
     training: dict[str, Any] = {}
     batch: dict[str, Any] = {}
     serving: dict[str, Any] = {}
+    monitoring: dict[str, Any] = {}
+    retraining: dict[str, Any] = {}
+    live: dict[str, Any] = {}
 
 
 class Secrets(BaseSettings):
@@ -164,35 +167,63 @@ def _filled(value: Any, **names: str) -> Any:
             value = value.replace("{{" + name + "}}", str(text))
     return value
 
-# %% ../notebooks/00_start_here.ipynb #f49a76a4
+# %% ../notebooks/00_start_here.ipynb #7b6bbf72
+import json
 from contextvars import ContextVar
-from datetime import timedelta
+from typing import NamedTuple
 
 _current: ContextVar[Environment | None] = ContextVar("environment", default=None)
 
 
+class Clock(NamedTuple):
+    "A clock that runs."
+
+    began: datetime  # the time that it showed
+    real: datetime  # when it was this time
+    speed: float  # its seconds in a real second
+
+    def time(self) -> datetime:
+        return (self.began + (datetime.now(UTC) - self.real) * self.speed).astimezone(UTC)
+
+
+_running: Clock | None = None  # in this process
+
+
 def now() -> datetime:
     "The time, in UTC: that of a clock that runs, of the stage's environment, of the environment's file, or the real one."
-    if _ahead is not None:
-        return datetime.now(UTC) + _ahead
+    if _running is not None:
+        return _running.time()
     clock = (_current.get() or environment()).clock
     return clock.astimezone(UTC) if clock else datetime.now(UTC)
 
-
-_ahead: timedelta | None = None  # of the course's clock, before the real one, once it runs
+# %% ../notebooks/00_start_here.ipynb #d6eeb1ab
+def set_clock(
+    folder: Path,  # an environment's
+    began: datetime,  # the time that it is now
+    speed: float = 1.0,  # seconds in a real second
+) -> None:
+    "Let one clock run for all services of an environment that start from now on."
+    write_json(folder / "clock.json", Clock(began, datetime.now(UTC), speed)._asdict())
 
 
 def run_clock(
-    since: datetime | None,  # the time that it is now; None: the real one
+    folder: Path,  # an environment's
+    newest: datetime | None = None,  # the last moment that this service has written down: its time never goes back
 ) -> None:
     "Let the clock of this process run: a service calls it once, when it starts."
-    global _ahead
-    _ahead = since - datetime.now(UTC) if since else timedelta(0)
+    global _running
+    file, fixed = folder / "clock.json", environment().clock
+    if file.is_file():
+        told = json.loads(file.read_text(encoding="utf-8"))
+        _running = Clock(datetime.fromisoformat(told["began"]), datetime.fromisoformat(told["real"]), told["speed"])
+    elif fixed:
+        _running = Clock(max(fixed, newest or fixed), datetime.now(UTC), 1.0)
+    else:
+        _running = Clock(datetime.now(UTC), datetime.now(UTC), 1.0)
 
-# %% ../notebooks/00_start_here.ipynb #e6eaca95
+# %% ../notebooks/00_start_here.ipynb #aa7f8a3c
 import ast
 import hashlib
-import json
 
 
 def digest(
@@ -256,7 +287,7 @@ def write_json(
     with writing(path) as beside:
         beside.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
 
-# %% ../notebooks/00_start_here.ipynb #ed8b8b13
+# %% ../notebooks/00_start_here.ipynb #0c96cd1b
 from dataclasses import dataclass, field
 
 
@@ -269,6 +300,7 @@ class Stage:
     product: dict[str, Path]  # what it makes
     upstream: dict[str, dict[str, Path]]  # what the stages before it made
     files: dict[str, Path] = field(default_factory=dict)  # made beside the products: see `record`
+    rows: dict[str, int] = field(default_factory=dict)  # of what has no rows of its own: see `count`
 
     @property
     def out(self) -> Path:
@@ -283,6 +315,10 @@ class Stage:
         "Count `path` among what this stage made, so that its loss is noticed."
         self.files[path.relative_to(self.out).as_posix()] = path
         return path
+
+    def count(self, table: str, rows: int) -> None:
+        "Say how many rows there are of something that is no parquet file, for the stage's metrics."
+        self.rows[table] = int(rows)
 
 
 def tasks() -> dict[str, dict]:
@@ -349,10 +385,10 @@ def check_inputs(
 
 _NOTES = {"nb", "made"}  # products that nobody reads as data: the executed notebook and the list of files
 
-# %% ../notebooks/00_start_here.ipynb #04ae963d
+# %% ../notebooks/00_start_here.ipynb #6087bb91
 import time
 
-from .telemetry import log, logging_to
+from .telemetry import log, logging_to, pipeline_text, run_name, stage_note, stage_notes
 
 
 @contextmanager
@@ -378,14 +414,16 @@ def stage(
     _begin(running)
     token, began = _current.set(told), time.monotonic()
     try:
-        with logging_to(running.out / "logs/pipeline.jsonl", stage=name, environment=told.name):
+        with logging_to(running.out / "logs/pipeline.jsonl", environment=told.name, run=run_name(), stage=name):
             log.info("stage started")
             try:
                 yield running
             except Exception as error:
                 log.error("stage failed", error=str(error), exc_info=True, seconds=round(time.monotonic() - began, 3))
+                _measure(running, time.monotonic() - began, failed=True)
                 raise
             write_json(running.product["made"], _made(running))
+            _measure(running, time.monotonic() - began)
             log.info("stage finished", seconds=round(time.monotonic() - began, 3))
     finally:
         _current.reset(token)
@@ -412,6 +450,33 @@ def _made(stage: Stage) -> dict:
         raise CourseError(f"stage {stage.name} ended without making {', '.join(lost)}")
     files = {**{k: p for k, p in paths.items() if p.is_file()}, **stage.files}
     return {"stage": stage.name, "files": {k: digest(p) for k, p in files.items()}, "folders": [k for k, p in paths.items() if p.is_dir()]}
+
+# %% ../notebooks/00_start_here.ipynb #65b51d2e
+import fcntl
+
+
+def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
+    "Keep how a stage has ended in metrics/ of the environment's folder, and all that is known there as text for Prometheus."
+    folder = stage.out / "metrics"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # stages may end at the same time
+            note = stage_note(stage_notes(stage.out).get(stage.name, {}), seconds, None if failed else _rows(stage))
+            write_json(folder / f"{stage.name}.json", note)
+            with writing(folder / "pipeline.prom") as beside:
+                beside.write_bytes(pipeline_text(stage.out))
+    except (CourseError, OSError) as error:
+        log.warning("metrics not written", reason=str(error))
+
+
+def _rows(stage: Stage) -> dict[str, int]:
+    "How many rows a stage has made: of its parquet files, and what it has counted itself."
+    from pyarrow import parquet
+
+    made = [path for key, path in stage.product.items() if key not in _NOTES] + list(stage.files.values())
+    files = {path.stem: path for path in made if path.suffix == ".parquet" and path.parent.name != "snapshots"}
+    return {**{name: parquet.read_metadata(path).num_rows for name, path in files.items()}, **stage.rows}
 
 # %% ../notebooks/00_start_here.ipynb #c20e8d45
 def changed(

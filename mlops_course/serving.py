@@ -664,7 +664,7 @@ class Metrics:
         self.explored.inc(told["explored"])
         self.degraded.inc(told["degraded"])
 
-# %% ../notebooks/51_online_serving.ipynb #4a9702bd
+# %% ../notebooks/51_online_serving.ipynb #1ca781db
 import gc
 
 
@@ -676,7 +676,7 @@ class Serving:
         folder: Path,  # an environment's: features/ and mlflow/ are read, serving/ is written
         settings: ServingSettings,
     ):
-        self.settings, self.predictions = settings, folder / "serving/predictions"
+        self.folder, self.settings, self.predictions = folder, settings, folder / "serving/predictions"
         self.drivers, self.repeats = Drivers(folder, settings), Repeats(settings.repeat_seconds)
         self.metrics = Metrics()
         self.metrics.store.set_function(lambda: float(self.drivers.lookup.store.usable))
@@ -686,8 +686,8 @@ class Serving:
 
     async def start(self) -> None:
         "Let the clock run on from the last answer, open the log, remember its end, and follow the champion."
-        tail, clock = _tail(self.predictions), project.environment().clock
-        project.run_clock(max(clock, datetime.fromisoformat(tail[-1]["time"])) if clock and tail else clock)
+        tail = _tail(self.predictions)
+        project.run_clock(self.folder, datetime.fromisoformat(tail[-1]["time"]) if tail else None)
         self.log = PredictionLog(self.predictions, self.settings.log_seconds, self.settings.log_waiting)
         for entry in tail:
             age = (project.now() - datetime.fromisoformat(entry["time"])).total_seconds()

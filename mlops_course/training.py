@@ -908,7 +908,7 @@ def reproduce(
         made = registry.save_model(model, Path(scratch) / "model", tuple(FEATURES))
     return Reproduced(tags["model_digest"], made)
 
-# %% ../notebooks/40_training_pipeline.ipynb #11abb913
+# %% ../notebooks/40_training_pipeline.ipynb #c6fc554d
 import shutil
 
 from .telemetry import log
@@ -923,7 +923,9 @@ def run(
     snapshot = keep(_extracted(stage), stage.out / "snapshots")
     stage.record(stage.out / f"snapshots/{snapshot}.parquet")
     client = registry.connect(stage.product["mlflow"])
-    decision, files = train(client, kept(snapshot, stage.out / "snapshots"), history, told, snapshot)
+    frame = kept(snapshot, stage.out / "snapshots")
+    stage.count("frame", len(frame))
+    decision, files = train(client, frame, history, told, snapshot)
     project.write_json(stage.product["decision"], decision)
     with project.writing(stage.product["report"]) as beside:
         shutil.copyfile(files / "report.html", beside)

@@ -1,0 +1,467 @@
+"""Monitoring: labels joined once in any order, a restart that changes nothing, drift told from chance, and the door."""
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import company
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from mlops_course import monitoring, project
+from mlops_course.monitoring import Label, Monitor, MonitoringSettings, State, judge, reference_of
+from mlops_course.problem import CONTRACT
+
+NAMES = list(CONTRACT.features)
+BEGIN = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday
+TOLD = MonitoringSettings(window_requests=200, window_labels=400, fewest_labels=50, fewest_requests=2)
+
+
+def entry(request: str, driver: int = 1001, version: str = "1", minutes: float = 0, values=(0.6, 0.7, 9.0), score: float = 0.7) -> dict:
+    "A line of serving's log, with one candidate."
+    moment = BEGIN + timedelta(minutes=minutes)
+    known = (moment - timedelta(hours=1)).isoformat()
+    candidate = {
+        "driver_id": driver,
+        "score": score,
+        "features": "fresh",
+        "values": dict(zip(NAMES, values, strict=True)),
+        "known_at": known,
+    }
+    about = {"time": moment.isoformat(), "request_id": request, "prediction": driver, "score": score, "version": version, "run_id": "a"}
+    return {**about, "candidates": [candidate]}
+
+
+def write(folder, entries: list[dict], day: str = "2026-03-02", end: bytes = b"\n") -> None:
+    "Append lines to the prediction log."
+    predictions = folder / "serving/predictions"
+    predictions.mkdir(parents=True, exist_ok=True)
+    with open(predictions / f"{day}.jsonl", "ab") as opened:
+        opened.write(b"\n".join(orjson.dumps(each, option=orjson.OPT_SERIALIZE_NUMPY) for each in entries) + end)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    "A service lets the clock run; the next test has one that stands still."
+    monkeypatch.setattr(project, "_ahead", None)
+
+
+@pytest.fixture
+def state(tmp_path):
+    made = State(tmp_path / "state.db")
+    yield made
+    made.close()
+
+
+def pairs(state: State) -> list[tuple]:
+    return state.ask("SELECT request_id, label, version, score FROM labels WHERE joined ORDER BY request_id")
+
+
+# ---- joins
+
+
+_events = st.lists(st.tuples(st.sampled_from(["prediction", "label", "other driver"]), st.integers(0, 5)), max_size=40)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=_events)
+def test_each_label_counts_once_in_whatever_order_it_comes(events, tmp_path_factory):
+    state = State(tmp_path_factory.mktemp("any") / "state.db")
+    for kind, number in events:
+        if kind == "prediction":
+            state.add([entry(f"r{number}")])
+        else:
+            state.label([Label(f"r{number}", 1001 if kind == "label" else 1002, number % 2, 0.0)])
+    first = {}  # what the first kept label of a request is about
+    predicted = {number for kind, number in events if kind == "prediction"}
+    known = set()
+    for kind, number in events:
+        if kind == "prediction":
+            known.add(number)
+            if first.get(number) == "other driver":
+                del first[number]
+        elif not (kind == "other driver" and number in known):
+            first.setdefault(number, kind)
+    right = sorted(number for number, kind in first.items() if kind == "label" and number in predicted)
+    assert pairs(state) == [(f"r{number}", number % 2, "1", 0.7) for number in right]
+    assert state.counts("labels").get("joined", 0) == len(right)
+    assert state.counts("predictions").get("1", 0) == len(predicted)
+    state.close()
+
+
+def test_the_first_of_two_labels_counts(state):
+    state.add([entry("r1")])
+    assert state.label([Label("r1", 1001, 1, 0.0), Label("r1", 1001, 0, 0.0)]) == {"joined": 1, "double": 1}
+    assert pairs(state) == [("r1", 1, "1", 0.7)]
+
+
+def test_a_label_of_another_driver_is_not_joined(state):
+    state.label([Label("r1", 1002, 1, 0.0)])
+    state.add([entry("r1")])
+    assert state.counts("labels") == {"unknown": 1, "waiting": 1}
+    assert state.label([Label("r1", 1001, 0, 0.0)]) == {"joined": 1}, "the right one still finds its place"
+
+
+def test_a_label_whose_prediction_never_comes_is_forgotten_and_counted(state):
+    state.label([Label("lost", 1001, 1, BEGIN.timestamp())])
+    state.add([entry("r1", minutes=60 * 24 * 40)])
+    monitoring.forget(state, TOLD)
+    assert state.counts("labels")["unknown"] == 1
+    assert state.ask("SELECT count(*) FROM labels") == [(0,)]
+
+
+def test_the_share_of_completed_trips_is_that_of_the_last_month(state):
+    days = [0, 40, 41, 42]
+    state.label([Label(f"r{day}", 1001, int(day != 41), (BEGIN + timedelta(days=day)).timestamp()) for day in days])
+    assert monitoring.completed_share(state) == pytest.approx(2 / 3)
+
+
+# ---- the log
+
+
+def test_half_a_line_waits_for_its_end(tmp_path, state):
+    write(tmp_path, [entry("r1"), entry("r2")], end=b"")
+    folder = tmp_path / "serving/predictions"
+    assert monitoring.read_log(state, folder) == 1
+    write(tmp_path, [], end=b"\n")
+    assert monitoring.read_log(state, folder) == 1
+    assert monitoring.read_log(state, folder) == 0
+
+
+def test_a_line_that_cannot_be_read_costs_no_other(tmp_path, state):
+    write(tmp_path, [entry("r1"), {"request_id": "strange"}, entry("r2")])
+    assert monitoring.read_log(state, tmp_path / "serving/predictions") == 2
+    assert state.counts("predictions") == {"1": 2, "unreadable": 1}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, 30), max_size=5), failing=st.integers(0, 5))
+def test_a_restart_leaves_the_same_as_no_restart(cuts, failing, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("restart")
+    entries = [entry(f"r{n}", version=str(n % 2), minutes=n) for n in range(30)]
+    write(folder, [])
+    lines = [orjson.dumps(e) + b"\n" for e in entries]
+    file, done = folder / "serving/predictions/2026-03-02.jsonl", 0
+    for place, cut in enumerate([*sorted(cuts), 30]):
+        with open(file, "ab") as opened:
+            opened.writelines(lines[done:cut])
+        done = max(done, cut)
+        state = State(folder / "state.db")
+        if place == failing:  # killed in the middle of a transaction
+            state._db.execute("BEGIN IMMEDIATE")
+            state._db.execute("INSERT INTO files VALUES ('2026-03-02.jsonl', 10) ON CONFLICT DO UPDATE SET read = 10")
+            state._db.close()
+            state = State(folder / "state.db")
+        monitoring.read_log(state, folder / "serving/predictions")
+        state.close()
+    state = State(folder / "state.db")
+    monitoring.read_log(state, folder / "serving/predictions")
+    assert state.ask("SELECT count(*), count(DISTINCT request_id) FROM predictions") == [(30, 30)]
+    assert {version: n for version, n in state.counts("predictions").items() if version != "unreadable"} == {"0": 15, "1": 15}
+    state.close()
+
+
+def test_a_window_is_of_one_version_and_its_newest_requests(state):
+    state.add([entry(f"r{n}", version="12"[n % 2], minutes=n) for n in range(20)])
+    window, _, _ = monitoring.window_of(state, "2", TOLD.model_copy(update={"window_requests": 3}))
+    assert list(window[CONTRACT.booking]) == ["r15", "r17", "r19"]
+    window, _, _ = monitoring.window_of(state, "2", TOLD.model_copy(update={"window_hours": 5 / 60}))
+    assert list(window[CONTRACT.booking]) == ["r15", "r17", "r19"]
+
+
+# ---- drift and chance
+
+
+def normal(seed: int, days: int = 28, begin: datetime = BEGIN, shift: float = 0.0, completes: float = 0.0) -> pd.DataFrame:
+    "Requests by 40 drivers whose own level stays, and whose values differ by the hour: five candidates, each hour four times."
+    rng, drivers = np.random.default_rng(seed), np.arange(1001, 1041)
+    hours = np.repeat(np.arange(24 * days), 4)
+    who = np.stack([rng.permutation(40)[:5] for _ in hours])
+    level = np.random.default_rng(3).normal(0.6, 0.08, 40)
+    hourly = (
+        level + 0.04 * np.random.default_rng(seed + 1).standard_normal((24 * days, 40)) + 0.1 * (np.arange(24 * days) % 24 < 6)[:, None]
+    )
+    value = (hourly[hours[:, None], who] + shift).clip(0.01, 0.99)
+    score = value.clip(0.05, 0.95)
+    chosen = rng.integers(0, 5, len(hours))[:, None] == np.arange(5)
+    ended = rng.random(who.shape) < (score + completes).clip(0, 1)
+    times = pd.Timestamp(begin).as_unit("us") + pd.to_timedelta(hours * 3600 + np.tile([60, 120, 180, 240], 24 * days), unit="s")
+    return pd.DataFrame(
+        {
+            CONTRACT.booking: np.repeat([f"r{begin:%m%d}-{n}" for n in range(len(hours))], 5),
+            CONTRACT.time: times.repeat(5),
+            CONTRACT.entity: drivers[who].ravel(),
+            **dict.fromkeys(NAMES[:2], value.ravel()),
+            NAMES[2]: 20 * value.ravel(),
+            CONTRACT.known: times.repeat(5) - pd.Timedelta(hours=1),
+            "score": score.ravel(),
+            CONTRACT.propensity: np.where(chosen, 0.2, np.nan).ravel(),
+            CONTRACT.label: np.where(chosen, ended, np.nan).ravel(),
+            "ended": ended.ravel(),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return reference_of(normal(1), TOLD, pd.Timestamp(BEGIN))
+
+
+def judged(reference, rows: pd.DataFrame):
+    "The verdict on the newest requests, with the labels of the best candidates."
+    newest = rows[rows[CONTRACT.booking].isin(rows[CONTRACT.booking].drop_duplicates().tail(TOLD.window_requests))]
+    best = newest.sort_values("score").groupby(CONTRACT.booking).tail(1)
+    return judge(newest, best.assign(**{CONTRACT.label: best.ended.astype(float)}), reference, TOLD)
+
+
+LATER = BEGIN + timedelta(days=28)
+
+
+def test_normal_traffic_raises_no_alarm(reference):
+    rows = [normal(seed, 7, LATER) for seed in range(50, 60)]
+    assert not any(any(judged(reference, each).detected.values()) for each in rows)
+
+
+def test_night_alone_is_no_drift_but_would_be_one_against_the_whole_day(reference):
+    rows = normal(50, 28, LATER)
+    night = rows[rows[CONTRACT.time].dt.hour < 6]
+    assert not judged(reference, night).detected["features"]
+    as_noon = night.assign(**{CONTRACT.time: night[CONTRACT.time] + pd.Timedelta(hours=12)})
+    assert judged(reference, as_noon).detected["features"]
+
+
+def test_moved_features_are_seen_and_named(reference):
+    found = judged(reference, normal(50, 7, LATER, shift=0.2))
+    assert found.detected["features"] and found.detected["predictions"]
+    assert found.scores[NAMES[0]] > 1
+
+
+def test_a_concept_drift_is_seen_by_labels_alone(reference):
+    found = judged(reference, normal(50, 7, LATER, completes=-0.45))
+    assert found.detected == {"features": False, "predictions": False, "performance": True, "quality": False}
+    assert found.rmse > found.rmse_reference
+
+
+def test_without_labels_performance_is_not_judged(reference):
+    rows = normal(50, 7, LATER, completes=-0.45)
+    found = judge(rows, pd.DataFrame({CONTRACT.label: [], "score": []}), reference, TOLD)
+    assert math.isnan(found.scores["residual"]) and not found.detected["performance"]
+
+
+def test_repeating_a_request_does_not_move_a_window(reference):
+    rows = normal(50, 7, LATER)
+    hour = rows[rows[CONTRACT.time].dt.hour == 9].tail(20)
+    again = pd.concat([hour.assign(**{CONTRACT.booking: f"again {n}"}) for n in range(30)])
+    assert len(monitoring.driver_hours(again)) == len(monitoring.driver_hours(hour))
+
+
+@pytest.mark.parametrize(
+    ("problem", "spoil"),
+    [
+        ("missing", lambda rows: rows.assign(**{NAMES[0]: np.nan})),
+        ("out_of_range", lambda rows: rows.assign(**{NAMES[0]: 1.7})),
+        ("stale", lambda rows: rows.assign(**{CONTRACT.known: rows[CONTRACT.known] - pd.Timedelta(days=2)})),
+        ("feed_hours", lambda rows: rows.assign(**{CONTRACT.known: rows[CONTRACT.time].min()})),
+    ],
+)
+def test_bad_data_is_seen_without_a_reference(problem, spoil):
+    rows = normal(50, 3, LATER)
+    good, bad = (judge(each, pd.DataFrame({CONTRACT.label: [], "score": []}), None, TOLD) for each in (rows, spoil(rows)))
+    assert not good.detected["quality"] and bad.detected["quality"]
+    assert bad.quality[problem] > bad.limits[problem]
+
+
+def test_a_reference_that_is_too_short_is_refused():
+    with pytest.raises(project.CourseError, match="14 are needed"):
+        reference_of(normal(1, days=10), TOLD, pd.Timestamp(BEGIN))
+
+
+def test_performance_is_what_the_models_own_choices_would_get():
+    "The company took the model's favourite in four of five easy bookings, which all complete, and in one of five hard ones, which never do."
+    numbers = np.arange(2_000)
+    easy, taken = numbers % 2 == 0, np.random.default_rng(1).random(2_000)
+    propensity = np.where(easy, 0.8, 0.2)
+    best = pd.DataFrame(
+        {
+            CONTRACT.booking: [f"r{n}" for n in numbers],
+            CONTRACT.time: pd.Timestamp(BEGIN) + pd.to_timedelta(numbers * 15, unit="min"),
+            CONTRACT.entity: 1001,
+            "score": 0.6,
+            CONTRACT.propensity: np.where(taken < propensity, propensity, np.nan),
+            CONTRACT.label: np.where(taken < propensity, easy.astype(float), np.nan),
+        }
+    )
+    other = best.assign(**{CONTRACT.entity: 1002, "score": 0.1, CONTRACT.propensity: 1 - propensity, CONTRACT.label: 1.0})
+    other.loc[taken < propensity, [CONTRACT.propensity, CONTRACT.label]] = np.nan
+    found = monitoring.performance_of(pd.concat([best, other]).sort_values(CONTRACT.time))
+    assert found.residual == pytest.approx(0.5 - 0.6, abs=4 * found.spread[0])
+    assert abs(0.8 - 0.6 - found.residual) > 4 * found.spread[0], "the log's own mean is another one"
+
+
+# ---- the service
+
+
+def served(folder, reference=None) -> Monitor:
+    "A monitor that has looked once."
+    found = Monitor(folder, TOLD)
+    if reference:
+        found.references["1"] = reference
+    found.look()
+    return found
+
+
+def logged(rows: pd.DataFrame, version: str = "1") -> tuple[list[dict], list[Label]]:
+    "Rows as serving's log has them, and their labels."
+    entries, labels = [], []
+    for request, found in rows.groupby(CONTRACT.booking, sort=False):
+        best = found.loc[found.score.idxmax()]
+        candidates = [
+            {
+                "driver_id": int(c.driver_id),
+                "score": c.score,
+                "values": {n: getattr(c, n) for n in NAMES},
+                "known_at": c.known_at.isoformat(),
+            }
+            for c in found.itertuples()
+        ]
+        about = {"time": best[CONTRACT.time].isoformat(), "request_id": request, "prediction": int(best.driver_id), "score": best.score}
+        entries.append({**about, "version": version, "candidates": candidates})
+        labels.append(Label(request, int(best.driver_id), int(best.ended), best[CONTRACT.time].timestamp()))
+    return entries, labels
+
+
+def test_the_log_and_late_labels_give_the_same_verdict_as_the_window_in_memory(tmp_path, reference):
+    rows = normal(50, 7, LATER, completes=-0.45)
+    entries, labels = logged(rows)
+    write(tmp_path, entries)
+    found = served(tmp_path, reference)
+    found.state.label(labels[::-1])
+    found.look()
+    told, there = found.verdicts["1"], judged(reference, rows)
+    assert told.detected == there.detected
+    assert {k: told.scores[k] for k in NAMES} == pytest.approx({k: there.scores[k] for k in NAMES})
+
+
+def test_a_version_that_answers_no_more_is_no_longer_told(tmp_path):
+    write(tmp_path, [entry(f"old{n}", minutes=n) for n in range(10)])
+    found = served(tmp_path)
+    assert list(found.verdicts) == ["1"]
+    write(tmp_path, [entry(f"new{n}", version="2", minutes=10 + n) for n in range(TOLD.active_requests)])
+    found.look()
+    assert list(found.verdicts) == ["2"]
+
+
+def test_a_kept_reference_is_the_same_reference(tmp_path, reference):
+    monitoring.keep_reference(tmp_path, "1", reference, TOLD)
+    again = monitoring.reference_for(tmp_path, "1", TOLD)
+    rows = normal(50, 7, LATER)
+    assert judged(again, rows) == judged(reference, rows)
+
+
+def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(tmp_path):
+    made = company.make(tmp_path / "company")
+    found = Monitor(made, TOLD)
+    monitoring.refer(found)
+    assert "snapshot" in found.trouble["reference of version 1"]
+    write(made, [entry("r1", values=(1.7, 0.5, 3.0))])
+    found.look()
+    assert not found.verdicts["1"].detected["quality"], "one request is too few to say so"
+    write(made, [entry("r2", values=(1.7, 0.5, 3.0))])
+    found.look()
+    assert found.verdicts["1"].detected["quality"]
+
+
+@pytest.fixture
+def door(tmp_path, reference):
+    "A client, its monitor, and nothing read yet."
+    monitor = Monitor(tmp_path, TOLD)
+    monitor.references["1"] = reference
+    with TestClient(monitoring.application(monitor), raise_server_exceptions=False) as client:
+        yield client, monitor
+
+
+SEED = {
+    "driver_id": {"3": 1004},
+    "conv_rate": {"3": 0.2},
+    "acc_rate": {"3": 0.9},
+    "avg_daily_trips": {"3": 120},
+    "prediction": {"3": 0.7},
+    "request_id": {"3": "uuid-1"},
+    "best_driver_id": {"3": 1004},
+}
+
+
+def test_the_seed_courses_message_is_understood_and_counts_once(door):
+    client, monitor = door
+    other = {**SEED, "driver_id": {"0": 1005}, "prediction": {"0": 0.4}}
+    for message in (SEED, SEED, other):
+        answer = client.post("/iterate", json=message)
+        assert (answer.status_code, answer.text) == (200, "ok")
+    ((entity, score, candidates),) = monitor.state.ask("SELECT entity, score, candidates FROM predictions")
+    assert (entity, score) == (1004, 0.7)
+    assert [c[0] for c in orjson.loads(candidates)] == [1004, 1005]
+
+
+def test_predictions_and_labels_can_be_pushed(door):
+    client, _ = door
+    assert client.post("/predictions", json=[entry("r1"), entry("r1"), entry("r2")]).json() == {"new": 2}
+    label = {"request_id": "r1", "driver_id": 1001, "trip_completed": 1, "event_timestamp": BEGIN.isoformat()}
+    assert client.post("/labels", json=[label, label]).json() == {"joined": 1, "double": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/labels", b"[", 422),
+        ("/labels", b'[{"request_id": "r", "driver_id": 1, "trip_completed": 2}]', 422),
+        ("/labels", b'[{"request_id": "r", "driver_id": 1, "trip_completed": 1, "event_timestamp": "2026-03-02T00:00:00"}]', 422),
+        ("/predictions", b'{"request_id": "r"}', 422),
+        ("/iterate", orjson.dumps({**SEED, "driver_id": {}}), 422),
+        ("/nowhere", b"{}", 404),
+        ("/labels", b"[" + b" " * 4_000_000 + b"]", 413),
+    ],
+)
+def test_every_refusal_has_one_form(door, path, body, status):
+    answer = door[0].post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status
+    assert list(answer.json()) == ["error"] and answer.json()["error"]
+
+
+def test_metrics_tell_the_documented_names_with_the_version(door):
+    client, monitor = door
+    entries, labels = logged(normal(50, 7, LATER, completes=-0.45))
+    write(monitor.folder, entries)
+    monitor.state.label(labels)
+    monitor.look()
+    found = {sample.name: sample for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples}
+    text = (project.root() / "notebooks/61_model_monitoring.ipynb").read_text(encoding="utf-8")
+    assert {name for name in found if f"`{name}`" not in text} == set()
+    assert found["monitoring_rmse"].labels == {"version": "1"}
+    assert 'monitoring_drift_detected{kind="performance",version="1"} 1.0' in client.get("/metrics").text
+
+
+def test_beyond_loopback_a_key_is_needed(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
+    with pytest.raises(project.CourseError, match="MLOPS_COURSE_API_KEY"):
+        monitoring.monitor(tmp_path, TOLD.model_copy(update={"host": "0.0.0.0"}))
+    with TestClient(monitoring.application(Monitor(tmp_path, TOLD), key="secret")) as client:
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/metrics", headers={"X-API-Key": "secret"}).status_code == 200
+        assert client.get("/health").status_code == 200
+
+
+def test_a_report_is_written_and_linked(door):
+    client, monitor = door
+    assert client.get("/report").status_code == 404
+    entries, _ = logged(normal(50, 7, LATER))
+    write(monitor.folder, entries)
+    monitor.look()
+    monitoring.write_reports(monitor)
+    link = client.get("/report").json()["link"]
+    assert "<html" in client.get(link).text[:2_000].lower()
+    assert client.get("/report/..%2Fstate.db").status_code == 404
