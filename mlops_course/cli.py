@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'fingerprint', 'stale', 'forget', 'build', 'summary', 'run', 'status', 'trace', 'rollback', 'reproduce',
-           'serve', 'stop', 'progress', 'ui', 'logs']
+           'serve', 'monitor', 'stop', 'progress', 'ui', 'logs']
 
-# %% ../notebooks/91_command_line.ipynb #3794683a
+# %% ../notebooks/91_command_line.ipynb #402d0cbd
+import importlib
 import json
 import os
 import re
@@ -273,26 +274,40 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
         raise project.CourseError(f"the model differs: {was[:12]} was registered, {now[:12]} came out")
     typer.echo(f"the same model: digest {now}")
 
-# %% ../notebooks/91_command_line.ipynb #0e2fbdcc
+# %% ../notebooks/91_command_line.ipynb #a9297e80
+_Host = Annotated[str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")]
+_Folder = Annotated[Path | None, typer.Option(help="another folder than the environment's")]
+_Set = Annotated[list[str] | None, typer.Option("--set", help="a setting, such as port=8400; can be given again")]
+
+
+def _service(file: str, section: str, model: str, host: str | None, port: int | None, folder: Path | None, changes: list[str] | None):
+    "The module of a service, and what its function takes: its folder, its settings, the environment's name."
+    os.environ["PLOOMBER_ENV_FILENAME"] = file
+    told, module = project.environment(file), importlib.import_module(f"mlops_course.{section}")
+    given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
+    values = {**getattr(told, section), **{name: value for name, value in given.items() if value is not None}}
+    chosen = project.validated(getattr(module, model), values, f"the section `{section}` of {file}, and --set")
+    return module, (folder.resolve() if folder else project.root() / told.out, chosen, told.name)
+
+
 @app.command()
 def serve(
-    file: _File = "env.yaml",
-    host: Annotated[str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")] = None,
-    port: int | None = None,
-    folder: Annotated[Path | None, typer.Option(help="another folder with features/ and mlflow/")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="a setting, such as cache_seconds=0; can be given again")] = None,
+    file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None
 ):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
-    from mlops_course import serving
-
-    os.environ["PLOOMBER_ENV_FILENAME"] = file
-    told = project.environment(file)
-    changes = dict(each.partition("=")[::2] for each in settings or [])
-    changes |= {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
-    chosen = project.validated(serving.ServingSettings, {**told.serving, **changes}, f"the section `serving` of {file}, and --set")
-    serving.serve(folder.resolve() if folder else project.root() / told.out, chosen, told.name)
+    serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
+    serving.serve(*told)
 
 
+@app.command()
+def monitor(
+    file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None
+):
+    "Watch what the online service answers, and what came of it: drift, quality and performance for Prometheus, and a report."
+    monitoring, told = _service(file, "monitoring", "MonitoringSettings", host, port, folder, settings)
+    monitoring.monitor(*told)
+
+# %% ../notebooks/91_command_line.ipynb #a664da92
 @app.command()
 def stop():
     "End every service that the course has started, in whichever folder, also those whose notebook is long closed."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEW', 'REFERENCES', 'definitions', 'FeatureSettings', 'store_settings', 'open_store', 'historical', 'Newest',
-           'newest', 'online', 'time_to_live', 'build', 'of_environment', 'run']
+           'newest', 'online', 'time_to_live', 'push', 'build', 'of_environment', 'run']
 
 # %% ../notebooks/31_feature_store.ipynb #8e98c5da
 from datetime import timedelta
@@ -106,9 +106,10 @@ def historical(
     features = found[list(CONTRACT.features)].astype(float).set_axis(rows.index)
     return pd.concat([rows, features], axis=1)
 
-# %% ../notebooks/31_feature_store.ipynb #c53bd3ab
+# %% ../notebooks/31_feature_store.ipynb #3074362f
 from collections.abc import Sequence
-from datetime import datetime
+from contextlib import closing
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -127,6 +128,8 @@ def newest(
     "The newest features of each of `ids`, in their order, however old they are. One question to the store, and no data frame."
     if not len(ids):
         return []
+    if store.config.online_store.type == "sqlite":
+        return _from_sqlite(store, [int(i) for i in ids])
     found = store.provider.online_read(store.config, _view(store), [_key(int(i)) for i in ids], list(CONTRACT.features))
     return [Newest(tuple(_number((row or {}).get(name)) for name in CONTRACT.features), known) for known, row in found]
 
@@ -150,6 +153,59 @@ def _number(value) -> float | None:
     kind = value.WhichOneof("val") if value is not None else None
     return float(getattr(value, kind)) if kind else None
 
+# %% ../notebooks/31_feature_store.ipynb #20e67b4e
+import sqlite3
+
+import orjson
+
+_ROWS = """
+SELECT json_group_array(one) FROM (
+    SELECT json_array(hex(entity_key), max(event_ts), json_group_object(feature_name, hex(value))) AS one
+    FROM "{table}" WHERE entity_key IN ({marks}) GROUP BY entity_key
+)
+"""
+
+
+def _from_sqlite(store: "FeatureStore", ids: list[int]) -> list[Newest]:
+    "What `online_read` finds, in one row."
+    file, table = _table(store)
+    keys = [_key_bytes(i) for i in ids]
+    with closing(sqlite3.connect(f"{file}?mode=ro", uri=True, timeout=1)) as db:
+        text = db.execute(_ROWS.format(table=table, marks=",".join("?" * len(keys))), keys).fetchone()[0]
+    found = dict(map(_parsed, orjson.loads(text)))
+    return [found.get(key, _NOTHING) for key in keys]
+
+
+_NOTHING = Newest((None,) * len(CONTRACT.features), None)
+
+
+@lru_cache(maxsize=100_000)
+def _parsed(one: str) -> tuple[bytes, Newest]:
+    "The key of an entity, and what stands there of it; mostly the same as when it was asked last."
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    key, known, values = orjson.loads(one)
+    numbers = {name: _number(Value.FromString(bytes.fromhex(value))) for name, value in values.items()}
+    moment = datetime.fromtimestamp(known).replace(tzinfo=UTC)  # Feast writes a time in UTC as if it were the machine's own
+    return bytes.fromhex(key), Newest(tuple(map(numbers.get, CONTRACT.features)), moment)
+
+
+@lru_cache(maxsize=100_000)
+def _key_bytes(entity: int) -> bytes:
+    from feast.infra.key_encoding_utils import serialize_entity_key
+
+    return serialize_entity_key(_key(entity), entity_key_serialization_version=3)
+
+
+@lru_cache(maxsize=4)
+def _table(store: "FeatureStore") -> tuple[str, str]:
+    "Address of the database, and name of the view's table in it."
+    from feast.infra.online_stores.helpers import compute_table_id
+
+    path = Path(store.provider.online_store._get_db_path(store.config))
+    name = compute_table_id(store.config.project, _view(store), store.config.registry.enable_online_feature_view_versioning)
+    return path.resolve().as_uri(), name
+
 # %% ../notebooks/31_feature_store.ipynb #ef829911
 from .project import now
 
@@ -172,6 +228,15 @@ def online(
 def time_to_live(store: "FeatureStore") -> timedelta:
     "How old a row may be and still count."
     return _view(store).ttl
+
+# %% ../notebooks/31_feature_store.ipynb #5d0e174a
+def push(
+    store: "FeatureStore",
+    rows: pd.DataFrame,  # cleaned statistics, with the time from which each row was known; the newest of an entity is kept
+) -> None:
+    "Put newer features online."
+    last = rows.sort_values(CONTRACT.known).drop_duplicates(CONTRACT.entity, keep="last")
+    store.write_to_online_store(VIEW, last)
 
 # %% ../notebooks/31_feature_store.ipynb #8775d45e
 import os

@@ -268,3 +268,26 @@ def test_feasts_own_command_line_applies_and_materializes(tmp_path):
 
     store = features.open_store(tmp_path / "platform/feast")
     assert features.online(store, [1001], at=UNTIL)[FEATURES].notna().all(axis=None)
+
+
+def test_the_quick_way_to_read_sqlite_finds_what_feast_finds(built):
+    store = features.open_store(built / "features")
+    ids = [1001, 9999, 1003, 1001]
+
+    found = features.newest(store, ids)
+
+    theirs = store.get_online_features(features.REFERENCES, [{CONTRACT.entity: i} for i in ids]).to_dict()
+    assert [list(row.values) for row in found] == [[theirs[name][i] for name in CONTRACT.features] for i in range(len(ids))]
+    assert found[1].known is None and found[0] == found[3]
+
+
+def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tmp_path):
+    shutil.copytree(built / "features", tmp_path / "features")
+    store = features.open_store(tmp_path / "features")
+    moment = pd.Timestamp("2026-03-16T00:00Z").as_unit("us")
+    times = [moment, moment - pd.Timedelta(hours=1)]
+    rows = pd.DataFrame({CONTRACT.entity: [1001, 1001], **dict.fromkeys(CONTRACT.features, [1, 0]), CONTRACT.known: times, "created": times})
+
+    features.push(store, rows)
+
+    assert features.newest(store, [1001]) == [features.Newest((1.0, 1.0, 1.0), datetime(2026, 3, 16, tzinfo=UTC))]

@@ -99,7 +99,7 @@ def refused(answer, status: int) -> str:
 def clock():
     "A service lets the clock of its process run; the next module gets it back as it was."
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(project, "_ahead", None)
+        patch.setattr(project, "_running", None)
         patch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         yield
 
