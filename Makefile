@@ -67,6 +67,10 @@ lab: $(READY) ## open the lessons in JupyterLab
 serve: $(READY) ## answer online on port 8172, with the champion of the last build
 	@mlops-course serve
 
+.PHONY: live
+live: $(READY) ## the whole loop on a company that lives on: drift, alert, retraining, new champion
+	@mlops-course live --env env.live.yaml
+
 .PHONY: stop
 stop: $(READY) ## end every service that the course has started
 	@mlops-course stop
