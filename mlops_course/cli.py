@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'fingerprint', 'stale', 'forget', 'build', 'summary', 'run', 'status', 'trace', 'rollback', 'reproduce',
-           'serve', 'monitor', 'stop', 'progress', 'ui', 'logs']
+           'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'progress', 'ui', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import importlib
@@ -200,7 +200,7 @@ def _rows(path: Path) -> int:
 
     return pq.read_metadata(path).num_rows
 
-# %% ../notebooks/91_command_line.ipynb #55679653
+# %% ../notebooks/91_command_line.ipynb #69089ee7
 @app.command()
 def run(file: _File = "env.yaml"):
     "Build what has changed, from raw files to scored drivers, and say what there is."
@@ -220,9 +220,13 @@ def run(file: _File = "env.yaml"):
 @app.command()
 def status(file: _File = "env.yaml"):
     "Say what the last build made, and whether anything has changed since."
+    from mlops_course import retraining
+
     typer.echo(summary(file))
     for name, paths in stale(file).items():
         typer.echo(f"Changed    {name}: {', '.join(paths)}")
+    if told := retraining.story(project.root() / project.environment(file).out):
+        typer.echo("\n".join(["", "The last loop", *told]))
 
 # %% ../notebooks/91_command_line.ipynb #d18f5bfd
 def _mlflow(file: str) -> Path:
@@ -291,21 +295,54 @@ def _service(file: str, section: str, model: str, host: str | None, port: int | 
 
 
 @app.command()
-def serve(
-    file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None
-):
+def serve(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
     serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
     serving.serve(*told)
 
 
 @app.command()
-def monitor(
-    file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None
-):
+def monitor(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
     "Watch what the online service answers, and what came of it: drift, quality and performance for Prometheus, and a report."
     monitoring, told = _service(file, "monitoring", "MonitoringSettings", host, port, folder, settings)
     monitoring.monitor(*told)
+
+# %% ../notebooks/91_command_line.ipynb #1cf06adc
+@app.command("retrain-on-alert")
+def retrain_on_alert(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
+    "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
+    retraining, told = _service(file, "retraining", "RetrainingSettings", host, port, folder, settings)
+    retraining.serve(*told)
+
+
+@app.command()
+def retrain(
+    reason: Annotated[str, typer.Argument(help="why; it stands in the story of the case")],
+    file: _File = "env.yaml",
+    host: _Host = None,
+    port: int | None = None,
+):
+    "Order a retraining of the service that waits for alerts, whatever it was going to do by itself."
+    retraining, (_, told, _) = _service(file, "retraining", "RetrainingSettings", host, port, None, None)
+    number = retraining.ask(f"http://{told.host}:{told.port}", reason)
+    typer.echo(f"case {number}: `mlops-course status` tells its story")
+
+
+@app.command("live")
+def live_on(
+    file: _File = "env.live.yaml",
+    settings: _Set = None,
+):
+    "Let the simulated company live on, at six hours a second: its services watch it, a drift comes, and they answer."
+    from mlops_course import world
+
+    live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings)
+    history = project.validated(world.WorldSettings, project.environment(file).world, f"the section `world` of {file}")
+    live.prepare(folder, history)
+    if stale(file):
+        run(file)
+        live.keep(folder)
+    live.run(file, told)
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
 @app.command()

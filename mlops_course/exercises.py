@@ -2193,6 +2193,268 @@ def _(answer):
     moved = answer(rows((5, 1, 1.0), (12, 3, 0.6)), usual)
     assert abs(moved - 0.25) < 1e-9, f"0.2 above normal at dawn and 0.3 at noon are +0.25, not {moved:+.2f}"
 
+# %% ../notebooks/90_exercises.ipynb #108a3ccd
+@exercise(
+    "62.1",
+    stub="""
+    def careful():
+        "`RetrainingSettings`: 14 days of test, all after the alert; learned from 10 days; a week between cases; two trainings a case."
+        raise NotImplementedError
+    """,
+    hints=[
+        "`training` replaces values of the training's own settings; the rest are settings of the service.",
+        "The test is the newest `test_days`. They lie after the alert only if the case waits for as many: `fresh_days`.",
+        "`RetrainingSettings(training={'test_days': 14, 'validation_days': 1, 'train_days': 10}, fresh_days=14, ...)`; a week: 168 hours.",
+    ],
+    solution="""
+    def careful():
+        from mlops_course.retraining import RetrainingSettings
+
+        training = {"test_days": 14, "validation_days": 1, "train_days": 10}
+        return RetrainingSettings(training=training, fresh_days=14, pause_hours=168, attempts=2)
+    """,
+    wrong="""
+    def careful():
+        from mlops_course.retraining import RetrainingSettings
+
+        training = {"test_days": 14, "validation_days": 1, "train_days": 10}
+        return RetrainingSettings(training=training, pause_hours=168, attempts=2)
+    """,
+    message="before the alert",
+)
+def _(answer):
+    from mlops_course.training import TrainingSettings
+
+    told = answer()
+    training = TrainingSettings(**told.training)
+    assert training.test_days == 14, f"the test has {training.test_days} days, not 14"
+    early = 14 - told.fresh_days
+    assert early <= 0, f"after {told.fresh_days} fresh days a test of 14 days begins {early} days before the alert"
+    assert told.fresh_days == 14, f"{told.fresh_days} days are waited for, and the test needs only 14"
+    assert training.train_days == 10, f"it learns from {training.train_days or 'all'} days, not from 10"
+    assert training.validation_days < 10, "no day is left to train on: validation_days are among the train_days"
+    assert told.pause_hours == 168, f"{told.pause_hours:g} hours lie between two cases; a week has 168"
+    assert told.attempts == 2, f"a case may have {told.attempts} trainings, not 2"
+
+# %% ../notebooks/90_exercises.ipynb #952f6cff
+@exercise(
+    "62.2",
+    stub="""
+    def troubles(alerts):
+        "How many troubles there were. `alerts` are (fingerprint, began, status), status `firing` or `resolved`, in the order of arrival."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A fingerprint is a digest of the labels. The same trouble next week has the same labels.",
+        "What makes an alert this alert is the pair of fingerprint and beginning. `resolved` tells of an end, not of a trouble.",
+        "`{(fingerprint, began) for fingerprint, began, status in alerts if status == 'firing'}`, counted.",
+    ],
+    solution="""
+    def troubles(alerts):
+        return len({(fingerprint, began) for fingerprint, began, status in alerts if status == "firing"})
+    """,
+    wrong="""
+    def troubles(alerts):
+        return len({fingerprint for fingerprint, _, status in alerts if status == "firing"})
+    """,
+    message="next week",
+)
+def _(answer):
+    week = [("a", "Monday", "firing"), ("a", "Monday", "firing"), ("a", "Monday", "resolved"), ("a", "next Monday", "firing")]
+    assert answer(week) != 1, "the drift of next week is a new trouble, although it has the same labels: it was taken for one seen before"
+    assert answer(week[:2]) == 1, "an alert that was sent twice is one trouble"
+    assert answer(week) == 2, "an alert that is over is no new trouble"
+    assert answer([("b", "Monday", "resolved")]) == 0, "the end of a trouble that nobody has heard of starts nothing"
+    assert answer([("a", "Monday", "firing"), ("b", "Monday", "firing")]) == 2, "other labels are another trouble"
+    assert answer([]) == 0, "without alerts there is no trouble"
+
+# %% ../notebooks/90_exercises.ipynb #bc1a4700
+@exercise(
+    "62.3",
+    stub="""
+    def held(champion, taken_back):
+        "Must alerts about the champion be held? `champion` is a version's number, `taken_back` the numbers of those that were rolled back."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A person has decided against a version that came after the present champion. What has she not decided against?",
+        "A champion that was made after the rollback has a higher number than the one that was taken back.",
+        "Is any number in `taken_back` higher than `champion`?",
+    ],
+    solution="""
+    def held(champion, taken_back):
+        return any(version > champion for version in taken_back)
+    """,
+    wrong="""
+    def held(champion, taken_back):
+        return bool(taken_back)
+    """,
+    message="for ever",
+)
+def _(answer):
+    assert not answer(3, [2]), "version 3 is newer than the rollback of 2: one rollback would switch retraining off for ever"
+    assert answer(1, [2]), "version 1 is back because a person took back version 2: a retraining would overrule her"
+    assert not answer(1, []), "nobody has rolled back, so the alert counts"
+    assert answer(1, [3, 2]), "two champions were taken back, one after the other"
+    assert answer(10, [9, 11]) and not answer(10, [9]), "numbers are compared as numbers: 11 comes after 10, and 9 before"
+
+# %% ../notebooks/90_exercises.ipynb #e231f4e1
+@exercise(
+    "63.1",
+    stub="""
+    def hours_until_labelled(trips, share=0.95):
+        "The fewest whole hours after which this share of the bookings has its label; None: it never will."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Each `Trip` has a `moment` and a `label_at`. The second can be None, and such a booking counts too: it is never labelled.",
+        "Count, for 1, 2, 3 … hours, the trips with `label_at - moment` of at most so many hours, over **all** trips.",
+        "`next((h for h in range(1, 1000) if sum(bool(t.label_at) and t.label_at - t.moment <= timedelta(hours=h) for t in trips) >= share * len(trips)), None)`",
+    ],
+    solution="""
+    def hours_until_labelled(trips, share=0.95):
+        from datetime import timedelta
+
+        def labelled(hours):
+            return sum(bool(t.label_at) and t.label_at - t.moment <= timedelta(hours=hours) for t in trips)
+
+        return next((hours for hours in range(1, 1000) if labelled(hours) >= share * len(trips)), None)
+    """,
+    wrong="""
+    def hours_until_labelled(trips, share=0.95):
+        import math
+
+        late = sorted((t.label_at - t.moment).total_seconds() / 3600 for t in trips if t.label_at)
+        return math.ceil(late[int(share * len(late)) - 1])
+    """,
+    message="never",
+)
+def _(answer):
+    from datetime import UTC, datetime, timedelta
+
+    from mlops_course import world
+    from mlops_course.live import Trip, trips_of
+
+    booked = datetime(2026, 3, 16, 9, tzinfo=UTC)
+
+    def trips(*hours):
+        return [Trip("r", booked, [1], [1.0], [0.5], [1], 1, booked + timedelta(hours=h) if h is not None else None) for h in hours]
+
+    half = answer(trips(0.5, None), 0.95)
+    assert half is None, f"one of two bookings never gets a label, so 95 of 100 never will: the answer is None, not {half}"
+    found = answer(trips(*[0.5] * 18, 5.5, None), 0.95)
+    assert found == 6, f"18 of 20 after half an hour, the 19th after five and a half: 6 hours, not {found}"
+    assert answer(trips(1.0), 1) == 1, "a label that comes after exactly an hour is there after an hour"
+    company = world.Company(world.WorldSettings(drivers=60, days=4, bookings_per_day=1000))
+    day = trips_of(next(world.bookings(company, day=1)))
+    assert answer(day, 0.97) > answer(day, 0.5) == 1, "half of a day's labels are there within an hour, and 97 of 100 much later"
+
+# %% ../notebooks/90_exercises.ipynb #cebf6243
+@exercise(
+    "63.2",
+    stub="""
+    def outbox():
+        "A class with `waiting`, a list, and `look()`, which gives what waits to `send`; only what was taken waits no longer."
+        raise NotImplementedError
+    """,
+    hints=[
+        "The list is emptied before anybody has taken it. When do you know that it was?",
+        "Ask first: `if batch and self.send(batch):`. Then take away what was sent, and only that: more may have come meanwhile.",
+        "`batch = list(self.waiting)`, then `if batch and self.send(batch): del self.waiting[: len(batch)]`. An error may pass: nothing has changed yet.",
+    ],
+    solution="""
+    def outbox():
+        class Outbox:
+            def __init__(self, send):
+                self.waiting, self.send = [], send
+
+            def look(self):
+                batch = list(self.waiting)
+                if batch and self.send(batch):
+                    del self.waiting[: len(batch)]
+
+        return Outbox
+    """,
+    wrong="""
+    def outbox():
+        class Outbox:
+            def __init__(self, send):
+                self.waiting, self.send = [], send
+
+            def look(self):
+                batch, self.waiting = self.waiting, []
+                if batch:
+                    self.send(batch)
+
+        return Outbox
+    """,
+    message="lost",
+)
+def _(answer):
+    from contextlib import suppress
+
+    taken, state = [], "gone"
+
+    def send(batch):
+        if state == "gone":
+            raise ConnectionRefusedError
+        if state == "busy":
+            return False
+        taken.extend(batch)
+        if state == "more":
+            box.waiting.append("came meanwhile")
+        return True
+
+    box = answer()(send)
+    box.look()
+    for state, label in [("gone", "a"), ("busy", "b"), ("more", "c")]:  # noqa: B007
+        box.waiting.append(label)
+        with suppress(OSError):
+            box.look()
+        if state != "more":
+            assert box.waiting, f"the service was {state}, and the label {label!r} is lost"
+    assert taken == ["a", "b", "c"], f"three labels were to be taken, in their order, each once; it was {taken}"
+    assert box.waiting == ["came meanwhile"], "a label that came while the others were sent is lost, or those that were taken still wait"
+
+# %% ../notebooks/90_exercises.ipynb #47c76a71
+@exercise(
+    "63.3",
+    stub="""
+    def booked(answer, drivers, chance, logged):
+        "The driver and the propensity that go into the file. `answer` has `prediction` and `propensity`, or is None."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Without an answer the old policy chooses. It did not choose with certainty: it drew among the candidates.",
+        "`chance` stands beside `drivers`. And an answer whose `prediction` is None, or no candidate, is no answer.",
+        "`if answer and answer['prediction'] in drivers: ...`, else `logged, chance[drivers.index(logged)]`",
+    ],
+    solution="""
+    def booked(answer, drivers, chance, logged):
+        if answer and answer["prediction"] in drivers:
+            return answer["prediction"], answer["propensity"]
+        return logged, chance[drivers.index(logged)]
+    """,
+    wrong="""
+    def booked(answer, drivers, chance, logged):
+        if answer and answer["prediction"] in drivers:
+            return answer["prediction"], answer["propensity"]
+        return logged, 1.0
+    """,
+    message="drew",
+)
+def _(answer):
+    drivers, chance = [1007, 1003, 1021], [0.5, 0.2, 0.3]
+    told = {"prediction": 1021, "propensity": 0.87}
+    driver, propensity = answer(None, drivers, chance, 1003)
+    assert driver == 1003, f"no answer: the old policy sends 1003, not {driver}"
+    assert propensity != 1, "the old policy drew her with a probability of 0.2; written down as certain, she would count five times too little"
+    assert propensity == 0.2, f"the old policy drew driver 1003 with a probability of 0.2, not {propensity}"
+    assert answer(told, drivers, chance, 1003) == (1021, 0.87), "with an answer, its driver and its propensity count"
+    for nobody in (None, 1999):
+        found = answer({**told, "prediction": nobody}, drivers, chance, 1003)
+        assert found == (1003, 0.2), f"an answer that names {nobody} is no answer: (1003, 0.2), not {found}"
+
 # %% ../notebooks/90_exercises.ipynb #c445fc9e
 @exercise(
     "91.1",

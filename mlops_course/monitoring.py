@@ -7,9 +7,9 @@ __all__ = ['TIME', 'ENTITY', 'BOOKING', 'LABEL', 'KNOWN', 'FEATURES', 'PROPENSIT
            'OUTCOMES', 'BLOBS', 'PIECE', 'KINDS', 'Entity', 'Name', 'Probability', 'OPEN', 'driver_hours', 'Traffic',
            'stretches', 'own_distances', 'Performance', 'performance_of', 'MonitoringSettings', 'Reference',
            'reference_of', 'quality', 'Verdict', 'judge', 'Kept', 'Label', 'State', 'read_log', 'window_of', 'forget',
-           'completed_share', 'candidates_for', 'reference_for', 'keep_reference', 'report', 'Monitor', 'refer',
-           'write_reports', 'Metrics', 'SeenCandidate', 'Prediction', 'Ended', 'Iteration', 'Door', 'refusal',
-           'application', 'monitor']
+           'completed_share', 'candidates_for', 'make_reference', 'kept_reference', 'keep_reference', 'report',
+           'write_report', 'Monitor', 'Apart', 'refer', 'write_reports', 'Metrics', 'SeenCandidate', 'Prediction',
+           'Ended', 'Iteration', 'Door', 'refusal', 'refusing', 'repeating', 'application', 'monitor']
 
 # %% ../notebooks/61_model_monitoring.ipynb #3ab422ec
 import numpy as np
@@ -166,7 +166,7 @@ def performance_of(
     spread = (drawn[:, 1:] / drawn[:, :1]).std(0)
     return Performance(float(residual), float(squared), tuple(map(float, spread)), float(weight.sum() ** 2 / (weight**2).sum()))
 
-# %% ../notebooks/61_model_monitoring.ipynb #36ad1de3
+# %% ../notebooks/61_model_monitoring.ipynb #ec1378ab
 from .project import Settings
 
 
@@ -195,14 +195,14 @@ class MonitoringSettings(Settings):
 
 
 class Reference:
-    "What is normal for a version of the model."
+    "What is normal for a version of the model: its traffic, its performance, or both."
 
     def __init__(self, units: pd.DataFrame, farthest: dict[str, float], usual_units: float, performance: Performance | None):
         self.units = units
-        self.farthest = farthest  # that normal traffic was from itself, by column
+        self.farthest = farthest  # that normal traffic was from itself, by column; empty: too short to say, and drift is not judged
         self.usual_units = usual_units  # driver-hours of a window
         self.performance = performance
-        self.traffic = Traffic(units, [*FEATURES, SCORE])
+        self.traffic = Traffic(units, [*FEATURES, SCORE]) if farthest else None
 
     def limits(
         self,
@@ -217,13 +217,21 @@ class Reference:
 def reference_of(
     candidates: pd.DataFrame,  # of normal traffic in the order of time, with score, and propensity and label where known
     told: MonitoringSettings,
-    since: pd.Timestamp,  # labels before are what the model has learned from
+    until: pd.Timestamp,  # labels before are what the model has learned from
 ) -> Reference:
-    "The reference from logged candidates. Raises `CourseError` if they are too few."
+    "The reference from logged candidates; with too few of them for drift, one of performance alone. Raises `CourseError` if there is neither."
+    if candidates.empty:
+        raise CourseError("there are no logged candidates to compare with")
     units = driver_hours(candidates)[[TIME, HOUR, ENTITY, *FEATURES, SCORE]]
-    own = own_distances(Traffic(units, [*FEATURES, SCORE]), candidates, told.window_requests)
-    usual = float(own.pop("driver_hours").median())
-    return Reference(units, own.max().to_dict(), usual, performance_of(candidates[candidates[TIME] >= since]))
+    usual = performance_of(candidates[candidates[TIME] >= until])
+    try:
+        own = own_distances(Traffic(units, [*FEATURES, SCORE]), candidates, told.window_requests)
+    except CourseError:
+        if usual is None:
+            raise
+        return Reference(units, {}, 0.0, usual)
+    many = float(own.pop("driver_hours").median())
+    return Reference(units, own.max().to_dict(), many, usual)
 
 # %% ../notebooks/61_model_monitoring.ipynb #f4429d37
 _COLUMNS = {column.name: column for column in CONTRACT.tables["statistics"].columns}
@@ -246,7 +254,7 @@ def quality(
         "feed_hours": 0.0 if np.isnan(age) else age,
     }
 
-# %% ../notebooks/61_model_monitoring.ipynb #f83b0bb8
+# %% ../notebooks/61_model_monitoring.ipynb #9003db97
 class Verdict(NamedTuple):
     "What a window says of a version."
 
@@ -281,7 +289,7 @@ def judge(
     "The verdict on a window; drift waits until the window is full, performance and quality until there is enough to judge."
     units, requests, nan = driver_hours(window), window[BOOKING].nunique(), float("nan")
     scores = dict.fromkeys([*FEATURES, SCORE, "residual", "squared_error"], nan)
-    if reference and requests >= told.window_requests:
+    if reference and reference.traffic and requests >= told.window_requests:
         limits = reference.limits(len(units), told.distance)
         scores |= {name: moved / limits[name] for name, moved in reference.traffic.distance(units).items()}
     usual = reference.performance if reference else None
@@ -298,12 +306,12 @@ def judge(
         unlabelled=unlabelled,
     )
 
-# %% ../notebooks/61_model_monitoring.ipynb #ecc5df9c
+# %% ../notebooks/61_model_monitoring.ipynb #9ae41ec7
 import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -360,10 +368,6 @@ class Kept:
     def counts(self, name: str) -> dict[str, int]:
         "How many there were since the beginning."
         return dict(self.ask("SELECT of, n FROM counts WHERE name = ? ORDER BY of", name))
-
-    def read_until(self, file: str) -> int:
-        found = self.ask("SELECT read FROM files WHERE name = ?", file)
-        return found[0][0] if found else 0
 
 # %% ../notebooks/61_model_monitoring.ipynb #9e74f8b1
 class Label(NamedTuple):
@@ -474,7 +478,7 @@ class State(Kept):
         db.execute(_JOIN, (*found[:3], told.request_id))
         return "joined"
 
-# %% ../notebooks/61_model_monitoring.ipynb #ad066746
+# %% ../notebooks/61_model_monitoring.ipynb #9c0e2f27
 from .telemetry import log
 
 PIECE = 4_000_000  # bytes that are read at once
@@ -485,9 +489,9 @@ def read_log(
     folder: Path,  # of serving's prediction log
 ) -> int:
     "Take over what the log's files have gained, a piece of each at most. How many predictions were new."
-    new = 0
+    new, before = 0, dict(state.ask("SELECT name, read FROM files"))
     for file in sorted(folder.glob("*.jsonl")):
-        read, size = state.read_until(file.name), file.stat().st_size
+        read, size = before.get(file.name, 0), file.stat().st_size
         if size < read:
             log.warning("prediction log is shorter than it was", file=file.name)
             read = 0
@@ -555,7 +559,7 @@ def completed_share(
     found = state.ask("SELECT avg(label) FROM labels WHERE time > (SELECT max(time) FROM labels) - ?", days * 86_400)[0][0]
     return float("nan") if found is None else float(found)
 
-# %% ../notebooks/61_model_monitoring.ipynb #4d5ef4de
+# %% ../notebooks/61_model_monitoring.ipynb #0aaf96e4
 import json
 from contextlib import closing
 
@@ -575,27 +579,34 @@ def candidates_for(
         raise CourseError(f"the snapshot that version {version} was trained from is not in {project.shown(file.parent)}")
     rows = pd.read_parquet(file)
     rows = rows[rows[BOOKING].notna() & (rows[TIME] > rows[TIME].max() - pd.Timedelta(days=days))]
+    rows = rows[rows[TIME] >= pd.Timestamp(story["since"])] if "since" in story else rows
     rows = rows.sort_values([TIME, BOOKING, ENTITY], ignore_index=True)
     known = rows[FEATURES].notna().any(axis=1)
     score = registry.load(client, version).probability(rows)
     return rows.assign(**{SCORE: np.where(known, score, np.nan)}), pd.Timestamp(story["until"])
 
-# %% ../notebooks/61_model_monitoring.ipynb #9fd26ed1
-def reference_for(
+# %% ../notebooks/61_model_monitoring.ipynb #1dd0468c
+def make_reference(
     folder: Path,
     version: str,
     told: MonitoringSettings,
-) -> Reference:
-    "The reference of a version: as it was kept, or made from its snapshot and kept. Raises `CourseError` if it cannot be made."
+) -> None:
+    "Make the reference of a version from its snapshot, and keep it. Takes seconds; raises `CourseError` if it cannot be made."
+    candidates, until = candidates_for(folder, version, told.reference_days)
+    keep_reference(folder, version, reference_of(candidates, told, until), told)
+
+
+def kept_reference(
+    folder: Path,
+    version: str,
+    told: MonitoringSettings,
+) -> Reference | None:
+    "The reference of a version as it was kept; None if there is none, or one of another run or other settings."
     kept = _place(folder, version)
     note = json.loads(kept.with_suffix(".json").read_text(encoding="utf-8")) if kept.with_suffix(".json").is_file() else {}
-    if note.get("made_of") == _made_of(folder, version, told) and kept.is_file():
-        return _opened(pd.read_parquet(kept), note)
-    candidates, until = candidates_for(folder, version, told.reference_days)
-    made = reference_of(candidates, told, until)
-    keep_reference(folder, version, made, told)
-    log.info("reference made", version=version, driver_hours=len(made.units), days=made.traffic.days)
-    return made
+    if note.get("made_of") != _made_of(folder, version, told) or not kept.is_file():
+        return None
+    return _opened(pd.read_parquet(kept), note)
 
 
 def keep_reference(
@@ -637,15 +648,15 @@ def _run_of(folder: Path, version: str) -> str | None:
         return None
     return found[0] if found else None
 
-# %% ../notebooks/61_model_monitoring.ipynb #68d5ba72
+# %% ../notebooks/61_model_monitoring.ipynb #27f4bd1c
 def report(
     window: pd.DataFrame,
     reference: Reference,
     told: MonitoringSettings,
     file: Path,  # HTML, some megabytes
     rows: int = 5_000,  # of the reference, at most
-) -> dict[str, float]:
-    "Write Evidently's report on a window beside normal traffic of the same hours. The distances that it found."
+) -> None:
+    "Write Evidently's report on a window beside normal traffic of the same hours."
     import warnings
 
     with warnings.catch_warnings():
@@ -664,9 +675,24 @@ def report(
         made = Report([*drift, *(MissingValueCount(column=name) for name in columns)]).run(units[columns], usual[columns])
         with project.writing(file) as beside:
             made.save_html(str(beside))
-        return {name: float(metric["value"]) for name, metric in zip(columns, made.dict()["metrics"], strict=False)}
 
-# %% ../notebooks/61_model_monitoring.ipynb #600879d3
+
+def write_report(
+    folder: Path,
+    version: str,
+    told: MonitoringSettings,
+) -> str:
+    "Write the report on a version's newest window. The name of its file in `folder`/monitoring/reports."
+    reference = kept_reference(folder, version, told)
+    if reference is None or reference.traffic is None:
+        raise CourseError(f"there is no normal traffic of version {version} to compare with")
+    with closing(State(folder / "monitoring/state.db")) as state:
+        window, _, _ = window_of(state, version, told)
+    name = f"{window[TIME].max():%Y%m%dT%H%M%S}-version-{version}.html"
+    report(window, reference, told, folder / "monitoring/reports" / name)
+    return name
+
+# %% ../notebooks/61_model_monitoring.ipynb #d1103851
 import time
 from functools import cached_property
 
@@ -689,6 +715,7 @@ class Monitor:
         self.read: float | None = None  # when all of the log had been read, by `time.monotonic`
         self.reported: dict[str, tuple[float, dict]] = {}  # when, and what was detected then
         self.referred = False  # were the references looked for?
+        self.ended = threading.Event()  # set: what is under way elsewhere is given up
         self._basis, self._forgot, self._tried = None, time.monotonic(), {}  # of the last verdict; when; references that failed, when
 
     @cached_property
@@ -733,7 +760,58 @@ class Monitor:
     def reports(self) -> Path:
         return self.folder / "monitoring/reports"
 
-# %% ../notebooks/61_model_monitoring.ipynb #0110b2c0
+# %% ../notebooks/61_model_monitoring.ipynb #5d6c4814
+import subprocess
+import sys
+
+
+class Apart:
+    "`make_reference` or `write_report` in a process of its own, begun at once."
+
+    def __init__(
+        self,
+        work: str,  # which of the two
+        folder: Path,
+        version: str,
+        told: MonitoringSettings,
+        nice: int = 0,  # up to 19: leaves the processor to all others
+    ):
+        import psutil
+
+        words = "import sys; from mlops_course import monitoring; monitoring._apart(*sys.argv[1:])"
+        command = [sys.executable, "-c", words, work, str(folder), version, told.model_dump_json()]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        with suppress(psutil.Error):  # it may have ended
+            psutil.Process(self._process.pid).nice(nice)
+
+    def result(self, ended: threading.Event | None = None, seconds: float = 300) -> str:
+        "What the work gave. Raises `CourseError` if it failed, took longer, or `ended` was set meanwhile; then the process is killed."
+        until, said = time.monotonic() + seconds, None
+        try:
+            while said is None:
+                with suppress(subprocess.TimeoutExpired):
+                    said, _ = self._process.communicate(timeout=0.2)
+                if said is None and (time.monotonic() > until or (ended and ended.is_set())):
+                    raise CourseError("given up before it was done")
+        finally:
+            self._process.kill()
+            self._process.wait()
+        last = (said.splitlines() or [""])[-1]
+        if self._process.returncode:
+            raise CourseError(last or "its process has ended before it was done")
+        return last
+
+
+def _apart(work: str, folder: str, version: str, told: str) -> None:
+    "What the process does. Its last line is what came of it."
+    known = {"make_reference": make_reference, "write_report": write_report}
+    try:
+        print(known[work](Path(folder), version, MonitoringSettings.model_validate_json(told)))
+    except Exception as error:
+        print(f"{error}" if isinstance(error, CourseError) else f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+# %% ../notebooks/61_model_monitoring.ipynb #91b4bc27
 def refer(monitor: Monitor) -> None:
     "Make the references that are missing; takes seconds for each. What cannot be made is tried again after a minute."
     champion, now = _champion(monitor.folder), time.monotonic()
@@ -741,20 +819,25 @@ def refer(monitor: Monitor) -> None:
         if monitor.references.get(version) is None and now - monitor._tried.get(version, float("-inf")) > 60:
             about = f"reference of version {version}"
             try:
-                monitor.references[version] = reference_for(monitor.folder, version, monitor.told)
+                found = kept_reference(monitor.folder, version, monitor.told)
+                if not found:
+                    Apart("make_reference", monitor.folder, version, monitor.told).result(monitor.ended)
+                    found = kept_reference(monitor.folder, version, monitor.told)
+                monitor.references[version] = found
                 monitor.trouble.pop(about, None)
-            except Exception as error:
-                why = str(error) if isinstance(error, CourseError) else f"{type(error).__name__}: {error}"
-                monitor.references[version], monitor.trouble[about], monitor._tried[version] = None, why, now
-                log.warning("no reference", version=version, reason=why)
+                log.info("reference", version=version, drift=bool(found.traffic), performance=bool(found.performance))
+            except CourseError as error:
+                monitor.references[version], monitor.trouble[about], monitor._tried[version] = None, str(error), now
+                log.warning("no reference", version=version, reason=str(error))
     monitor.referred = True
 
 
 def _champion(folder: Path) -> str | None:
     try:
-        return registry.champion(folder / "mlflow")
+        found = registry.champion(folder / "mlflow")
     except sqlite3.Error:
         return None
+    return found.version if found else None
 
 
 def write_reports(monitor: Monitor) -> None:
@@ -762,18 +845,16 @@ def write_reports(monitor: Monitor) -> None:
     for version, verdict in monitor.verdicts.items():
         reference, now = monitor.references.get(version), time.monotonic()
         when, then = monitor.reported.get(version, (float("-inf"), None))
-        if not reference or verdict.requests < monitor.told.window_requests:
+        if not reference or not reference.traffic or verdict.requests < monitor.told.window_requests:
             continue
         if verdict.detected != then or now - when > monitor.told.report_seconds:
             monitor.reported[version] = (now, verdict.detected)
-            window, _, _ = window_of(monitor.state, version, monitor.told)
-            name = f"{window[TIME].max():%Y%m%dT%H%M%S}-version-{version}.html"
-            report(window, reference, monitor.told, monitor.reports / name)
+            name = Apart("write_report", monitor.folder, version, monitor.told, nice=19).result(monitor.ended)
             for old in sorted(monitor.reports.glob("*.html"))[:-20]:
                 old.unlink()
             log.info("report written", version=version, file=name)
 
-# %% ../notebooks/61_model_monitoring.ipynb #a49d88eb
+# %% ../notebooks/61_model_monitoring.ipynb #bd200d96
 _VERDICT = {
     "monitoring_rmse": ("Of the newest labelled choices", lambda v: v.rmse),
     "monitoring_rmse_reference": ("What is normal for the version's own choices", lambda v: v.rmse_reference),
@@ -811,8 +892,10 @@ class Metrics:
         yield gauge("monitoring_quality_share", "Driver-hours with a problem", ["problem", "version"], shares)
         for name, (about, value) in _VERDICT.items():
             yield gauge(name, about, ["version"], [([version], value(v)) for version, v in each])
-        there = [([version], bool(found)) for version, found in list(self.monitor.references.items())]
-        yield gauge("monitoring_reference", "Has the version a reference?", ["version"], there)
+        there = list(self.monitor.references.items())
+        has = [(["drift", version], bool(found and found.traffic)) for version, found in there]
+        has += [(["performance", version], bool(found and found.performance)) for version, found in there]
+        yield gauge("monitoring_reference", "Has the version a reference for this?", ["kind", "version"], has)
         yield gauge(
             "monitoring_completed_share",
             "Completed trips of the last 30 days, of those whose end is known",
@@ -895,7 +978,7 @@ class Iteration(BaseModel):
         about = {"time": project.now(), "request_id": row["request_id"], "prediction": row["best_driver_id"], "score": score}
         return {**about, "version": version, "candidates": [candidate]}
 
-# %% ../notebooks/61_model_monitoring.ipynb #d7c33478
+# %% ../notebooks/61_model_monitoring.ipynb #f57ce049
 class Door:
     "What each request passes before the application: a key and a limit of size."
 
@@ -938,7 +1021,7 @@ def refusal(status: int, message: str):
     return Response(orjson.dumps({"error": message}), status, media_type="application/json")
 
 
-def _refusing(app) -> None:
+def refusing(app) -> None:
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
@@ -1025,8 +1108,8 @@ def _say(app, monitor: Monitor, metrics) -> None:
         "For Prometheus."
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
-# %% ../notebooks/61_model_monitoring.ipynb #10f14443
-async def _repeat(work, seconds: float, name: str, trouble: dict[str, str]) -> None:
+# %% ../notebooks/61_model_monitoring.ipynb #0cdd9b36
+async def repeating(work, seconds: float, name: str, trouble: dict[str, str]) -> None:
     "Do `work` in a thread, again and again; what fails is said once and tried again."
     while True:
         try:
@@ -1050,31 +1133,32 @@ def application(
 
     metrics, told = CollectorRegistry(), monitor.told
     metrics.register(Metrics(monitor))
+    metrics.register(pipeline_metrics(monitor.folder))  # nobody else can be asked about a pipeline
 
     @asynccontextmanager
     async def lifespan(app):
         newest = monitor.state.ask("SELECT max(time) FROM predictions")[0][0]
         project.run_clock(monitor.folder, datetime.fromtimestamp(newest, UTC) if newest else None)
         every = [(Monitor.look, told.refresh_seconds), (refer, 1), (write_reports, 5)]
-        tasks = [asyncio.create_task(_repeat(partial(work, monitor), pause, work.__name__, monitor.trouble)) for work, pause in every]
+        tasks = [asyncio.create_task(repeating(partial(work, monitor), pause, work.__name__, monitor.trouble)) for work, pause in every]
         yield
+        monitor.ended.set()
         for task in tasks:
             task.cancel()
         log.info("service stopped")
 
     app = FastAPIOffline(title="Monitoring of driver completion", version=installed("mlops-course"), lifespan=lifespan)
     app.add_middleware(Door, body_bytes=told.body_bytes, key=key)
-    _refusing(app)
+    refusing(app)
 
     _take(app, monitor)
     _show(app, monitor)
     _say(app, monitor, metrics)
     return app
 
-# %% ../notebooks/61_model_monitoring.ipynb #e21e3244
-import socket
-
-from .telemetry import logging_to
+# %% ../notebooks/61_model_monitoring.ipynb #5f478670
+from .services import bound, key_for
+from .telemetry import logging_to, pipeline_metrics
 
 
 def monitor(
@@ -1085,26 +1169,11 @@ def monitor(
     "Watch until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
     import uvicorn
 
-    given = project.Secrets().api_key
-    key = given.get_secret_value() if given else None
-    if not key and told.host not in ("127.0.0.1", "::1", "localhost"):
-        raise CourseError(f"{told.host} can be reached from other machines: set a key in the variable MLOPS_COURSE_API_KEY first")
+    key = key_for(told.host)
     os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")  # a database that was replaced is opened anew
-    with _bound(told.host, told.port) as door, logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name):
+    with bound(told.host, told.port) as door, logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name):
         app = application(Monitor(folder, told), key)
         config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
         log.info("service started", host=told.host, port=door.getsockname()[1])
         print(f"monitoring on http://{told.host}:{told.port} (/docs describes it, Ctrl-C ends it)", flush=True)
         uvicorn.Server(config).run(sockets=[door])
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    "A socket that listens, or `CourseError`."
-    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        door.bind((host, port))
-    except OSError as error:
-        door.close()
-        raise CourseError(f"port {port} of {host} cannot be used: {error.strerror}. Choose another one with --port") from None
-    return door

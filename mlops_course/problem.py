@@ -6,7 +6,7 @@
 __all__ = ['ACCEPTANCE', 'COSTS', 'STATISTICS', 'BOOKINGS', 'CANDIDATES', 'LABELS', 'REQUEST', 'CONTRACT', 'Acceptance', 'Costs',
            'Column', 'Table', 'Contract', 'schema']
 
-# %% ../notebooks/10_problem.ipynb #6e7ffb70
+# %% ../notebooks/10_problem.ipynb #ab91ebc6
 from .project import Settings
 
 
@@ -23,6 +23,7 @@ class Acceptance(Settings):
     drivers: int = 50  # with a label in the test window, at least
     effective_sample: float = 500  # bookings in which the model's choice was also the logged one, weighted, at least
     days: int = 14  # in the test window, at least: the interval is clustered by day
+    paired_days: int = 7  # the same where a champion is compared with its successor, booking by booking: one whole week
 
 
 ACCEPTANCE = Acceptance()

@@ -984,12 +984,11 @@ def application(
 
     return app
 
-# %% ../notebooks/51_online_serving.ipynb #1f6dcc6b
-import ipaddress
-import socket
+# %% ../notebooks/51_online_serving.ipynb #22e24918
 import sys
 from importlib import import_module
 
+from .services import bound, key_for
 from .telemetry import logging_to
 
 
@@ -1001,13 +1000,8 @@ def serve(
     "Answer until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
     import uvicorn
 
-    given = project.Secrets().api_key
-    key = given.get_secret_value() if given else None
-    if not key and not _loopback(settings.host):
-        raise project.CourseError(
-            f"{settings.host} can be reached from other machines: set a key in the variable MLOPS_COURSE_API_KEY first"
-        )
-    with _bound(settings.host, settings.port) as door, logging_to(folder / "logs/serving.jsonl", service="serving", environment=name):
+    key = key_for(settings.host)
+    with bound(settings.host, settings.port) as door, logging_to(folder / "logs/serving.jsonl", service="serving", environment=name):
         for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):  # seconds, spent before the first question
             import_module(heavy)
         app = application(Serving(folder, settings), key)
@@ -1017,23 +1011,3 @@ def serve(
         log.info("service started", host=settings.host, port=door.getsockname()[1])
         print(f"serving on http://{settings.host}:{settings.port} (/docs describes it, Ctrl-C ends it)", flush=True)
         uvicorn.Server(config).run(sockets=[door])
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    "A socket that listens, or `CourseError`."
-    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        door.bind((host, port))
-        door.listen(2048)  # until then another service could bind it too
-    except OSError as error:
-        door.close()
-        raise project.CourseError(f"port {port} of {host} cannot be used: {error.strerror}. Choose another one with --port") from None
-    return door

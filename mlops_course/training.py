@@ -6,12 +6,16 @@
 __all__ = ['ENTITY', 'TIME', 'BOOKING', 'LABEL', 'FEATURES', 'PROPENSITY', 'KNOWN', 'RISING', 'CODE', 'TrainingSettings',
            'extract', 'keep', 'kept', 'Windows', 'windows', 'labelled', 'split', 'examples', 'validate',
            'ClippedRegression', 'recipes', 'fit', 'probability', 'base_rate', 'per_entity', 'reliability', 'measure',
-           'surprise', 'Trial', 'compare', 'behaviour', 'best', 'choices', 'weights', 'robust', 'effective_sample',
-           'Interval', 'interval', 'Uplift', 'uplift', 'enough', 'good_enough', 'first_champion', 'no_worse',
-           'Champion', 'Judged', 'judge', 'reasons', 'recipe_of', 'key_of', 'track', 'report', 'verdict',
+           'surprise', 'Trial', 'compare', 'behaviour', 'ranked', 'best', 'choices', 'weights', 'robust',
+           'effective_sample', 'Interval', 'interval', 'Uplift', 'uplift', 'enough', 'good_enough', 'first_champion',
+           'no_worse', 'Champion', 'Judged', 'judge', 'reasons', 'recipe_of', 'key_of', 'track', 'report', 'verdict',
            'present_champion', 'try_all', 'settle', 'train', 'compare_with_truth', 'Reproduced', 'reproduce', 'run']
 
-# %% ../notebooks/40_training_pipeline.ipynb #f780934d
+# %% ../notebooks/40_training_pipeline.ipynb #a89712a1
+from typing import Annotated
+
+from pydantic import Field
+
 from .problem import CONTRACT
 from .project import CourseError, Settings
 
@@ -24,6 +28,7 @@ class TrainingSettings(Settings):
 
     test_days: int = 21  # the newest days are for the test
     validation_days: int = 10  # those before are for the choice of a model
+    train_days: Annotated[int, Field(ge=2)] | None = None  # learn from the newest so many days before the test; None: from all
     seed: int = 7
     truth: str | None = None  # what a simulation knows; read after the gate has decided, never before
 
@@ -87,14 +92,15 @@ def kept(
         )
     return pd.read_parquet(path)
 
-# %% ../notebooks/40_training_pipeline.ipynb #f7b35c11
+# %% ../notebooks/40_training_pipeline.ipynb #c7dd72d6
 from datetime import timedelta
 from typing import NamedTuple
 
 
 class Windows(NamedTuple):
-    "The moments at which validation and test begin, and the end of the data."
+    "The moments at which training, validation and test begin, and the end of the data."
 
+    since: pd.Timestamp
     validation: pd.Timestamp
     test: pd.Timestamp
     end: pd.Timestamp
@@ -104,10 +110,15 @@ def windows(
     frame: pd.DataFrame,
     told: TrainingSettings,
 ) -> Windows:
-    "Whole days, counted back from the midnight after the newest row."
+    "Whole days, counted back from the midnight after the newest row. Raises `CourseError` if no day is left to train on."
+    if told.train_days and told.train_days <= told.validation_days:
+        raise CourseError(
+            f"training: with train_days {told.train_days} and validation_days {told.validation_days} no day is left to train on"
+        )
     end = frame[TIME].max().floor("D") + timedelta(days=1)
     test = end - timedelta(days=told.test_days)
-    return Windows(test - timedelta(days=told.validation_days), test, end)
+    since = test - timedelta(days=told.train_days) if told.train_days else frame[TIME].min()
+    return Windows(since, test - timedelta(days=told.validation_days), test, end)
 
 
 def labelled(
@@ -126,7 +137,7 @@ def split(
 ) -> dict[str, pd.DataFrame]:
     "Training, validation and test, by time."
     return {
-        "train": labelled(frame, None, at.validation),
+        "train": labelled(frame, at.since, at.validation),
         "validation": labelled(frame, at.validation, at.test),
         "test": labelled(frame, at.test, at.end),
     }
@@ -285,7 +296,7 @@ def surprise(label: np.ndarray, score: np.ndarray) -> np.ndarray:
     score = np.clip(score, 1e-6, 1 - 1e-6)
     return -np.where(np.asarray(label) == 1, np.log(score), np.log(1 - score))
 
-# %% ../notebooks/40_training_pipeline.ipynb #0ee48e55
+# %% ../notebooks/40_training_pipeline.ipynb #7f80c67c
 class Trial(NamedTuple):
     "A model that was tried, and how it did on the validation rows."
 
@@ -333,10 +344,14 @@ def behaviour(
     ]
 
 
+def ranked(trials: list[Trial]) -> list[str]:
+    "The names of the models that could be trained, by their log loss, the lowest first."
+    return [trial.name for trial in sorted((t for t in trials if t.model is not None), key=lambda trial: trial.metrics["log_loss"])]
+
+
 def best(trials: list[Trial]) -> str | None:
     "The name of the model with the lowest log loss; None if none could be trained."
-    able = [trial for trial in trials if trial.model is not None]
-    return min(able, key=lambda trial: trial.metrics["log_loss"]).name if able else None
+    return next(iter(ranked(trials)), None)
 
 # %% ../notebooks/40_training_pipeline.ipynb #8b9c0572
 def choices(
@@ -434,7 +449,7 @@ def uplift(
         len(chosen),
     )
 
-# %% ../notebooks/40_training_pipeline.ipynb #85df346f
+# %% ../notebooks/40_training_pipeline.ipynb #a69c9e6d
 from .problem import ACCEPTANCE, Acceptance
 
 
@@ -442,6 +457,7 @@ def enough(
     test: pd.DataFrame,  # the labelled rows of the test
     effective: float | None,
     needed: Acceptance = ACCEPTANCE,
+    paired: bool = False,  # with a champion to compare with: the intervals of the comparison say themselves how little they know
 ) -> list[checks.Result]:
     "Is there evidence enough to say anything?"
 
@@ -456,8 +472,8 @@ def enough(
     return [
         at_least("labels", len(test), needed.labels),
         at_least("drivers", test[ENTITY].nunique(), needed.drivers),
-        at_least("days", test[TIME].dt.floor("D").nunique(), needed.days),
-        at_least("effective sample", effective, needed.effective_sample),
+        at_least("days", test[TIME].dt.floor("D").nunique(), needed.paired_days if paired else needed.days),
+        *([] if paired else [at_least("effective sample", effective, needed.effective_sample)]),
     ]
 
 # %% ../notebooks/40_training_pipeline.ipynb #fa258bb1
@@ -490,7 +506,7 @@ def _above(name: str, found: Interval | None, wanted: float, what: str) -> check
         return checks.Result(name, None, f"{what} not measurable: it takes two days or more")
     return checks.Result(name, found.low > wanted, f"{what} {found.estimate:.4f}, lower bound {found.low:.4f}, wanted more than {wanted:g}")
 
-# %% ../notebooks/40_training_pipeline.ipynb #f7d311c7
+# %% ../notebooks/40_training_pipeline.ipynb #9bdfc2c8
 def first_champion(
     gain: Uplift,
     needed: Acceptance = ACCEPTANCE,
@@ -517,7 +533,7 @@ def no_worse(
     answered = rows[LABEL].notna().to_numpy()
     label, day = rows[LABEL][answered], rows[TIME][answered]
     trips = off = None
-    if me[TIME].dt.floor("D").nunique() >= needed.days:
+    if me[TIME].dt.floor("D").nunique() >= needed.paired_days:
         trips = interval(me[TIME], [robust(me) - robust(they), np.ones(len(me))], lambda d, n: d / n, seed)
         squares = [np.square(score[answered] - label) for score in (theirs, mine)]
         off = interval(day, [*squares, np.ones(len(label))], lambda t, m, n: np.sqrt(t / n) - np.sqrt(m / n), seed)
@@ -526,12 +542,12 @@ def no_worse(
 
 def _not_below(name: str, found: Interval | None, needed: Acceptance) -> checks.Result:
     if found is None:
-        why = f"not measurable: fewer than {needed.days} days of labelled bookings are later than both trainings; the champion stays"
+        why = f"not measurable: fewer than {needed.paired_days} days of labelled bookings are later than both trainings; the champion stays"
         return checks.Result(name, None, f"{name} than the champion {why}")
     message = f"{name} than the champion: {found.estimate:+.4f}, lower bound {found.low:+.4f}, may lose {needed.no_worse:g}"
     return checks.Result(name, found.low >= -needed.no_worse, message)
 
-# %% ../notebooks/40_training_pipeline.ipynb #33110e72
+# %% ../notebooks/40_training_pipeline.ipynb #2ae988b4
 class Champion(NamedTuple):
     "The present champion, as the gate sees it."
 
@@ -569,29 +585,36 @@ def judge(
     at = windows(frame, told)
     parts = split(frame, at)
     data, trials = validate(frame, parts, history), compare(parts, told.seed)
-    kind = best(trials)
-    if kind is not None:
-        return _examined(frame, at, data, trials, kind, told.seed, champion)
+    if ranked(trials):
+        return _examined(frame, at, data, trials, told.seed, champion)
     test = parts["test"]
-    results = [*enough(test, None), *data, checks.Result("model", None, _untrained(parts, trials))]
+    results = [*enough(test, None, paired=champion is not None), *data, checks.Result("model", None, _untrained(parts, trials))]
     nothing = Uplift(None, None, None, 0)
     return Judged(None, None, results, trials, _measured(test, None, None), nothing, test.assign(score=np.nan), test.head(0), at)
 
 
-def _examined(frame, at: Windows, data: list, trials: list[Trial], kind: str, seed: int, champion: Champion | None) -> Judged:
-    "The model of that kind, trained on all that was known before the test, and what the test says of it."
-    learned, test, ahead = labelled(frame, None, at.test), labelled(frame, at.test, at.end), frame[frame[TIME] >= at.test]
-    model = fit(kind, learned, seed)
+def _examined(frame, at: Windows, data: list, trials: list[Trial], seed: int, champion: Champion | None) -> Judged:
+    "The best model, trained on all that was known before the test, and what the test says of it."
+    learned, test, ahead = labelled(frame, at.since, at.test), labelled(frame, at.test, at.end), frame[frame[TIME] >= at.test]
+    kind, model = _behaving(ranked(trials), learned, test, seed)
     scores = pd.Series(probability(model, ahead), ahead.index)
     score, base, chosen = scores[test.index].to_numpy(), base_rate(learned, test), choices(ahead, scores)
     gain = uplift(chosen, seed)
-    results = [*enough(test, gain.effective_sample), *data, *behaviour(model, test), *good_enough(test, score, base, seed)]
+    evidence = enough(test, gain.effective_sample, paired=champion is not None)
+    results = [*evidence, *data, *behaviour(model, test), *good_enough(test, score, base, seed)]
     if champion is None:
         results.append(first_champion(gain))
     else:
         later = ahead[ahead[TIME] >= champion.until]
         results += no_worse(later, scores[later.index].to_numpy(), champion.probability(later), seed)
     return Judged(kind, model, results, trials, _measured(test, score, base), gain, test.assign(score=score), chosen, at)
+
+
+def _behaving(kinds: list[str], learned: pd.DataFrame, rows: pd.DataFrame, seed: int) -> tuple[str, object]:
+    "The first kind whose model also behaves when it has learned from more days than in its trial, and on others; if none does, the best one."
+    models = ((kind, fit(kind, learned, seed)) for kind in kinds)
+    able = next((found for found in models if all(result.passed is not False for result in behaviour(found[1], rows))), None)
+    return able or (kinds[0], fit(kinds[0], learned, seed))
 
 # %% ../notebooks/40_training_pipeline.ipynb #2fd247e9
 def _untrained(parts: dict[str, pd.DataFrame], trials: list[Trial]) -> str:
@@ -769,7 +792,7 @@ def verdict(
         "windows": {name: moment.isoformat() for name, moment in judged.at._asdict().items()},
     }
 
-# %% ../notebooks/40_training_pipeline.ipynb #d5d6c934
+# %% ../notebooks/40_training_pipeline.ipynb #f1b617b4
 import json
 
 
@@ -794,15 +817,16 @@ def try_all(
     import tempfile
 
     key, judged = key_of(recipe), judge(frame, history, told, present_champion(client))
+    since = judged.at.since.isoformat()
     for trial in judged.trials:
-        tags = {"kind": trial.name, "until": judged.at.validation.isoformat(), "note": trial.note}
+        tags = {"kind": trial.name, "since": since, "until": judged.at.validation.isoformat(), "note": trial.note}
         track(client, f"{key}/{trial.name}", recipe, tags, trial.metrics, trial.model)
     with tempfile.TemporaryDirectory() as scratch:
         files = tuple(Path(scratch) / name for name in ("verdict.json", "report.html", "choices.parquet"))
         project.write_json(files[0], verdict(judged))
         files[1].write_text(report(judged), encoding="utf-8")
         judged.chosen.to_parquet(files[2], index=False)
-        tags = {"key": key, "kind": judged.kind or "none", "until": judged.at.test.isoformat()}
+        tags = {"key": key, "kind": judged.kind or "none", "since": since, "until": judged.at.test.isoformat()}
         return track(client, f"{key}/final", recipe, tags, judged.metrics, judged.model, files)
 
 
@@ -875,7 +899,7 @@ def compare_with_truth(
         "bookings": len(chosen),
     }
 
-# %% ../notebooks/40_training_pipeline.ipynb #510f8c7c
+# %% ../notebooks/40_training_pipeline.ipynb #a30787b1
 class Reproduced(NamedTuple):
     "The digest of a run's model, and that of the model made again."
 
@@ -903,7 +927,8 @@ def reproduce(
     frame = kept(tags["snapshot"], Path(folder).parent / "snapshots")
     if tags["code"] != project.digest_of_code(*CODE):
         print("the code has changed since this run: if the models differ, that may be why")
-    model = fit(tags["kind"], labelled(frame, None, pd.Timestamp(tags["until"])), int(params["seed"]))
+    learned = labelled(frame, pd.Timestamp(tags["since"]) if "since" in tags else None, pd.Timestamp(tags["until"]))
+    model = fit(tags["kind"], learned, int(params["seed"]))
     with tempfile.TemporaryDirectory() as scratch:
         made = registry.save_model(model, Path(scratch) / "model", tuple(FEATURES))
     return Reproduced(tags["model_digest"], made)

@@ -1,20 +1,36 @@
-"""False alarms on normal traffic, and requests until an alarm under each drift, on seeds that were not used for tuning.
+"""Does monitoring keep up, does serving notice it, does it tell drift from chance?
 
-Requests come straight from the world: the champion of each seed is fitted once, scores all candidates and chooses, and the labels
-of its choices come as late as the world's labels do. Run: python tests/benchmarks/bench_monitoring.py [--small]
+`python tests/benchmarks/bench_monitoring.py [--small] [--only alarms|processes]` prints Markdown tables and a line for each target;
+a missed target is exit code 3.
+
+The processes are the real ones, on the company of the benchmark of serving; the load is wrk's (a package of Debian). The alarms are
+counted on seeds that were not used for tuning, on requests that come straight from the world: the champion of each seed is fitted
+once, scores all candidates and chooses, and the labels of its choices come as late as the world's labels do.
 """
 
 import argparse
 import copy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import numpy as np
+import orjson
 import pandas as pd
+import psutil
 import pyarrow as pa
+from serving import load, services
 
-from mlops_course import training, world
+from mlops_course import project, training, world
 from mlops_course.monitoring import MonitoringSettings, Reference, judge, reference_of
-from mlops_course.problem import CONTRACT
+from mlops_course.problem import ACCEPTANCE, CONTRACT
 
 FEATURES = list(CONTRACT.features)
 DRIFTS = ("covariate_drift", "concept_drift", "feed_missing", "feed_stale")
@@ -173,20 +189,231 @@ def show(name: str, results: list[dict]) -> dict:
     return figures
 
 
-def main(small: bool = False, seeds: int = 20, first: int = 11) -> dict:
-    "Measure, print Markdown tables, and return the figures. Seeds 101 to 103 were used for tuning."
-    if small:
-        return {"small": show("100 drivers", [one_seed(SMALL, first, True)])}
-    numbers = range(first, first + seeds)
-    dev = [one_seed(DEV, seed, live=place < 5) for place, seed in enumerate(numbers)]
-    test = [one_seed(TEST, seed, live=place < 5) for place, seed in enumerate(numbers)]
-    return {"400 drivers": show("400 drivers, 1,200 bookings a day", dev), "150 drivers": show("150 drivers, 500 bookings a day", test)}
+# --- the real processes ---
+
+
+PER_SECOND = 1_000  # candidate scores
+BUSY = 0.25  # of a core, at most
+LATE = 2.0  # seconds behind the log, at most
+NO_SLOWER = 0.9  # of serving's throughput without monitoring, at least
+
+
+@contextmanager
+def watching(folder: Path, *settings: str) -> Iterator[tuple[httpx.Client, psutil.Process]]:
+    "The monitoring service on a folder, from when it is ready until the block ends: its address and process."
+    port = services.free_port()
+    words = [services.BIN / "mlops-course", "monitor", "--env", "env.yaml", "--folder", folder, "--port", port]
+    words += [word for told in settings for word in ("--set", told)]
+    with open(folder / "monitoring.log", "wb") as out, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        variables = {**services._variables(), "PLOOMBER_ENV_FILENAME": "env.yaml"}
+        work = subprocess.Popen(list(map(str, words)), cwd=project.root(), env=variables, stdout=out, stderr=out, start_new_session=True)
+        try:
+            until = time.monotonic() + 120
+            while not ready(client):
+                if work.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"monitoring did not start:\n{(folder / 'monitoring.log').read_text(encoding='utf-8')[-3000:]}")
+                time.sleep(0.2)
+            yield client, psutil.Process(work.pid)
+        finally:
+            services.end(work)
+
+
+def ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def meter(client: httpx.Client, name: str) -> float:
+    "The sum of the lines of /metrics that begin with this name."
+    return sum(float(line.rpartition(" ")[2]) for line in client.get("/metrics").text.splitlines() if line.startswith(name))
+
+
+class Writer:
+    "Writes a prediction log as serving does, each answer at its moment: a course day lasts four seconds at 100 requests/s."
+
+    def __init__(self, ground: services.Ground, folder: Path, version: str = "1"):
+        self.folder, self.made, self.version = folder / "serving/predictions", 0, version
+        self.folder.mkdir(parents=True)
+        rows = ground.known
+        self.scores, self.values = ground.champion.probability(rows), rows[FEATURES].to_numpy()
+        self.drivers, self.draw = rows[CONTRACT.entity].tolist(), np.random.default_rng(7)
+        self.begin = project.environment("env.yaml").clock
+
+    def write(self, requests: int) -> list[dict]:
+        "Append some answers; the labels that will come of them."
+        lines, labels = {}, []
+        for number in range(self.made, self.made + requests):
+            now = self.begin + timedelta(seconds=216 * number)
+            places = self.draw.choice(len(self.drivers), ACCEPTANCE.candidates, replace=False)
+            known = (now - timedelta(hours=1)).isoformat()
+            candidates = [
+                {
+                    CONTRACT.entity: self.drivers[i],
+                    "score": float(self.scores[i]),
+                    "values": dict(zip(FEATURES, self.values[i].tolist(), strict=True)),
+                    CONTRACT.known: known,
+                }
+                for i in places
+            ]
+            best = max(candidates, key=lambda c: c["score"])
+            about = {"time": now.isoformat(), "request_id": f"w{number}", "prediction": best[CONTRACT.entity], "score": best["score"]}
+            entry = {**about, "version": self.version, "candidates": candidates}
+            lines.setdefault(f"{now:%Y-%m-%d}", []).append(orjson.dumps(entry) + b"\n")
+            ended = int(self.draw.random() < best["score"])
+            label = {
+                "request_id": f"w{number}",
+                "driver_id": best[CONTRACT.entity],
+                "trip_completed": ended,
+                "event_timestamp": about["time"],
+            }
+            labels.append(label)
+        for day, some in lines.items():
+            with open(self.folder / f"{day}.jsonl", "ab") as opened:
+                opened.writelines(some)
+        self.made += requests
+        return labels
+
+
+class KeptUp(NamedTuple):
+    "What the monitoring service did with the scores that came."
+
+    late: float  # seconds behind the log, at worst
+    answers: float  # seconds for /metrics, at worst
+    busy: float  # of a core
+    most: float  # candidate scores/s when a backlog waited
+
+
+def kept_up(ground: services.Ground, folder: Path, seconds: float, backlog: int) -> KeptUp:
+    "Write 1,000 scores a second, with labels, for so long; then a backlog of requests at once. Raises RuntimeError if one is lost."
+    for part in ("features", "mlflow", "snapshots"):
+        (folder / part).symlink_to(ground.folder / part)
+    writer, rate = Writer(ground, folder, str(ground.champion.version)), PER_SECOND / ACCEPTANCE.candidates
+    with watching(folder) as (client, process):
+        waiting, late, slow = writer.write(1_000), 0.0, 0.0
+        client.post("/labels", json=waiting)
+        while meter(client, "monitoring_predictions_total") < writer.made:
+            time.sleep(0.05)
+        waiting, first, began, used = [], writer.made, time.monotonic(), sum(process.cpu_times()[:2])
+        while (spent := time.monotonic() - began) < seconds:
+            waiting += writer.write(first + int(rate * spent) - writer.made)
+            if len(waiting) >= rate:
+                client.post("/labels", json=waiting)
+                waiting = []
+                asked = time.monotonic()
+                late = max(late, meter(client, "monitoring_up_to_date_seconds"))
+                slow = max(slow, time.monotonic() - asked)
+            time.sleep(0.1)
+        busy = (sum(process.cpu_times()[:2]) - used) / spent
+        before = writer.made
+        writer.write(backlog)
+        began = time.monotonic()
+        while meter(client, "monitoring_predictions_total") < writer.made:
+            if time.monotonic() - began > 120:
+                raise RuntimeError(f"{meter(client, 'monitoring_predictions_total')} of {writer.made} predictions were counted")
+            time.sleep(0.05)
+        took = time.monotonic() - began
+        client.post("/labels", json=waiting)
+        until = time.monotonic() + 10
+        while (joined := meter(client, 'monitoring_labels_total{outcome="joined"}')) != before and time.monotonic() < until:
+            time.sleep(0.05)  # the numbers are those of the last look
+    if joined != before:
+        raise RuntimeError(f"{before} labels were sent, {joined} joined")
+    return KeptUp(late, slow, busy, backlog * ACCEPTANCE.candidates / took)
+
+
+def throughput(ground: services.Ground, folder: Path, seconds: int, rounds: int) -> dict[str, tuple[float, float]]:
+    "Requests/s and the 99th percentile of serving under as much load as it takes, without and with monitoring by turns: medians."
+    bodies, found = folder / "bodies.txt", {"off": [], "on": []}
+    bodies.write_text("\n".join(map(services.by_number, ground.requests(1, 2_000))) + "\n", encoding="utf-8")
+    service = services.ours(services.OURS, ground, folder)
+    (folder / "snapshots").symlink_to(ground.folder / "snapshots")
+    with services.running(service, folder, services.by_number(ground.requests(1, 1)[0])) as (port, _):
+        load.closed(port, service.path, bodies, "warm", service.good, min(2, seconds))
+        for turn in range(rounds):
+            for name in found:
+                with watching(folder) if name == "on" else nullcontext():
+                    told = load.closed(port, service.path, bodies, f"{name}{turn}", service.good, seconds)
+                    found[name].append((told.requests / told.seconds, told.p99))
+    return {name: tuple(np.median(told, axis=0)) for name, told in found.items()}
+
+
+def show_processes(kept: KeptUp, speeds: dict[str, tuple[float, float]]) -> list[tuple[bool, str]]:
+    "The tables of the processes, and their targets."
+    print("| monitoring, at 1,000 candidate scores/s | |\n| --- | ---: |")
+    print(f"| seconds behind the log, at worst | {kept.late:.1f} |\n| of a core | {kept.busy:.0%} |")
+    print(
+        f"| seconds for `/metrics`, at worst | {kept.answers:.2f} |\n| candidate scores/s when more than that waits | {kept.most:,.0f} |\n"
+    )
+    print("| serving, as fast as it can | requests/s | p99, ms |\n| --- | ---: | ---: |")
+    for name, (rate, slow) in speeds.items():
+        print(f"| monitoring {name} | {rate:,.0f} | {slow:.1f} |")
+    print()
+    share = speeds["on"][0] / speeds["off"][0]
+    return [
+        (
+            kept.late <= LATE and kept.most >= PER_SECOND,
+            f"keeps up with 1,000 candidate scores/s, and with {kept.most / PER_SECOND:.0f} times as many",
+        ),
+        (kept.busy <= BUSY, f"{kept.busy:.0%} of a core at 1,000 candidate scores/s, at most {BUSY:.0%}"),
+        (share >= NO_SLOWER, f"serving answers {share:.0%} of what it answers alone, at least {NO_SLOWER:.0%}"),
+    ]
+
+
+def processes(small: bool) -> list[tuple[bool, str]]:
+    "What the services do beside each other; on the ground of the benchmark of serving."
+    ground = project.root() / "out/bench/serving"
+    services.make_ground(ground)
+    found = services.Ground.at(ground)
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        kept = kept_up(found, Path(one), 5 if small else 60, 2_000 if small else 20_000)
+        return show_processes(kept, throughput(found, Path(two), 1 if small else 10, 1 if small else 3))
+
+
+def judged(figures: dict) -> list[tuple[bool, str]]:
+    "The targets of the alarms."
+    lines = []
+    for name, found in figures.items():
+        enough = found["windows"] >= 1_000
+        lines.append(
+            (enough and not found["false_alarms"], f"{name}: {found['false_alarms']} alarms in {found['windows']:,} normal windows")
+        )
+        for scenario in DRIFTS:
+            lines.append(
+                (found[scenario] >= 0.95, f"{name}, {scenario}: alarm within {WITHIN:,} requests in {found[scenario]:.0%} of seeds")
+            )
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    "Measure, and print Markdown tables; 1 if a tool is not there, 3 if a target was missed. Seeds 101 to 103 were used for tuning."
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="a small company, one seed, some seconds of load: does it run?")
+    parser.add_argument("--only", choices=["alarms", "processes"], help="one half of it")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=11)
+    asked = parser.parse_args(argv)
+    told = []
+    if asked.only != "alarms":
+        try:
+            load.find_wrk()
+        except load.Missing as error:
+            print(error, file=sys.stderr)
+            return 1
+        told += processes(asked.small)
+    if asked.only != "processes" and asked.small:
+        show("100 drivers", [one_seed(SMALL, asked.first, True)])
+    elif asked.only != "processes":
+        numbers = range(asked.first, asked.first + asked.seeds)
+        sizes = {"400 drivers, 1,200 bookings a day": DEV, "150 drivers, 500 bookings a day": TEST}
+        results = {name: [one_seed(size, seed, live=place < 5) for place, seed in enumerate(numbers)] for name, size in sizes.items()}
+        told += judged({name: show(name, found) for name, found in results.items()})
+    if asked.small:
+        return 0
+    print("\n".join(f"- {text}: {'reached' if reached else 'MISSED'}" for reached, text in told))
+    return 0 if all(reached for reached, _ in told) else 3
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="a small company and one seed")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=11)
-    given = parser.parse_args()
-    main(given.small, given.seeds, given.first)
+    sys.exit(main())

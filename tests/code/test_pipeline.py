@@ -17,6 +17,7 @@ FLOORS = [
     {"stream", "training", "batch", "serving", "monitoring", "experiments"},
     {"release", "orchestration"},
     {"retraining", "delivery"},
+    {"live"},
     {"cli"},
 ]
 

@@ -286,7 +286,8 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
     store = features.open_store(tmp_path / "features")
     moment = pd.Timestamp("2026-03-16T00:00Z").as_unit("us")
     times = [moment, moment - pd.Timedelta(hours=1)]
-    rows = pd.DataFrame({CONTRACT.entity: [1001, 1001], **dict.fromkeys(CONTRACT.features, [1, 0]), CONTRACT.known: times, "created": times})
+    values = dict.fromkeys(CONTRACT.features, (1, 0))
+    rows = pd.DataFrame({CONTRACT.entity: 1001, **values, CONTRACT.known: times, "created": times})
 
     features.push(store, rows)
 

@@ -1,6 +1,7 @@
 """Monitoring: labels joined once in any order, a restart that changes nothing, drift told from chance, and the door."""
 
 import math
+import threading
 from datetime import UTC, datetime, timedelta
 
 import company
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlops_course import monitoring, project
+from mlops_course import monitoring, project, registry, telemetry
 from mlops_course.monitoring import Label, Monitor, MonitoringSettings, State, judge, reference_of
 from mlops_course.problem import CONTRACT
 
@@ -48,7 +49,7 @@ def write(folder, entries: list[dict], day: str = "2026-03-02", end: bytes = b"\
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     "A service lets the clock run; the next test has one that stands still."
-    monkeypatch.setattr(project, "_ahead", None)
+    monkeypatch.setattr(project, "_running", None)
 
 
 @pytest.fixture
@@ -278,7 +279,15 @@ def test_bad_data_is_seen_without_a_reference(problem, spoil):
 
 def test_a_reference_that_is_too_short_is_refused():
     with pytest.raises(project.CourseError, match="14 are needed"):
-        reference_of(normal(1, days=10), TOLD, pd.Timestamp(BEGIN))
+        reference_of(normal(1, days=6), TOLD, pd.Timestamp(BEGIN))
+
+
+def test_a_short_reference_judges_performance_alone():
+    found = reference_of(normal(1, days=10), TOLD, pd.Timestamp(BEGIN) + pd.Timedelta(days=3))
+    verdict = judged(found, normal(50, 7, LATER, shift=0.2, completes=-0.45))
+    assert verdict.detected == {"features": False, "predictions": False, "performance": True, "quality": False}
+    assert all(math.isnan(verdict.scores[name]) for name in [*NAMES, "score"])
+    assert verdict.rmse_reference > 0
 
 
 def test_performance_is_what_the_models_own_choices_would_get():
@@ -358,9 +367,42 @@ def test_a_version_that_answers_no_more_is_no_longer_told(tmp_path):
 
 def test_a_kept_reference_is_the_same_reference(tmp_path, reference):
     monitoring.keep_reference(tmp_path, "1", reference, TOLD)
-    again = monitoring.reference_for(tmp_path, "1", TOLD)
+    again = monitoring.kept_reference(tmp_path, "1", TOLD)
     rows = normal(50, 7, LATER)
     assert judged(again, rows) == judged(reference, rows)
+    assert monitoring.kept_reference(tmp_path, "1", TOLD.model_copy(update={"reference_days": 3})) is None, "of other settings"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return company.make(tmp_path_factory.mktemp("company"))
+
+
+def trained_on(folder, rows: pd.DataFrame, **tags: str):
+    "Let the run of the champion say what it has learned from."
+    client = registry.connect(folder / "mlflow")
+    snapshot = registry.trace(client, "1")["snapshot"]
+    (folder / "snapshots").mkdir(exist_ok=True)
+    rows.drop(columns=["score", "ended"]).to_parquet(folder / f"snapshots/{snapshot}.parquet", index=False)
+    for name, value in tags.items():
+        client.set_tag(registry.version_of(client, "1").run_id, name, value)
+
+
+@pytest.mark.parametrize(("since", "drift"), [(None, True), (16, False)])
+def test_a_reference_begins_when_its_model_began_to_learn(made, tmp_path, since, drift):
+    folder = company.copy(made, tmp_path / "company")
+    begin = pd.Timestamp(BEGIN)
+    tags = {} if since is None else {"since": (begin + pd.Timedelta(days=since)).isoformat()}
+    trained_on(folder, normal(1, days=28), until=(begin + pd.Timedelta(days=21)).isoformat(), **tags)
+    monitor = Monitor(folder, TOLD)
+    monitoring.refer(monitor)
+    found = monitor.references["1"]
+    assert monitor.trouble == {}
+    assert bool(found.traffic) == drift and found.performance
+    assert (found.units[CONTRACT.time].min() - begin).days == (since or 0)
+    told = {s.labels["kind"]: s.value for f in monitoring.Metrics(monitor).collect() for s in f.samples if s.name == "monitoring_reference"}
+    assert told == {"drift": drift, "performance": 1}
+    monitor.state.close()
 
 
 def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(tmp_path):
@@ -455,11 +497,27 @@ def test_beyond_loopback_a_key_is_needed(tmp_path, monkeypatch):
         assert client.get("/health").status_code == 200
 
 
-def test_a_report_is_written_and_linked(door):
+def test_the_pipelines_metrics_come_with_those_of_the_service(door):
+    client, monitor = door
+    project.write_json(monitor.folder / "metrics/batch.json", telemetry.stage_note({}, 3.0, {"scores": 12}))
+    assert 'pipeline_stage_rows{stage="batch",table="scores"} 12.0' in client.get("/metrics").text
+
+
+def test_what_is_made_elsewhere_is_given_up_when_the_service_ends(tmp_path, reference):
+    monitoring.keep_reference(tmp_path, "1", reference, TOLD)
+    work, ended = monitoring.Apart("write_report", tmp_path, "1", TOLD), threading.Event()
+    ended.set()
+    with pytest.raises(project.CourseError, match="given up"):
+        work.result(ended)
+    assert work._process.poll() is not None
+
+
+def test_a_report_is_written_and_linked(door, reference):
     client, monitor = door
     assert client.get("/report").status_code == 404
     entries, _ = logged(normal(50, 7, LATER))
     write(monitor.folder, entries)
+    monitoring.keep_reference(monitor.folder, "1", reference, TOLD)
     monitor.look()
     monitoring.write_reports(monitor)
     link = client.get("/report").json()["link"]

@@ -221,6 +221,63 @@ def test_a_challenger_is_better_in_trips_when_the_champion_is_blind(good):
     assert judged.passed
 
 
+def test_a_first_champion_needs_two_weeks_and_a_successor_one(good):
+    week = TOLD.model_copy(update={"test_days": 7})
+
+    assert "evidence: days" in refused(judge(table(), week))
+    assert judge(table(), week, champion=scores(good.model)).passed
+
+
+def test_a_successor_is_asked_for_labels_drivers_and_days_but_for_no_effective_sample(good):
+    found = training.enough(good.tested, effective=10.0, paired=True)
+
+    assert [(result.name, result.passed) for result in found] == [
+        ("evidence: labels", True),
+        ("evidence: drivers", True),
+        ("evidence: days", True),
+    ]
+    six = good.tested[good.tested[TIME] >= good.at.end - pd.Timedelta(days=6)]
+    assert training.enough(six, None, paired=True)[-1].message == "too little evidence: 6 days of 7"
+
+
+def test_six_days_later_than_both_trainings_are_too_few_for_a_comparison(good):
+    later = scores(good.model)._replace(until=good.at.end - pd.Timedelta(days=6))
+
+    assert {"no worse in completed trips", "no worse in RMSE"} <= refused(judge(table(), champion=later))
+
+
+def test_a_training_on_the_newest_days_does_not_see_what_was_before(good):
+    frame, newest = table(), TOLD.model_copy(update={"train_days": 10})
+    at = training.windows(frame, newest)
+    before = frame[TIME] < at.since
+    nonsense = frame.assign(**{LABEL: frame[LABEL].mask(before & frame[LABEL].notna(), 0.0)})
+
+    one, other = judge(frame, newest), judge(nonsense, newest)
+
+    assert at.test - at.since == pd.Timedelta(days=10) and at[1:] == good.at[1:]
+    assert (one.tested["score"] == other.tested["score"]).all() and one.kind == other.kind
+    assert [trial.metrics for trial in one.trials] == [trial.metrics for trial in other.trials]
+    assert not (one.tested["score"] == good.tested["score"]).all()
+
+
+def test_a_kind_that_misbehaves_once_it_has_learned_from_all_gives_way_to_the_next_one(good, monkeypatch):
+    honest = training.behaviour
+
+    def strict(model, rows):
+        last = rows[TIME].min() >= good.at.test and repr(model) == repr(good.model)
+        return [checks.Result("never falls", False, "it falls")] if last else honest(model, rows)
+
+    monkeypatch.setattr(training, "behaviour", strict)
+    judged = judge(table())
+
+    assert judged.passed and judged.kind == training.ranked(good.trials)[1] != good.kind
+
+
+def test_days_to_train_on_must_be_left_before_the_validation():
+    with pytest.raises(project.CourseError, match="no day is left to train on"):
+        judge(table(), TrainingSettings(train_days=5, validation_days=5))
+
+
 def test_without_a_window_later_than_both_trainings_the_champion_stays(good):
     later = scores(good.model)._replace(until=good.at.end - pd.Timedelta(days=3))
 
@@ -544,7 +601,7 @@ def test_the_key_depends_on_data_parameters_and_code_but_not_on_the_truth(monkey
         return training.key_of(training.recipe_of(snapshot, TOLD.model_copy(update=changes)))
 
     assert key() == key(truth="out/truth.parquet")
-    assert len({key(), key(seed=8), key(test_days=15), key("b")}) == 4
+    assert len({key(), key(seed=8), key(test_days=15), key(train_days=10), key("b")}) == 5
     before = key()
     monkeypatch.setattr(project, "digest_of_code", lambda *modules: "other code")
     assert key() != before
@@ -557,6 +614,16 @@ def test_a_run_is_made_again_to_the_same_digest(trained, tmp_path):
         kept, made = training.reproduce(tmp_path / "mlflow", run.info.run_id)
         assert kept == made == run.data.tags["model_digest"]
     assert decision["model"]["digest"] in {run.data.tags.get("model_digest") for run in client.search_runs([registry.experiment(client)])}
+
+
+def test_a_run_on_the_newest_days_says_since_when_it_has_learned_and_is_made_again(place, tmp_path):
+    decision = train(place, table(), TOLD.model_copy(update={"train_days": 10}))
+    at = decision["windows"]
+
+    tags = place[0].get_run(decision["model"]["run_id"]).data.tags
+    assert (tags["since"], tags["until"]) == (at["since"], at["test"])
+    assert pd.Timestamp(at["test"]) - pd.Timestamp(at["since"]) == pd.Timedelta(days=10)
+    assert len(set(training.reproduce(tmp_path / "mlflow", decision["model"]["run_id"]))) == 1
 
 
 def test_reproducing_says_that_the_code_has_changed_and_goes_on(trained, tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """A real Prometheus reads the real online service and the notes of real stages; every query of rules and dashboards has an answer."""
 
+import itertools
 import json
 import re
 import shutil
@@ -67,18 +68,20 @@ class Prometheus:
         return value
 
 
-def monitoring(folder: Path):
-    "What lesson 61 promises to export, each metric once, as its table says it; and the pipeline's metrics beside it."
+VALUES = {"kind": ["features", "predictions", "performance", "quality"], "result": ["failed", "refused", "not taken over"]}
+
+
+def promised(folder: Path):
+    "What lessons 61 and 62 promise to export, each metric once, as their tables say it; and the pipeline's metrics beside it."
     registry = telemetry.pipeline_metrics(folder)
-    notebook = (project.root() / "notebooks/61_model_monitoring.ipynb").read_text(encoding="utf-8")
-    for names, labels in re.findall(r"\| (`monitoring_[^|]*)\|([^|]*)\|", notebook):
-        for name in re.findall(r"monitoring_\w+", names):
+    for lesson in ("61_model_monitoring", "62_alerts_and_retraining"):
+        notebook = (project.root() / f"notebooks/{lesson}.ipynb").read_text(encoding="utf-8")
+        for names, labels in re.findall(r"\| (`(?:monitoring|retraining)_[^|]*)\|([^|]*)\|", notebook):
             kinds = [label.strip() for label in labels.split(",") if label.strip()]
-            metric = Counter if name.endswith("_total") else Gauge
-            values = ["features", "predictions", "performance", "quality"] if "kind" in kinds else ["one"]
-            made = metric(name, "as promised", kinds, registry=registry)
-            for value in values:
-                (made.labels(*[value if k == "kind" else "1" for k in kinds]) if kinds else made).inc(0.5)
+            for name in re.findall(r"(?:monitoring|retraining)_\w+", names):
+                made = (Counter if name.endswith("_total") else Gauge)(name, "as promised", kinds, registry=registry)
+                for values in itertools.product(*(VALUES.get(kind, ["1"]) for kind in kinds)):
+                    (made.labels(*values) if kinds else made).inc(0.5)
     return registry
 
 
@@ -89,7 +92,7 @@ def world(tmp_path_factory):
     run_stages(folder, "world", world={"drivers": 20, "days": 30, "bookings_per_day": 20})
     online = Online(folder, key=KEY, cache_seconds=0)
     port = free_port()
-    server, _ = start_http_server(port, addr="127.0.0.1", registry=monitoring(folder))
+    server, _ = start_http_server(port, addr="127.0.0.1", registry=promised(folder))
     key = folder / "key"
     key.write_text(KEY)
     targets = {"serving": f"127.0.0.1:{online.port}", "monitoring": f"127.0.0.1:{port}"}
@@ -127,7 +130,9 @@ def test_a_query_has_an_answer(asked, where, query):
 
 
 def test_no_alert_rings_but_for_what_is_wrong(asked):
-    ringing = {dict(labels)["alertname"] for labels in asked.ask('ALERTS{alertname!~"Drift.*|Performance.*|Quality.*|Reference.*"}')}
+    ringing = {
+        dict(labels)["alertname"] for labels in asked.ask('ALERTS{alertname!~"Drift.*|Performance.*|Quality.*|Reference.*|Retraining.*"}')
+    }
 
     assert not ringing, "nothing is wrong with the service or the stages"
 

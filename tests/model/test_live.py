@@ -1,0 +1,449 @@
+"""The live company: each event once and at its moment, files that are whole, and bookings that nobody answers."""
+
+import asyncio
+import threading
+from contextlib import suppress
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mlops_course import live, project, world
+from mlops_course.live import FILES, End, Files, Life, Line, Live, LiveSettings, News, Sent
+
+HISTORY = world.WorldSettings(drivers=60, days=9, bookings_per_day=60, seed=7)
+LONGER = HISTORY.model_copy(update={"days": 14, "scenario": "concept_drift", "drift_day": 11})
+BEGIN = HISTORY.end
+
+
+def life() -> Life:
+    return Life(world.Company(LONGER), since=HISTORY.days)
+
+
+def moments(minutes: int, days: int = 4):
+    "Looks at the clock, from the beginning on."
+    return [BEGIN + timedelta(minutes=minutes * n) for n in range(days * 1440 // minutes + 1)]
+
+
+@pytest.fixture(scope="module")
+def one_go(tmp_path_factory) -> dict[str, pd.DataFrame]:
+    "The longer company's files, simulated in one go."
+    folder = tmp_path_factory.mktemp("longer")
+    world.write(LONGER, folder)
+    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in world.SCHEMAS}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "An environment's folder with a history."
+    world.write(HISTORY, tmp_path / "company")
+    return tmp_path
+
+
+async def nobody(trip):
+    raise ConnectionRefusedError
+
+
+async def first_one(trip):
+    return Sent(trip.drivers[0], 0.9, "1")
+
+
+async def taken(ends):
+    return True
+
+
+def lived(folder, looks, ask=first_one, push=lambda rows: None, tell=taken, **changes) -> Live:
+    "A company that has lived through some looks at the clock."
+    made = Live(life(), folder, LiveSettings(**changes), ask, push, tell)
+
+    async def work():
+        for moment in looks:
+            made.happen(moment)
+            await asyncio.gather(*made.waiting)
+            await asyncio.gather(made.news.send(), made.labels.send(), return_exceptions=True)
+        await made.flush()
+
+    asyncio.run(work())
+    return made
+
+
+def frame(hours: list[dict]) -> pd.DataFrame:
+    "Statistics as the files have them."
+    return pa.Table.from_pylist(hours, world.SCHEMAS["driver_stats"]).to_pandas()
+
+
+def files(folder) -> dict[str, pd.DataFrame]:
+    return {name: pd.read_parquet(folder / f"company/{name}.parquet") for name in FILES}
+
+
+# What happens
+
+
+@pytest.mark.parametrize("minutes", [7, 360, 4 * 1440])
+def test_the_live_days_are_those_of_a_world_simulated_in_one_go(one_go, minutes):
+    here, trips, hours, ends = life(), [], [], []
+    for moment in moments(minutes):
+        happened = here.until(moment)
+        for trip in happened.trips:
+            here.send(trip, trip.logged)
+        hours, trips, ends = hours + happened.hours, trips + happened.trips, ends + happened.ends
+    ends += here.until(moments(minutes)[-1]).ends
+    end = moments(minutes)[-1]
+    key = ["driver_id", "datetime"]
+    written, stats = frame(hours).sort_values(key, ignore_index=True), one_go["driver_stats"]
+    expected = stats[(stats.created > BEGIN) & (stats.created <= end)].sort_values(key, ignore_index=True)
+    pd.testing.assert_frame_equal(written, expected)
+    bookings, labels = one_go["bookings"], one_go["labels"]
+    booked = bookings[(bookings.event_timestamp >= BEGIN) & (bookings.event_timestamp <= end)]
+    assert [(t.request_id, t.logged) for t in trips] == list(zip(booked.request_id, booked.driver_id, strict=True))
+    come = labels[(labels.created > BEGIN) & (labels.created <= end)]
+    told = {(e.request_id, e.driver, e.completed, e.created) for e in ends}
+    assert len(told) == len(ends)
+    assert told == set(zip(come.request_id, come.driver_id, come.trip_completed, come.created, strict=True))
+
+
+def test_history_and_live_days_have_no_event_in_common(one_go, folder):
+    history = pd.read_parquet(folder / "company/driver_stats.parquet")
+    hours = frame(life().until(BEGIN + timedelta(days=4)).hours)
+    both = pd.concat([history, hours])
+    assert not both.duplicated(["driver_id", "datetime"]).any()
+    assert len(both) == (one_go["driver_stats"].created <= BEGIN + timedelta(days=4)).sum()
+
+
+def test_an_event_is_told_once():
+    here = life()
+    first, second = (here.until(BEGIN + timedelta(hours=30)) for _ in range(2))
+    assert first.hours and first.trips
+    assert not any(second)
+
+
+def test_a_label_tells_of_the_driver_who_was_sent_and_comes_at_its_moment():
+    for outcome in (0, 1):
+        here = life()
+        trip = next(t for t in here.until(BEGIN + timedelta(days=1)).trips if t.label_at and set(t.completed) == {0, 1})
+        driver = trip.drivers[trip.completed.index(outcome)]
+        here.send(trip, driver)
+        early, due = (here.until(trip.label_at - timedelta(microseconds=wait)).ends for wait in (1, 0))
+        assert trip.request_id not in {end.request_id for end in early}
+        assert End(trip.label_at, trip.request_id, trip.moment, driver, outcome) in due
+
+
+def test_the_drift_begins_on_its_day_after_the_services_are_ready():
+    made = live.going_on(HISTORY, LiveSettings(drift="covariate_drift", after_days=2), HISTORY.end + timedelta(days=3, hours=1)).settings
+    assert made.on(14) == world.USUAL and made.on(15) == world.SCENARIOS["covariate_drift"]
+
+
+# Statistics on their way online
+
+
+def table(*rows: tuple[int, str, str]) -> pa.Table:
+    "Hours of drivers: number, beginning of the hour, when it was written."
+    columns = {name: [0.5] * len(rows) for name in ("conv_rate", "acc_rate")}
+    times = [[pd.Timestamp(f"2026-03-16T{row[i]}Z").to_pydatetime() for row in rows] for i in (1, 2)]
+    columns = {
+        "datetime": times[0],
+        "driver_id": [row[0] for row in rows],
+        **columns,
+        "avg_daily_trips": [3] * len(rows),
+        "created": times[1],
+    }
+    return pa.table(columns, world.SCHEMAS["driver_stats"])
+
+
+def sent(news: News) -> dict[int, str]:
+    "Who waits to go online, with the hour, after another try to send."
+    with suppress(OSError):
+        asyncio.run(news.send())
+    return {driver: f"{row['datetime']:%H:%M}" for driver, row in news.waiting.items()}
+
+
+def test_an_older_hour_never_replaces_a_newer_one():
+    pushed = []
+    news = News(table((1001, "08:00", "09:03")), pushed.append)
+    written = table((1001, "07:00", "09:30"), (1001, "09:00", "10:05"), (1001, "08:00", "10:06"), (1002, "09:00", "10:07"))
+    news.add(written.to_pylist())
+    assert sent(news) == {}
+    rows = pushed[0].set_index("driver_id")
+    assert rows.datetime.dt.hour.to_dict() == {1001: 9, 1002: 9}
+    assert rows.known_at.dt.strftime("%H:%M").to_dict() == {1001: "10:05", 1002: "10:07"}
+
+
+def test_what_could_not_be_pushed_waits_but_where_something_newer_has_come():
+    def push(rows):
+        news.add(table((1001, "09:00", "10:03")).to_pylist())
+        raise OSError("database is locked")
+
+    news = News(table(), push)
+    news.add(table((1001, "08:00", "09:03"), (1002, "08:00", "09:04")).to_pylist())
+    assert sent(news) == {1001: "09:00", 1002: "08:00"}
+
+
+def test_the_online_store_gets_what_the_world_last_wrote(folder, one_go):
+    pushed = {}
+    lived(folder, moments(30), push=lambda rows: pushed.update({row["driver_id"]: row for row in rows.to_dict("records")}))
+    stats = one_go["driver_stats"]
+    known = stats[(stats.created > BEGIN) & (stats.created <= BEGIN + timedelta(days=4))]
+    newest = known.loc[known.groupby("driver_id").datetime.idxmax()].set_index("driver_id")
+    assert {driver: row["datetime"] for driver, row in pushed.items()} == newest.datetime.to_dict()
+
+
+# Files
+
+
+def test_the_files_have_each_event_once_with_the_driver_who_was_sent(folder, one_go):
+    before = files(folder)
+    made = lived(folder, moments(15))
+    after = files(folder)
+    for name in FILES:
+        pd.testing.assert_frame_equal(after[name][: len(before[name])], before[name])
+    new = after["bookings"][len(before["bookings"]) :]
+    assert after["bookings"].request_id.is_unique and after["labels"].request_id.is_unique
+    assert set(new.request_id) == set(
+        one_go["bookings"].request_id[one_go["bookings"].event_timestamp.between(BEGIN, BEGIN + timedelta(days=4))]
+    )
+    candidates = one_go["candidates"].groupby("request_id").driver_id.first()
+    assert (new.driver_id.to_numpy() == candidates[new.request_id].to_numpy()).all() and (new.propensity == 0.9).all()
+    labels = after["labels"].merge(after["bookings"], on="request_id", validate="one_to_one")
+    assert (labels.driver_id_x == labels.driver_id_y).all()
+    truth = one_go["truth"].rename(columns={"trip_completed": "would"})
+    ended = labels.merge(truth, left_on=["request_id", "driver_id_x"], right_on=["request_id", "driver_id"])
+    assert len(ended) == len(labels) and (ended.trip_completed == ended.would).all()
+    assert made.answered == len(new) and made.unanswered == 0
+
+
+def test_files_are_whole_at_any_moment_and_no_label_is_without_its_booking(folder):
+    kept, over, torn, names = Files(folder / "company"), threading.Event(), [], ("labels", "bookings")
+
+    def reads():
+        while not over.is_set():
+            try:
+                labels, bookings = (
+                    {*pq.ParquetFile(folder / f"company/{name}.parquet").read()["request_id"].to_pylist()} for name in names
+                )
+                torn.extend(labels - bookings)
+            except Exception as error:
+                torn.append(error)
+
+    reader = threading.Thread(target=reads)
+    reader.start()
+    for n in range(60):
+        kept.add("labels", [(f"r {n}", BEGIN, 1001, 1, BEGIN)])
+        kept.add("bookings", [(f"r {n}", BEGIN, 1001, 0.5)])
+        kept.write(kept.taken())
+    over.set()
+    reader.join()
+    assert not torn and not [path for path in (folder / "company").iterdir() if path.suffix == ".part"]
+
+
+# Nobody answers
+
+
+def test_a_booking_without_an_answer_gets_the_old_policy_with_its_propensity(folder, one_go):
+    before = len(files(folder)["bookings"])
+    made = lived(folder, moments(60), ask=nobody)
+    new, logged = files(folder)["bookings"][before:], one_go["bookings"].set_index("request_id")
+    pd.testing.assert_frame_equal(new.set_index("request_id"), logged.loc[new.request_id])
+    assert made.answered == 0 and made.unanswered == len(new)
+
+
+def test_a_service_that_is_silent_costs_no_more_than_the_patience(folder):
+    async def silent(trip):
+        await asyncio.sleep(60)
+
+    made = lived(folder, [BEGIN + timedelta(days=1)], ask=silent, patience_seconds=0.05)
+    assert made.unanswered == HISTORY.bookings_per_day
+
+
+def test_a_booking_does_not_wait_behind_too_many_others(folder):
+    asked = []
+
+    async def slow(trip):
+        asked.append(trip)
+        await asyncio.sleep(0.01)
+        return await first_one(trip)
+
+    made = lived(folder, [BEGIN + timedelta(days=1)], ask=slow, most_waiting=10)
+    assert len(asked) == made.answered == 10 and made.unanswered == HISTORY.bookings_per_day - 10
+
+
+def test_labels_are_kept_until_monitoring_has_taken_them(folder):
+    told, tries = [], []
+
+    async def at_times(ends):
+        tries.append(len(ends))
+        if len(tries) % 3 == 1:
+            raise ConnectionResetError
+        told.extend(ends if len(tries) % 3 == 2 else [])
+        return len(tries) % 3 == 2
+
+    made = lived(folder, moments(60), tell=at_times)
+    labels = files(folder)["labels"]
+    live_ones = set(labels.request_id[labels.event_timestamp > BEGIN])
+    assert len({end.request_id for end in told}) == len(told) == made.labels.taken
+    assert {end.request_id for end in told} | {end.request_id for end in made.labels.waiting} == live_ones
+
+
+def test_statistics_that_cannot_be_pushed_are_pushed_later(folder):
+    pushed, tries = {}, []
+
+    def at_times(rows):
+        tries.append(len(rows))
+        if len(tries) % 2:
+            raise OSError("database is locked")
+        pushed.update(dict.fromkeys(rows["driver_id"]))
+
+    lived(folder, moments(60), push=at_times)
+    assert len(pushed) > 50
+
+
+def test_the_truth_says_who_answered_and_what_was_possible(folder):
+    lived(folder, moments(60))
+    truth = pd.read_json(folder / "live/truth.jsonl", lines=True, dtype={"version": "string"}, convert_dates=False)
+    assert truth.request_id.is_unique and (truth.version == "1").all()
+    assert (truth.best >= truth.chosen).all() and (truth.best >= truth.logged).all()
+
+
+# By the clock
+
+
+def test_by_the_clock_all_that_happens_is_asked_told_and_written(folder, monkeypatch):
+    monkeypatch.setattr(project, "_running", None)
+    project.set_clock(folder, BEGIN + timedelta(hours=12), speed=86_400)
+    project.run_clock(folder)
+    pushed, told = [], []
+
+    async def tell(ends):
+        told.extend(ends)
+        return True
+
+    made = Live(life(), folder, LiveSettings(), first_one, lambda rows: pushed.extend(rows["driver_id"]), tell)
+    asyncio.run(live.live_on(made, BEGIN + timedelta(days=2)))
+    written = files(folder)
+    new = written["bookings"][written["bookings"].event_timestamp > BEGIN]
+    asked = new[new.propensity == 0.9]
+    assert 60 <= made.answered == len(asked) and made.unanswered == 0
+    assert asked.event_timestamp.min() > made.began > BEGIN + timedelta(hours=12) and len(pushed) > 50
+    labels = written["labels"]
+    assert {end.request_id for end in told} == set(labels.request_id[labels.event_timestamp > made.began])
+
+
+def test_a_work_that_fails_is_tried_again_and_once_more_at_the_end():
+    tries, over = [], asyncio.Event()
+
+    async def work():
+        tries.append(1)
+        if len(tries) == 2:
+            over.set()
+        if len(tries) < 3:
+            raise OSError("not yet")
+
+    asyncio.run(live.repeat(work, 0, over))
+    assert len(tries) == 3
+
+
+# Connections
+
+
+class Stub:
+    "A service that answers as it is told, and hangs up after each answer if it is to."
+
+    def __init__(self, status: int = 200, body: bytes = b"{}", hangs_up: bool = False):
+        self.status, self.body, self.hangs_up, self.connections = status, body, hangs_up, 0
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return Line(self.server.sockets[0].getsockname()[1])
+
+    async def __aexit__(self, *_):
+        self.server.close()
+
+    async def _serve(self, reader, writer):
+        self.connections += 1
+        while await reader.read(100_000):
+            writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n" % (self.status, len(self.body)) + self.body)
+            if self.hangs_up:
+                break
+        writer.close()
+
+
+@pytest.mark.parametrize("hangs_up, connections", [(False, 1), (True, 3)])
+def test_a_connection_is_used_again_unless_the_other_side_has_hung_up(hangs_up, connections):
+    async def work():
+        stub = Stub(hangs_up=hangs_up)
+        async with stub as line:
+            for _ in range(3):
+                assert await line.ask("/model") == (200, b"{}")
+                await asyncio.sleep(0.02)
+            line.close()
+            return stub.connections
+
+    assert asyncio.run(work()) == connections
+
+
+@pytest.mark.parametrize(
+    "status, body, expected",
+    [
+        (200, b'{"prediction": %d, "propensity": 0.9, "version": "3"}', True),
+        (200, b'{"prediction": null, "propensity": null, "version": "3"}', False),
+        (200, b'{"prediction": 1, "propensity": 0.9, "version": "3"}', False),
+        (503, b'{"prediction": null, "error": "no model"}', False),
+    ],
+    ids=["answered", "nothing known", "no candidate", "refused"],
+)
+def test_only_a_candidate_is_an_answer(status, body, expected):
+    trip = life().until(BEGIN + timedelta(days=1)).trips[0]
+
+    async def work():
+        async with Stub(status, body % trip.drivers[2] if b"%d" in body else body) as line:
+            answer = await live.asks(line)(trip)
+            line.close()
+            return answer
+
+    assert asyncio.run(work()) == (Sent(trip.drivers[2], 0.9, "3") if expected else None)
+
+
+# From the build to the end
+
+
+def test_a_run_begins_with_the_build_and_not_with_what_earlier_runs_have_left(tmp_path):
+    live.prepare(tmp_path, HISTORY)
+    history = project.digest(tmp_path / "company/labels.parquet")
+    project.write_json(tmp_path / "made/build.json", {"fingerprint": "one"})
+    live.keep(tmp_path)
+    for left in ("company/labels.parquet", "monitoring/state.db", "serving/predictions/2026-03-16.jsonl", "live/truth.jsonl"):
+        (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / left).write_bytes(b"left")
+    live.prepare(tmp_path, HISTORY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["company", "first", "made"]
+    assert project.digest(tmp_path / "company/labels.parquet") == history
+
+
+def test_a_newer_build_is_not_taken_back(tmp_path):
+    live.prepare(tmp_path, HISTORY)
+    for fingerprint in ("one", "two"):
+        project.write_json(tmp_path / "made/build.json", {"fingerprint": fingerprint})
+        live.prepare(tmp_path, HISTORY)
+        live.keep(tmp_path)
+    assert "two" in (tmp_path / "first/made/build.json").read_text()
+
+
+def test_the_token_is_new_each_time_and_for_its_user_alone(tmp_path):
+    tokens = [live.token_in(tmp_path / "live/token") for _ in range(2)]
+    assert tokens[0] != tokens[1] == (tmp_path / "live/token").read_text()
+    assert (tmp_path / "live/token").stat().st_mode & 0o777 == 0o600
+
+
+def test_recovery_is_told_by_phases_and_the_legs_from_the_first_drifted_request():
+    drift = BEGIN + timedelta(days=1)
+    time = [drift + timedelta(hours=h) for h in (-9, -8, 4, 5, 6, 7, 8)]
+    versions = ["1", None, "1", None, "1", "2", "1"]
+    truth = pd.DataFrame({"time": [t.isoformat() for t in time], "version": versions, "real": 100.0 + np.arange(7)})
+    truth = truth.assign(chosen=[0.8, 0.6, 0.4, 0.4, 0.4, 0.7, 0.7], best=0.8, logged=0.5)
+    found = live.recovery(truth, drift)
+    assert found.trips.to_dict() == {"before the drift": 2, "old champion": 3, "new champion": 2}
+    assert found.sent.to_dict() == {"before the drift": 0.7, "old champion": 0.4, "new champion": 0.7}
+    moments = {"alarm: features of version 1": 90.0, "alarm: performance of version 1": 103.5, "case 1: alerted": 104.0}
+    assert live.legs(truth, drift, moments) == {"alarm": 1.5, "alert": 2.0, "new champion answers": 3.0}

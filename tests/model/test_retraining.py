@@ -1,0 +1,456 @@
+"""An alert becomes one case, a case becomes a champion or a reason, and neither a kill nor a rollback makes a loop of it."""
+
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import SimpleNamespace
+
+import company
+import psutil
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry, generate_latest
+
+from mlops_course import project, registry, retraining
+from mlops_course.retraining import Alert, Retraining, RetrainingSettings
+
+START = datetime(2026, 3, 21, 4, tzinfo=UTC)
+TOLD = RetrainingSettings(fresh_days=7, retry_days=3, attempts=3, pause_hours=24)
+moments = count()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    "A registry with the champion 1 and the challenger 2. Copy it, do not write to it."
+    folder = tmp_path_factory.mktemp("models")
+    company.make_registry(folder)
+    return folder
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    "The course's time, which stands until it is set."
+    shown = SimpleNamespace(time=START)
+    monkeypatch.setattr(project, "now", lambda: shown.time)
+    return shown
+
+
+class Played:
+    "A training that does what the test says, beside `Training`."
+
+    def __init__(self, folder, name, training):
+        self.name, self.told, self.run = name, training, "a run"
+        self.outcome = retraining.trainings(folder) / f"{name}.json"
+        self.process = SimpleNamespace(pid=1, returncode=None, poll=lambda: self.process.returncode)
+
+    def tells(self, decision, version=None, reasons=(), more=False):
+        project.write_json(self.outcome, {"decision": decision, "version": version, "reasons": list(reasons), "more_days_may_help": more})
+
+    def end(self):
+        self.process.returncode = -9
+
+
+class Service(Retraining):
+    "The service with trainings that are played, and a serving that follows the champion if it is told to."
+
+    def __init__(self, folder, told=TOLD):
+        self.played, self.follows = [], True
+        super().__init__(folder, told, self.plays, lambda: self.champion() if self.follows else None)
+
+    def plays(self, *given):
+        self.played.append(Played(*given))
+        return self.played[-1]
+
+    def alert(self, status="firing", start=None, **labels) -> str:
+        (answer,) = self.take([alert(status, start, **labels)])
+        return answer
+
+    def promote(self, version):
+        registry.promote(registry.connect(self.folder / "mlflow"), version)
+
+    def rollback(self):
+        registry.rollback(registry.connect(self.folder / "mlflow"))
+
+    def ends(self, decision, version=None, reasons=(), more=False):
+        "The training that runs comes to this decision."
+        if decision == "promoted":
+            self.promote(version)
+        self.played[-1].tells(decision, version, reasons, more)
+        self.look()
+
+
+def alert(status="firing", start=None, **labels) -> Alert:
+    labels = {"alertname": "PerformanceDropped", "kind": "performance", "action": "retrain", "version": "1", **labels}
+    start = start or START + timedelta(minutes=next(moments))
+    return Alert(status=status, labels=labels, startsAt=start, fingerprint=project.digest_of(labels)[:16])
+
+
+@pytest.fixture
+def service(models, tmp_path, clock):
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    return Service(tmp_path)
+
+
+@pytest.fixture
+def training(service, clock):
+    "A service whose first training runs."
+    service.alert()
+    clock.time = START + timedelta(days=8)
+    service.look()
+    return service
+
+
+def whats(case) -> list[str]:
+    return [step["what"] for step in case.steps]
+
+
+def meters(service) -> str:
+    metrics = CollectorRegistry()
+    metrics.register(retraining.Metrics(service))
+    return generate_latest(metrics).decode()
+
+
+# from an alert to a champion
+
+
+def test_an_alert_leads_to_a_new_champion_that_serving_answers_with(service, clock):
+    assert service.alert() == "opened"
+    service.look()
+    assert service.open.state == "waiting" and not service.played, "fresh days must come first"
+
+    clock.time = START + timedelta(days=8)
+    service.look()
+    assert service.open.state == "training" and len(service.played) == 1
+    service.ends("promoted", "2")
+    service.look()
+
+    assert service.cases[-1].result == "promoted"
+    assert whats(service.cases[-1]) == ["alerted", "waiting for fresh data", "training", "decided", "taken over", "closed"]
+
+
+def test_the_training_waits_for_fresh_days_and_for_the_noon_of_the_last_one(service, clock):
+    service.alert()
+
+    assert service.open.due == datetime(2026, 3, 28, 12, tzinfo=UTC)
+
+
+def test_the_training_learns_from_the_newest_days_that_the_settings_name(training):
+    assert training.played[0].told == {"test_days": 7, "validation_days": 1, "train_days": 5}
+
+
+def test_that_an_alert_is_over_is_noted_once_even_after_the_end(training):
+    began = next(iter(training.open.alerts.values()))
+    training.ends("promoted", "2")
+    training.look()
+
+    assert training.alert("resolved", began) == "resolved"
+    training.alert("resolved", began)
+
+    assert whats(training.cases[-1])[-2:] == ["closed", "resolved"]
+
+
+# one case
+
+
+def test_the_same_alert_is_seen_once_however_often_it_comes_and_whoever_is_asked(service):
+    first = alert()
+
+    assert service.take([first, first]) == ["opened", "known"]
+    assert Service(service.folder).take([first]) == ["known"]
+    assert len(service.cases) == 1
+
+
+def test_an_alert_that_comes_again_after_its_case_was_closed_starts_nothing(training):
+    began = next(iter(training.open.alerts.values()))
+    training.ends("refused", reasons=["worse"])
+
+    assert training.alert(start=began) == "known" and training.open is None
+
+
+def test_an_alert_while_a_case_is_open_joins_it(training):
+    assert training.alert(kind="features", alertname="DriftDetected") == "joined"
+
+    assert len(training.cases) == len(training.played) == 1
+    assert len(training.open.alerts) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "answer"), [({"action": "page"}, "not for us"), ({"version": "2"}, "other version"), ({"version": "0"}, "other version")]
+)
+def test_an_alert_that_is_not_about_the_champion_starts_nothing(service, labels, answer):
+    assert service.alert(**labels) == answer
+    assert service.cases == []
+
+
+def test_between_two_cases_there_is_a_pause(training, clock):
+    training.ends("promoted", "2")
+    training.look()
+    told = TOLD.model_copy(update={"fresh_days": 0})
+    again = Service(training.folder, told)
+    clock.time += timedelta(hours=1)
+
+    again.alert(version="2")
+    again.look()
+    assert again.open.state == "waiting"
+    clock.time += timedelta(hours=23)
+    again.look()
+
+    assert again.open.state == "training"
+
+
+# what does not end well
+
+
+def test_a_refusal_keeps_the_champion_and_is_said_everywhere(training):
+    training.ends("refused", reasons=["no worse in completed trips than the champion: -0.03"])
+
+    assert training.cases[-1].result == "refused" and training.champion() == "1"
+    assert "no worse in completed trips" in "\n".join(retraining.story(training.folder))
+    assert 'retraining_last_result{result="refused",version="1"} 1.0' in meters(training)
+    assert 'retraining_cases_total{result="refused"} 1.0' in meters(training)
+
+
+def test_with_too_little_evidence_it_tries_again_later_with_a_longer_test_but_not_for_ever(training, clock):
+    for attempt in range(3):
+        assert len(training.played) == attempt + 1
+        assert training.played[-1].told["test_days"] == 7 + 3 * attempt
+        training.ends("refused", reasons=["too little evidence: 1,900 labels of 2,000"], more=True)
+        training.look()
+        assert len(training.played) == attempt + 1, "the days have not come yet"
+        clock.time += timedelta(days=3)
+        training.look()
+
+    assert training.cases[-1].result == "refused" and len(training.played) == 3
+
+
+def test_an_error_is_not_tried_again(training, clock):
+    training.ends("failed", reasons=["the quarantine has 40 % of the rows"])
+    clock.time += timedelta(days=30)
+    training.look()
+
+    assert training.cases[-1].result == "failed" and len(training.played) == 1
+    assert 'retraining_last_result{result="failed",version="1"} 1.0' in meters(training)
+
+
+def test_a_training_that_was_killed_is_started_again_but_not_for_ever(training):
+    for _ in range(3):
+        training.played[-1].process.returncode = -9
+        training.look()
+
+    assert len(training.played) == 3
+    assert training.cases[-1].result == "failed" and "3 trainings have not come to an end" in training.cases[-1].steps[-1]["reasons"][0]
+
+
+def test_a_training_that_takes_too_long_is_ended(training):
+    training.told = TOLD.model_copy(update={"training_seconds": 0})
+    training.look()
+
+    assert training.played[0].process.returncode == -9
+    assert training.cases[-1].result == "failed"
+
+
+def test_a_champion_that_serving_does_not_take_over_is_said(training):
+    training.follows, training.told = False, TOLD.model_copy(update={"takeover_seconds": 0})
+    training.ends("promoted", "2")
+    training.look()
+
+    assert training.cases[-1].result == "not taken over"
+
+
+# a service that was killed
+
+
+def test_a_killed_service_finds_the_open_case_and_goes_on_waiting(service, clock):
+    service.alert()
+    again = Service(service.folder)
+    again.look()
+    assert again.open.state == "waiting"
+
+    clock.time = START + timedelta(days=8)
+    again.look()
+
+    assert again.open.state == "training" and len(again.cases) == 1
+
+
+def test_a_training_that_ended_with_its_service_is_started_again(training):
+    again = Service(training.folder)
+    again.look()
+
+    assert len(again.played) == 1 and again.open.count("training") == 2
+
+
+def test_what_a_training_has_told_is_not_lost_when_nobody_was_there_to_hear_it(training):
+    training.promote("2")
+    training.played[-1].tells("promoted", "2")
+    again = Service(training.folder)
+    again.look()
+    again.look()
+
+    assert again.cases[-1].result == "promoted" and not again.played
+
+
+# people
+
+
+def test_after_a_rollback_alerts_on_the_old_champion_start_nothing(service):
+    service.promote("2")
+    service.rollback()
+
+    assert service.alert() == "held"
+    assert service.cases == [] and service.counts["held"] == 1
+
+
+def test_after_a_rollback_a_person_can_start_one_and_its_champion_is_watched_again(service):
+    service.promote("2")
+    service.rollback()
+
+    assert service.order("the sensor is repaired") == 1
+    service.look()
+    assert service.open.state == "training", "a person does not wait"
+    assert retraining.rolled_back(service.folder / "mlflow", "1") == "2"
+    assert retraining.rolled_back(service.folder / "mlflow", "3") is None
+
+
+def test_an_order_while_a_case_waits_lets_it_begin(service):
+    service.alert()
+    assert service.order("I will not wait") == 1
+    service.look()
+
+    assert service.open.state == "training" and service.open.number == 1
+
+
+def test_a_rollback_while_a_case_waits_ends_the_case(service, clock):
+    service.promote("2")
+    service.alert(version="2")
+    service.rollback()
+    clock.time += timedelta(days=9)
+    service.look()
+
+    assert service.cases[-1].result == "overtaken" and not service.played
+
+
+def test_the_story_says_what_happened_when(training):
+    training.ends("promoted", "2")
+    training.look()
+    told = retraining.story(training.folder)
+
+    assert told[0] == "case 1, about version 1: promoted"
+    assert [line.split("  ")[-1].partition(":")[0] for line in told[1:]] == whats(training.cases[-1])
+    assert retraining.story(training.folder / "elsewhere") == []
+
+
+# the door
+
+
+@pytest.fixture
+def web(service):
+    with TestClient(retraining.application(service, "a key"), raise_server_exceptions=False) as client:
+        yield client
+
+
+def sent(**changes) -> dict:
+    return {"alerts": [{**alert().model_dump(mode="json"), **changes}], "receiver": "retraining", "version": "4"}
+
+
+def test_alertmanager_shows_its_token(web):
+    assert web.post("/alerts", json=sent()).status_code == 401
+    assert web.post("/alerts", json=sent(), headers={"Authorization": "Bearer another"}).status_code == 401
+    assert web.post("/retrain", json={"reason": "why not"}).status_code == 401
+    good = web.post("/alerts", json=sent(), headers={"Authorization": "Bearer a key"})
+    assert good.status_code == 202 and good.json() == {"answers": ["opened"]}
+
+
+def test_what_is_no_notification_is_refused_in_words(web):
+    key = {"Authorization": "Bearer a key"}
+
+    assert "startsAt" in web.post("/alerts", json=sent(startsAt="yesterday"), headers=key).json()["error"]
+    assert web.post("/alerts", content=b"{", headers=key).status_code == 422
+    assert web.post("/alerts", content=b" " * 2_000_000, headers=key).status_code == 413
+
+
+def test_anybody_may_ask_how_it_is_and_only_callers_with_the_key_the_rest(web):
+    assert web.get("/health").json() == {"alive": True}
+    assert web.get("/ready").status_code == 200
+    assert "swagger" in web.get("/docs").text
+    assert web.get("/metrics").status_code == web.get("/cases").status_code == 401
+    assert "retraining_open 0.0" in web.get("/metrics", headers={"X-API-Key": "a key"}).text
+
+
+def test_an_alert_that_cannot_be_judged_is_not_accepted(web, service):
+    shutil.move(service.folder / "mlflow", service.folder / "gone")
+
+    assert web.post("/alerts", json=sent(), headers={"Authorization": "Bearer a key"}).status_code == 500
+    assert web.get("/ready").status_code == 503
+
+
+def test_an_alert_that_cannot_be_written_down_is_not_accepted_and_counts_when_it_comes_again(web, service, monkeypatch):
+    key, twice = {"Authorization": "Bearer a key"}, sent()
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining, "save", lambda *given: 1 / 0)  # as a full disk does
+        assert web.post("/alerts", json=twice, headers=key).status_code == 500
+
+    assert service.cases == []
+    assert web.post("/alerts", json=twice, headers=key).json() == {"answers": ["opened"]}
+
+
+def test_without_a_key_it_listens_on_loopback_alone(service, monkeypatch):
+    monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
+
+    with pytest.raises(project.CourseError, match="MLOPS_COURSE_API_KEY"):
+        retraining.serve(service.folder, TOLD.model_copy(update={"host": "0.0.0.0"}))
+
+
+def test_an_order_without_a_service_says_how_to_start_it():
+    with pytest.raises(project.CourseError, match="retrain-on-alert"):
+        retraining.ask("http://127.0.0.1:1", "nobody is there")
+
+
+# real processes
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from mlops_course import retraining
+folder = Path(sys.argv[1])
+print(retraining.Training(folder, "0001-1", {}).process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as on Linux")
+def test_a_training_ends_with_the_service_that_has_started_it(tmp_path):
+    with open(retraining.trainings(tmp_path) / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # so that it waits, as one does while another training runs
+        parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=project.root())
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+
+        child.wait(30)
+
+    assert not list(retraining.trainings(tmp_path).glob("*.json"))
+
+
+def test_a_training_on_normal_days_is_refused_for_it_learned_from_few(built, tmp_path, monkeypatch):
+    folder = tmp_path / "company"
+    shutil.copytree(built, folder)
+    told = yaml.safe_load((project.root() / "env.test.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "env.yaml").write_text(yaml.safe_dump({**told, "out": str(folder)}), encoding="utf-8")
+    monkeypatch.setenv("PLOOMBER_ENV_FILENAME", str(tmp_path / "env.yaml"))
+
+    work = retraining.Training(folder, "0001-1", {"test_days": 7, "validation_days": 1, "train_days": 5})
+    work.process.wait(300)
+
+    found = json.loads(work.outcome.read_text(encoding="utf-8"))
+    assert found["decision"] == "refused" and found["more_days_may_help"] is False
+    assert "no worse in completed trips than the champion" in found["reasons"][0]
+    assert registry.champion(folder / "mlflow").version == "1"
+    lines = [json.loads(line) for line in (folder / "logs/pipeline.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["stage"] for line in lines if line.get("run") == work.run} == {"data", "training"}

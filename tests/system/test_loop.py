@@ -1,0 +1,190 @@
+"""The whole loop with real processes: normal traffic, a drift, an alert, a retraining, a new champion; nobody lends a hand."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from browser import free_port
+from online import COMMAND, wait_for
+
+from conftest import run_stages
+from mlops_course import cli, project, retraining, services, world
+
+MISSING = [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"not here: apt-get install {' '.join(MISSING)}"),
+    pytest.mark.skipif(sys.platform != "linux", reason="services are started as on Linux"),
+]
+LIMIT = 120  # seconds, from the first drifted request to the new champion
+SERVICES = ["serving", "monitoring", "prometheus", "alertmanager", "retraining"]
+
+
+def environment(folder: Path, **changes) -> dict:
+    "env.live.yaml for a company in `folder`, with ports that are free."
+    told = yaml.safe_load((project.root() / "env.live.yaml").read_text(encoding="utf-8").replace("{{out}}", str(folder)))
+    ports = {name: {"port": free_port()} for name in ("serving", "monitoring", "retraining")}
+    ports["retraining"]["serving"] = f"http://127.0.0.1:{ports['serving']['port']}"
+    ports["live"] = {"prometheus_port": free_port(), "alertmanager_port": free_port()}
+    for section, values in [*ports.items(), *changes.items()]:
+        told[section] = {**told.get(section, {}), **values}
+    return {**told, "out": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    "A folder with the company's history and its first champion, as `mlops-course live` makes them."
+    folder = tmp_path_factory.mktemp("first")
+    told = environment(folder)
+    world.write(world.WorldSettings(**told["world"]), folder / "company")
+    changes = {name: values for name, values in told.items() if name not in ("out", "live")}
+    return run_stages(folder, "world", "data", "features", "training", "batch", **changes)
+
+
+class Loop:
+    "A company that lives on in a process of its own."
+
+    def __init__(self, first: Path, folder: Path, **changes):
+        self.folder, self.file = folder, folder.with_name(f"{folder.name}.yaml")
+        shutil.copytree(first, folder)
+        self.file.write_text(yaml.safe_dump(environment(folder, **changes), sort_keys=False), encoding="utf-8")
+        project.write_json(folder / "made/build.json", {"fingerprint": cli.fingerprint(str(self.file))})
+        self.said = folder.with_name(f"{folder.name}.txt")
+        with open(self.said, "wb") as out:
+            command = [COMMAND, "live", "--env", str(self.file)]
+            self.process = subprocess.Popen(command, cwd=project.root(), stdout=out, stderr=out)
+
+    def cases(self) -> list[retraining.Case]:
+        assert self.process.poll() in (None, 0), self.text()[-3000:]
+        return retraining.read_cases(self.folder)
+
+    def text(self) -> str:
+        return self.said.read_text(encoding="utf-8")
+
+    def reached(self, what: str) -> bool:
+        "Has the (only) case come to this step?"
+        return any(case.last(what) for case in self.cases())
+
+    def truth(self) -> pd.DataFrame:
+        "The bookings and what is true of them, as far as they are written; `real` and `begun` in seconds since 1970."
+        lines = (self.folder / "live/truth.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+        return pd.DataFrame(map(json.loads, lines))
+
+    def drifted(self) -> float:
+        "When the first drifted booking was answered, in seconds since 1970."
+        return float(self.truth().query("drifted").real.min())
+
+    def kill(self, name: str) -> None:
+        "kill -9"
+        state = next(state for state in services.states(self.folder) if state.name == name)
+        os.kill(state.pid, signal.SIGKILL)
+
+    def asked(self, sql: str) -> list[tuple]:
+        "What monitoring has kept."
+        with closing(sqlite3.connect(f"file:{self.folder}/monitoring/state.db?mode=ro", uri=True)) as db:
+            return db.execute(sql).fetchall()
+
+    def ends(self, seconds: float = 200) -> None:
+        wait_for(lambda: self.process.poll() is not None, seconds)
+        assert self.process.returncode == 0, self.text()[-3000:]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            with_patience = 30
+            try:
+                self.process.wait(with_patience)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        services.stop(self.folder)
+        assert not [state for state in services.states(self.folder) if state.pid]
+
+
+@contextmanager
+def living(first: Path, folder: Path, **changes):
+    loop = Loop(first, folder, **changes)
+    try:
+        yield loop
+    finally:
+        loop.stop()
+
+
+def moment(step: dict) -> float:
+    return datetime.fromisoformat(step["real"]).timestamp()
+
+
+def every_event_counts_once(loop: Loop, lost: int = 0) -> None:
+    "Monitoring has each answer that serving gave, and each label that was told, once; `lost` answers may be missing."
+    answered = set(loop.truth().dropna(subset="version").request_id)
+    seen = [name for (name,) in loop.asked("SELECT request_id FROM predictions")]
+    assert len(seen) == len(set(seen)) and len(answered - set(seen)) <= lost
+    counted = dict(loop.asked("SELECT of, n FROM counts WHERE name = 'predictions'"))
+    assert sum(counted.values()) == len(seen)
+    labels = loop.asked("SELECT request_id, joined FROM labels")
+    written = pd.read_parquet(loop.folder / "company/labels.parquet", columns=["request_id"]).request_id
+    assert len(labels) == len({name for name, _ in labels}) and {name for name, _ in labels} <= set(written)
+    assert sum(not joined for name, joined in labels if name in answered) <= lost
+
+
+def test_a_drift_is_answered_by_a_new_champion_without_a_hand(first, tmp_path, capsys):
+    with living(first, tmp_path / "live") as loop:
+        wait_for(lambda: (loop.folder / "live/truth.jsonl").is_file() and loop.truth().drifted.any(), 150)
+        assert loop.cases() == []  # normal traffic: nothing happens
+        wait_for(lambda: loop.reached("taken over"), LIMIT + 60)
+        loop.ends()
+
+        (case,) = loop.cases()
+        truth, began = loop.truth(), loop.drifted()
+        legs = {what: moment(case.last(what)) - began for what in ("alerted", "training", "decided", "taken over")}
+        with capsys.disabled():
+            print("\nfrom the first drifted request:", ", ".join(f"{what} {seconds:.0f} s" for what, seconds in legs.items()))
+        assert 0 < legs["alerted"] < legs["taken over"] < LIMIT
+        assert (case.result, case.version, case.promoted) == ("promoted", "1", "2")
+        assert case.last("resolved"), "the alert resolves"
+        assert set(truth.version.dropna()) == {"1", "2"}
+
+        before, drifted, after = truth[~truth.drifted], truth.query("drifted and version == '1'"), truth.query("version == '2'")
+        gap = {name: (part.best - part.chosen).mean() for name, part in [("before", before), ("drifted", drifted), ("after", after)]}
+        assert gap["after"] < gap["drifted"] / 2, gap  # performance recovers on the world's truth
+        every_event_counts_once(loop)
+        assert "case 1, about version 1: promoted" in status(loop)
+
+
+def status(loop: Loop) -> str:
+    done = subprocess.run([COMMAND, "status", "--env", str(loop.file)], cwd=project.root(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+QUICK = {"live": {"after_days": 1, "days": 60}}
+MIDDLE = {  # when each is killed
+    "serving": "waiting for fresh data",
+    "monitoring": None,
+    "prometheus": None,
+    "alertmanager": "alerted",
+    "retraining": "training",
+}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_killed_process_comes_back_and_the_loop_ends_well(first, tmp_path, name):
+    with living(first, tmp_path / "live", **QUICK) as loop:
+        wait_for(lambda: (loop.folder / "live/truth.jsonl").is_file() and loop.truth().drifted.any(), 120)
+        if MIDDLE[name]:
+            wait_for(lambda: loop.reached(MIDDLE[name]), LIMIT)
+        loop.kill(name)
+        wait_for(lambda: loop.reached("taken over"), LIMIT + 60)
+        loop.process.send_signal(signal.SIGINT)
+        loop.ends()
+
+        assert [case.result for case in loop.cases()] == ["promoted"]
+        every_event_counts_once(loop, lost=100 if name == "serving" else 0)
