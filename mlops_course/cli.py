@@ -278,7 +278,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
         raise project.CourseError(f"the model differs: {was[:12]} was registered, {now[:12]} came out")
     typer.echo(f"the same model: digest {now}")
 
-# %% ../notebooks/91_command_line.ipynb #a9297e80
+# %% ../notebooks/91_command_line.ipynb #29251bbf
 _Host = Annotated[str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")]
 _Folder = Annotated[Path | None, typer.Option(help="another folder than the environment's")]
 _Set = Annotated[list[str] | None, typer.Option("--set", help="a setting, such as port=8400; can be given again")]
@@ -307,7 +307,7 @@ def monitor(file: _File = "env.yaml", host: _Host = None, port: int | None = Non
     monitoring, told = _service(file, "monitoring", "MonitoringSettings", host, port, folder, settings)
     monitoring.monitor(*told)
 
-# %% ../notebooks/91_command_line.ipynb #1cf06adc
+# %% ../notebooks/91_command_line.ipynb #b502e0b0
 @app.command("retrain-on-alert")
 def retrain_on_alert(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
@@ -341,7 +341,6 @@ def live_on(
     live.prepare(folder, history)
     if stale(file):
         run(file)
-        live.keep(folder)
     live.run(file, told)
 
 # %% ../notebooks/91_command_line.ipynb #a664da92

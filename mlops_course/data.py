@@ -58,9 +58,11 @@ class Source(Settings):
         "parquet or csv."
         return self.format or ("parquet" if self.path.endswith((".parquet", ".pq")) else "csv")
 
-# %% ../notebooks/30_data_pipeline.ipynb #87406377
+# %% ../notebooks/30_data_pipeline.ipynb #da61fbb2
 import csv
+import io
 from collections import Counter
+from typing import BinaryIO
 
 
 class BadFile(CourseError):
@@ -71,30 +73,42 @@ def header(
     source: Source,
 ) -> list[str]:
     "The names of a file's columns, as they stand there. Raises `BadFile` if there is no such file or nothing in it."
+    with _opened(source) as file:
+        return _names(source, file)
+
+
+def _opened(source: Source) -> BinaryIO:
+    "The file is opened once and all is read from there: whoever replaces it meanwhile does no harm."
     if not source.file.is_file():
         raise BadFile(f"{source.path}: no such file. Put it there, or change `path` of this source in the environment")
     if source.file.stat().st_size == 0:
         raise BadFile(f"{source.path}: the file is empty. Ask its owner ({source.owner}) to send it again")
-    return _parquet_header(source) if source.kind == "parquet" else _csv_header(source)
+    return open(source.file, "rb")  # noqa: SIM115
 
 
-def _parquet_header(source: Source) -> list[str]:
+def _names(source: Source, file: BinaryIO) -> list[str]:
+    return _parquet_names(source, file) if source.kind == "parquet" else _csv_names(source, file)
+
+
+def _parquet_names(source: Source, file: BinaryIO) -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        names = pq.read_schema(source.file).names
+        names = pq.read_schema(file).names
     except (pa.ArrowInvalid, OSError):
         raise BadFile(f"{source.path}: not a whole Parquet file. If it is text, set `format: csv`; else ask {source.owner} again") from None
     return [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]  # an index that pandas wrote
 
 
-def _csv_header(source: Source) -> list[str]:
+def _csv_names(source: Source, file: BinaryIO) -> list[str]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        with open(source.file, encoding="utf-8-sig", newline="") as file:
-            names = [name.strip() for name in next(csv.reader(file, delimiter=source.separator), [])]
+        names = [name.strip() for name in next(csv.reader(text, delimiter=source.separator), [])]
     except UnicodeDecodeError:
         raise BadFile(f"{source.path}: not text in UTF-8. If it is Parquet, set `format: parquet`; else save it as UTF-8") from None
+    finally:
+        text.detach()
     other = [mark for mark in ",;\t|" if mark in names[0]] if len(names) == 1 else []
     if other:
         raise BadFile(f"{source.path}: one column named {names[0]!r}, so the separator is another: set `separator: {json.dumps(other[0])}`")
@@ -235,7 +249,7 @@ def pseudonyms(
     names = [hmac.digest(key.encode(), value.encode(), hashlib.sha256).hex() for value in coded.dictionary.to_pylist()]
     return pa.DictionaryArray.from_arrays(coded.indices, pa.array(names, pa.string())).cast(pa.string())
 
-# %% ../notebooks/30_data_pipeline.ipynb #0ad49ff3
+# %% ../notebooks/30_data_pipeline.ipynb #fead398a
 class Ingested(NamedTuple):
     "A file as a table of the contract's columns and types, by row of the file; what could not be read; where it came from."
 
@@ -250,16 +264,17 @@ def ingest(
     key: str | None = None,  # for pseudonyms; None: such columns are emptied
 ) -> Ingested:
     "Read a file given by configuration. Raises `BadFile` if it cannot be read at all."
-    names = header(source)
-    columns = matched(names, source, table)
-    raw, broken, rows = _rows(source, names, {new: old for new, old in columns.items() if new in table.names})
+    with _opened(source) as file:
+        names = _names(source, file)
+        columns = matched(names, source, table)
+        raw, broken, rows = _rows(source, file, names, {new: old for new, old in columns.items() if new in table.names})
+        provenance = _provenance(source, file, table, names, columns, key) | {"rows": len(rows) + len(broken)}
     if len(rows) + len(broken) == 0:
         raise BadFile(f"{source.path}: a header and no rows. Ask its owner ({source.owner}) to send it again")
     frame, wrong = _typed(raw, rows, source, table, key)
     public = raw.select([c.name for c in table.columns if c.name in raw.column_names and c.personal == "no"])
     wrong["value"] = _as_json(public.take(pa.array(rows.get_indexer(wrong.row))).to_pandas())
     broken = refusals(broken, "unreadable", "", '"too many or too few values"')
-    provenance = _provenance(source, table, names, columns, key) | {"rows": len(rows) + len(broken)}
     return Ingested(frame[~frame.index.isin(wrong.row)], pd.concat([wrong, broken], ignore_index=True), provenance)
 
 
@@ -267,33 +282,35 @@ def refusals(rows, reason="", column="", value="") -> pd.DataFrame:
     "Rows of a file that are refused: each with the reason, the column and the row as JSON."
     return pd.DataFrame({"row": pd.Series(rows, dtype="int64"), "reason": reason, "column": column, "value": value})
 
-# %% ../notebooks/30_data_pipeline.ipynb #3e5240cf
-def _rows(source: Source, names: list[str], kept: dict[str, str]) -> tuple[pa.Table, list[int], pd.Index]:
+# %% ../notebooks/30_data_pipeline.ipynb #83a1d5e4
+def _rows(source: Source, file: BinaryIO, names: list[str], kept: dict[str, str]) -> tuple[pa.Table, list[int], pd.Index]:
     "The columns to keep under the contract's names, the numbers of rows that are none, and the numbers of the others."
     if source.kind == "parquet":
         import pyarrow.parquet as pq
 
-        raw = pq.read_table(source.file, columns=list(kept.values())).select(list(kept.values()))
+        file.seek(0)
+        raw = pq.read_table(file, columns=list(kept.values())).select(list(kept.values()))
         return raw.rename_columns(list(kept)), [], pd.RangeIndex(raw.num_rows)
     from pyarrow import csv as reader
 
     broken: list[int] = []
+    file.seek(0)
     try:
         raw = reader.read_csv(
-            source.file,
+            file,
             reader.ReadOptions(use_threads=False, column_names=names, skip_rows=1),
             reader.ParseOptions(delimiter=source.separator, invalid_row_handler=lambda row: broken.append(row.number - 2) or "skip"),
             reader.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=list(kept.values())),
         )
     except pa.ArrowInvalid:  # its message may quote a row, and a row may hold personal data
         raise BadFile(f"{source.path}: cannot be read as text in UTF-8. Save it so, or ask {source.owner} again") from None
-    with open(source.file, "rb") as file:
-        lines = sum(1 for line in file if line.strip(b"\r\n")) - 1
+    file.seek(0)
+    lines = sum(1 for line in file if line.strip(b"\r\n")) - 1
     if lines != raw.num_rows + len(broken):
         raise BadFile(f"{source.path}: a value runs over several lines; is a quotation mark never closed? Write each row on one line")
     return raw.rename_columns(list(kept)), broken, pd.RangeIndex(lines).difference(broken)
 
-# %% ../notebooks/30_data_pipeline.ipynb #86d314c3
+# %% ../notebooks/30_data_pipeline.ipynb #8822fe2c
 def _typed(raw: pa.Table, rows: pd.Index, source: Source, table: Table, key: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The table in the contract's types, and the rows in which a value could not be read."
     found, wrong = {}, [refusals([])]
@@ -332,14 +349,15 @@ def _as_json(frame: pd.DataFrame) -> list[str]:
     return text.split("\n")[: len(frame)]
 
 
-def _provenance(source: Source, table: Table, names: list[str], columns: dict[str, str], key: str | None) -> dict[str, Any]:
+def _provenance(source: Source, file: BinaryIO, table: Table, names: list[str], columns: dict[str, str], key: str | None) -> dict[str, Any]:
     personal = {c.name: c.personal for c in table.columns if c.name in columns and c.personal != "no"}
     pseudonymized = sorted(name for name, what in personal.items() if what == "pseudonymize" and key is not None)
+    file.seek(0)
     return {
         "path": source.path,
         "format": source.kind,
         "owner": source.owner,
-        "digest": digest(source.file),
+        "digest": hashlib.file_digest(file, "sha256").hexdigest(),
         "columns": {new: old for new, old in columns.items() if new not in personal},
         "dropped": sorted(set(personal) - set(pseudonymized)),
         "pseudonymized": pseudonymized,

@@ -2448,7 +2448,9 @@ def _(answer):
     told = {"prediction": 1021, "propensity": 0.87}
     driver, propensity = answer(None, drivers, chance, 1003)
     assert driver == 1003, f"no answer: the old policy sends 1003, not {driver}"
-    assert propensity != 1, "the old policy drew her with a probability of 0.2; written down as certain, she would count five times too little"
+    assert propensity != 1, (
+        "the old policy drew her with a probability of 0.2; written down as certain, she would count five times too little"
+    )
     assert propensity == 0.2, f"the old policy drew driver 1003 with a probability of 0.2, not {propensity}"
     assert answer(told, drivers, chance, 1003) == (1021, 0.87), "with an answer, its driver and its propensity count"
     for nobody in (None, 1999):

@@ -60,6 +60,25 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_cure(tmp_path, text, mes
     assert message in str(refused.value) and "driver_stats.csv" in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path, monkeypatch, kind):
+    source = text_source(tmp_path, HEADER + GOOD)
+    if kind == "parquet":
+        pd.read_csv(tmp_path / "driver_stats.csv").to_parquet(tmp_path / "driver_stats.parquet")
+        source = data.Source(path=str(tmp_path / "driver_stats.parquet"), owner="driver operations")
+    before, matched = project.digest(source.file), data.matched
+
+    def replaced(*told):
+        (tmp_path / "new").write_text("nothing of what was there", encoding="utf-8")
+        os.replace(tmp_path / "new", source.file)
+        return matched(*told)
+
+    monkeypatch.setattr(data, "matched", replaced)
+    found = data.ingest(source, STATISTICS)
+
+    assert len(found.frame) == 1 and found.provenance["digest"] == before != project.digest(source.file)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(data.BadFile, match=r"nowhere\.csv: no such file\. Put it there, or change `path`"):
         data.read(data.Source(path=str(tmp_path / "nowhere.csv"), owner="x"), STATISTICS, NOW)
