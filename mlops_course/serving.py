@@ -99,7 +99,7 @@ def state_of(
         return "stale"
     return "fresh" if all(known) else "partial"
 
-# %% ../notebooks/51_online_serving.ipynb #339f94d8
+# %% ../notebooks/51_online_serving.ipynb #2fb9101d
 def rows_of(
     model,  # a `registry.Loaded`
     drivers: Sequence[int],
@@ -109,15 +109,13 @@ def rows_of(
     oldest: datetime,
 ) -> dict[int, Row]:
     "The rows of drivers with their scores, all that are new in one call of the model. No feature known, or all too old: no score."
-    states = [state_of(newest, oldest) for newest in found]
-    made = {}
-    new = []
-    for driver, newest, state in zip(drivers, found, states, strict=True):
+    made, new = {}, []
+    for driver, newest in zip(drivers, found, strict=True):
         row = before.get(driver)
-        if row and row.newest == newest and row.run_id == model.run_id and state in ("fresh", "partial") and row.score is not None:
-            made[driver] = row._replace(read=read)
+        if row and row.score is not None and row.newest == newest and newest.known >= oldest and row.run_id == model.run_id:
+            made[driver] = Row(read, *row[1:])
         else:
-            new.append((driver, newest, state))
+            new.append((driver, newest, state_of(newest, oldest)))
     scores = _scores(model, [newest for _, newest, state in new if state in ("fresh", "partial")])
     for driver, newest, state in new:
         made[driver] = _row(driver, newest, state, next(scores) if state in ("fresh", "partial") else None, model.run_id, read)
@@ -664,7 +662,7 @@ class Metrics:
         self.explored.inc(told["explored"])
         self.degraded.inc(told["degraded"])
 
-# %% ../notebooks/51_online_serving.ipynb #1ca781db
+# %% ../notebooks/51_online_serving.ipynb #4cb60171
 import gc
 
 
@@ -694,11 +692,15 @@ class Serving:
             if age < self.settings.repeat_seconds:
                 self.repeats.begin(entry["request_id"], _same(candidate[CONTRACT.entity] for candidate in entry["candidates"]))
                 self.repeats.end(entry["request_id"], _again(entry), age)
+        self._tasks = [asyncio.create_task(self.drivers.follow(self._taken)), asyncio.create_task(self._open())]
+
+    async def _open(self) -> None:
+        "Open the store, so that the first request does not wait for it."
+        await self.drivers.lookup.store.came([0])
         gc.freeze()  # what is there now stays: a collection need not look at it
-        opened = self.drivers.lookup.store.came([0])  # so that the first request does not wait for it
-        self._tasks = [asyncio.create_task(self.drivers.follow(self._taken)), asyncio.create_task(opened)]
 
     def _taken(self, model: registry.Loaded) -> None:
+        gc.freeze()
         told = {"name": model.name, "version": model.version, "run_id": model.run_id, "digest": model.digest}
         self.metrics.model.info(told)
         log.info("model taken over", **told, source=self.drivers.champion.source)
@@ -984,7 +986,7 @@ def application(
 
     return app
 
-# %% ../notebooks/51_online_serving.ipynb #22e24918
+# %% ../notebooks/51_online_serving.ipynb #c5278ee2
 import sys
 from importlib import import_module
 
@@ -1007,6 +1009,7 @@ def serve(
         app = application(Serving(folder, settings), key)
         told = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
         config = uvicorn.Config(app, **told, timeout_graceful_shutdown=10)
+        gc.set_threshold(5_000, 5, 1_000)  # to look at all that is there takes 70 ms, and is seldom worth it
         sys.setswitchinterval(0.0005)  # seconds that the thread of the store may keep an answer waiting
         log.info("service started", host=settings.host, port=door.getsockname()[1])
         print(f"serving on http://{settings.host}:{settings.port} (/docs describes it, Ctrl-C ends it)", flush=True)
