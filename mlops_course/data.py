@@ -83,7 +83,7 @@ def _opened(source: Source) -> BinaryIO:
         raise BadFile(f"{source.path}: no such file. Put it there, or change `path` of this source in the environment")
     if source.file.stat().st_size == 0:
         raise BadFile(f"{source.path}: the file is empty. Ask its owner ({source.owner}) to send it again")
-    return open(source.file, "rb")  # noqa: SIM115
+    return open(source.file, "rb")
 
 
 def _names(source: Source, file: BinaryIO) -> list[str]:

@@ -2407,7 +2407,7 @@ def _(answer):
 
     box = answer()(send)
     box.look()
-    for state, label in [("gone", "a"), ("busy", "b"), ("more", "c")]:  # noqa: B007
+    for state, label in [("gone", "a"), ("busy", "b"), ("more", "c")]:
         box.waiting.append(label)
         with suppress(OSError):
             box.look()

@@ -9,7 +9,9 @@ import pytest
 from mlops_course import project
 
 
-@pytest.mark.parametrize(("script", "words"), [("bench_retrieval", ["--quick"]), ("bench_world", [])])
+@pytest.mark.parametrize(
+    ("script", "words"), [("bench_retrieval", ["--quick"]), ("bench_world", []), ("bench_monitoring", ["--small", "--only", "alarms"])]
+)
 def test_a_benchmark_prints_its_table(script, words):
     path = project.root() / f"tests/benchmarks/{script}.py"
 
