@@ -881,7 +881,7 @@ def _(answer):
     assert answer([(at(9), at(10)), (at(9), at(10) + timedelta(minutes=5))]) == [], "the same hour, written again: neither is newer"
     assert answer([]) == [], "no rows, no late ones"
 
-# %% ../notebooks/90_exercises.ipynb #e5b26605
+# %% ../notebooks/90_exercises.ipynb #f9639e47
 @exercise(
     "31.1",
     stub="""
@@ -922,7 +922,7 @@ def _(answer):
         return [(known[i], {name: Value(double_val=0.5) for name in names}) if i in known else (None, None) for i in ids]
 
     class Store:
-        provider, config = SimpleNamespace(online_read=read), None
+        provider, config = SimpleNamespace(online_read=read), SimpleNamespace(online_store=SimpleNamespace(type="memory"))
 
         def get_feature_view(self, name, allow_registry_cache=False):
             return SimpleNamespace(ttl=timedelta(days=7))
@@ -936,7 +936,7 @@ def _(answer):
     assert answer(store, ids, monday + timedelta(days=30)) == 0, "after thirty days both rows are too old"
     assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
 
-# %% ../notebooks/90_exercises.ipynb #a9a15ef5
+# %% ../notebooks/90_exercises.ipynb #d3c4b841
 @exercise(
     "31.2",
     stub="""
@@ -985,7 +985,7 @@ def _(answer):
         return [(monday, {name: Value(double_val=rates[i]) for name in names}) if i in rates else (None, None) for i in ids]
 
     class Store:
-        provider, config = SimpleNamespace(online_read=read), None
+        provider, config = SimpleNamespace(online_read=read), SimpleNamespace(online_store=SimpleNamespace(type="memory"))
 
         def get_feature_view(self, name, allow_registry_cache=False):
             return SimpleNamespace(ttl=timedelta(days=7))
@@ -2349,7 +2349,7 @@ def _(answer):
     day = trips_of(next(world.bookings(company, day=1)))
     assert answer(day, 0.97) > answer(day, 0.5) == 1, "half of a day's labels are there within an hour, and 97 of 100 much later"
 
-# %% ../notebooks/90_exercises.ipynb #cebf6243
+# %% ../notebooks/90_exercises.ipynb #f0da8c13
 @exercise(
     "63.2",
     stub="""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_course import project
+from mlops_course import project, telemetry
 
 UPSTREAM = {"world": [], "data": ["world"], "features": ["data"], "training": ["data", "features"], "batch": ["features", "training"]}
 """The stages and what each needs, as the notebooks' parameter cells say; test_pipeline.py compares the two."""
@@ -44,3 +44,11 @@ def run_stages(out: Path, *names: str, **changes) -> Path:
 def built(tmp_path_factory) -> Path:
     "The folder of a whole build of the small environment. Read it, never write to it."
     return run_stages(tmp_path_factory.mktemp("built"), *UPSTREAM)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_it_was():
+    "A module that lets the clock of its process run, or names a run, leaves the next one as it was."
+    yield
+    project._running = None
+    os.environ.pop(telemetry.RUN, None)

@@ -17,7 +17,7 @@ import yaml
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
 
-from mlops_course import project, registry, retraining
+from mlops_course import project, registry, retraining, services, telemetry
 from mlops_course.retraining import Alert, Retraining, RetrainingSettings
 
 START = datetime(2026, 3, 21, 4, tzinfo=UTC)
@@ -408,7 +408,7 @@ def test_without_a_key_it_listens_on_loopback_alone(service, monkeypatch):
 
 def test_an_order_without_a_service_says_how_to_start_it():
     with pytest.raises(project.CourseError, match="retrain-on-alert"):
-        retraining.ask("http://127.0.0.1:1", "nobody is there")
+        retraining.ask(f"http://127.0.0.1:{services.free_port()}", "nobody is there")
 
 
 # real processes
@@ -444,6 +444,7 @@ def test_a_training_on_normal_days_is_refused_for_it_learned_from_few(built, tmp
     told = yaml.safe_load((project.root() / "env.test.yaml").read_text(encoding="utf-8"))
     (tmp_path / "env.yaml").write_text(yaml.safe_dump({**told, "out": str(folder)}), encoding="utf-8")
     monkeypatch.setenv("PLOOMBER_ENV_FILENAME", str(tmp_path / "env.yaml"))
+    monkeypatch.delenv(telemetry.RUN, raising=False)
 
     work = retraining.Training(folder, "0001-1", {"test_days": 7, "validation_days": 1, "train_days": 5})
     work.process.wait(300)
