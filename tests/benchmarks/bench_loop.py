@@ -19,16 +19,19 @@ def main() -> int:
     command = [str(Path(sys.executable).with_name("mlops-course")), "live", "--env", FILE]
     words = [word for name, value in DAYS.items() for word in ("--set", f"{name}={value}")]
     subprocess.run([*command, *words], cwd=project.root(), check=True, stdout=sys.stderr)
-    folder = project.root() / project.environment(FILE).out
+    return show(project.root() / project.environment(FILE).out)
+
+
+def show(folder: Path) -> int:
+    "Print what came of the run in an environment's folder."
     story = json.loads((folder / "live/story.json").read_text(encoding="utf-8"))
     truth = pd.read_json(folder / "live/truth.jsonl", lines=True, dtype={"version": "string"}, convert_dates=False)
     drift = datetime.fromisoformat(story["drift"])
-    legs = live.legs(truth, drift, story["moments"])
+    legs, table = live.legs(truth, drift, story["moments"]), live.recovery(truth, drift).reset_index()
     rate = len(truth) / (truth.real.max() - truth.real.min())
     print(f"{len(truth):,} bookings, {rate:.0f} a second; seconds since the first drifted one:\n\n| what | seconds |\n| --- | ---: |")
     print("\n".join(f"| {what} | {seconds:.1f} |" for what, seconds in legs.items()))
     print("\nThe true share of completed trips; `sent`: of the drivers who were sent, `best`: of the best there were:\n")
-    table = live.recovery(truth, drift).reset_index()
     print(f"| {' | '.join(table.columns)} |\n| --- | {' | '.join('---:' for _ in table.columns[1:])} |")
     print("\n".join(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)))
     seconds = legs.get("new champion answers", float("inf"))
