@@ -58,7 +58,7 @@ class Source(Settings):
         "parquet or csv."
         return self.format or ("parquet" if self.path.endswith((".parquet", ".pq")) else "csv")
 
-# %% ../notebooks/30_data_pipeline.ipynb #da61fbb2
+# %% ../notebooks/30_data_pipeline.ipynb #2599ff7a
 import csv
 import io
 from collections import Counter

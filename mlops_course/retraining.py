@@ -35,7 +35,7 @@ class Notification(BaseModel):
 
     alerts: Annotated[list[Alert], Field(max_length=1_000)]
 
-# %% ../notebooks/62_alerts_and_retraining.ipynb #351dc5e4
+# %% ../notebooks/62_alerts_and_retraining.ipynb #d492bdd5
 class RetrainingSettings(Settings):
     "The section `retraining` of an environment."
 
@@ -43,7 +43,7 @@ class RetrainingSettings(Settings):
     port: int = 8310
     body_bytes: int = 1_000_000  # of one request, at most
     serving: str | None = None  # is asked which version answers; None: at the environment's port
-    training: dict[str, Any] = Field({"test_days": 7, "validation_days": 1, "train_days": 5})  # replaces values of the section `training`
+    training: dict[str, Any] = Field({"test_days": 8, "validation_days": 1, "train_days": 5})  # replaces values of the section `training`
     fresh_days: Annotated[int, Field(ge=0)] = 7  # to wait for after an alert: the days of the test
     retry_days: Annotated[int, Field(ge=1)] = 3  # more, where the gate has found too little evidence
     attempts: Annotated[int, Field(ge=1)] = 3  # trainings of a case, at most
@@ -164,17 +164,18 @@ def due_at(
     due = max(fresh, ended + timedelta(hours=told.pause_hours)) if ended else fresh
     return max(due, due.replace(hour=12, minute=0, second=0, microsecond=0)) if told.fresh_days else due
 
-# %% ../notebooks/62_alerts_and_retraining.ipynb #b36ae442
+# %% ../notebooks/62_alerts_and_retraining.ipynb #648e573d
 def outcome_of(
     decision: dict[str, Any],  # of the gate
 ) -> dict[str, Any]:
     "What a case needs of a decision: its result, the version, the reasons, and whether more days could change it."
-    missing = [check for check in decision["checks"] if check["passed"] is not True and check["name"].startswith("evidence")]
+    unmeasured = [check for check in decision["checks"] if check["passed"] is None]
+    missing = [check for check in decision["checks"] if not check["passed"] and check["name"].startswith("evidence")]
     return {
         "decision": decision["decision"],
         "version": decision["model"]["version"],
         "reasons": decision["reasons"],
-        "more_days_may_help": bool(missing),
+        "more_days_may_help": bool(missing or unmeasured),
     }
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #35dcaa93
@@ -386,7 +387,7 @@ class Inbox(Cases):
             save(self.folder, case)
             return case.number
 
-# %% ../notebooks/62_alerts_and_retraining.ipynb #3a9e01c0
+# %% ../notebooks/62_alerts_and_retraining.ipynb #792292e8
 class Retraining(Inbox):
     "The service without its HTTP: what is done about the open case."
 
@@ -422,7 +423,7 @@ class Retraining(Inbox):
                 "failed", [f"{case.count('training')} trainings have not come to an end: see {project.shown(trainings(self.folder))}"]
             )
         longer = self.told.retry_days * case.count("too little evidence")
-        changes = {**self.told.training, "test_days": self.told.training.get("test_days", 7) + longer}
+        changes = {**self.told.training, "test_days": self.told.training.get("test_days", 8) + longer}
         self._training = self.train(self.folder, f"{case.number:04}-{case.count('training') + 1}", changes)
         case.state = "training"
         return case.note("training", process=self._training.process.pid, run=self._training.run)

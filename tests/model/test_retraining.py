@@ -141,7 +141,7 @@ def test_the_training_waits_for_fresh_days_and_for_the_noon_of_the_last_one(serv
 
 
 def test_the_training_learns_from_the_newest_days_that_the_settings_name(training):
-    assert training.played[0].told == {"test_days": 7, "validation_days": 1, "train_days": 5}
+    assert training.played[0].told == {"test_days": 8, "validation_days": 1, "train_days": 5}
 
 
 def test_that_an_alert_is_over_is_noted_once_even_after_the_end(training):
@@ -216,10 +216,24 @@ def test_a_refusal_keeps_the_champion_and_is_said_everywhere(training):
     assert 'retraining_cases_total{result="refused"} 1.0' in meters(training)
 
 
+@pytest.mark.parametrize(
+    ("check", "helps"),
+    [
+        ({"name": "no worse in RMSE", "passed": None}, True),  # not measurable
+        ({"name": "evidence: labels", "passed": False}, True),
+        ({"name": "no worse in RMSE", "passed": False}, False),
+    ],
+)
+def test_more_days_may_help_where_something_could_not_be_measured(check, helps):
+    decision = {"decision": "refused", "model": {"version": None}, "reasons": ["why"], "checks": [check, {"name": "RMSE", "passed": True}]}
+
+    assert retraining.outcome_of(decision)["more_days_may_help"] is helps
+
+
 def test_with_too_little_evidence_it_tries_again_later_with_a_longer_test_but_not_for_ever(training, clock):
     for attempt in range(3):
         assert len(training.played) == attempt + 1
-        assert training.played[-1].told["test_days"] == 7 + 3 * attempt
+        assert training.played[-1].told["test_days"] == 8 + 3 * attempt
         training.ends("refused", reasons=["too little evidence: 1,900 labels of 2,000"], more=True)
         training.look()
         assert len(training.played) == attempt + 1, "the days have not come yet"
