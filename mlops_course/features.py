@@ -108,7 +108,6 @@ def historical(
 
 # %% ../notebooks/31_feature_store.ipynb #3074362f
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -168,10 +167,9 @@ SELECT json_group_array(one) FROM (
 
 def _from_sqlite(store: "FeatureStore", ids: list[int]) -> list[Newest]:
     "What `online_read` finds, in one row."
-    file, table = _table(store)
+    database, table = _table(store)
     keys = [_key_bytes(i) for i in ids]
-    with closing(sqlite3.connect(f"{file}?mode=ro", uri=True, timeout=1)) as db:
-        text = db.execute(_ROWS.format(table=table, marks=",".join("?" * len(keys))), keys).fetchone()[0]
+    text = database.execute(_ROWS.format(table=table, marks=",".join("?" * len(keys))), keys).fetchone()[0]
     found = dict(map(_parsed, orjson.loads(text)))
     return [found.get(key, _NOTHING) for key in keys]
 
@@ -198,13 +196,13 @@ def _key_bytes(entity: int) -> bytes:
 
 
 @lru_cache(maxsize=4)
-def _table(store: "FeatureStore") -> tuple[str, str]:
-    "Address of the database, and name of the view's table in it."
+def _table(store: "FeatureStore") -> tuple[sqlite3.Connection, str]:
+    "The database, open for reading by any thread, and the name of the view's table in it. To open it takes as long as to read from it."
     from feast.infra.online_stores.helpers import compute_table_id
 
     path = Path(store.provider.online_store._get_db_path(store.config))
     name = compute_table_id(store.config.project, _view(store), store.config.registry.enable_online_feature_view_versioning)
-    return path.resolve().as_uri(), name
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1, check_same_thread=False), name
 
 # %% ../notebooks/31_feature_store.ipynb #ef829911
 from .project import now
