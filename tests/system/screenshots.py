@@ -1,14 +1,21 @@
-"""The pictures of the README, made from the running thing (`make screenshots`): JupyterLab in a browser, and the pipeline as it was built."""
+"""The pictures of README and lessons, made from the running thing (`make screenshots`): the pipeline as it was built, JupyterLab in a
+browser, and the services of `make live` while a drift is found and answered."""
 
 import json
+import signal
+import subprocess
 import tempfile
+import time
 from pathlib import Path
+from urllib.parse import urlencode
 
+import httpx
 import matplotlib.pyplot as plt
 from browser import CHROMIUM, MISSING, jupyterlab, open_lesson, page
+from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
-from mlops_course import project
+from mlops_course import live, project, retraining
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -59,10 +66,48 @@ def lessons(folder: Path) -> None:
         opened.screenshot(path=IMAGES / "exercise.png")
 
 
+def loop(scratch: Path) -> None:
+    "The alert while it rings, the report that was written about it, and the distances before and after the new champion."
+    environment = project.environment("env.live.yaml")
+    folder, told = project.root() / environment.out, live.LiveSettings(**environment.live)
+    began = time.time()
+    company = subprocess.Popen([COMMAND, "live"], cwd=project.root())
+
+    def reached(what: str) -> bool:
+        if company.poll() is not None:
+            raise SystemExit("the live company has ended too soon")
+        steps = [step for case in retraining.read_cases(folder) if (step := case.last(what))]
+        return any(step["real"] > time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(began)) for step in steps)
+
+    prometheus, monitoring = (f"http://127.0.0.1:{port}" for port in (told.prometheus_port, live.ports_of(environment)["monitoring"]))
+    try:
+        with page(scratch) as opened:
+            wait_for(lambda: reached("waiting for fresh data"), 600)
+            opened.goto(f"{prometheus}/classic/alerts")
+            rule = opened.get_by_role("cell", name="PerformanceDropped (1 active)")
+            rule.click()
+            opened.wait_for_timeout(1000)
+            rule.evaluate("rule => rule.scrollIntoView()")
+            opened.screenshot(path=IMAGES / "alert.png")
+            opened.goto(monitoring + httpx.get(f"{monitoring}/report").json()["link"])
+            opened.wait_for_timeout(5000)
+            opened.screenshot(path=IMAGES / "report.png")
+            wait_for(lambda: reached("resolved"), 300)
+            opened.wait_for_timeout(10_000)
+            shown = {"g0.expr": "max by (version) (monitoring_drift_score)", "g0.range_input": "2m", "g0.tab": "0"}
+            opened.goto(f"{prometheus}/classic/graph?{urlencode(shown)}")
+            opened.wait_for_timeout(3000)
+            opened.screenshot(path=IMAGES / "recovery.png")
+    finally:
+        company.send_signal(signal.SIGINT)
+        company.wait(60)
+
+
 if __name__ == "__main__":
     if CHROMIUM is None:
         raise SystemExit(MISSING)
     pipeline(project.root() / project.environment().out)
     with tempfile.TemporaryDirectory() as scratch:
         lessons(Path(scratch))
-    print("images/pipeline.png, images/lesson.png and images/exercise.png were made anew")
+        loop(Path(scratch))
+    print(f"made anew: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))} in images/")
