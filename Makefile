@@ -112,7 +112,8 @@ test-notebooks: $(READY) ## run every notebook and compare with its stored outpu
 
 .PHONY: test-all
 test-all: test ## and the tests that need servers, kills, load or a browser
-	pytest tests/system
+	pytest tests/system -m patient -n 2 --dist loadfile
+	pytest tests/system -m "not patient"
 
 .PHONY: bench
 bench: $(READY) ## the benchmarks of the README; one of them: make bench ONLY=serving

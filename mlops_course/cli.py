@@ -336,11 +336,8 @@ def live_on(
     settings: _Set = None,
 ):
     "Let the simulated company live on, at six hours a second: its services watch it, a drift comes, and they answer."
-    from mlops_course import world
-
     live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings)
-    history = project.validated(world.WorldSettings, project.environment(file).world, f"the section `world` of {file}")
-    live.prepare(folder, history)
+    live.prepare(folder, live.history_of(file))
     if stale(file):
         run(file)
     live.run(file, told)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STATISTICS', 'FILES', 'FIRST', 'PORTS', 'Trip', 'trips_of', 'Calendar', 'End', 'Happened', 'Life', 'News', 'Files',
            'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Live', 'repeat', 'live_on', 'Line', 'asks',
-           'tells', 'prepare', 'keep', 'ports_of', 'token_in', 'platform', 'phases', 'recovery', 'Watch', 'legs', 'run',
-           'going_on', 'summary']
+           'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'token_in', 'platform', 'phases', 'recovery', 'Watch',
+           'legs', 'run', 'going_on', 'summary']
 
 # %% ../notebooks/63_live_company.ipynb #e9864753
 from datetime import datetime
@@ -519,6 +519,19 @@ _BUILT = Path("made/build.json")
 _STAYS = {FIRST, "services", "logs"}
 
 
+def history_of(
+    file: str,  # of the environment, in the root
+) -> world.WorldSettings:
+    "What the company was before it lives on. Raises `CourseError` for an environment that reads other files than those that it writes."
+    told = project.environment(file)
+    sources = [Path(source["path"]) for source in told.data.get("sources", {}).values()]
+    if {source.parent for source in sources} != {told.out / "company"}:
+        raise project.CourseError(
+            f"{file}: `data.sources` are not the files of a company that lives on, in {told.out}/company. See env.live.yaml"
+        )
+    return project.validated(world.WorldSettings, told.world, f"the section `world` of {file}")
+
+
 def prepare(
     folder: Path,  # of the environment
     settings: world.WorldSettings,  # of the history
@@ -710,7 +723,7 @@ def run(
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     environment = project.environment(file)
     folder = project.root() / environment.out
-    history = project.validated(world.WorldSettings, environment.world, f"the section `world` of {file}")
+    history = history_of(file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the services end too
     keep(folder)
     project.set_clock(folder, history.end, told.speed)

@@ -43,8 +43,8 @@ class RetrainingSettings(Settings):
     port: int = 8310
     body_bytes: int = 1_000_000  # of one request, at most
     serving: str | None = None  # is asked which version answers; None: at the environment's port
-    training: dict[str, Any] = Field({"test_days": 8, "validation_days": 1, "train_days": 5})  # replaces values of the section `training`
-    fresh_days: Annotated[int, Field(ge=0)] = 7  # to wait for after an alert: the days of the test
+    training: dict[str, Any] = Field({"test_days": 8, "validation_days": 1, "train_days": 4})  # replaces values of the section `training`
+    fresh_days: Annotated[int, Field(ge=0)] = 9  # to wait for after an alert: the days of the test, and two more to learn from
     retry_days: Annotated[int, Field(ge=1)] = 3  # more, where the gate has found too little evidence
     attempts: Annotated[int, Field(ge=1)] = 3  # trainings of a case, at most
     pause_hours: Annotated[float, Field(ge=0)] = 24  # from the end of a case to the next training

@@ -424,6 +424,16 @@ def test_only_a_candidate_is_an_answer(status, body, expected):
 # From the build to the end
 
 
+def test_an_environment_with_files_of_its_own_does_not_live(tmp_path, monkeypatch):
+    usual, written = project.environment(), {"path": str(tmp_path / "company/labels.parquet")}
+    for sources in ({}, {"labels": {"path": str(tmp_path / "raw/labels.parquet")}, "bookings": written}):
+        told = usual.model_copy(update={"out": tmp_path, "data": {"sources": sources}})
+        monkeypatch.setattr(project, "environment", lambda file=None, told=told: told)
+        with pytest.raises(project.CourseError, match="not the files of a company that lives on"):
+            live.history_of("env.mine.yaml")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_begins_with_the_build_and_not_with_what_earlier_runs_have_left(tmp_path):
     live.prepare(tmp_path, HISTORY)
     history = project.digest(tmp_path / "company/labels.parquet")

@@ -141,7 +141,7 @@ def test_the_training_waits_for_fresh_days_and_for_the_noon_of_the_last_one(serv
 
 
 def test_the_training_learns_from_the_newest_days_that_the_settings_name(training):
-    assert training.played[0].told == {"test_days": 8, "validation_days": 1, "train_days": 5}
+    assert training.played[0].told == {"test_days": 8, "validation_days": 1, "train_days": 4}
 
 
 def test_that_an_alert_is_over_is_noted_once_even_after_the_end(training):

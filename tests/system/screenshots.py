@@ -71,7 +71,7 @@ def loop(scratch: Path) -> None:
     environment = project.environment("env.live.yaml")
     folder, told = project.root() / environment.out, live.LiveSettings(**environment.live)
     began = time.time()
-    company = subprocess.Popen([COMMAND, "live"], cwd=project.root())
+    company = subprocess.Popen([COMMAND, "live", "--env", "env.live.yaml"], cwd=project.root())
 
     def reached(what: str) -> bool:
         if company.poll() is not None:

@@ -5,6 +5,8 @@ from data import files
 
 from conftest import UPSTREAM
 
+pytestmark = pytest.mark.patient
+
 STAGES = list(UPSTREAM)
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from conftest import UPSTREAM
 
+pytestmark = pytest.mark.patient
+
 
 @pytest.mark.parametrize("stage", UPSTREAM)
 def test_a_build_killed_in_a_stage_resumes_to_the_same_result(finished, stage, tmp_path):

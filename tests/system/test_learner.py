@@ -7,6 +7,8 @@ from rules import Notebook, exercise_cells
 
 from mlops_course.exercises import EXERCISES
 
+pytestmark = pytest.mark.patient
+
 
 @pytest.fixture(scope="module")
 def solved(workshop):

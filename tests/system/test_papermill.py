@@ -5,6 +5,8 @@ import pytest
 
 from mlops_course import project
 
+pytestmark = pytest.mark.patient
+
 NOTEBOOKS = sorted((project.root() / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {"world": {"drivers": 120, "bookings_per_day": 400}}
 

@@ -4,6 +4,8 @@ import subprocess
 
 import pytest
 
+pytestmark = pytest.mark.patient
+
 
 def make(workshop, *words: str, **variables: str) -> subprocess.CompletedProcess:
     "Call make in the copy of the project."

@@ -11,6 +11,8 @@ from rules import Notebook, exercise_cells
 from mlops_course import project
 from mlops_course.exercises import EXERCISES
 
+pytestmark = pytest.mark.patient
+
 LESSONS = [path for path in sorted((project.root() / "notebooks").glob("[0-9]*.ipynb")) if exercise_cells(Notebook(path))]
 
 
