@@ -88,7 +88,7 @@ def loop(scratch: Path) -> None:
             rule.click()
             opened.wait_for_timeout(1000)
             rule.evaluate("rule => rule.scrollIntoView()")
-            opened.screenshot(path=IMAGES / "alert.png")
+            opened.screenshot(path=IMAGES / "alert.png", clip={"x": 0, "y": 0, "width": 1360, "height": 700})  # below it stand paths
             opened.goto(monitoring + httpx.get(f"{monitoring}/report").json()["link"])
             opened.wait_for_timeout(5000)
             opened.screenshot(path=IMAGES / "report.png")
