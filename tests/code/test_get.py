@@ -10,12 +10,12 @@ from mlops_course import project
 SCRIPT = "platform/get.sh"
 
 
-def get(folder: Path, *tools: str, **programs: str) -> subprocess.CompletedProcess:
-    "Run a copy of the script that finds only these `tools` of the machine, and `programs`: the text of each."
+def get(folder: Path, **programs: str) -> subprocess.CompletedProcess:
+    "Run a copy of the script that finds a shell, and of all other programs only these: the text of each."
     (folder / "platform").mkdir()
     shutil.copy(project.root() / SCRIPT, folder / SCRIPT)
     (folder / "bin").mkdir()
-    for tool in ("sh", "dirname", "id", *tools):
+    for tool in ("sh", "dirname", "id"):
         os.symlink(shutil.which(tool), folder / "bin" / tool)
     for name, text in programs.items():
         (folder / "bin" / name).write_text(text)
