@@ -726,12 +726,11 @@ def run(
     history = history_of(file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the services end too
     keep(folder)
-    project.set_clock(folder, history.end, told.speed)
+    project.set_clock(folder, history.end, told.speed, history.end + timedelta(days=told.days + 30))
     with telemetry.logging_to(folder / "logs/live.jsonl", service="live", environment=environment.name), suppress(KeyboardInterrupt):
         try:
             for service in platform(file, told):
                 print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
-            project.run_clock(folder)
             company = going_on(history, told, project.now())
             asyncio.run(_run(folder, company, history.days, told, ports_of(environment)))
         finally:

@@ -1157,7 +1157,7 @@ def application(
     return app
 
 # %% ../notebooks/61_model_monitoring.ipynb #5f478670
-from .services import bound, key_for
+from .services import key_for, present
 from .telemetry import logging_to, pipeline_metrics
 
 
@@ -1171,7 +1171,10 @@ def monitor(
 
     key = key_for(told.host)
     os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")  # a database that was replaced is opened anew
-    with bound(told.host, told.port) as door, logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name):
+    with (
+        present(folder, "monitoring", told.host, told.port) as door,
+        logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name),
+    ):
         app = application(Monitor(folder, told), key)
         config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
         log.info("service started", host=told.host, port=door.getsockname()[1])

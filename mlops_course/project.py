@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOPICS', 'Topic', 'CourseError', 'root', 'shown', 'Settings', 'Environment', 'Secrets', 'validated', 'environment',
-           'Clock', 'now', 'set_clock', 'run_clock', 'digest', 'digest_of', 'digest_of_code', 'writing', 'write_json',
-           'Stage', 'tasks', 'lab', 'check_in_step', 'check_inputs', 'stage', 'changed']
+           'Clock', 'now', 'run_clock', 'set_clock', 'leave_clock', 'digest', 'digest_of', 'digest_of_code', 'writing',
+           'write_json', 'locked', 'Stage', 'tasks', 'lab', 'check_in_step', 'check_inputs', 'stage', 'changed']
 
 # %% ../notebooks/00_start_here.ipynb #27cc9f47
 from typing import NamedTuple
@@ -85,7 +85,7 @@ def shown(
     return os.path.relpath(path, root()) if path.resolve().is_relative_to(root()) else str(path)
 
 # %% ../notebooks/00_start_here.ipynb #c746ce1b
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import yaml
@@ -180,10 +180,14 @@ class Clock(NamedTuple):
 
     began: datetime  # the time that it showed
     real: datetime  # when it was this time
-    speed: float  # its seconds in a real second
+    speed: float = 1.0  # its seconds in a real second
+    until: datetime | None = None  # here it stops; None: it has no end
 
     def time(self) -> datetime:
-        return (self.began + (datetime.now(UTC) - self.real) * self.speed).astimezone(UTC)
+        seconds = (datetime.now(UTC) - self.real).total_seconds() * self.speed
+        if self.until and seconds >= (self.until - self.began).total_seconds():
+            return self.until.astimezone(UTC)
+        return (self.began + timedelta(seconds=seconds)).astimezone(UTC)
 
 
 _running: Clock | None = None  # in this process
@@ -197,29 +201,56 @@ def now() -> datetime:
     return clock.astimezone(UTC) if clock else datetime.now(UTC)
 
 # %% ../notebooks/00_start_here.ipynb #d6eeb1ab
-def set_clock(
-    folder: Path,  # an environment's
-    began: datetime,  # the time that it is now
-    speed: float = 1.0,  # seconds in a real second
-) -> None:
-    "Let one clock run for all services of an environment that start from now on."
-    write_json(folder / "clock.json", Clock(began, datetime.now(UTC), speed)._asdict())
+from filelock import ReadWriteLock, Timeout
+
+_members: ReadWriteLock | None = None  # held for reading by each process that lives by the clock of its folder
 
 
 def run_clock(
     folder: Path,  # an environment's
     newest: datetime | None = None,  # the last moment that this service has written down: its time never goes back
 ) -> None:
-    "Let the clock of this process run: a service calls it once, when it starts."
-    global _running
-    file, fixed = folder / "clock.json", environment().clock
-    if file.is_file():
-        told = json.loads(file.read_text(encoding="utf-8"))
-        _running = Clock(datetime.fromisoformat(told["began"]), datetime.fromisoformat(told["real"]), told["speed"])
-    elif fixed:
-        _running = Clock(max(fixed, newest or fixed), datetime.now(UTC), 1.0)
-    else:
-        _running = Clock(datetime.now(UTC), datetime.now(UTC), 1.0)
+    "Let the clock of this process run: a service calls it once, when it starts. While others of the folder live, theirs is joined."
+    fixed, real = environment().clock, datetime.now(UTC)
+    _live_by(folder, Clock(max(fixed, newest or fixed) if fixed else real, real))
+
+
+def set_clock(
+    folder: Path,  # an environment's
+    began: datetime,  # the time that it is now
+    speed: float,  # seconds in a real second
+    until: datetime,  # here it stops
+) -> None:
+    "Begin a clock for this process and the services that start while it lives. Raises `CourseError` while others live by another one."
+    if not _live_by(folder, Clock(began, datetime.now(UTC), speed, until)):
+        leave_clock()
+        raise CourseError(f"services of {shown(folder)} run by a clock of their own: `mlops-course stop` ends them")
+
+
+def leave_clock() -> None:
+    "Live no longer by a clock that runs."
+    global _running, _members
+    if _members is not None:
+        _members.close()
+    _running = _members = None
+
+
+def _live_by(folder: Path, mine: Clock) -> bool:
+    "Live by the folder's clock; where nobody does, that is `mine`, and the answer is True."
+    global _running, _members
+    leave_clock()
+    folder.mkdir(parents=True, exist_ok=True)
+    _members, first = ReadWriteLock(folder / "clock.lock", is_singleton=False), True
+    try:
+        with _members.write_lock(blocking=False):
+            write_json(folder / "clock.json", mine._asdict())
+    except Timeout:  # others hold it for reading
+        first = False
+    _members.acquire_read()
+    settings = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
+    times = {name: datetime.fromisoformat(settings[name]) for name in ("began", "real", "until") if settings[name]}
+    _running = Clock(**{**settings, **times})
+    return first
 
 # %% ../notebooks/00_start_here.ipynb #aa7f8a3c
 import ast
@@ -258,6 +289,7 @@ def digest_of_code(
 # %% ../notebooks/00_start_here.ipynb #21bf9fcb
 from collections.abc import Iterator
 from contextlib import contextmanager
+from secrets import token_hex
 
 
 @contextmanager
@@ -266,7 +298,7 @@ def writing(
 ) -> Iterator[Path]:
     "A path beside `path` to write to: renamed to it at the end of the block, removed if the block fails."
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
         yield beside
         with open(beside, "rb+") as file:
@@ -286,6 +318,51 @@ def write_json(
     "Write `value` as JSON with sorted keys, whole or not at all."
     with writing(path) as beside:
         beside.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+# %% ../notebooks/00_start_here.ipynb #f236a848
+import sys
+
+from filelock import FileLock
+
+
+@contextmanager
+def locked(
+    file: Path,  # of the lock; its folder is made, and a note of the holder is kept beside it
+    what: str,  # is done meanwhile, as the message says it: "a build of out/dev"
+    wait: float = 0,  # seconds for another process to come to its end; -1: as long as it takes
+) -> Iterator[None]:
+    "Do a block while no other process does. Raises `CourseError` that names the holder. A lock falls when its holder dies."
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file, thread_local=False)
+        lock.acquire(timeout=wait, poll_interval=0.02)
+    except Timeout:
+        raise CourseError(f"{what} runs already: {_holder(file)}. Wait for its end, or end it") from None
+    except OSError as error:
+        raise CourseError(f"could not lock {shown(file)}: {error.strerror or error}. Nothing was changed") from error
+    try:
+        write_json(_note(file), {"pid": os.getpid(), "command": _command(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"})
+        yield
+    finally:
+        lock.release()
+
+
+def _note(file: Path) -> Path:
+    return file.with_name(f"{file.name}.json")
+
+
+def _command() -> str:
+    "What was typed to start this process, without the folders of programs."
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:100].strip()
+
+
+def _holder(file: Path) -> str:
+    "Who holds a lock, by the note beside it; it may be a moment older or younger than the lock."
+    try:
+        note = json.loads(_note(file).read_text(encoding="utf-8"))
+        return f"process {note['pid']} ({note['command']}), since {note['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
 
 # %% ../notebooks/00_start_here.ipynb #0c96cd1b
 from dataclasses import dataclass, field
@@ -452,16 +529,12 @@ def _made(stage: Stage) -> dict:
     return {"stage": stage.name, "files": {k: digest(p) for k, p in files.items()}, "folders": [k for k, p in paths.items() if p.is_dir()]}
 
 # %% ../notebooks/00_start_here.ipynb #65b51d2e
-import fcntl
-
-
 def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
     "Keep how a stage has ended in metrics/ of the environment's folder, and all that is known there as text for Prometheus."
     folder = stage.out / "metrics"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # stages may end at the same time
+        with FileLock(folder / ".lock"):  # stages may end at the same time
             note = stage_note(stage_notes(stage.out).get(stage.name, {}), seconds, None if failed else _rows(stage))
             write_json(folder / f"{stage.name}.json", note)
             with writing(folder / "pipeline.prom") as beside:

@@ -670,7 +670,7 @@ def serve(
 
     key = services.key_for(told.host)
     with (
-        services.bound(told.host, told.port) as door,
+        services.present(folder, "retraining", told.host, told.port) as door,
         telemetry.logging_to(folder / "logs/retraining.jsonl", service="retraining", environment=name),
     ):
         app = application(Retraining(folder, told), key)

@@ -1012,7 +1012,7 @@ def application(
 import sys
 from importlib import import_module
 
-from .services import bound, key_for
+from .services import key_for, present
 from .telemetry import logging_to
 
 
@@ -1025,7 +1025,10 @@ def serve(
     import uvicorn
 
     key = key_for(settings.host)
-    with bound(settings.host, settings.port) as door, logging_to(folder / "logs/serving.jsonl", service="serving", environment=name):
+    with (
+        present(folder, "serving", settings.host, settings.port) as door,
+        logging_to(folder / "logs/serving.jsonl", service="serving", environment=name),
+    ):
         for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):  # seconds, spent before the first question
             import_module(heavy)
         app = application(Serving(folder, settings), key)

@@ -50,5 +50,5 @@ def built(tmp_path_factory) -> Path:
 def as_it_was():
     "A module that lets the clock of its process run, or names a run, leaves the next one as it was."
     yield
-    project._running = None
+    project.leave_clock()
     os.environ.pop(telemetry.RUN, None)

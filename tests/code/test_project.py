@@ -1,11 +1,15 @@
 """Root, settings, digests, whole files, stages."""
 
 import json
+import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlops_course import project
 from mlops_course.project import CourseError
@@ -126,3 +130,121 @@ def test_a_stage_forgets_ploombers_notes_before_it_writes(tmp_path, monkeypatch)
         1 / 0
 
     assert not note.exists()
+
+
+# Locks
+
+
+OTHER = """
+import sys
+import time
+from pathlib import Path
+from mlops_course import project
+with project.locked(Path(sys.argv[1]), "the count"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    "Another process that holds the lock of `tmp_path`."
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER, tmp_path / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=project.root()
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_lock_that_another_process_holds_is_refused_with_the_holders_name(tmp_path, other):
+    with (
+        pytest.raises(CourseError, match=rf"the count runs already: process {other.pid} \(-c .*UTC"),
+        project.locked(tmp_path / ".lock", "the count"),
+    ):
+        raise AssertionError("two hold it")
+
+
+def test_a_lock_falls_with_its_holder_and_whoever_waits_gets_it(tmp_path, other):
+    other.kill()
+    with project.locked(tmp_path / ".lock", "the count", wait=10):
+        assert json.loads((tmp_path / ".lock.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_where_nobody_may_write_is_a_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="could not lock"), project.locked(tmp_path / "file/.lock", "the count"):
+        pass
+
+
+# Clocks that run
+
+
+JOIN = """
+import os, sys
+from pathlib import Path
+from mlops_course import project
+os.environ["PLOOMBER_ENV_FILENAME"] = "env.test.yaml"
+project.run_clock(Path(sys.argv[1]))
+print(project.now().isoformat(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def joins(tmp_path):
+    "Start another process that lives by the clock of `tmp_path`; what its clock shows."
+    started = []
+
+    def start() -> datetime:
+        process = subprocess.Popen(
+            [sys.executable, "-c", JOIN, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=project.root()
+        )
+        started.append(process)
+        return datetime.fromisoformat(process.stdout.readline().strip())
+
+    start.processes = started
+    yield start
+    project.leave_clock()
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+FIXED = datetime(2026, 3, 16, tzinfo=UTC)
+
+
+def test_whoever_starts_while_another_lives_joins_its_clock(tmp_path, joins):
+    project.set_clock(tmp_path, FIXED, 86_400, FIXED + timedelta(days=1_000))
+    time.sleep(0.2)
+    told = joins()
+    assert FIXED + timedelta(hours=4) < told <= project.now()
+
+
+def test_a_clock_of_a_dead_run_counts_no_longer(tmp_path, joins):
+    project.set_clock(tmp_path, FIXED, 86_400 * 365, FIXED + timedelta(days=100_000))
+    project.leave_clock()
+    assert joins() < FIXED + timedelta(minutes=1)
+
+
+def test_a_clock_of_a_killed_process_counts_no_longer(tmp_path, joins):
+    joins()
+    joins.processes[0].kill()
+    joins.processes[0].wait()
+    project.set_clock(tmp_path, FIXED + timedelta(days=9), 1, FIXED + timedelta(days=10))
+    assert project.now() >= FIXED + timedelta(days=9)
+
+
+def test_a_clock_is_not_changed_under_those_who_live_by_it(tmp_path, joins):
+    joins()
+    with pytest.raises(CourseError, match="mlops-course stop"):
+        project.set_clock(tmp_path, FIXED, 2, FIXED + timedelta(days=1))
+    assert project.now() == FIXED
+
+
+@given(speed=st.floats(0.001, 1e9), years=st.integers(0, 5_000))
+def test_a_clock_stops_at_its_end_and_never_overflows(speed, years):
+    until = FIXED + timedelta(days=40)
+    clock = project.Clock(FIXED, datetime.now(UTC) - timedelta(days=min(365 * years, 700_000)), speed, until)
+    assert FIXED <= clock.time() <= until

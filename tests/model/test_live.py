@@ -326,9 +326,7 @@ def test_the_truth_says_who_answered_and_what_was_possible(folder):
 
 
 def test_by_the_clock_all_that_happens_is_asked_told_and_written(folder, monkeypatch):
-    monkeypatch.setattr(project, "_running", None)
-    project.set_clock(folder, BEGIN + timedelta(hours=12), speed=86_400)
-    project.run_clock(folder)
+    project.set_clock(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
     pushed, told = [], []
 
     async def tell(ends):

@@ -47,9 +47,10 @@ def write(folder, entries: list[dict], day: str = "2026-03-02", end: bytes = b"\
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch):
+def clock():
     "A service lets the clock run; the next test has one that stands still."
-    monkeypatch.setattr(project, "_running", None)
+    yield
+    project.leave_clock()
 
 
 @pytest.fixture

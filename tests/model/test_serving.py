@@ -99,9 +99,9 @@ def refused(answer, status: int) -> str:
 def clock():
     "A service lets the clock of its process run; the next module gets it back as it was."
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(project, "_running", None)
         patch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         yield
+    project.leave_clock()
 
 
 @pytest.fixture(scope="module")
