@@ -315,6 +315,17 @@ def search(
     "Search the logs and the answers of an environment."
     import duckdb
 
+    for last in (False, False, True):
+        try:
+            return _searched(out, wanted, most)
+        except (FileNotFoundError, duckdb.IOException):  # a file was rotated or deleted meanwhile
+            if last:
+                raise
+
+
+def _searched(out: Path, wanted: Wanted, most: int) -> Found:
+    import duckdb
+
     files = log_files(out, wanted)
     if not files:
         return Found([], 0, 0, [])

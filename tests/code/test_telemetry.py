@@ -361,6 +361,26 @@ def test_two_hundred_thousand_lines_are_searched_while_one_waits(tmp_path):
 # --- following ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("lost", ["2026-01-01", "2026-03-16"])
+def test_a_file_that_is_deleted_while_it_is_searched_is_no_fault(tmp_path, monkeypatch, lost):
+    "Serving deletes old files of its log, and logs are rotated."
+    folder, files = tmp_path / "serving/predictions", telemetry.log_files
+    folder.mkdir(parents=True)
+    for day in ("2026-01-01", "2026-03-16"):
+        (folder / f"{day}.jsonl").write_text(json.dumps({"time": f"{day}T00:00:00+00:00", "request_id": day, "candidates": []}) + "\n")
+
+    def listed(*asked):
+        there = files(*asked)
+        (folder / f"{lost}.jsonl").unlink(missing_ok=True)
+        return there
+
+    monkeypatch.setattr(telemetry, "log_files", listed)
+
+    found = search(tmp_path, Wanted(since=timedelta(days=365)))
+
+    assert [line["request_id"] for line in found.lines] == [day for day in ("2026-01-01", "2026-03-16") if day != lost]
+
+
 def test_following_gives_what_comes_once_over_half_lines_and_rotation(out):
     looks = follow(out, Wanted(service="pipeline"), seconds=0)
     assert next(looks).count == 0
