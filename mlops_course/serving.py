@@ -205,7 +205,7 @@ class Batches:
             try:
                 answer, failed = self.ask(ids), None
             except Exception as error:
-                answer, failed = None, type(error).__name__
+                answer, failed = None, str(error) if isinstance(error, project.CourseError) else type(error).__name__
             promise.get_loop().call_soon_threadsafe(self._came, ids, promise, answer, failed)
 
     def _came(self, ids: list[int], promise: asyncio.Future, answer: Any, failed: str | None) -> None:
@@ -533,7 +533,8 @@ class Store:
         there = self._identity()
         if there != self._is:
             self._opened, self._is = features.open_store(self.folder), there
-        return features.newest(self._opened, drivers), features.time_to_live(self._opened)
+        found = features.newest(self._opened, drivers, project.now() + features.SLACK)
+        return found, features.time_to_live(self._opened)
 
     def _identity(self) -> list[tuple[str, int]]:
         "What another store in the same place does not share: an open SQLite file is read on after it was replaced."
