@@ -19,13 +19,15 @@ from mlops_course.monitoring import Label, Monitor, MonitoringSettings, State, j
 from mlops_course.problem import CONTRACT
 
 NAMES = list(CONTRACT.features)
-BEGIN = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday
+CLOCK = project.environment().clock  # where a service's clock begins
+MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+BEGIN = MONDAY - timedelta(days=21)  # of normal traffic; a week after it ends the clock begins
 TOLD = MonitoringSettings(window_requests=200, window_labels=400, fewest_labels=50, fewest_requests=2)
 
 
 def entry(request: str, driver: int = 1001, version: str = "1", minutes: float = 0, values=(0.6, 0.7, 9.0), score: float = 0.7) -> dict:
     "A line of serving's log, with one candidate."
-    moment = BEGIN + timedelta(minutes=minutes)
+    moment = MONDAY + timedelta(minutes=minutes)
     known = (moment - timedelta(hours=1)).isoformat()
     candidate = {
         "driver_id": driver,
@@ -110,7 +112,7 @@ def test_a_label_of_another_driver_is_not_joined(state):
 
 
 def test_a_label_whose_prediction_never_comes_is_forgotten_and_counted(state):
-    state.label([Label("lost", 1001, 1, BEGIN.timestamp())])
+    state.label([Label("lost", 1001, 1, MONDAY.timestamp())])
     state.add([entry("r1", minutes=60 * 24 * 40)])
     monitoring.forget(state, TOLD)
     assert state.counts("labels")["unknown"] == 1
@@ -453,7 +455,7 @@ def test_the_seed_courses_message_is_understood_and_counts_once(door):
 def test_predictions_and_labels_can_be_pushed(door):
     client, _ = door
     assert client.post("/predictions", json=[entry("r1"), entry("r1"), entry("r2")]).json() == {"new": 2}
-    label = {"request_id": "r1", "driver_id": 1001, "trip_completed": 1, "event_timestamp": BEGIN.isoformat()}
+    label = {"request_id": "r1", "driver_id": 1001, "trip_completed": 1, "event_timestamp": MONDAY.isoformat()}
     assert client.post("/labels", json=[label, label]).json() == {"joined": 1, "double": 1}
 
 
