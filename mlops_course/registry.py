@@ -417,7 +417,8 @@ def _opened(version: str, run_id: str, files: dict[str, bytes]) -> Loaded:
         model = loads(files["model.skops"])
     except UntrustedModel:
         if other := _elsewhere(files):
-            raise OtherLibraries(f"version {version} of {NAME} was saved with {other}: it cannot be opened, train it again here") from None
+            what = f"version {version} of {NAME} cannot be opened: it was saved with {other}"
+            raise OtherLibraries(f"{what}. Run the training again here, or go back to those") from None
         raise
     return Loaded(model, NAME, version, run_id, features, _digests(files)["model.skops"])
 
