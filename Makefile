@@ -51,7 +51,7 @@ $(READY): requirements.lock settings.ini setup.py pyproject.toml $(wildcard plat
 
 .PHONY: lock
 lock: $(READY) ## write requirements.lock anew from settings.ini
-	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile setup.py --extra dev --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --quiet -o requirements.lock
 
 # --- the course ------------------------------------------------------------------------------
 
