@@ -28,9 +28,10 @@ help: ## list the targets
 .PHONY: setup
 setup: $(READY) ## make the environment in .venv (every other target does this too)
 
+# 3.11 to 3.13 are tried: a python3 that is newer comes last
 $(READY): requirements.lock settings.ini setup.py pyproject.toml $(wildcard platform/jupyter/*)
 	@set -e; \
-	for python in $${PYTHON:-python3 python3.13 python3.12 python3.11}; do \
+	for python in $${PYTHON:-$$(python3 -c 'import sys; print("python3" * (sys.version_info < (3, 14)))' 2>/dev/null) python3.13 python3.12 python3.11 python3}; do \
 	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
@@ -51,7 +52,7 @@ $(READY): requirements.lock settings.ini setup.py pyproject.toml $(wildcard plat
 
 .PHONY: lock
 lock: $(READY) ## write requirements.lock anew from settings.ini
-	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile setup.py --extra dev --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --quiet -o requirements.lock
 
 # --- the course ------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["mlops_course", "mlops_course.*"]),
     python_requires=f">={settings['min_python']}",
+    classifiers=[f"Programming Language :: Python :: {python}" for python in settings["pythons"].split()],
     install_requires=settings["requirements"].split(),
     extras_require={"dev": settings["dev_requirements"].split()},
     entry_points={

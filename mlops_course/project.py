@@ -275,7 +275,7 @@ def digest_of(
 def digest_of_code(
     *modules: str,  # names in this package, without `.py`
 ) -> str:
-    "SHA-256 of what the modules do, in hex: comments, docstrings and layout do not count."
+    "SHA-256 of what the modules do, in hex: comments, docstrings, layout and the release of Python do not count."
     trees = {}
     for module in sorted(modules):
         tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
@@ -283,8 +283,17 @@ def digest_of_code(
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
                 node.body = body[1:]
-        trees[module] = ast.dump(tree)
+        trees[module] = _outline(tree)
     return digest_of(trees)
+
+
+def _outline(node: Any) -> Any:
+    "A syntax tree as JSON can say it, without fields that are empty: each release of Python has others of them."
+    if isinstance(node, list):
+        return [_outline(each) for each in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    return [type(node).__name__, {name: _outline(value) for name, value in ast.iter_fields(node) if value not in (None, [])}]
 
 # %% ../notebooks/00_start_here.ipynb #21bf9fcb
 from collections.abc import Iterator

@@ -654,7 +654,7 @@ def reasons(
     return said
 
 # %% ../notebooks/40_training_pipeline.ipynb #632151bb
-from importlib.metadata import version
+from . import registry
 
 CODE = ("checks", "problem", "registry", "training")  # what comes before is in the snapshot
 
@@ -664,9 +664,8 @@ def recipe_of(
     told: TrainingSettings,
 ) -> dict:
     "All that decides what the pipeline makes of a snapshot. The truth is no part of it."
-    libraries = {name: version(name) for name in ("numpy", "scikit-learn", "skops")}
-    settings = told.model_dump(exclude={"truth"})
-    return {"snapshot": snapshot, "code": project.digest_of_code(*CODE), "features": FEATURES, "libraries": libraries, **settings}
+    settings = {"features": FEATURES, "libraries": registry.libraries(), **told.model_dump(exclude={"truth"})}
+    return {"snapshot": snapshot, "code": project.digest_of_code(*CODE), **settings}
 
 
 def key_of(recipe: dict) -> str:
@@ -674,9 +673,6 @@ def key_of(recipe: dict) -> str:
     return project.digest_of(recipe)
 
 # %% ../notebooks/40_training_pipeline.ipynb #dc10ebaa
-from . import registry
-
-
 def track(
     client,  # of MLflow
     part: str,  # names the run within its key: a run is found by it
@@ -798,12 +794,17 @@ def verdict(
 # %% ../notebooks/40_training_pipeline.ipynb #f1b617b4
 import json
 
+from .telemetry import log
+
 
 def present_champion(client) -> Champion | None:
-    "The champion in the registry; None if there is none."
+    "The champion in the registry; None if there is none, or none that these libraries can open: the gate then asks as of a first one."
     try:
         loaded = registry.load(client)
     except registry.NoChampion:
+        return None
+    except registry.OtherLibraries as error:
+        log.warning("no comparison with the champion", reason=str(error))
         return None
     until = pd.Timestamp(client.get_run(loaded.run_id).data.tags["until"])
     return Champion(lambda rows: probability(loaded.model, rows), until)
@@ -861,7 +862,7 @@ def train(
     found = registry.find(client, key_of(recipe))
     run_id = found.run_id if found else try_all(client, frame, history, told, recipe)
     run = client.get_run(run_id)
-    files = Path(run.info.artifact_uri)
+    files = registry.artifacts(client, run_id)
     if not (files / "verdict.json").is_file():
         raise CourseError(f"run {run_id} has lost its files beside mlflow.db: `make clean`, then run again")
     seen = json.loads((files / "verdict.json").read_text(encoding="utf-8"))
@@ -914,7 +915,7 @@ def reproduce(
     folder: Path,  # of MLflow; the snapshots are beside it
     run_id: str,
 ) -> Reproduced:
-    "Train a run's model again from its snapshot; changed code is said and no error. Raises `CourseError` if run, model or snapshot are gone."
+    "Train a run's model again from its snapshot; what may explain another model is said. Raises `CourseError` if run, model or snapshot are gone."
     import tempfile
 
     from mlflow.exceptions import MlflowException
@@ -934,12 +935,12 @@ def reproduce(
     model = fit(tags["kind"], learned, int(params["seed"]))
     with tempfile.TemporaryDirectory() as scratch:
         made = registry.save_model(model, Path(scratch) / "model", tuple(FEATURES))
+    if made != tags["model_digest"] and (other := registry.saved_elsewhere(client, run_id)):
+        print(f"the model was made with {other}: that may be why it differs")
     return Reproduced(tags["model_digest"], made)
 
 # %% ../notebooks/40_training_pipeline.ipynb #c6fc554d
 import shutil
-
-from .telemetry import log
 
 
 def run(

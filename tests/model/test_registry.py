@@ -1,10 +1,13 @@
 """A model is registered once, loaded only as it was registered, promoted and rolled back."""
 
+import contextlib
 import functools
 import io
 import json
 import os
 import pickle
+import pkgutil
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +22,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -192,19 +197,89 @@ def test_a_model_that_holds_a_function_is_refused_and_runs_nothing(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_crafted_file_that_names_a_function_as_its_class_is_refused_and_runs_nothing(tmp_path):
-    file = skops.io.dumps(RandomForestClassifier(2).fit(*trips()))
-    crafted, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(file))
-    tree = '"__class__": "Tree",\n', '"__module__": "sklearn.tree._tree"'
-    with zipfile.ZipFile(crafted, "w") as target:
+def rewritten(file: bytes, change) -> bytes:
+    "A skops file whose schema was changed by somebody who can write to it."
+    made, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(file))
+    with zipfile.ZipFile(made, "w") as target:
         for name in source.namelist():
-            content = (
-                source.read(name).replace(tree[0].encode(), b'"__class__": "system",\n').replace(tree[1].encode(), b'"__module__": "os"')
-            )
-            target.writestr(name, content)
+            target.writestr(name, change(source.read(name).decode()) if name == "schema.json" else source.read(name))
+    return made.getvalue()
 
-    with pytest.raises(registry.UntrustedModel, match="os.system"):
-        registry.loads(crafted.getvalue())
+
+def renamed(file: bytes, before: str, after: str, loader: str | None = None) -> bytes:
+    "A skops file in which each object of the class `before` says that it is of the class `after`; module and name are parted by a colon."
+
+    def other(node: dict) -> dict:
+        module, name = before.split(":")
+        if (node.get("__module__"), node.get("__class__")) == (module, name):
+            node["__module__"], node["__class__"] = after.split(":")
+            node["__loader__"] = loader or node["__loader__"]
+        return node
+
+    return rewritten(file, lambda schema: json.dumps(json.loads(schema, object_hook=other)))
+
+
+@functools.cache
+def forest() -> bytes:
+    return skops.io.dumps(RandomForestClassifier(2).fit(*trips()))
+
+
+TREE = "sklearn.tree._tree:Tree"
+
+
+@pytest.mark.parametrize("loader", [None, "FunctionNode", "TypeNode", "ObjectNode", "ConstructorFromReduceNode"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os:system",
+        "builtins:eval",
+        "subprocess:Popen",
+        "numpy:load",
+        "numpy.ctypeslib:load_library",
+        "scipy:LowLevelCallable",
+        "scipy.io:loadmat",
+        "scipy.optimize:minimize",
+        "scipy._lib._util:MapWrapper",
+        "scipy.interpolate:make_interp_spline",
+        "scipy.interpolate._bsplines:os",
+        "sklearn.utils:Bunch",
+        "mlops_course.registry:shutil",
+    ],
+)
+def test_a_crafted_file_that_names_what_runs_code_as_its_class_is_refused_before_anything_is_made(name, loader, monkeypatch):
+    monkeypatch.setattr(skops.io, "loads", lambda *_, **__: pytest.fail("made before it was looked at"))
+
+    with pytest.raises(registry.UntrustedModel, match=re.escape(name.replace(":", "."))):
+        registry.loads(renamed(forest(), TREE, name, loader))
+
+
+@pytest.mark.parametrize("name", ["sklearn:tree._tree.Tree", "sklearn.tree:_tree.Tree", "numpy:dtype"])
+def test_a_trusted_name_in_the_wrong_place_makes_no_model_and_no_traceback(name):
+    with pytest.raises(registry.UntrustedModel, match="cannot be put together"):
+        registry.loads(renamed(forest(), TREE, name, "ObjectNode"))
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_stands_in_a_file_it_is_a_model_or_refused(data):
+    schema = zipfile.ZipFile(io.BytesIO(forest())).read("schema.json").decode()
+    at = data.draw(st.integers(0, len(schema) - 1))
+    put = data.draw(st.sampled_from(["", "0", "null", "[]", "{}", '"', "-1", "9" * 30, "[" * 5000, "true", "}", ","]))
+
+    with contextlib.suppress(registry.UntrustedModel):
+        registry.loads(rewritten(forest(), lambda _: schema[:at] + put + schema[at + data.draw(st.integers(0, 20)) :]))
+
+
+def test_of_scipy_nothing_is_trusted_but_what_a_spline_is_made_of():
+    from scipy.interpolate import BSpline
+
+    spline = BSpline([0, 1], [1], 0)
+    parts = [type(spline), *(part if callable(part) else type(part) for part in vars(spline).values())]
+
+    theirs = {name for name in registry.trusted() if name.startswith("scipy.")} - {"scipy.interpolate.BSpline"}
+
+    assert theirs <= {f"{part.__module__}.{part.__qualname__}" for part in parts}
+    assert theirs & {f"{BSpline.__module__}.BSpline"}
 
 
 def test_a_pickle_is_never_loaded_under_whatever_name(client, tmp_path):
@@ -235,8 +310,9 @@ def test_a_model_with_an_untrusted_type_is_not_even_logged(client, tmp_path):
     assert client.list_artifacts(run) == []
 
 
-def test_each_trusted_type_has_a_reason():
-    assert all(len(reason) > 20 for reason in registry.TRUSTED.values())
+def test_each_trusted_type_is_here_and_has_a_reason():
+    assert all(len(reason) > 20 for reason in registry.trusted().values())
+    assert all(pkgutil.resolve_name(name) for name in registry.trusted())
 
 
 # --- loaded as it was registered, or not at all ----------------------------------------------------
@@ -303,6 +379,51 @@ def test_a_broken_model_can_not_become_champion(client):
         registry.promote(client, two)
 
     assert registry.load(client).version == one
+
+
+def from_elsewhere(client, version: str, part: str = "scipy._external.array_api_compat.numpy._aliases:asarray") -> None:
+    "Make a registered model one that another SciPy has saved: its splines hold a part that is not here."
+    folder = stored(client, version)
+    held = next(name for name in registry.trusted() if name.startswith("scipy._lib") or name.endswith("._BSpline"))
+    file = folder / "model.skops"
+    file.write_bytes(renamed(file.read_bytes(), ":".join(held.rsplit(".", 1)), part))
+    pins = folder / "requirements.txt"
+    pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
+    digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    client.set_model_version_tag(registry.NAME, version, "files", json.dumps(digests))
+
+
+@pytest.mark.parametrize("part", ["scipy._external.array_api_compat.numpy._aliases:asarray", "scipy.interpolate._bsplines:_Other"])
+def test_a_model_that_another_scipy_has_saved_is_refused_in_a_line_that_names_both(client, tmp_path, part):
+    version = registry.register(client, tracked(client, estimators()["spline"].fit(*trips())), "key")
+    from_elsewhere(client, version, part)
+    registry.keep(client, version, tmp_path / "kept")
+
+    for opened in [lambda: registry.load(client, version), lambda: registry.load_copy(tmp_path / "kept")]:
+        with pytest.raises(registry.OtherLibraries) as refused:
+            opened()
+        assert f"saved with scipy 1.99.0 (here {registry.libraries()['scipy']}). Run the training again here" in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_model_without_a_part_of_its_own_opens_whichever_scipy_has_saved_it(client):
+    [version] = registered(client, "key")
+    pins = stored(client, version) / "requirements.txt"
+    pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
+    client.set_model_version_tag(
+        registry.NAME,
+        version,
+        "files",
+        json.dumps(
+            {**json.loads(registry.version_of(client, version).tags["files"]), "requirements.txt": sha256(pins.read_bytes()).hexdigest()}
+        ),
+    )
+
+    assert np.array_equal(registry.load(client, version).model.predict_proba(trips()[0]), trained().predict_proba(trips()[0]))
+    assert (
+        registry.saved_elsewhere(client, registry.version_of(client, version).run_id)
+        == f"scipy 1.99.0 (here {registry.libraries()['scipy']})"
+    )
 
 
 # --- once -----------------------------------------------------------------------------------------

@@ -1,19 +1,24 @@
 """The gate lets a good model through and names what is wrong with any other; the estimates are right; a run can be repeated."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from functools import cache
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
 import pytest
+import skops.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from conftest import run_stages
-from mlops_course import checks, project, registry, training
+from mlops_course import checks, project, registry, telemetry, training
 from mlops_course.problem import ACCEPTANCE, CONTRACT
 from mlops_course.training import BOOKING, ENTITY, FEATURES, KNOWN, LABEL, PROPENSITY, TIME, Champion, TrainingSettings
 
@@ -605,7 +610,7 @@ def test_labels_of_one_class_end_in_a_decision_not_in_an_error(place):
     assert train(place, frame)["found"]
 
 
-def test_the_key_depends_on_data_parameters_and_code_but_not_on_the_truth(monkeypatch):
+def test_the_key_depends_on_data_parameters_code_and_libraries_but_not_on_the_truth(monkeypatch):
     def key(snapshot="a", **changes):
         return training.key_of(training.recipe_of(snapshot, TOLD.model_copy(update=changes)))
 
@@ -613,7 +618,9 @@ def test_the_key_depends_on_data_parameters_and_code_but_not_on_the_truth(monkey
     assert len({key(), key(seed=8), key(test_days=15), key(train_days=10), key("b")}) == 5
     before = key()
     monkeypatch.setattr(project, "digest_of_code", lambda *modules: "other code")
-    assert key() != before
+    changed = key()
+    monkeypatch.setattr(registry, "libraries", lambda: {"scipy": "1.99.0"})
+    assert len({before, changed, key()}) == 3
 
 
 def test_a_run_is_made_again_to_the_same_digest(trained, tmp_path):
@@ -641,6 +648,41 @@ def test_reproducing_says_that_the_code_has_changed_and_goes_on(trained, tmp_pat
     kept, made = training.reproduce(tmp_path / "mlflow", trained[1]["model"]["run_id"])
 
     assert kept == made and "the code has changed" in capsys.readouterr().out
+
+
+def elsewhere(client, run_id: str) -> None:
+    "Let a run's model be one that another SciPy has saved, and that holds what this one does not have."
+    folder = registry.artifacts(client, run_id) / "model"
+    pins, file = folder / "requirements.txt", folder / "model.skops"
+    pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
+    file.write_bytes(registry.canonical(skops.io.dumps(make_pipeline(FunctionTransformer(np.exp2), FunctionTransformer(print)))))
+    digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    client.set_model_version_tag(registry.NAME, "1", "files", json.dumps(digests))
+
+
+def test_a_champion_that_other_libraries_have_saved_is_logged_and_the_gate_asks_as_of_a_first_one(trained):
+    client, folder = trained[0]
+    elsewhere(client, trained[1]["model"]["run_id"])
+
+    with telemetry.logging_to(folder / "log.jsonl", stage="training"):
+        decision = train(trained[0], table(seed=8))
+
+    assert decision["decision"] == "promoted" and decision["model"]["version"] == "2"
+    assert {"RMSE", "uplift"} <= {check["name"] for check in decision["checks"]}
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    [warned] = [line for line in lines if line["event"] == "no comparison with the champion"]
+    assert "saved with scipy 1.99.0" in warned["reason"]
+
+
+def test_reproducing_to_another_model_says_which_libraries_made_the_first(trained, tmp_path, capsys):
+    client, run = trained[0][0], trained[1]["model"]["run_id"]
+    elsewhere(client, run)
+    client.set_tag(run, "model_digest", "0" * 64)
+
+    kept, made = training.reproduce(tmp_path / "mlflow", run)
+
+    assert kept != made
+    assert f"made with scipy 1.99.0 (here {registry.libraries()['scipy']}): that may be why it differs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("damage", "said"), [("deleted", "no snapshot"), ("altered", "was altered")])

@@ -48,6 +48,22 @@ def test_a_python_that_will_not_do_is_one_clear_line_and_changes_nothing(worksho
     assert not (workshop.folder / ".venv").exists()
 
 
+def test_a_python_that_was_tried_is_taken_before_a_newer_one(workshop, tmp_path):
+    for name in ["python3", "python3.12"]:
+        (tmp_path / name).write_text(f'#!/bin/sh\ncase "$*" in *"-m venv"*) echo "made by {name}"; exit 9;; esac\n')
+        (tmp_path / name).chmod(0o755)
+    for name in ["python3.13", "python3.11"]:
+        (tmp_path / name).write_text("#!/bin/sh\nexit 127\n")
+        (tmp_path / name).chmod(0o755)
+
+    told = make(workshop, "setup", PATH=f"{tmp_path}:{workshop.variables['PATH']}")
+    (tmp_path / "python3.12").unlink()
+    last = make(workshop, "setup", PATH=f"{tmp_path}:/usr/bin:/bin")
+
+    assert "made by python3.12" in told.stdout and "made by python3\n" in last.stdout
+    assert not (workshop.folder / ".venv").exists()
+
+
 def test_make_clean_removes_what_runs_have_made_and_nothing_else(workshop):
     before = sorted(path for path in workshop.folder.rglob("*") if path.is_file())
     (workshop.folder / "out/dev/data").mkdir(parents=True)
