@@ -711,12 +711,15 @@ def run(
     told: LiveSettings,
 ) -> None:
     "Start the services, let the company live on, and say what happens. At the end, or on Ctrl-C, the services end too."
+    from mlops_course import features
+
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     environment = project.environment(file)
     folder = project.root() / environment.out
     history = history_of(file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the services end too
     keep(folder)
+    push = partial(features.push, features.open_store(folder / "features"))  # seconds, in which no clock runs yet
     listed = platform(file, told)
     end = clock_end(environment, history, told, listed)
     project.set_clock(folder, history.end, told.speed, end)
@@ -725,7 +728,8 @@ def run(
             for service in listed:
                 print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
             company = going_on(history, told, project.now())
-            asyncio.run(_run(folder, Life(company, history.days), told, ports_of(environment), min(company.settings.end, end)))
+            life, until = Life(company, history.days), min(company.settings.end, end)
+            asyncio.run(_run(folder, life, told, push, ports_of(environment), until))
         finally:
             services.stop(folder, terminals=False)
             project.leave_clock()
@@ -759,17 +763,15 @@ def clock_end(
     return history.end + starting + timedelta(days=1 + told.days + waits)
 
 # %% ../notebooks/63_live_company.ipynb #a20dd92c
-async def _run(folder: Path, life: Life, told: LiveSettings, ports: dict[str, int], end: datetime) -> None:
+async def _run(folder: Path, life: Life, told: LiveSettings, push, ports: dict[str, int], until: datetime) -> None:
     from rich.console import Console
 
-    from mlops_course import features
-
-    console, push = Console(highlight=False, soft_wrap=True), partial(features.push, features.open_store(folder / "features"))
+    console = Console(highlight=False, soft_wrap=True)
     clients = [services.async_client(f"http://127.0.0.1:{ports[name]}", folder) for name in ("serving", "monitoring")]
     async with clients[0] as serving, clients[1] as monitoring:
         live = Live(life, folder, told, asks(serving), push, tells(monitoring))
         watch = Watch(live, serving, monitoring, folder, life.midnight(life.company.settings.drift_day))
-        task = asyncio.create_task(live_on(live, end))
+        task = asyncio.create_task(live_on(live, until))
         with console.status("") as status:
             while not task.done():
                 for line in await watch.look():
