@@ -7,7 +7,7 @@ import socket
 import stat
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -29,7 +29,7 @@ def stranger(*pieces: bytes, pause: float = 0):
     heard, over = [], threading.Event()
 
     def talk(connection):
-        with closing(connection):
+        with closing(connection), suppress(OSError):
             connection.settimeout(5)
             heard.append(connection.recv(100_000))
             for piece in pieces:
@@ -43,19 +43,12 @@ def stranger(*pieces: bytes, pause: float = 0):
                 connection, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=lambda: _quiet(talk, connection), daemon=True).start()
+            threading.Thread(target=talk, args=[connection], daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", heard
         over.set()
-
-
-def _quiet(work, *given):
-    try:
-        work(*given)
-    except OSError:
-        pass
 
 
 def http(status: str, body: bytes = b"", kind: str = "application/json", **headers: str) -> bytes:
@@ -137,7 +130,9 @@ def test_an_order_that_is_not_answered_in_time_may_have_been_taken(monkeypatch):
         retraining.ask(address, "a reason")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8172", "", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://[", "htp:/x", "http://a b"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8172", "", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://[", "htp:/x", "http://a b"]
+)
 def test_what_is_no_address_is_a_message(address):
     with pytest.raises(CourseError, match="does not answer"):
         services.ask(address, "/model", seconds=2)
@@ -200,7 +195,9 @@ def test_the_key_does_not_follow_a_redirect(monkeypatch):
 # Keys
 
 
-@pytest.mark.parametrize("key", ["schlüssel", "one\ntwo", "one\r\nX-Admin: 1", "one\n", " one", "one ", "\t", "\x7f", "€", "k" * 1_001, os.fsdecode(b"\xff\xfe")])
+@pytest.mark.parametrize(
+    "key", ["schlüssel", "one\ntwo", "one\r\nX-Admin: 1", "one\n", " one", "one ", "\t", "\x7f", "€", "k" * 1_001, os.fsdecode(b"\xff\xfe")]
+)
 def test_a_key_that_no_header_can_carry_is_a_message_at_the_start(tmp_path, monkeypatch, key):
     monkeypatch.setenv(services.KEY, key)
 

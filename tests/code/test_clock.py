@@ -108,7 +108,9 @@ def test_time_does_not_go_back_with_the_machine_s():
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"began": "soon", "real": "now", "speed": 1, "until": null}'])
 def test_a_clock_that_cannot_be_read_is_a_message(tmp_path, text):
-    other = subprocess.Popen([sys.executable, "-c", f"{JOIN}\nsys.stdin.read()", tmp_path], stdin=-1, stdout=-1, text=True, cwd=project.root())
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{JOIN}\nsys.stdin.read()", tmp_path], stdin=-1, stdout=-1, text=True, cwd=project.root()
+    )
     with other:
         other.stdout.readline()
         (tmp_path / "clock.json").write_text(text)

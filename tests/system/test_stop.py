@@ -102,7 +102,9 @@ def test_what_runs_in_other_terminals_is_ended_in_good_order_and_named(root):
         child = psutil.Process(ui.pid).children()[0]
         services.start(root / "out/dev", web())
         names = {state.name: state for state in services.states(root / "out/dev")}
-        assert {name: (state.state, state.healthy) for name, state in names.items()} == dict.fromkeys(("serving", "ui", "web"), ("running", True))
+        assert {name: (state.state, state.healthy) for name, state in names.items()} == dict.fromkeys(
+            ("serving", "ui", "web"), ("running", True)
+        )
         assert names["serving"].pid == serving.pid and names["serving"].port
 
         assert stop(root) == "stopped: serving, ui, web, monitoring"
@@ -126,7 +128,9 @@ def test_the_second_of_a_name_says_who_runs_and_the_first_stays(root):
     with terminal(root, "out/dev") as first:
         with terminal(root, "out/dev") as second:
             assert second.line.startswith("the service serving of out/dev runs already: process") and str(first.pid) in second.line
-        with pytest.raises(CourseError, match=rf"serving of .*out/dev runs already: process {first.pid} has it in a terminal; `mlops-course stop`"):
+        with pytest.raises(
+            CourseError, match=rf"serving of .*out/dev runs already: process {first.pid} has it in a terminal; `mlops-course stop`"
+        ):
             services.start(root / "out/dev", web("serving"))
         services.start(root / "out/dev", web())  # another name does not end it
         services.stop(root / "out/dev", terminals=False)
@@ -239,12 +243,18 @@ def test_processes_of_another_user_are_named_and_left_alone(mode):
 
 def test_the_only_one_of_its_name_needs_no_port_and_its_lock_falls_with_it(root):
     with services.running(root / "out/dev", "live"):
-        with pytest.raises(CourseError, match=f"the service live of .* runs already: process {os.getpid()}"), services.running(root / "out/dev", "live"):
+        with (
+            pytest.raises(CourseError, match=f"the service live of .* runs already: process {os.getpid()}"),
+            services.running(root / "out/dev", "live"),
+        ):
             pass
         assert services.stop(root / "out/dev") == [], "it would end itself"
     with services.running(root / "out/dev", "live"), socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(CourseError, match=f"port {port} of 127.0.0.1 cannot be used"), services.present(root / "out/dev", "web", "127.0.0.1", port):
+        with (
+            pytest.raises(CourseError, match=f"port {port} of 127.0.0.1 cannot be used"),
+            services.present(root / "out/dev", "web", "127.0.0.1", port),
+        ):
             pass
         with services.present(root / "out/dev", "web", "127.0.0.1", 0):
             pass
