@@ -141,7 +141,8 @@ def every_event_counts_once(loop: Loop, lost: int = 0) -> None:
 
 
 NOBODY = "socks5://127.0.0.1:1"  # a proxy that would lose every call
-GUARDED = {services.KEY: "a key of the user", **dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), NOBODY)}
+PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+GUARDED = {services.KEY: "a key of the user", "NO_PROXY": "", "no_proxy": "", **dict.fromkeys(PROXIES, NOBODY)}
 
 
 def down(loop: Loop) -> list[dict]:
