@@ -325,8 +325,10 @@ def retrain(
     port: int | None = None,
 ):
     "Order a retraining of the service that waits for alerts, whatever it was going to do by itself."
-    retraining, (_, told, _) = _service(file, "retraining", "RetrainingSettings", host, port, None, None)
-    number = retraining.ask(f"http://{told.host}:{told.port}", reason)
+    from mlops_course import services
+
+    retraining, (folder, told, _) = _service(file, "retraining", "RetrainingSettings", host, port, None, None)
+    number = retraining.ask(services.address_of(told.host, told.port), reason, folder)
     typer.echo(f"case {number}: `mlops-course status` tells its story")
 
 
@@ -336,16 +338,20 @@ def live_on(
     settings: _Set = None,
 ):
     "Let the simulated company live on, at six hours a second: its services watch it, a drift comes, and they answer."
+    from mlops_course import services
+
     live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings)
-    live.prepare(folder, live.history_of(file))
-    if stale(file):
-        run(file)
-    live.run(file, told)
+    history = live.history_of(file)
+    with services.running(folder, "live"):
+        live.prepare(folder, history)
+        if stale(file):
+            run(file)
+        live.run(file, told)
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
 @app.command()
 def stop():
-    "End every service that the course has started, in whichever folder, also those whose notebook is long closed."
+    "End every service that the course has started, in whichever folder: those of other terminals, and those whose notebook is long closed."
     from mlops_course import services
 
     ended = services.stop_all(project.root() / "out")

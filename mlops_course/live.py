@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'FILES', 'FIRST', 'PORTS', 'Trip', 'trips_of', 'Calendar', 'End', 'Happened', 'Life', 'News', 'Files',
-           'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Live', 'repeat', 'live_on', 'Line', 'asks',
-           'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'token_in', 'platform', 'phases', 'recovery', 'Watch',
-           'legs', 'run', 'going_on', 'summary']
+           'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Live', 'repeat', 'live_on', 'refusal', 'asks',
+           'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'platform', 'phases', 'recovery', 'Watch', 'legs',
+           'run', 'going_on', 'clock_end', 'summary']
 
 # %% ../notebooks/63_live_company.ipynb #e9864753
 from datetime import datetime
@@ -244,10 +244,10 @@ from .project import Settings
 class LiveSettings(Settings):
     "The section `live` of an environment."
 
-    speed: float = Field(21_600, gt=0)  # the clock's seconds in a real one: a day takes four
-    days: int = Field(40, ge=1)  # that the company lives on, after its services have started
+    speed: float = Field(21_600, gt=0, le=1_000_000)  # the clock's seconds in a real one: a day takes four
+    days: int = Field(40, ge=1, le=3_650)  # that the company lives on, after its services have started
     drift: str = "concept_drift"  # one of the world's scenarios
-    after_days: int = Field(6, ge=0)  # of normal traffic, then the drift begins
+    after_days: int = Field(6, ge=0, le=3_650)  # of normal traffic, then the drift begins
     tick_seconds: float = 0.02  # from one look at the clock to the next
     push_seconds: float = 0.2  # statistics go online this often,
     tell_seconds: float = 0.25  # labels to monitoring,
@@ -267,7 +267,7 @@ import json
 import os
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from functools import partial
 
@@ -344,6 +344,8 @@ class Live:
         self.began = life.begin  # bookings before it are history too: nobody was there to be asked
         self.waiting: set[asyncio.Task] = set()  # bookings
         self.answered, self.unanswered = 0, 0
+        self.reasons: Counter[str] = Counter()  # why a booking had no answer
+        self.trouble: dict[str, str] = {}  # what does not work at this moment, and why
         self.recent: deque[dict] = deque(maxlen=400)  # the truth about the newest bookings
         self._truth: list[str] = []  # lines to write
 
@@ -355,21 +357,41 @@ class Live:
         hours, trips, ends = self.life.until(moment)
         self.news.add(hours)
         for trip in trips:
-            if trip.moment <= self.began or len(self.waiting) >= self.told.most_waiting:
+            if trip.moment <= self.began:
+                self._send(trip, None, 0)
+            elif len(self.waiting) >= self.told.most_waiting:
+                self._unanswered("too many others wait")
                 self._send(trip, None, 0)
             else:
                 task = asyncio.create_task(self._book(trip))
                 self.waiting.add(task)
-                task.add_done_callback(self.waiting.discard)
+                task.add_done_callback(self._booked)
         self.files.add("driver_stats", [tuple(row.values()) for row in hours])
         self.files.add("labels", [(*end[1:], end.created) for end in ends])
         self.labels.waiting += [end for end in ends if end.moment > self.began]
 
     async def _book(self, trip: Trip) -> None:
-        began, answer = time.perf_counter(), None
-        with suppress(Exception):
+        began, answer, reason = time.perf_counter(), None, "nothing is known of the candidates"
+        try:
             answer = await asyncio.wait_for(self._ask(trip), self.told.patience_seconds)
+        except TimeoutError:
+            reason = f"no answer within {self.told.patience_seconds:g} seconds"
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+        if not answer:
+            self._unanswered(reason)
         self._send(trip, answer, (time.perf_counter() - began) * 1000)
+
+    def _unanswered(self, reason: str) -> None:
+        "Count why a booking has no answer, and say it the first time, the tenth, the hundredth, ..."
+        self.reasons[reason] += 1
+        if str(self.reasons[reason]).strip("0") == "1":
+            log.warning("booking without an answer", reason=reason, bookings=self.reasons[reason])
+
+    def _booked(self, task: asyncio.Task) -> None:
+        self.waiting.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._unanswered(f"lost: {type(error).__name__}: {error}")
 
     def _send(self, trip: Trip, answer: Sent | None, milliseconds: float) -> None:
         sent = answer or fallen_back(trip)
@@ -383,10 +405,10 @@ class Live:
 
     async def flush(self) -> None:
         "All that has happened goes to the files."
-        lines, self._truth = self._truth, []
         (self.folder / "live").mkdir(exist_ok=True)
         with open(self.folder / "live/truth.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(lines)
+            file.writelines(self._truth)
+        self._truth = []
         await asyncio.to_thread(self.files.write, self.files.taken())
 
 # %% ../notebooks/63_live_company.ipynb #66ca23f8
@@ -394,18 +416,21 @@ async def repeat(
     work: Callable[[], Awaitable[None]],
     seconds: float,  # from one beginning to the next
     over: asyncio.Event,
+    name: str = "work",
+    trouble: dict[str, str] | None = None,  # has, under the name, why the work fails, as long as it does
 ) -> None:
     "Do `work` again and again; what fails is said once and tried again. At the end it is done a last time."
-    trouble, last = None, False
+    trouble, last = {} if trouble is None else trouble, False
     while not last:
         began, last = time.monotonic(), over.is_set()
         try:
             await work()
-            trouble = None
+            trouble.pop(name, None)
         except Exception as error:
-            if str(error) != trouble:
-                log.error("does not work", what=work.__name__, error=f"{type(error).__name__}: {error}")
-            trouble = str(error)
+            reason = f"{type(error).__name__}: {error}"
+            if trouble.get(name) != reason:
+                log.error("does not work", what=name, error=reason)
+            trouble[name] = reason
         if not last:
             await asyncio.sleep(max(0, began + seconds - time.monotonic()))
 
@@ -425,98 +450,78 @@ async def live_on(
 
     told, over = live.told, asyncio.Event()
     works = {
-        tick: told.tick_seconds,
-        live.news.send: told.push_seconds,
-        live.labels.send: told.tell_seconds,
-        live.flush: told.flush_seconds,
+        "events": (tick, told.tick_seconds),
+        "statistics": (live.news.send, told.push_seconds),
+        "labels": (live.labels.send, told.tell_seconds),
+        "files": (live.flush, told.flush_seconds),
     }
-    tasks = [asyncio.create_task(repeat(work, seconds, over)) for work, seconds in works.items()]
+    tasks = [asyncio.create_task(repeat(*work, over, name, live.trouble)) for name, work in works.items()]
+    dead = set()
     try:
-        while project.now() < until:
-            await asyncio.sleep(0.1)
+        while project.now() < until and not dead:
+            dead, _ = await asyncio.wait(tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
     finally:
         over.set()
-        await asyncio.gather(*tasks, *live.waiting)
+        await asyncio.wait([*tasks, *live.waiting])
+    await asyncio.gather(*tasks)  # raises what has ended one of them
     await live.flush()
 
 # %% ../notebooks/63_live_company.ipynb #187f0f8f
 import orjson
 
+from . import services
 
-class Line:
-    "Connections to a service on this machine, which stay open; each carries one question at a time."
 
-    def __init__(self, port: int):
-        self.port = port
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def ask(
-        self,
-        path: str,
-        body: bytes | None = None,  # JSON, to POST
-    ) -> tuple[int, bytes]:
-        "Status and body of the answer. Raises `OSError` or `EOFError` if none comes."
-        reader, writer = await self._connection()
-        about = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body is not None else ""
-        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n{about}\r\n"
-        try:
-            writer.write(head.encode() + (body or b""))
-            told = await reader.readuntil(b"\r\n\r\n")
-            answer = await reader.readexactly(int(re.search(rb"(?i)\r\ncontent-length: *(\d+)", told)[1]))
-        except BaseException:
-            writer.close()
-            raise
-        self._idle.append((reader, writer))
-        return int(told.split(b" ", 2)[1]), answer
-
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        "One that nobody uses, or a new one."
-        while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                return reader, writer
-            writer.close()  # by the other side, or the service has been restarted
-        return await asyncio.open_connection("127.0.0.1", self.port, limit=2**22)
-
-    def close(self) -> None:
-        "Hang up."
-        for _, writer in self._idle:
-            writer.close()
+def refusal(
+    service: str,  # its name
+    status: int,
+    body: bytes,  # of its answer
+) -> OSError:
+    "A refusal as an error, with the reason that the service gives."
+    try:
+        reason = orjson.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        reason = "not in the words of a service of ours"
+    return OSError(f"{service} answers {status}: {reason}"[:200])
 
 
 def asks(
-    serving: Line,
+    serving,  # of `services.async_client`
 ) -> Callable[[Trip], Awaitable[Sent | None]]:
-    "Ask the online service whom to send."
+    "Ask the online service whom to send. What it refuses is an `OSError`."
 
     async def ask(trip: Trip) -> Sent | None:
-        status, body = await serving.ask("/inference", orjson.dumps({CONTRACT.booking: trip.request_id, "driver_ids": trip.drivers}))
-        told = orjson.loads(body) if status == 200 else {}
-        return Sent(told["prediction"], told["propensity"], told["version"]) if told.get("prediction") in trip.drivers else None
+        question = orjson.dumps({CONTRACT.booking: trip.request_id, "driver_ids": trip.drivers})
+        status, body = await services.answer(serving, "/inference", question)
+        if status != 200:
+            raise refusal("serving", status, body)
+        value = orjson.loads(body)
+        return Sent(value["prediction"], value["propensity"], value["version"]) if value["prediction"] in trip.drivers else None
 
     return ask
 
 
 def tells(
-    monitoring: Line,
+    monitoring,  # of `services.async_client`
 ) -> Callable[[list[End]], Awaitable[bool]]:
-    "Tell the monitoring service how trips ended."
+    "Tell the monitoring service how trips ended. What it refuses is an `OSError`."
     names = (CONTRACT.booking, CONTRACT.time, CONTRACT.entity, CONTRACT.label)
 
     async def tell(ends: list[End]) -> bool:
         labels = [dict(zip(names, end[1:], strict=True)) for end in ends]
-        return (await monitoring.ask("/labels", orjson.dumps(labels)))[0] == 200
+        status, body = await services.answer(monitoring, "/labels", orjson.dumps(labels))
+        if status != 200:
+            raise refusal("monitoring", status, body)
+        return True
 
     return tell
 
 # %% ../notebooks/63_live_company.ipynb #eb1106ac
 import shutil
 
-from . import services
-
 FIRST = "first"  # a copy of the build, below the environment's folder
 _BUILT = Path("made/build.json")
-_STAYS = {FIRST, "services", "logs"}
+_STAYS = {FIRST, "services", "logs", "clock.lock", "clock.json"}
 
 
 def history_of(
@@ -537,14 +542,15 @@ def prepare(
     settings: world.WorldSettings,  # of the history
 ) -> None:
     "Write the history if there is none; take back what earlier runs have done since the build."
-    services.stop(folder)
+    if ended := services.stop(folder):
+        print(f"ended in {project.shown(folder)}: {', '.join(ended)}")
     if not (folder / "company/labels.parquet").is_file():
         world.write(settings, folder / "company")
     elif _same(folder / FIRST / _BUILT, folder / _BUILT):
         for path in folder.iterdir():
             if path.name not in _STAYS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        shutil.copytree(folder / FIRST, folder, dirs_exist_ok=True)
+        shutil.copytree(folder / FIRST, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_STAYS))
 
 
 def keep(
@@ -564,8 +570,6 @@ def _same(one: Path, other: Path) -> bool:
     return one.is_file() and other.is_file() and project.digest(one) == project.digest(other)
 
 # %% ../notebooks/63_live_company.ipynb #98ac0ab5
-import secrets
-
 from . import telemetry
 
 PORTS = {"serving": 8172, "monitoring": 8309, "retraining": 8310}  # unless the environment says another
@@ -578,29 +582,16 @@ def ports_of(
     return {name: getattr(environment, name).get("port", port) for name, port in PORTS.items()}
 
 
-def token_in(
-    file: Path,
-) -> str:
-    "A new token, written to a file that only its user may read."
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    token = secrets.token_urlsafe()
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
-        opened.write(token)
-    return token
-
-
 def platform(
     file: str,  # of the environment, in the root
     told: LiveSettings,
 ) -> list[services.Service]:
-    "The services of the loop in the order in which they start; configuration, and the token of the alerts, are written."
+    "The services of the loop in the order in which they start; configuration, and the key of the run, are written."
     from mlops_course import retraining
 
     environment = project.environment(file)
     folder, ports, written = project.root() / environment.out, ports_of(environment), project.root() / "platform"
-    key_file = folder / "live/token"
-    token = token_in(key_file)
+    key_file = services.keep_key(folder)
 
     def ours(name: str, command: str, **more) -> services.Service:
         return services.Service(name=name, command=("mlops-course", command, "--env", file), port=ports[name], health="/ready", **more)
@@ -611,7 +602,7 @@ def platform(
     return [
         ours("serving", "serve"),
         ours("monitoring", "monitor"),
-        ours("retraining", "retrain-on-alert", variables={"MLOPS_COURSE_API_KEY": token}),
+        ours("retraining", "retrain-on-alert", variables={services.KEY: key_file.read_text(encoding="utf-8")}),
         retraining.alertmanager(folder, written, receiver, told.alertmanager_port, key_file),
         services.Service(**telemetry.prometheus(folder, written, targets, told.prometheus_port, **to)),
     ]
@@ -645,8 +636,8 @@ class Watch:
     def __init__(
         self,
         live: Live,
-        serving: Line,
-        monitoring: Line,
+        serving,  # of `services.async_client`
+        monitoring,
         folder: Path,  # of the environment
         drift: datetime,  # its first moment
     ):
@@ -656,10 +647,10 @@ class Watch:
 
     async def look(self) -> list[str]:
         "Ask the services. What is new, a line each."
-        with suppress(OSError, EOFError, ValueError, KeyError):
-            self.version = orjson.loads((await self.serving.ask("/model"))[1])["version"]
-        with suppress(OSError, EOFError):
-            told = (await self.monitoring.ask("/metrics"))[1].decode()
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            self.version = orjson.loads((await services.answer(self.serving, "/model"))[1])["version"]
+        with suppress(OSError):
+            told = (await services.answer(self.monitoring, "/metrics"))[1].decode(errors="replace")
             found = re.findall(r'^monitoring_drift_detected\{kind="(\w+)",version="(\w+)"\} 1', told, re.M)
             self.detected = [f"{kind} of version {version}" for kind, version in found]
         new = {what: when for what, when in self._happened() if what not in self.moments}
@@ -667,15 +658,14 @@ class Watch:
         return [self._said(what, when) for what, when in sorted(new.items(), key=itemgetter(1))]
 
     def _happened(self) -> Iterator[tuple[str, float]]:
+        from mlops_course import retraining
+
         now = time.time()
         if project.now() >= self.drift:
             yield _DRIFT, now - (project.now() - self.drift).total_seconds() / self.live.told.speed
         yield from ((f"alarm: {what}", now) for what in self.detected)
-        for file in sorted(self.folder.glob("retraining/cases/*.json")):
-            case = orjson.loads(file.read_bytes())
-            yield from (
-                (f"case {case['number']}: {step['what']}", datetime.fromisoformat(step["real"]).timestamp()) for step in case["steps"]
-            )
+        for case in retraining.read_cases(self.folder):
+            yield from ((f"case {case.number}: {step['what']}", datetime.fromisoformat(step["real"]).timestamp()) for step in case.steps)
         yield f"version {self.version} answers", now
 
     def _said(self, what: str, when: float) -> str:
@@ -684,16 +674,17 @@ class Watch:
 
     def line(self) -> str:
         "The present."
-        recent = list(self.live.recent)
+        recent, reasons = list(self.live.recent), self.live.reasons.most_common(1)
         took = sorted(row["ms"] for row in recent if row["version"]) or [0]
         share = {name: sum(row[name] for row in recent) / max(len(recent), 1) for name in ("chosen", "best", "logged")}
         parts = [
             f"{project.now():%Y-%m-%d %H:%M}",
-            f"{self.live.answered:,} answered, {self.live.unanswered:,} not",
+            f"{self.live.answered:,} answered, {self.live.unanswered:,} not" + "".join(f" ({why})" for why, _ in reasons),
             f"p99 {took[int(len(took) * 0.99)]:.0f} ms",
             f"version {self.version}",
             f"completed {share['chosen']:.2f} of {share['best']:.2f} possible, old policy {share['logged']:.2f}",
             f"alarms: {', '.join(self.detected) or 'none'}",
+            *(f"{name} not: {reason}" for name, reason in list(self.live.trouble.items())),
         ]
         return " · ".join(parts)
 
@@ -720,21 +711,28 @@ def run(
     told: LiveSettings,
 ) -> None:
     "Start the services, let the company live on, and say what happens. At the end, or on Ctrl-C, the services end too."
+    from mlops_course import features
+
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     environment = project.environment(file)
     folder = project.root() / environment.out
     history = history_of(file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the services end too
     keep(folder)
-    project.set_clock(folder, history.end, told.speed, history.end + timedelta(days=told.days + 30))
+    push = partial(features.push, features.open_store(folder / "features"))  # seconds, in which no clock runs yet
+    listed = platform(file, told)
+    end = clock_end(environment, history, told, listed)
+    project.set_clock(folder, history.end, told.speed, end)
     with telemetry.logging_to(folder / "logs/live.jsonl", service="live", environment=environment.name), suppress(KeyboardInterrupt):
         try:
-            for service in platform(file, told):
+            for service in listed:
                 print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
             company = going_on(history, told, project.now())
-            asyncio.run(_run(folder, company, history.days, told, ports_of(environment)))
+            life, until = Life(company, history.days), min(company.settings.end, end)
+            asyncio.run(_run(folder, life, told, push, ports_of(environment), until))
         finally:
-            services.stop(folder)
+            services.stop(folder, terminals=False)
+            project.leave_clock()
     if (folder / "live/story.json").is_file():
         print(summary(folder))
 
@@ -750,24 +748,39 @@ def going_on(
     return world.Company(history.model_copy(update=more))
 
 
-async def _run(folder: Path, company: world.Company, since: int, told: LiveSettings, ports: dict[str, int]) -> None:
+def clock_end(
+    environment: project.Environment,
+    history: world.WorldSettings,
+    told: LiveSettings,
+    listed: list[services.Service],
+) -> datetime:
+    "When the clock stops: after the last day of a company whose services take all the time that they may to start, and the days that a case may wait then. Services whose company was killed live no longer than that."
+    from mlops_course.retraining import RetrainingSettings
+
+    loop = project.validated(RetrainingSettings, environment.retraining, f"the section `retraining` of {environment.name}")
+    waits = loop.fresh_days + loop.attempts * loop.retry_days + loop.pause_hours / 24
+    starting = timedelta(seconds=told.speed * sum(service.seconds for service in listed))
+    return history.end + starting + timedelta(days=1 + told.days + waits)
+
+# %% ../notebooks/63_live_company.ipynb #a20dd92c
+async def _run(folder: Path, life: Life, told: LiveSettings, push, ports: dict[str, int], until: datetime) -> None:
     from rich.console import Console
 
-    from mlops_course import features
-
-    serving, monitoring, console = Line(ports["serving"]), Line(ports["monitoring"]), Console(highlight=False, soft_wrap=True)
-    push, life = partial(features.push, features.open_store(folder / "features")), Life(company, since)
-    live = Live(life, folder, told, asks(serving), push, tells(monitoring))
-    watch = Watch(live, serving, monitoring, folder, life.midnight(company.settings.drift_day))
-    task = asyncio.create_task(live_on(live, company.settings.end))
-    with console.status("") as status:
-        while not task.done():
-            for line in await watch.look():
-                console.print(line)
-            project.write_json(folder / "live/story.json", {"drift": watch.drift.isoformat(), "moments": watch.moments})
-            status.update(watch.line())
-            await asyncio.wait([task], timeout=1)
-    await task
+    console = Console(highlight=False, soft_wrap=True)
+    clients = [services.async_client(f"http://127.0.0.1:{ports[name]}", folder) for name in ("serving", "monitoring")]
+    async with clients[0] as serving, clients[1] as monitoring:
+        live = Live(life, folder, told, asks(serving), push, tells(monitoring))
+        watch = Watch(live, serving, monitoring, folder, life.midnight(life.company.settings.drift_day))
+        task = asyncio.create_task(live_on(live, until))
+        with console.status("") as status:
+            while not task.done():
+                for line in await watch.look():
+                    console.print(line)
+                story = {"drift": watch.drift.isoformat(), "moments": watch.moments, "unanswered": dict(live.reasons.most_common(5))}
+                project.write_json(folder / "live/story.json", story)
+                status.update(watch.line())
+                await asyncio.wait([task], timeout=1)
+        await task
 
 
 def summary(
@@ -778,4 +791,5 @@ def summary(
     drift = datetime.fromisoformat(story["drift"])
     truth = pd.read_json(folder / "live/truth.jsonl", lines=True, dtype={"version": "string"}, convert_dates=False)
     lines = [f"{seconds:7.1f} s  {what}" for what, seconds in legs(truth, drift, story["moments"]).items()]
-    return "\n".join(["", "since the first drifted request:", *lines, "", recovery(truth, drift).to_string()])
+    lost = [f"{bookings:,} bookings without an answer: {reason}" for reason, bookings in story.get("unanswered", {}).items()]
+    return "\n".join(["", "since the first drifted request:", *lines, "", recovery(truth, drift).to_string(), *lost])

@@ -27,6 +27,7 @@ def small_environment(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLOOMBER_ENV_FILENAME", "env.test.yaml")
         patch.setenv("MLOPS_COURSE_LAB", str(tmp_path_factory.mktemp("lab")))
+        patch.delenv("MLOPS_COURSE_API_KEY", raising=False)
         yield
 
 

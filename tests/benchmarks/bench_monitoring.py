@@ -204,7 +204,10 @@ def watching(folder: Path, *settings: str) -> Iterator[tuple[httpx.Client, psuti
     port = services.free_port()
     words = [services.BIN / "mlops-course", "monitor", "--env", "env.yaml", "--folder", folder, "--port", port]
     words += [word for told in settings for word in ("--set", told)]
-    with open(folder / "monitoring.log", "wb") as out, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    with (
+        open(folder / "monitoring.log", "wb") as out,
+        httpx.Client(trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
         variables = {**services._variables(), "PLOOMBER_ENV_FILENAME": "env.yaml"}
         work = subprocess.Popen(list(map(str, words)), cwd=project.root(), env=variables, stdout=out, stderr=out, start_new_session=True)
         try:

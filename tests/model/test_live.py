@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_course import live, project, world
-from mlops_course.live import FILES, End, Files, Life, Line, Live, LiveSettings, News, Outbox, Sent
+from mlops_course import live, project, services, world
+from mlops_course.live import FILES, End, Files, Life, Live, LiveSettings, News, Outbox, Sent
 
 HISTORY = world.WorldSettings(drivers=60, days=9, bookings_per_day=200, seed=7)
 LONGER = HISTORY.model_copy(update={"days": 14, "scenario": "concept_drift", "drift_day": 11})
@@ -358,25 +358,121 @@ def test_a_work_that_fails_is_tried_again_and_once_more_at_the_end():
     assert len(tries) == 3
 
 
+def test_a_work_that_fails_is_known_as_long_as_it_does(caplog):
+    trouble, over, seen = {}, asyncio.Event(), []
+
+    async def work():
+        seen.append(dict(trouble))
+        if len(seen) == 4:
+            over.set()
+        if len(seen) in (1, 2):
+            raise OSError("disk full")
+
+    asyncio.run(live.repeat(work, 0, over, "files", trouble))
+    assert seen[:4] == [{}, {"files": "OSError: disk full"}, {"files": "OSError: disk full"}, {}] and trouble == {}
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a driver")])
+def test_a_look_at_the_clock_that_fails_is_said_and_tried_again(folder, monkeypatch, error):
+    project.set_clock(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
+    made, told = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, taken), []
+    happen, tries = made.happen, []
+
+    def fails_at_times(moment):
+        tries.append(moment)
+        if 5 < len(tries) < 10:
+            raise error
+        told.append(dict(made.trouble))
+        happen(moment)
+
+    monkeypatch.setattr(made, "happen", fails_at_times)
+    asyncio.run(live.live_on(made, BEGIN + timedelta(days=2)))
+    assert made.answered > 50 and made.trouble == {}
+    assert {"events": f"{type(error).__name__}: {error}"} in told
+
+
+def test_a_task_that_dies_ends_the_company_with_its_reason(folder, monkeypatch):
+    project.set_clock(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
+    monkeypatch.setattr(live.log, "error", lambda *words, **more: 1 / 0, raising=False)
+    made = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, nobody)
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(live.live_on(made, BEGIN + timedelta(days=40)))
+    assert time.monotonic() - began < 20
+
+
+# Bookings that nobody answers are counted, with the reason
+
+
+def test_why_a_booking_has_no_answer_is_counted_and_said(folder):
+    kinds = [TimeoutError, OSError("serving answers 401: no key"), KeyError("prediction"), RuntimeError(), None]
+
+    async def ask(trip):
+        kind = kinds[len(asked) % len(kinds)]
+        asked.append(trip)
+        if kind is None:
+            return None
+        raise kind
+
+    asked = []
+    made = lived(folder, moments(60), ask=ask)
+    assert made.answered == 0 and sum(made.reasons.values()) == made.unanswered == len(asked)
+    reasons = {
+        "no answer within 2 seconds",
+        "serving answers 401: no key",
+        "'prediction'",
+        "RuntimeError",
+        "nothing is known of the candidates",
+    }
+    assert set(made.reasons) == reasons and min(made.reasons.values()) > 10
+
+
+def test_a_booking_that_is_lost_on_its_way_is_counted(folder, monkeypatch):
+    made = Live(life(), folder, LiveSettings(most_waiting=1_000), first_one, lambda rows: None, taken)
+    monkeypatch.setattr(live, "truth_of", lambda *given: 1 / 0)
+
+    async def work():
+        made.happen(BEGIN + timedelta(days=1))
+        await asyncio.gather(*made.waiting, return_exceptions=True)
+
+    asyncio.run(work())
+    assert made.reasons["lost: ZeroDivisionError: division by zero"] > 50
+
+
+def test_truth_that_cannot_be_written_is_written_later(folder):
+    made = lived(folder, moments(60)[:24])
+    (folder / "live/truth.jsonl").rename(folder / "kept")
+    (folder / "live/truth.jsonl").mkdir()
+    made._truth = ["one\n"]
+    with pytest.raises(IsADirectoryError):
+        asyncio.run(made.flush())
+    (folder / "live/truth.jsonl").rmdir()
+    asyncio.run(made.flush())
+    assert (folder / "live/truth.jsonl").read_text() == "one\n"
+
+
 # Connections
 
 
 class Stub:
-    "A service that answers as it is told, and hangs up after each answer if it is to."
+    "A service that answers as it is told, and hangs up after each answer if it is to. It notes what it hears."
 
     def __init__(self, status: int = 200, body: bytes = b"{}", hangs_up: bool = False):
-        self.status, self.body, self.hangs_up, self.connections = status, body, hangs_up, 0
+        self.status, self.body, self.hangs_up, self.connections, self.heard = status, body, hangs_up, 0, []
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return Line(self.server.sockets[0].getsockname()[1])
+        self.client = services.async_client(f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}")
+        return self.client
 
     async def __aexit__(self, *_):
+        await self.client.close()
         self.server.close()
 
     async def _serve(self, reader, writer):
         self.connections += 1
-        while await reader.read(100_000):
+        while words := await reader.read(100_000):
+            self.heard.append(words)
             writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n" % (self.status, len(self.body)) + self.body)
             if self.hangs_up:
                 break
@@ -387,11 +483,10 @@ class Stub:
 def test_a_connection_is_used_again_unless_the_other_side_has_hung_up(hangs_up, connections):
     async def work():
         stub = Stub(hangs_up=hangs_up)
-        async with stub as line:
+        async with stub as client:
             for _ in range(3):
-                assert await line.ask("/model") == (200, b"{}")
+                assert await services.answer(client, "/model") == (200, b"{}")
                 await asyncio.sleep(0.02)
-            line.close()
             return stub.connections
 
     assert asyncio.run(work()) == connections
@@ -403,20 +498,54 @@ def test_a_connection_is_used_again_unless_the_other_side_has_hung_up(hangs_up, 
         (200, b'{"prediction": %d, "propensity": 0.9, "version": "3"}', True),
         (200, b'{"prediction": null, "propensity": null, "version": "3"}', False),
         (200, b'{"prediction": 1, "propensity": 0.9, "version": "3"}', False),
-        (503, b'{"prediction": null, "error": "no model"}', False),
     ],
-    ids=["answered", "nothing known", "no candidate", "refused"],
+    ids=["answered", "nothing known", "no candidate"],
 )
 def test_only_a_candidate_is_an_answer(status, body, expected):
     trip = life().until(BEGIN + timedelta(days=1)).trips[0]
 
     async def work():
-        async with Stub(status, body % trip.drivers[2] if b"%d" in body else body) as line:
-            answer = await live.asks(line)(trip)
-            line.close()
-            return answer
+        async with Stub(status, body % trip.drivers[2] if b"%d" in body else body) as client:
+            return await live.asks(client)(trip)
 
     assert asyncio.run(work()) == (Sent(trip.drivers[2], 0.9, "3") if expected else None)
+
+
+@pytest.mark.parametrize(
+    "status, body, reason",
+    [
+        (503, b'{"prediction": null, "error": "no model"}', "503: no model"),
+        (401, b'{"error": "the header X-API-Key is missing or wrong"}', "401: the header X-API-Key is missing or wrong"),
+        (502, b"<html>", "502: not in the words"),
+        (404, b"[]", "404: not in the words"),
+    ],
+)
+def test_a_refusal_is_a_reason_for_bookings_and_for_labels(status, body, reason):
+    trip = life().until(BEGIN + timedelta(days=1)).trips[0]
+
+    async def work():
+        async with Stub(status, body) as client:
+            with pytest.raises(OSError, match=f"serving answers {reason}"):
+                await live.asks(client)(trip)
+            with pytest.raises(OSError, match=f"monitoring answers {reason}"):
+                await live.tells(client)([End(BEGIN, "r", BEGIN, 1001, 1)])
+
+    asyncio.run(work())
+
+
+def test_the_live_company_shows_the_key_to_everybody(monkeypatch):
+    monkeypatch.setenv(services.KEY, "a secret")
+    trip = life().until(BEGIN + timedelta(days=1)).trips[0]
+
+    async def work():
+        stub = Stub(body=b'{"prediction": null}')
+        async with stub as client:
+            await live.asks(client)(trip)
+            await live.tells(client)([])
+        return stub.heard
+
+    heard = asyncio.run(work())
+    assert len(heard) == 2 and all(b"X-API-Key: a secret\r\n" in words for words in heard)
 
 
 # From the build to the end
@@ -437,11 +566,14 @@ def test_a_run_begins_with_the_build_and_not_with_what_earlier_runs_have_left(tm
     history = project.digest(tmp_path / "company/labels.parquet")
     project.write_json(tmp_path / "made/build.json", {"fingerprint": "one"})
     live.keep(tmp_path)
+    for stays in ("clock.json", "clock.lock"):
+        (tmp_path / stays).write_bytes(b"of those who live")
     for left in ("company/labels.parquet", "monitoring/state.db", "serving/predictions/2026-03-16.jsonl", "live/truth.jsonl"):
         (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / left).write_bytes(b"left")
     live.prepare(tmp_path, HISTORY)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["company", "first", "made"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clock.json", "clock.lock", "company", "first", "made"]
+    assert (tmp_path / "clock.lock").read_bytes() == b"of those who live" and not list((tmp_path / "first").glob("clock*"))
     assert project.digest(tmp_path / "company/labels.parquet") == history
 
 
@@ -454,10 +586,38 @@ def test_a_newer_build_is_not_taken_back(tmp_path):
     assert "two" in (tmp_path / "first/made/build.json").read_text()
 
 
-def test_the_token_is_new_each_time_and_for_its_user_alone(tmp_path):
-    tokens = [live.token_in(tmp_path / "live/token") for _ in range(2)]
-    assert tokens[0] != tokens[1] == (tmp_path / "live/token").read_text()
-    assert (tmp_path / "live/token").stat().st_mode & 0o777 == 0o600
+@pytest.mark.parametrize("key", [None, "the user's"])
+def test_one_key_is_taken_by_all_services_that_want_one(tmp_path, monkeypatch, key):
+    told = project.environment("env.live.yaml", out=str(tmp_path))
+    monkeypatch.setattr(project, "environment", lambda file=None: told)
+    monkeypatch.setenv(services.KEY, key) if key else monkeypatch.delenv(services.KEY, raising=False)
+    listed = {service.name: service for service in live.platform("env.live.yaml", LiveSettings())}
+
+    kept = (tmp_path / "services/key").read_text()
+    assert kept == (key or kept) and (tmp_path / "services/key").stat().st_mode & 0o777 == 0o600
+    assert listed["retraining"].variables == {services.KEY: kept}
+    for name in ("serving", "monitoring"):  # they have the user's, or none
+        assert services.KEY not in listed[name].variables
+    for file in ("prometheus/prometheus.yml", "alertmanager/alertmanager.yml"):
+        assert str(tmp_path / "services/key") in (tmp_path / file).read_text() and kept not in (tmp_path / file).read_text()
+
+
+@pytest.mark.parametrize("seconds", [0, 60, 240])
+def test_the_clock_has_an_end_that_is_later_than_all_that_happens(monkeypatch, tmp_path, seconds):
+    environment, told = project.environment("env.live.yaml"), LiveSettings()
+    listed = [services.Service(name="web", command=("web",), port=1, seconds=60)] * 4
+    end = live.clock_end(environment, HISTORY, told, listed)
+    company = live.going_on(HISTORY, told, HISTORY.end + timedelta(seconds=seconds * told.speed))
+
+    assert company.settings.end + timedelta(days=9) <= end < HISTORY.end + timedelta(days=200)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"speed": 1e12}, {"speed": float("inf")}, {"speed": float("nan")}, {"days": 10**9}, {"after_days": 10**9}]
+)
+def test_settings_that_no_calendar_can_hold_are_refused(wrong):
+    with pytest.raises(project.CourseError, match=next(iter(wrong))):
+        project.validated(LiveSettings, wrong, "the section `live`")
 
 
 def test_recovery_is_told_by_phases_and_the_legs_from_the_first_drifted_request():

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from types import SimpleNamespace
@@ -359,6 +361,221 @@ def test_the_story_says_what_happened_when(training):
     assert retraining.story(training.folder / "elsewhere") == []
 
 
+# files that were spoiled
+
+
+SPOILED = {
+    "empty": "",
+    "half": '{"number": 1, "version": "1", "state": "wait',
+    "no JSON": "<html>",
+    "no text": b"\xff\xfe\x00",
+    "a list": "[]",
+    "another version": {"state": "examined"},
+    "without a state": {"state": None},
+    "without steps": {"steps": []},
+    "a step without a time": {"steps": [{"what": "alerted"}]},
+    "a step whose time is none": {"steps": [{"what": "alerted", "time": 3, "real": None}]},
+    "a step without a zone": {"steps": [{"what": "alerted", "time": "2026-03-21T04:00:00", "real": "2026-03-21T04:00:00"}]},
+    "a step that is none": {"steps": ["alerted"]},
+    "closed without an end": {"state": "closed"},
+    "training without a beginning": {"state": "training"},
+    "promoted without a champion": {"state": "promoted"},
+    "due without a zone": {"due": "2026-03-28T12:00:00"},
+    "of another number": {"number": 7},
+}
+
+
+def spoil(service, how) -> None:
+    "Replace the file of the newest case."
+    (*_, file) = sorted(retraining.place(service.folder).glob("*.json"))
+    told = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(how, dict):
+        how = json.dumps({name: value for name, value in {**told, **how}.items() if value is not None})
+    file.write_bytes(how if isinstance(how, bytes) else how.encode())
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_case_that_cannot_be_read_is_put_aside_in_one_line_and_the_loop_goes_on(service, capsys, name):
+    service.alert()
+    spoil(service, SPOILED[name])
+    assert retraining.read_cases(service.folder) == [] and retraining.story(service.folder) == []
+    capsys.readouterr()
+    again = Service(service.folder)
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "0001.json cannot be read and was put aside: " in line and len(line) < 400
+    again.look()
+    assert meters(again) and again.alert() == "opened"
+    assert [case.number for case in again.cases] == [2], "a number is not given again"
+    assert (retraining.place(service.folder) / "0001.unreadable").is_file()
+    assert [case.number for case in Service(service.folder).cases] == [2] and capsys.readouterr().out == ""
+
+
+def test_a_spoiled_case_does_not_hide_the_others(training):
+    training.ends("refused", reasons=["worse"])
+    training.alert()
+    spoil(training, "")
+
+    assert [case.number for case in retraining.read_cases(training.folder)] == [1]
+    assert retraining.story(training.folder)[0].startswith("case 1")
+
+
+def test_there_may_be_more_than_ten_thousand_cases(service):
+    service.alert()
+    told = json.loads((retraining.place(service.folder) / "0001.json").read_text())
+    for number in (9_999, 10_000):
+        project.write_json(retraining.place(service.folder) / f"{number}.json", {**told, "number": number})
+
+    assert [case.number for case in Service(service.folder).cases] == [1, 9_999, 10_000]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"decision": "promoted"}', b"\xff"])
+def test_a_training_whose_outcome_cannot_be_read_has_failed(training, text):
+    training.played[-1].outcome.write_bytes(text if isinstance(text, bytes) else text.encode())
+    training.look()
+
+    assert training.cases[-1].result == "failed" and "cannot be read" in training.cases[-1].steps[-1]["reasons"][0]
+
+
+def test_a_step_that_could_not_be_written_down_is_written_with_the_next_look(service, clock, monkeypatch):
+    service.alert()
+    clock.time = START + timedelta(days=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining, "save", lambda *given: 1 / 0)  # as a full disk does
+        with pytest.raises(ZeroDivisionError):
+            service.look()
+    assert retraining.read_cases(service.folder)[0].state == "waiting"
+
+    service.look()
+    assert retraining.read_cases(service.folder)[0].state == "training" and len(service.played) == 1
+
+
+# times that come in
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=2), timedelta(days=365 * 73)])
+def test_an_alert_that_begins_later_than_now_is_refused_and_counted(service, clock, ahead):
+    now = max(datetime.now(UTC), clock.time)
+
+    assert service.alert(start=now + ahead) == "future" and service.cases == []
+    assert 'retraining_alerts_total{answer="future"} 1.0' in meters(service)
+    assert service.alert(start=now + timedelta(minutes=30)) == "opened", "clocks differ by minutes"
+    assert service.alert("resolved", now + ahead) == "future"
+
+
+def test_the_last_moment_of_all_does_not_end_the_service(service):
+    moments = [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)]
+
+    assert [service.alert(start=moment) for moment in moments] == ["future", "opened"]
+    assert Service(service.folder).open.number == 1
+
+
+def test_a_case_that_is_due_by_another_clock_is_planned_anew(service, clock):
+    service.alert()
+    service.open.due = START + timedelta(days=365 * 29)
+    service.look()
+
+    assert service.open.due < START + timedelta(days=9)
+    assert whats(service.open)[-1] == "waiting for fresh data"
+
+
+def test_a_case_that_ended_by_another_clock_does_not_make_the_next_one_wait_for_it():
+    assert retraining.due_at(START, START + timedelta(days=365 * 29), TOLD) < START + timedelta(days=9)
+
+
+@pytest.mark.parametrize("wrong", [{"fresh_days": 10**9}, {"retry_days": 10**9}, {"pause_hours": 1e12}, {"attempts": 10**9}])
+def test_waits_that_no_calendar_can_hold_are_refused(wrong):
+    with pytest.raises(project.CourseError, match=next(iter(wrong))):
+        project.validated(RetrainingSettings, wrong, "the section `retraining`")
+
+
+# a storm
+
+
+def storm(n: int, **labels) -> list[dict]:
+    odd = ["", "ä€ 漢", "\n\x1b[31mred", "x" * 400, "{}", "a=b", "0", '"', "\u202e"]
+    alerts = [{**sent()["alerts"][0], "fingerprint": f"f{i}"} for i in range(n)]
+    for i, one in enumerate(alerts):
+        one["labels"] = {**one["labels"], "alertname": odd[i % len(odd)], "kind": odd[i % 7], odd[i % 5]: odd[i % 3], **labels}
+    return alerts
+
+
+def test_a_storm_of_alerts_is_one_case_that_stays_small_and_is_taken_within_seconds(web, service):
+    key = {"Authorization": "Bearer a key"}
+    began = time.monotonic()
+    for n in range(3):
+        alerts = storm(1_000)
+        for one in alerts:
+            one["fingerprint"] += f" {n}"
+        answer = web.post("/alerts", json={"alerts": alerts}, headers=key)
+        assert answer.status_code in (202, 413), answer.text
+        answer = web.post("/alerts", json={"alerts": alerts[:500]}, headers=key) if answer.status_code == 413 else answer
+        assert answer.status_code == 202
+    assert time.monotonic() - began < 20
+
+    (case,) = service.cases
+    assert len(case.alerts) <= 1_000 and len(case.steps) <= 210
+    assert (retraining.place(service.folder) / "0001.json").stat().st_size < 300_000
+    assert web.get("/ready").status_code == 200 and web.get("/cases", headers=key).status_code == 200
+    for line in retraining.story(service.folder):
+        assert line.isprintable() and len(line) < 400
+    assert Service(service.folder).cases[0].alerts == case.alerts
+
+
+def test_a_storm_that_is_over_is_noted_and_counts_no_longer(service):
+    alerts = [Alert(**one) for one in storm(300)]
+    service.take(alerts)
+    over = [one.model_copy(update={"status": "resolved"}) for one in alerts]
+
+    assert set(service.take(over)) == {"resolved"} and set(service.take(alerts)) == {"known"}
+    assert service.open.count("resolved") == 100
+
+
+def test_alerts_cases_and_metrics_can_be_read_while_they_change(web, service):
+    key, over, wrong = {"X-API-Key": "a key"}, threading.Event(), []
+
+    def reads(path):
+        while not over.is_set():
+            answer = web.get(path, headers=key)
+            if answer.status_code not in (200, 503):
+                wrong.append(answer.text)
+
+    def changes():
+        for n in range(2_000):
+            service.trouble[f"work {n % 50}"] = "broken"
+            service.trouble.pop(f"work {(n * 7) % 50}", None)
+
+    readers = [threading.Thread(target=reads, args=[path]) for path in ("/ready", "/metrics", "/cases")]
+    changer = threading.Thread(target=changes)
+    for thread in [*readers, changer]:
+        thread.start()
+    for n in range(20):
+        service.take([Alert(**{**one, "fingerprint": f"{n} {one['fingerprint']}"}) for one in storm(50)])
+    over.set()
+    for thread in [*readers, changer]:
+        thread.join()
+    assert wrong == []
+
+
+def test_alerts_are_taken_while_serving_does_not_answer(training):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow():
+        asked.set()
+        go_on.wait(20)
+
+    training.ends("promoted", "2")
+    training.answering = slow
+    looks = threading.Thread(target=training.look)
+    looks.start()
+    asked.wait(10)
+    began = time.monotonic()
+    assert training.alert(version="2") == "joined"
+    assert time.monotonic() - began < 5 and looks.is_alive()
+    go_on.set()
+    looks.join()
+
+
 # the door
 
 
@@ -436,6 +653,15 @@ folder = Path(sys.argv[1])
 print(retraining.Training(folder, "0001-1", {}).process.pid, flush=True)
 time.sleep(600)
 """
+
+
+def test_an_outcome_of_an_earlier_training_of_that_name_is_not_taken_for_its_own(tmp_path):
+    project.write_json(retraining.trainings(tmp_path) / "0001-1.json", {"decision": "promoted"})
+    work = retraining.Training(tmp_path, "0001-1", {})
+    try:
+        assert not work.outcome.exists()
+    finally:
+        work.end()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as on Linux")

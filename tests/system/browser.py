@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MISSING = "needs a Chromium: on Debian `apt install chromium`"
@@ -42,7 +42,7 @@ def answers(address: str, server: subprocess.Popen) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until and server.poll() is None:
         try:
-            return urlopen(address, timeout=2).close()
+            return build_opener(ProxyHandler({})).open(address, timeout=2).close()  # loopback needs no proxy
         except OSError:
             time.sleep(0.2)
     raise TimeoutError(f"no answer from {address}")

@@ -62,7 +62,9 @@ class Online:
                 stderr=out,
                 start_new_session=True,
             )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers={"X-API-Key": key} if key else {}, timeout=30)
+        self.client = httpx.Client(
+            trust_env=False, base_url=f"http://127.0.0.1:{self.port}", headers={"X-API-Key": key} if key else {}, timeout=30
+        )
 
     def alive(self) -> bool:
         assert self.process.poll() is None, self.out.read_text(encoding="utf-8")[-3000:]
@@ -126,7 +128,7 @@ class Online:
         told, over = [], threading.Event()
 
         def asks():
-            with httpx.Client(base_url=self.client.base_url, headers=self.client.headers, timeout=30) as client:
+            with httpx.Client(trust_env=False, base_url=self.client.base_url, headers=self.client.headers, timeout=30) as client:
                 while not over.is_set():
                     name = f"request {next(numbers)}"
                     try:

@@ -44,7 +44,9 @@ class World:
         self.drift = Gauge("monitoring_drift_detected", "as monitoring says it", ["kind", "version"], registry=self.gauges)
         self.key = folder / "key"
         self.key.write_text(KEY)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
+        self.client = httpx.Client(
+            trust_env=False, base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {KEY}"}, timeout=30
+        )
 
     def start(self) -> None:
         port = free_port()
@@ -57,7 +59,7 @@ class World:
         told = telemetry.prometheus(
             self.folder / "services", PLATFORM, targets, free_port(), "1s", alertmanager=f"127.0.0.1:{manager}", key_file=self.key
         )
-        self.prometheus = httpx.Client(base_url=services.start(self.folder, services.Service(**told)), timeout=30)
+        self.prometheus = httpx.Client(trust_env=False, base_url=services.start(self.folder, services.Service(**told)), timeout=30)
 
     def retraining(self) -> None:
         variables = {"PLOOMBER_ENV_FILENAME": str(self.folder / "env.yaml"), "MLOPS_COURSE_API_KEY": KEY}

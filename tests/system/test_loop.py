@@ -8,9 +8,10 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing, contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pandas as pd
 import pytest
 import yaml
@@ -53,7 +54,7 @@ def first(tmp_path_factory) -> Path:
 class Loop:
     "A company that lives on in a process of its own."
 
-    def __init__(self, first: Path, folder: Path, **changes):
+    def __init__(self, first: Path, folder: Path, variables: dict[str, str] | None = None, **changes):
         self.folder, self.file = folder, folder.with_name(f"{folder.name}.yaml")
         shutil.copytree(first, folder)
         self.file.write_text(yaml.safe_dump(environment(folder, **changes), sort_keys=False), encoding="utf-8")
@@ -61,7 +62,7 @@ class Loop:
         self.said, self.told, self.story = folder.with_name(f"{folder.name}.txt"), folder / "live/truth.jsonl", folder / "live/story.json"
         with open(self.said, "wb") as out:
             command = [COMMAND, "live", "--env", str(self.file)]
-            self.process = subprocess.Popen(command, cwd=project.root(), stdout=out, stderr=out)
+            self.process = subprocess.Popen(command, cwd=project.root(), stdout=out, stderr=out, env={**os.environ, **(variables or {})})
 
     def cases(self) -> list[retraining.Case]:
         assert self.process.poll() in (None, 0), self.text()[-3000:]
@@ -113,8 +114,8 @@ class Loop:
 
 
 @contextmanager
-def living(first: Path, folder: Path, **changes):
-    loop = Loop(first, folder, **changes)
+def living(first: Path, folder: Path, variables: dict[str, str] | None = None, **changes):
+    loop = Loop(first, folder, variables, **changes)
     try:
         yield loop
     finally:
@@ -139,10 +140,25 @@ def every_event_counts_once(loop: Loop, lost: int = 0) -> None:
     assert len((answered & labels) - set(joined)) <= lost
 
 
+NOBODY = "socks5://127.0.0.1:1"  # a proxy that would lose every call
+PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+GUARDED = {services.KEY: "a key of the user", "NO_PROXY": "", "no_proxy": "", **dict.fromkeys(PROXIES, NOBODY)}
+
+
+def down(loop: Loop) -> list[dict]:
+    "The targets of Prometheus that do not let it read their metrics."
+    port = yaml.safe_load(loop.file.read_text(encoding="utf-8"))["live"]["prometheus_port"]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as prometheus:
+        targets = prometheus.get("/api/v1/targets").json()["data"]["activeTargets"]
+    assert len(targets) >= 3
+    return [target for target in targets if target["health"] != "up"]
+
+
 def test_a_drift_is_answered_by_a_new_champion_without_a_hand(first, tmp_path, capsys):
-    with living(first, tmp_path / "live") as loop:
+    with living(first, tmp_path / "live", GUARDED) as loop:
         wait_for(loop.drifts, 150)
         assert loop.cases() == [], "normal traffic, and something happened"
+        wait_for(lambda: not down(loop), 20)
         wait_for(lambda: loop.reached("resolved"), LIMIT + 60)
         wait_for(lambda: (loop.truth().phase == "new champion").sum() > 1_500)
         loop.ends()
@@ -158,6 +174,41 @@ def test_a_drift_is_answered_by_a_new_champion_without_a_hand(first, tmp_path, c
         assert lost["new champion"] < lost["old champion"] / 2, lost  # performance recovers on the world's truth
         every_event_counts_once(loop)
         assert "case 1, about version 1: promoted" in status(loop)
+        began, newest = a_day_later(loop)
+        assert timedelta(0) <= began - newest < timedelta(minutes=5), "the clock of the live company goes on"
+
+
+def a_day_later(loop: Loop) -> tuple[datetime, datetime]:
+    "The course's time in a service of the next day, and the last moment that the live company has written down."
+    clock = json.loads((loop.folder / "clock.json").read_text(encoding="utf-8"))
+    project.write_json(loop.folder / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1))})
+    newest = max(json.loads(line)["time"] for line in lines_of(loop.folder / "serving/predictions", "*.jsonl"))
+    with open(loop.said, "ab") as out:
+        serving = subprocess.Popen([COMMAND, "serve", "--env", str(loop.file)], cwd=project.root(), stdout=out, stderr=out)
+    try:
+        wait_for(lambda: "serving" in services._in_terminals(loop.folder) and (loop.folder / "logs/serving.jsonl").is_file(), 60)
+        port = yaml.safe_load(loop.file.read_text(encoding="utf-8"))["serving"]["port"]
+        question = {"request_id": "the next day", "driver_ids": [1001, 1002]}
+        with services.client(f"http://127.0.0.1:{port}", timeout=30) as client:
+            wait_for(lambda: serving.poll() is None and answers(client, question), 120)
+        assert services.stop(loop.folder) == ["serving"]
+    finally:
+        serving.kill()
+        serving.wait()
+    entries = [json.loads(line) for line in lines_of(loop.folder / "serving/predictions", "*.jsonl")]
+    (answer,) = [entry for entry in entries if entry["request_id"] == "the next day"]
+    return datetime.fromisoformat(answer["time"]), datetime.fromisoformat(newest)
+
+
+def lines_of(folder: Path, pattern: str) -> list[str]:
+    return [line for file in sorted(folder.glob(pattern)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def answers(client: httpx.Client, question: dict) -> bool:
+    try:
+        return client.post("/inference", json=question).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def status(loop: Loop) -> str:

@@ -41,7 +41,9 @@ class Watch:
         self.folder, self.port, self.settings = folder, free_port(), {**TOLD, **settings}
         self.pushed = 0  # predictions that stand in no log of serving
         self.variables = {**os.environ, **({"MLOPS_COURSE_API_KEY": key} if key else {})}
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers={"X-API-Key": key} if key else {}, timeout=10)
+        self.client = httpx.Client(
+            trust_env=False, base_url=f"http://127.0.0.1:{self.port}", headers={"X-API-Key": key} if key else {}, timeout=10
+        )
         self.start()
 
     def start(self) -> None:
@@ -246,7 +248,7 @@ def test_beyond_loopback_a_key_is_asked_for(both):
         wait_for(watch.ready, 120)
         assert watch.client.get("/metrics").status_code == 200
         for path in ("/metrics", "/report"):
-            assert httpx.get(f"{watch.client.base_url}{path}").status_code == 401
+            assert httpx.get(f"{watch.client.base_url}{path}", trust_env=False).status_code == 401
     finally:
         watch.kill()
     assert "open sesame" not in (folder / "monitoring.log").read_text() + (folder / "logs/monitoring.jsonl").read_text()

@@ -1,0 +1,127 @@
+"""The clock of an environment's folder: whose it is, when it ends, and where the next one begins."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mlops_course import project
+from mlops_course.project import CourseError
+
+FIXED = datetime(2026, 3, 16, tzinfo=UTC)  # of env.test.yaml
+END = FIXED + timedelta(days=60)
+JOIN = """
+import sys
+from pathlib import Path
+from mlops_course import project
+project.run_clock(Path(sys.argv[1]))
+print(project.now().isoformat(), flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def left():
+    "No test leaves a clock to the next one."
+    yield
+    project.leave_clock()
+
+
+def joined(folder) -> datetime:
+    "What the clock of a process shows that this one has started."
+    done = subprocess.run([sys.executable, "-c", JOIN, folder], capture_output=True, text=True, cwd=project.root(), check=True)
+    return datetime.fromisoformat(done.stdout.strip())
+
+
+def answered(folder, *lines: str) -> None:
+    (folder / "serving/predictions").mkdir(parents=True, exist_ok=True)
+    (folder / "serving/predictions/2026-04-20.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def entry(moment: datetime) -> str:
+    return json.dumps({"time": moment.isoformat(), "request_id": "r"}) + "\n"
+
+
+def test_a_service_that_starts_a_day_after_the_live_company_lives_where_the_last_answer_was_given(tmp_path):
+    last = FIXED + timedelta(days=35)
+    project.set_clock(tmp_path, FIXED, 21_600, END)
+    project.leave_clock()
+    clock = json.loads((tmp_path / "clock.json").read_text())
+    project.write_json(tmp_path / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1)), "until": None})
+    answered(tmp_path, entry(last - timedelta(days=1)), entry(last))
+
+    project.run_clock(tmp_path)
+
+    assert timedelta(0) <= project.now() - last < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("torn", ["", '{"time": "2026-04-2', "{}\n", '{"time": 3}\n', "\x00\x00\n", '{"time": "soon"}\n'])
+def test_a_torn_end_of_the_log_does_not_hide_the_last_answer(tmp_path, torn):
+    last = FIXED + timedelta(days=35)
+    answered(tmp_path, entry(last), torn)
+
+    project.run_clock(tmp_path)
+
+    assert project.now() - last < timedelta(minutes=1)
+
+
+def test_whoever_starts_first_no_service_lives_before_what_another_has_written(tmp_path):
+    last = FIXED + timedelta(days=35)
+    answered(tmp_path, entry(last))
+
+    assert joined(tmp_path) >= last, "monitoring has seen nothing yet, and starts first"
+    project.run_clock(tmp_path, newest=last + timedelta(days=1))
+    assert project.now() >= last + timedelta(days=1)
+
+
+def test_a_clock_that_was_set_goes_to_all_that_this_process_starts_even_if_nobody_lives_by_it(tmp_path):
+    project.set_clock(tmp_path, FIXED, 21_600, END)
+    shown = project.now()
+    project._members.close()  # as if this process had been killed, and with it all others
+
+    assert shown <= joined(tmp_path) <= END
+    assert joined(tmp_path / "another folder") < FIXED + timedelta(minutes=1)
+
+
+def test_a_clock_that_was_left_goes_to_nobody(tmp_path):
+    project.set_clock(tmp_path, FIXED, 1_000_000, END)
+    project.leave_clock()
+
+    assert joined(tmp_path) < FIXED + timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("value", ["", "{}", "[]", "3", "no clock", '{"folder": "FOLDER"}', '{"folder": "FOLDER", "began": "soon"}'])
+def test_a_variable_that_is_no_clock_changes_nothing(tmp_path, monkeypatch, value):
+    monkeypatch.setenv(project.CLOCK, value.replace("FOLDER", str(tmp_path)))
+
+    project.run_clock(tmp_path)
+
+    assert project.now() < FIXED + timedelta(minutes=1)
+
+
+def test_time_does_not_go_back_with_the_machine_s():
+    clock = project.Clock(FIXED, datetime.now(UTC) + timedelta(hours=1), 21_600, END)
+
+    assert clock.time() == FIXED
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"began": "soon", "real": "now", "speed": 1, "until": null}'])
+def test_a_clock_that_cannot_be_read_is_a_message(tmp_path, text):
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{JOIN}\nsys.stdin.read()", tmp_path], stdin=-1, stdout=-1, text=True, cwd=project.root()
+    )
+    with other:
+        other.stdout.readline()
+        (tmp_path / "clock.json").write_text(text)
+        with pytest.raises(CourseError, match="the clock of .* cannot be used .*mlops-course stop"):
+            project.run_clock(tmp_path)
+        other.kill()
+    assert project.now() == FIXED
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_message(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(CourseError, match="the clock of .* cannot be used"):
+        project.run_clock(tmp_path / "file/out")
