@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TOPICS', 'Topic', 'CourseError', 'root', 'shown', 'Settings', 'Environment', 'Secrets', 'validated', 'environment',
-           'Clock', 'now', 'run_clock', 'set_clock', 'leave_clock', 'digest', 'digest_of', 'digest_of_code', 'writing',
-           'write_json', 'locked', 'Stage', 'tasks', 'lab', 'check_in_step', 'check_inputs', 'stage', 'changed']
+           'Clock', 'now', 'run_clock', 'set_clock', 'leave_clock', 'digest', 'digest_of', 'digest_of_code', 'is_full',
+           'room', 'unwritten', 'writing', 'write_json', 'locked', 'building', 'Stage', 'tasks', 'lab', 'check_in_step',
+           'check_inputs', 'stage', 'versions', 'changed']
 
 # %% ../notebooks/00_start_here.ipynb #27cc9f47
 from typing import NamedTuple
@@ -287,9 +288,50 @@ def digest_of_code(
     return digest_of(trees)
 
 # %% ../notebooks/00_start_here.ipynb #21bf9fcb
+import errno
+import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from secrets import token_hex
+
+_TOO_LARGE = os.strerror(errno.EFBIG)
+_FULL = [os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full"]
+
+
+def is_full(
+    words: object,  # an error, or what a program has printed
+) -> bool:
+    "Whether the system, or a library, says that there was no room for a file."
+    return any(text.lower() in str(words).lower() for text in [*_FULL, _TOO_LARGE])
+
+
+def room(
+    path: Path,  # there or not yet
+) -> str:
+    "How much is free on the disk of `path`, as a message says it."
+    there = next(place for place in [path, *path.resolve().parents] if place.is_dir())
+    disk, longest = os.statvfs(there), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    free, total = _size(disk.f_bavail * disk.f_frsize), _size(disk.f_blocks * disk.f_frsize)
+    names = ", for no more files" if disk.f_files and not disk.f_favail else ""
+    limit = "" if longest == resource.RLIM_INFINITY else f"; a file may have {_size(longest)} at most (`ulimit -f`)"
+    return f"{free} of {total} are free in {there}{names}{limit}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
+
+
+def unwritten(
+    error: object,  # what the system or a library said
+    path: Path,  # of what could not be written
+    deed: str = "write",
+) -> CourseError:
+    "The message of a failed write: what, why, and what to do. Of a full disk it says how much is free."
+    reason = getattr(error, "strerror", None) or error
+    if is_full(reason):
+        words = _TOO_LARGE if _TOO_LARGE.lower() in str(reason).lower() else "the disk is full"
+        reason = f"{words} ({room(path)}, and that is not enough)"
+    return CourseError(f"could not {deed} {path}: {reason}. Nothing was changed; free some space or rights and run again")
 
 
 @contextmanager
@@ -297,18 +339,18 @@ def writing(
     path: Path,  # the file that will be whole or not there; its folder is made
 ) -> Iterator[Path]:
     "A path beside `path` to write to: renamed to it at the end of the block, removed if the block fails."
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise CourseError(f"could not write {path}: {reason}. Nothing was changed; free some space or rights and run again") from error
+        raise unwritten(error, path) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def write_json(
@@ -337,11 +379,12 @@ def locked(
         lock = FileLock(file, thread_local=False)
         lock.acquire(timeout=wait, poll_interval=0.02)
     except Timeout:
-        raise CourseError(f"{what} runs already: {_holder(file)}. Wait for its end, or end it") from None
+        raise CourseError(f"{_holder(file, what)}. Wait for its end, or end it") from None
     except OSError as error:
-        raise CourseError(f"could not lock {shown(file)}: {error.strerror or error}. Nothing was changed") from error
+        raise unwritten(error, file, "lock") from error
     try:
-        write_json(_note(file), {"pid": os.getpid(), "command": _command(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"})
+        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        write_json(_note(file), {"what": what, "pid": os.getpid(), "command": _command(), "since": since})
         yield
     finally:
         lock.release()
@@ -353,16 +396,40 @@ def _note(file: Path) -> Path:
 
 def _command() -> str:
     "What was typed to start this process, without the folders of programs."
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:100].strip()
+    program, *words = sys.orig_argv[1:] or sys.argv
+    return " ".join(" ".join([Path(program).name, *words]).split())[:100]
 
 
-def _holder(file: Path) -> str:
+def _holder(file: Path, what: str) -> str:
     "Who holds a lock, by the note beside it; it may be a moment older or younger than the lock."
     try:
         note = json.loads(_note(file).read_text(encoding="utf-8"))
-        return f"process {note['pid']} ({note['command']}), since {note['since']}"
+        return f"{note['what']} runs already: process {note['pid']} ({note['command']}), since {note['since']}"
     except (OSError, ValueError, KeyError):
-        return "another process"
+        return f"{what} runs already: another process"
+
+# %% ../notebooks/00_start_here.ipynb #c1f19684
+_BUILDING = "MLOPS_COURSE_BUILDING"  # the folder that a process above this one builds
+
+
+@contextmanager
+def building(
+    out: Path,  # the folder of an environment
+    what: str = "a build",
+    wait: float = 0,  # as in `locked`
+) -> Iterator[None]:
+    "Do a block as the only build of a folder. What runs inside of it, in other processes too, is part of that build."
+    above = os.environ.get(_BUILDING)
+    if above == str(out.resolve()):
+        yield
+        return
+    with locked(out / "logs/.build.lock", f"{what} of {shown(out)}", wait):
+        os.environ[_BUILDING] = str(out.resolve())
+        try:
+            yield
+        finally:
+            os.environ.pop(_BUILDING)
+            os.environ.update({_BUILDING: above} if above else {})
 
 # %% ../notebooks/00_start_here.ipynb #0c96cd1b
 from dataclasses import dataclass, field
@@ -475,10 +542,11 @@ def stage(
     upstream: dict | list | None = None,  # from Ploomber; in the lab the names in the notebook's cell
     environment: dict | None = None,  # from Ploomber; in the lab what replaces values of the file
 ) -> Iterator[Stage]:
-    "Run a block as a stage: inputs checked, products whole, its digests and its log kept."
+    "Run a block as a stage: alone, inputs checked, products whole, its digests and its log kept."
     source = root() / tasks()[name]["source"]
     check_in_step(source, Path(__file__).with_name(f"{name}.py"))
-    if product:
+    built = bool(product)
+    if built:
         told = validated(Environment, environment, "the task's parameters")
         before = {task: {k: Path(v) for k, v in paths.items()} for task, paths in (upstream or {}).items()}
     else:
@@ -488,25 +556,45 @@ def stage(
         before = _inputs(list(upstream or []), told, build)
     running = Stage(name, told, {k: Path(v) for k, v in product.items()}, before)
     check_inputs(before)
-    _begin(running)
-    token, began = _current.set(told), time.monotonic()
+    token = _current.set(told)
     try:
-        with logging_to(running.out / "logs/pipeline.jsonl", environment=told.name, run=run_name(), stage=name):
-            log.info("stage started")
-            try:
-                yield running
-            except Exception as error:
-                log.error("stage failed", error=str(error), exc_info=True, seconds=round(time.monotonic() - began, 3))
-                _measure(running, time.monotonic() - began, failed=True)
-                raise
-            write_json(running.product["made"], _made(running))
-            _measure(running, time.monotonic() - began)
-            log.info("stage finished", seconds=round(time.monotonic() - began, 3))
+        with building(running.out, wait=0 if built else -1), _noted(running):
+            yield running
     finally:
         _current.reset(token)
 
 
 _environment = environment  # `stage` has an argument of that name
+
+# %% ../notebooks/00_start_here.ipynb #b7d1e0a4
+@contextmanager
+def _noted(stage: Stage) -> Iterator[None]:
+    "Log how a stage begins and ends; note what it has read and made only when it has ended well."
+    began = time.monotonic()
+    with logging_to(stage.out / "logs/pipeline.jsonl", environment=stage.environment.name, run=run_name(), stage=stage.name):
+        try:
+            read = _read(getattr(stage.environment, stage.name))  # what is replaced from here on counts as altered
+            _begin(stage)
+            log.info("stage started")
+            yield
+            write_json(stage.product["made"], {**_made(stage), "read": read, "versions": versions()})
+        except Exception as error:
+            clear = _clear(error, stage.out)
+            log.error("stage failed", error=str(clear), exc_info=True, seconds=round(time.monotonic() - began, 3))
+            _measure(stage, time.monotonic() - began, failed=True)
+            raise clear
+        _measure(stage, time.monotonic() - began)
+        log.info("stage finished", seconds=round(time.monotonic() - began, 3))
+
+
+def _clear(error: Exception, out: Path) -> Exception:
+    "The error itself, or its message for a person if something of the build could not be written."
+    name = getattr(error, "filename", None)
+    refused = getattr(error, "errno", None) in _REFUSED and name and Path(str(name)).is_relative_to(out)
+    return unwritten(error, Path(str(name or out))) if refused or (is_full(error) and not isinstance(error, CourseError)) else error
+
+
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def _begin(stage: Stage) -> None:
@@ -552,14 +640,102 @@ def _rows(stage: Stage) -> dict[str, int]:
     return {**{name: parquet.read_metadata(path).num_rows for name, path in files.items()}, **stage.rows}
 
 # %% ../notebooks/00_start_here.ipynb #c20e8d45
+def _digests(
+    files: dict[str, Path],  # by name
+    notes: Path | None = None,  # keeps the digests, with the sizes and times of their files; None: every file is read
+) -> dict[str, str | None]:
+    "Digest of each file, None where none can be read. A file that looks as it was noted is not read again."
+    noted, found, new = _json(notes) if notes else {}, {}, {}
+    for name, path in files.items():
+        try:
+            about, now = os.stat(path), time.time_ns()
+            looks = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+            known = noted.get(str(path), {})
+            found[name] = known["digest"] if known.get("looks") == looks else digest(path)
+        except (OSError, ValueError):
+            found[name] = None
+            continue
+        # two writes within one tick of the disk's clock look the same, so a file is noted when it has been left alone for a while
+        if known.get("looks") != looks and now - max(about.st_mtime_ns, about.st_ctime_ns) > 2e9:
+            new[str(path)] = {"looks": looks, "digest": found[name]}
+    if notes and new:
+        with suppress(CourseError):  # a disk that is full, or belongs to somebody else
+            write_json(notes, {**noted, **new})
+    return found
+
+
+def _json(path: Path) -> dict:
+    "What a file of ours says; nothing if it is not there or not whole."
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+# %% ../notebooks/00_start_here.ipynb #3f646a8e
+import platform
+from functools import cache
+
+_KEY = "MLOPS_COURSE_PSEUDONYM_KEY"
+
+
+def _read(
+    section: Any,  # of an environment
+) -> dict[str, str | None]:
+    "Digests of the files that a section names, and of the key that pseudonyms of what is in them are made with."
+    named = [text for text in _texts(section) if os.path.isfile(_located(text)) or re.search(r"^(?!.*://).*\.\w+$", text)]
+    return _seen([*named, _KEY] if any(os.path.isfile(_located(text)) for text in named) else named)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+    elif isinstance(value, str | Path):
+        yield str(value)
+
+
+def _located(text: str) -> Path:
+    "The file that a text names, variables filled in."
+    return root() / re.sub(r"\$\{(\w+)\}", lambda name: os.environ.get(name[1], name[0]), text)
+
+
+def _seen(texts: list[str], notes: Path | None = None) -> dict[str, str | None]:
+    found = _digests({text: _located(text) for text in texts if text != _KEY}, notes)
+    if _KEY in texts:
+        secret = Secrets().pseudonym_key
+        found[_KEY] = digest_of(secret.get_secret_value())[:8] if secret else None  # enough to notice another key
+    return found
+
+
+@cache
+def versions() -> dict[str, str]:
+    "The version of Python, and of each installed library that requirements.lock pins."
+    lock = root() / "requirements.lock"
+    pinned = set(map(_plain, re.findall(r"^([\w.-]+)==", lock.read_text(encoding="utf-8"), flags=re.M))) if lock.is_file() else set()
+    folders = [path.name for entry in reversed(sys.path) for path in Path(entry).glob("*.dist-info")]
+    installed = {_plain(name): version for name, _, version in (folder.removesuffix(".dist-info").partition("-") for folder in folders)}
+    return {"Python": platform.python_version(), **{name: installed[name] for name in sorted(pinned & set(installed))}}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+# %% ../notebooks/00_start_here.ipynb #d6a8ab96
 def changed(
     out: Path,  # the folder of an environment
     name: str,  # a stage
 ) -> list[str]:
-    "What is missing or altered of what a stage made, by its own list; the list itself if there is none."
-    made = out / f"made/{name}.json"
-    if not made.is_file():
+    "What is missing or altered of all that a stage made, read and ran on, by its own list; the list itself if there is none."
+    listed, notes = _json(out / f"made/{name}.json"), out / "made/digests.json"
+    if not listed:
         return [f"made/{name}.json"]
-    listed = json.loads(made.read_text(encoding="utf-8"))
-    files = [k for k, d in listed["files"].items() if not (out / k).is_file() or digest(out / k) != d]
-    return files + [k for k in listed["folders"] if not (out / k).is_dir()]
+    files = _differences(listed["files"], _digests({k: out / k for k in listed["files"]}, notes))
+    folders = [k for k in listed["folders"] if not (out / k).is_dir()]
+    read = _differences(listed.get("read", {}), _seen(listed.get("read", {}), notes))
+    inside = [_located(k).relative_to(out).as_posix() if _located(k).is_relative_to(out) else k for k in read]
+    ran_on = listed.get("versions") or versions()
+    return [*files, *folders, *inside, *(f"{k} {ran_on.get(k, versions().get(k))}" for k in _differences(ran_on, versions()))]
+
+
+def _differences(one: dict, other: dict) -> list[str]:
+    return [name for name in {**one, **other} if one.get(name) != other.get(name)]
