@@ -244,7 +244,8 @@ def work(
         fcntl.flock(lock, fcntl.LOCK_EX)
         project.run_clock(Path(folder))
         try:
-            found = outcome_of(retrain(Path(folder), json.loads(training)))
+            with project.building(Path(folder), "a retraining", wait=-1):
+                found = outcome_of(retrain(Path(folder), json.loads(training)))
         except Exception as error:
             why = str(error) if isinstance(error, project.CourseError) else f"{type(error).__name__}: {error}"
             found = {"decision": "failed", "version": None, "reasons": [why], "more_days_may_help": False}
