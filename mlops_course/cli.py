@@ -468,7 +468,8 @@ def live_on(
 ):
     "Let the simulated company live on, at six hours a second: its services watch it, a drift comes, and they answer."
     live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings)
-    live.prepare(folder, live.history_of(file))
+    with project.building(folder):  # it takes back what was made since the build
+        live.prepare(folder, live.history_of(file))
     if stale(file):
         run(file)
     live.run(file, told)
