@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 
 import pytest
 
@@ -9,43 +10,82 @@ from conftest import UPSTREAM
 from mlops_course import project
 
 PACKAGE = project.root() / "mlops_course"
+MODULES = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")}
 FLOORS = [
     {"project", "telemetry"},
     {"problem"},
     {"world", "data", "asof", "services", "checks"},
-    {"features", "registry", "poc", "exercises"},
+    {"features", "registry", "poc"},
     {"stream", "training", "batch", "serving", "monitoring", "experiments"},
     {"release", "orchestration"},
     {"retraining", "delivery"},
     {"live"},
+    {"exercises"},
     {"cli"},
 ]
 
 
-def imports(module: str) -> set[str]:
-    "The modules of this package that `module` imports, anywhere in its code."
+def nodes(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))
+
+
+def imports(source: str) -> set[str]:
+    "The modules of this package that `source` imports, anywhere in its code."
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            found |= {node.module} if node.module else {alias.name for alias in node.names}
-    return found
+    for node in nodes(source):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mlops_course.")}
+        elif isinstance(node, ast.ImportFrom):
+            first, *rest = (node.module or "").split(".")
+            if node.level == 1:
+                found |= {first} if first else {alias.name for alias in node.names}
+            elif first == "mlops_course":
+                found |= {rest[0]} if rest else {alias.name for alias in node.names}
+    return found & MODULES
 
 
-def reaches(module: str) -> set[str]:
-    "`module` and all that it imports, directly or not."
+def named(source: str) -> set[str]:
+    "The modules of this package that a text in `source` names, so that somebody loads them by that name: a class, say."
+    texts = [node.value for node in nodes(source) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return {name for text in texts for name in re.findall(r"\bmlops_course\.(\w+)", text)} & MODULES
+
+
+def code(module: str) -> str:
+    return (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+
+
+def reaches(module: str, links) -> set[str]:
+    "`module` and all that it leads to, directly or not; `links` gives the next ones of a source."
     seen, new = set(), {module}
     while new:
         seen |= new
-        new = set().union(*map(imports, new)) - seen
+        new = set().union(*(links(code(each)) for each in new)) - seen
     return seen
 
 
-@pytest.mark.parametrize("task", project.tasks())
-def test_a_task_reruns_when_any_module_it_uses_changes(task):
-    listed = project.tasks()[task]["params"]["resources_"]
+def test_imports_are_found_however_they_are_written():
+    for source in [
+        "from .data import read",
+        "from . import data",
+        "def f():\n    from mlops_course import data",
+        "def f():\n    from mlops_course.data import read",
+        "import mlops_course.data as d",
+    ]:
+        assert imports(source) == {"data"}, source
+    assert imports("from os import path\nimport data") == set()
+    assert named("store = {'type': 'mlops_course.asof.AsofOfflineStore'}") == {"asof"}
 
-    assert set(listed) == reaches(task)
+
+@pytest.mark.parametrize("task", project.tasks())
+def test_a_task_reruns_when_any_module_it_loads_changes(task):
+    listed = project.tasks()[task]["params"]["resources_"]
+    loaded = reaches(task, lambda source: imports(source) | named(source))
+
+    assert set(listed) == loaded
     assert all(path == f"mlops_course/{name}.py" for name, path in listed.items())
+    for module in loaded:
+        texts = [node for node in nodes(code(module)) if isinstance(node, ast.JoinedStr) and "mlops_course." in ast.unparse(node)]
+        assert not texts, f"{module} makes up the name of a module while it runs: nobody can list it"
 
 
 @pytest.mark.parametrize("task", project.tasks())
@@ -65,8 +105,8 @@ def test_a_module_imports_only_from_the_floors_below(module):
     floor = next(i for i, names in enumerate(FLOORS) if module in names)
     allowed = set().union(*FLOORS[: floor + 1])
 
-    assert imports(module) <= allowed
-    assert all(module not in reaches(other) for other in imports(module)), "imports in a circle"
+    assert imports(code(module)) <= allowed
+    assert all(module not in reaches(other, imports) for other in imports(code(module))), "imports in a circle"
 
 
 def test_platform_is_no_package():
