@@ -82,7 +82,10 @@ def shown(
     path: Path,
 ) -> str:
     "A path as a person reads it: from the root of the project, if it is below it."
-    return os.path.relpath(path, root()) if path.resolve().is_relative_to(root()) else str(path)
+    for place in (Path(os.path.abspath(path)), path.resolve()):  # `out` may be a link to another disk
+        if place.is_relative_to(root()):
+            return os.path.relpath(place, root())
+    return str(path)
 
 # %% ../notebooks/00_start_here.ipynb #c746ce1b
 from datetime import UTC, datetime, timedelta
@@ -143,7 +146,7 @@ def environment(
     **changes,  # values, or parts of sections, that replace those of the file
 ) -> Environment:
     "The settings of an environment, as Ploomber would read them."
-    file = file or os.environ.get("PLOOMBER_ENV_FILENAME", "env.yaml")
+    file = file or os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
     path = root() / file
     if not path.is_file():
         raise CourseError(f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}")
@@ -480,13 +483,14 @@ def stage(
     check_in_step(source, Path(__file__).with_name(f"{name}.py"))
     if product:
         told = validated(Environment, environment, "the task's parameters")
-        before = {task: {k: Path(v) for k, v in paths.items()} for task, paths in (upstream or {}).items()}
+        product = _by_name(name, told, product)
+        before = {task: _by_name(task, told, paths) for task, paths in (upstream or {}).items()}
     else:
         build = _environment(**(environment or {}))
         told = _environment(**{**(environment or {}), "out": lab().as_posix()})
         product = _planned(name, told)
         before = _inputs(list(upstream or []), told, build)
-    running = Stage(name, told, {k: Path(v) for k, v in product.items()}, before)
+    running = Stage(name, told, product, before)
     check_inputs(before)
     _begin(running)
     token, began = _current.set(told), time.monotonic()
@@ -504,6 +508,12 @@ def stage(
             log.info("stage finished", seconds=round(time.monotonic() - began, 3))
     finally:
         _current.reset(token)
+
+
+def _by_name(task: str, environment: Environment, given: dict) -> dict[str, Path]:
+    "Given paths as pipeline.yaml plans them: Ploomber has followed the links, such as an `out` on another disk."
+    planned = _planned(task, environment)
+    return {k: planned[k] if k in planned and planned[k].resolve() == Path(v).resolve() else Path(v) for k, v in given.items()}
 
 
 _environment = environment  # `stage` has an argument of that name
