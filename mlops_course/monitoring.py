@@ -1157,7 +1157,7 @@ def application(
     return app
 
 # %% ../notebooks/61_model_monitoring.ipynb #5f478670
-from .services import key_for, present
+from .services import key_for, present, uvicorn_server
 from .telemetry import logging_to, pipeline_metrics
 
 
@@ -1167,8 +1167,6 @@ def monitor(
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Watch until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
-    import uvicorn
-
     key = key_for(told.host)
     os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")  # a database that was replaced is opened anew
     with (
@@ -1176,7 +1174,6 @@ def monitor(
         logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name),
     ):
         app = application(Monitor(folder, told), key)
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
         log.info("service started", host=told.host, port=door.getsockname()[1])
         print(f"monitoring on http://{told.host}:{told.port} (/docs describes it, Ctrl-C ends it)", flush=True)
-        uvicorn.Server(config).run(sockets=[door])
+        uvicorn_server(app).run(sockets=[door])

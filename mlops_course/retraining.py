@@ -666,18 +666,15 @@ def serve(
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Wait for alerts until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
-    import uvicorn
-
     key = services.key_for(told.host)
     with (
         services.present(folder, "retraining", told.host, told.port) as door,
         telemetry.logging_to(folder / "logs/retraining.jsonl", service="retraining", environment=name),
     ):
         app = application(Retraining(folder, told), key)
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
         log.info("service started", host=told.host, port=door.getsockname()[1])
         print(f"retraining on http://{told.host}:{told.port} (/docs describes it, Ctrl-C ends it)", flush=True)
-        uvicorn.Server(config).run(sockets=[door])
+        services.uvicorn_server(app).run(sockets=[door])
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #9a16fb81
 def ask(

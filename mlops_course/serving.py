@@ -1012,7 +1012,7 @@ def application(
 import sys
 from importlib import import_module
 
-from .services import key_for, present
+from .services import key_for, present, uvicorn_server
 from .telemetry import logging_to
 
 
@@ -1022,8 +1022,6 @@ def serve(
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Answer until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
-    import uvicorn
-
     key = key_for(settings.host)
     with (
         present(folder, "serving", settings.host, settings.port) as door,
@@ -1032,10 +1030,8 @@ def serve(
         for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):  # seconds, spent before the first question
             import_module(heavy)
         app = application(Serving(folder, settings), key)
-        told = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
-        config = uvicorn.Config(app, **told, timeout_graceful_shutdown=10)
         gc.set_threshold(5_000, 5, 1_000)  # to look at all that is there takes 70 ms, and is seldom worth it
         sys.setswitchinterval(0.0005)  # seconds that the thread of the store may keep an answer waiting
         log.info("service started", host=settings.host, port=door.getsockname()[1])
         print(f"serving on http://{settings.host}:{settings.port} (/docs describes it, Ctrl-C ends it)", flush=True)
-        uvicorn.Server(config).run(sockets=[door])
+        uvicorn_server(app, proxy_headers=False).run(sockets=[door])
