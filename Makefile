@@ -6,13 +6,32 @@ $(error GNU make 4 or newer is needed, this is $(MAKE_VERSION). On macOS: `brew 
 endif
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/ready
-UV := uv==0.13.9
-# env.yaml, or another environment: make run ENV=env.staging.yaml
-ENV ?= env.yaml
-export PLOOMBER_ENV_FILENAME := $(ENV)
+
+# The environment's file: ENV on the command line, else the variable PLOOMBER_ENV_FILENAME, else env.yaml. An ENV that somebody
+# has exported is most often another program's (ENV=production): it counts if it names an environment here, and is never silent.
+CHOSEN := $(PLOOMBER_ENV_FILENAME)
+LIVE := env.live.yaml
+ifeq ($(origin ENV),command line)
+CHOSEN := $(ENV)
+LIVE := $(or $(ENV),$(LIVE))
+else ifeq ($(CHOSEN),)
+CHOSEN := $(wildcard $(filter env%.yaml,$(ENV)))
+$(if $(ENV),$(warning the variable ENV says $(ENV): $(if $(CHOSEN),this environment is taken,no file env*.yaml here, so it does not count). To name one: make run ENV=env.test.yaml))
+endif
+export PLOOMBER_ENV_FILENAME := $(or $(CHOSEN),env.yaml)
+
+# Nothing that was set for another Python or another Jupyter is for this one.
+unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH PYTHONPLATLIBDIR PYTHONEXECUTABLE PYTHONUSERBASE
+unexport PYTHONSTARTUP PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS JUPYTER_PATH JUPYTER_CONFIG_PATH
+export JUPYTER_PREFER_ENV_PATH := 1
+# Without a home that can be written, programs keep their settings and caches here.
+ifneq ($(shell [ -d "$$HOME" ] && [ -w "$$HOME" ] && echo yes),yes)
+export HOME := $(CURDIR)/.venv/home
+endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -28,27 +47,14 @@ help: ## list the targets
 .PHONY: setup
 setup: $(READY) ## make the environment in .venv (every other target does this too)
 
-# 3.11 to 3.13 are tried: a python3 that is newer comes last
-$(READY): requirements.lock settings.ini setup.py pyproject.toml $(wildcard platform/jupyter/*)
-	@set -e; \
-	for python in $${PYTHON:-$$(python3 -c 'import sys; print("python3" * (sys.version_info < (3, 14)))' 2>/dev/null) python3.13 python3.12 python3.11 python3}; do \
-	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
-	done; \
-	if [ -z "$$found" ]; then \
-	  echo "Python 3.11 or newer is needed and was not found ($$($${PYTHON:-python3} --version 2>&1 | head -1)). Install it, or name it: make run PYTHON=/path/to/python3.12"; exit 1; fi; \
-	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
-	  echo "$$found has no venv module. On Debian or Ubuntu: sudo apt install python3-venv. Or name another Python: make run PYTHON=..."; exit 1; fi; \
-	echo "Setting up the environment in .venv, once: a minute or two ..."; \
-	[ -x $(BIN)/python ] || "$$found" -m venv .venv; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'; \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock; \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
-	mkdir -p .venv/etc/jupyter/labconfig .venv/etc/ipython .venv/share/jupyter/lab/settings; \
-	cp platform/jupyter/jupyter_server_config.json .venv/etc/jupyter/; \
-	cp platform/jupyter/page_config.json .venv/etc/jupyter/labconfig/; \
-	cp platform/jupyter/overrides.json .venv/share/jupyter/lab/settings/; \
-	cp platform/jupyter/ipython_kernel_config.py .venv/etc/ipython/; \
-	touch $(READY)
+# It holds the folder for which .venv was made: in a checkout that was moved or copied, and without its Python, it is made anew.
+ifneq ($(shell [ -x $(BIN)/python ] && cat $(READY) 2>/dev/null),$(CURDIR))
+$(READY): anew
+endif
+.PHONY: anew
+
+$(READY): requirements.lock settings.ini setup.py pyproject.toml platform/setup.sh $(wildcard platform/jupyter/*)
+	@PYTHON_FROM='$(origin PYTHON)' sh platform/setup.sh
 
 .PHONY: lock
 lock: $(READY) ## write requirements.lock anew from settings.ini
@@ -69,8 +75,9 @@ serve: $(READY) ## answer online on port 8172, with the champion of the last bui
 	@mlops-course serve
 
 .PHONY: live
+live: export PLOOMBER_ENV_FILENAME := $(LIVE)
 live: $(READY) ## the whole loop on a company that lives on: drift, alert, retraining, new champion
-	@mlops-course live --env env.live.yaml
+	@mlops-course live
 
 .PHONY: stop
 stop: $(READY) ## end every service that the course has started
@@ -126,4 +133,5 @@ screenshots: run ## make the README's pictures anew, from the last build and a b
 
 .PHONY: clean
 clean: ## remove what runs have made, and nothing else
-	rm -rf out .pytest_cache .ruff_cache .hypothesis
+	[ -L out ] && find -H out -mindepth 1 -delete || rm -rf out
+	rm -rf .pytest_cache .ruff_cache .hypothesis
