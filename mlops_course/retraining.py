@@ -322,7 +322,8 @@ def work(
     with project.locked(trainings(Path(folder)) / "lock", "a training", wait=-1):
         project.run_clock(Path(folder))
         try:
-            found = outcome_of(retrain(Path(folder), json.loads(training)))
+            with project.building(Path(folder), "a retraining", wait=-1):
+                found = outcome_of(retrain(Path(folder), json.loads(training)))
         except Exception as error:
             why = str(error) if isinstance(error, project.CourseError) else f"{type(error).__name__}: {error}"
             found = {"decision": "failed", "version": None, "reasons": [why], "more_days_may_help": False}
@@ -762,18 +763,15 @@ def serve(
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Wait for alerts until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
-    import uvicorn
-
     key = services.key_for(told.host)
     with (
         services.present(folder, "retraining", told.host, told.port) as door,
         telemetry.logging_to(folder / "logs/retraining.jsonl", service="retraining", environment=name),
     ):
         app = application(Retraining(folder, told), key)
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
         log.info("service started", host=told.host, port=door.getsockname()[1])
         print(f"retraining on http://{told.host}:{told.port} (/docs describes it, Ctrl-C ends it)", flush=True)
-        uvicorn.Server(config).run(sockets=[door])
+        services.uvicorn_server(app).run(sockets=[door])
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #9a16fb81
 def ask(

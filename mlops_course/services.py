@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'GOT', 'MARK', 'ELSEWHERE', 'KEY', 'MOST', 'free_port', 'Service', 'program', 'trouble', 'bound',
-           'running', 'present', 'key_for', 'keep_key', 'key_shown', 'address_of', 'client', 'async_client', 'answer',
-           'NoAnswer', 'TooSlow', 'ask', 'start', 'log_of', 'stop', 'State', 'states', 'stop_all', 'redis']
+           'running', 'present', 'become', 'uvicorn_server', 'key_for', 'keep_key', 'key_shown', 'address_of', 'client',
+           'async_client', 'answer', 'NoAnswer', 'TooSlow', 'ask', 'start', 'log_of', 'stop', 'State', 'states',
+           'stop_all', 'redis']
 
 # %% ../notebooks/11_platform.ipynb #5dd9c037
 import socket
@@ -402,6 +403,9 @@ def bound(
     return made
 
 # %% ../notebooks/11_platform.ipynb #5d1f0c2a
+from typing import NoReturn
+
+
 @contextmanager
 def running(
     folder: Path,  # of an environment
@@ -427,6 +431,20 @@ def present(
         yield door
 
 
+def become(
+    folder: Path,  # of an environment
+    name: str,
+    program: Path,
+    *arguments: str,
+) -> NoReturn:
+    "Turn this process into a program that `stop` finds as a service of a folder, with all that it starts."
+    folder = Path(folder).resolve()
+    with suppress(OSError, CourseError):  # a folder of another user; the mark is enough to be found
+        _home(folder).mkdir(parents=True, exist_ok=True)
+        _register(folder, name)
+    os.execve(program, [str(program), *arguments], {**os.environ, MARK: str(folder), "SUPERVISOR_PROCESS_NAME": name})
+
+
 def _register(folder: Path, name: str, port: int | None = None) -> None:
     "Write down that this process is a service of a folder. Of one that supervisord has started, the launcher has done it."
     if os.environ.get(MARK) == str(folder):
@@ -445,6 +463,28 @@ def _point_to(folder: Path) -> None:
     if place != folder and not folder.is_relative_to((place / "out").resolve()):
         with suppress(CourseError):  # a project that cannot be written to
             project.write_json(place / "out" / ELSEWHERE / f"{_short(folder)}.json", {"folder": str(folder)})
+
+# %% ../notebooks/11_platform.ipynb #e5dc4428
+def uvicorn_server(
+    app,  # of FastAPI
+    **settings,  # of uvicorn.Config
+):
+    "A server that runs an app until SIGTERM or Ctrl-C, with `run(sockets=[...])`. It raises what the app's start raises."
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None):
+            self.life = app.router.lifespan_context(app)
+            await self.life.__aenter__()
+            await super().startup(sockets)
+
+        async def shutdown(self, sockets=None):
+            await super().shutdown(sockets)
+            if not self.force_exit:  # by a second Ctrl-C
+                await self.life.__aexit__(None, None, None)
+
+    ours = {"lifespan": "off", "log_config": None, "access_log": False, "server_header": False, "timeout_graceful_shutdown": 10}
+    return Server(uvicorn.Config(app, **ours, **settings))
 
 # %% ../notebooks/11_platform.ipynb #1f548bf4
 import ipaddress

@@ -262,7 +262,7 @@ class Batches:
         try:
             answer, failed = self.ask(ids), None
         except Exception as error:
-            failed = type(error).__name__
+            failed = str(error) if isinstance(error, project.CourseError) else type(error).__name__
         finally:
             with suppress(RuntimeError):  # the service has ended meanwhile
                 promise.get_loop().call_soon_threadsafe(self._came, ids, promise, answer, failed)
@@ -624,7 +624,8 @@ class Store:
         there = self._identity()
         if there != self._is:
             self._opened, self._is = features.open_store(self.folder), there
-        return features.newest(self._opened, drivers), features.time_to_live(self._opened)
+        found = features.newest(self._opened, drivers, project.now() + features.SLACK)
+        return found, features.time_to_live(self._opened)
 
     def _identity(self) -> list[tuple[str, int]]:
         "What another store in the same place does not share: an open SQLite file is read on after it was replaced."
@@ -1160,7 +1161,7 @@ def application(
 import sys
 from importlib import import_module
 
-from .services import key_for, present
+from .services import key_for, present, uvicorn_server
 from .telemetry import logging_to
 
 
@@ -1170,8 +1171,6 @@ def serve(
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Answer until SIGTERM or Ctrl-C. Raises `CourseError` before, if another one serves here, the port is taken or a key is missing."
-    import uvicorn
-
     key, predictions = key_for(settings.host), folder / "serving/predictions"
     with (
         present(folder, "serving", settings.host, settings.port) as door,
@@ -1181,10 +1180,8 @@ def serve(
         for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):  # seconds, spent before the first question
             import_module(heavy)
         app = application(Serving(folder, settings), key)
-        told = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
-        config = uvicorn.Config(app, **told, timeout_graceful_shutdown=10)
         gc.set_threshold(5_000, 5, 1_000)  # to look at all that is there takes 70 ms, and is seldom worth it
         sys.setswitchinterval(0.0005)  # seconds that the thread of the store may keep an answer waiting
         log.info("service started", host=settings.host, port=door.getsockname()[1])
         print(f"serving on http://{settings.host}:{settings.port} (/docs describes it, Ctrl-C ends it)", flush=True)
-        uvicorn.Server(config).run(sockets=[door])
+        uvicorn_server(app, proxy_headers=False).run(sockets=[door])

@@ -164,7 +164,7 @@ def run_name() -> str:
 
 
 def begin_run() -> None:
-    "Name the run for this process and for all that it starts. Ploomber's hook `on_render`."
+    "Name the run for this process and for all that it starts."
     os.environ[RUN] = run_name()
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #7e27f6c5
