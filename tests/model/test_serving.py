@@ -1,8 +1,10 @@
 """What the online service answers, refuses, remembers and writes down; its process and its failures are in tests/system."""
 
+import asyncio
 import itertools
 import json
 import random
+import re
 import secrets
 import shutil
 import threading
@@ -11,7 +13,7 @@ import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import company
 import pytest
@@ -53,7 +55,7 @@ def served(folder, key: str | None = None, **changes):
     "A client of a service on `folder` that is ready; it ends with the block."
     service = serving.Serving(folder, serving.ServingSettings(**{"explore": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}))
     with TestClient(serving.application(service, key)) as client:
-        client.folder = folder
+        client.folder, client.service = folder, service
         wait_for(lambda: client.get("/ready").status_code == 200)
         yield client
 
@@ -412,6 +414,101 @@ def test_the_clock_does_not_go_back_at_a_restart(own):
     assert entries(own, one)[0]["time"] < entries(own, other)[0]["time"]
 
 
+# --- great ids, and ids as text ------------------------------------------------------------------------
+
+BEYOND = [2**53 - 1, 2**53, 2**53 + 1, 2**62 + 1, 2**63 - 1]  # a float keeps the first two
+
+
+@pytest.fixture(scope="module")
+def giants(ground, tmp_path_factory):
+    "A service that knows drivers with great ids."
+    folder = company.copy(ground, tmp_path_factory.mktemp("giants") / "company")
+    for place, driver in enumerate(BEYOND):
+        company.put(features.open_store(folder / "features"), [driver], [0.5 + place / 10, 0.5, 5.0], CLOCK - timedelta(hours=1))
+    with served(folder) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("form", [int, str])
+def test_an_id_of_64_bits_is_found_answered_and_logged_exactly(giants, form):
+    answer = ask(giants, [form(driver) for driver in BEYOND], name := new())
+    entry = logged(giants, name)
+
+    assert [c["driver_id"] for c in answer["candidates"]] == [form(driver) for driver in BEYOND]
+    assert {c["features"] for c in answer["candidates"]} == {"fresh"} and len({c["score"] for c in answer["candidates"]}) == 5
+    assert answer["prediction"] == form(max(BEYOND))
+    assert [c["driver_id"] for c in entry["candidates"]] == BEYOND  # the log has numbers, whatever came
+    assert entry["prediction"] == max(BEYOND)
+    told = CliRunner().invoke(cli.app, ["trace", name, "--env", str(giants.folder / "env.yaml")])
+    assert all(f'"driver_id": {driver},' in told.output for driver in BEYOND)
+
+
+def test_each_driver_comes_back_as_she_was_sent(client):
+    drivers = [KNOWN[0], str(KNOWN[1]), UNKNOWN, str(UNKNOWN + 1), str(PARTIAL)]
+    first = ask(client, drivers)
+
+    assert [c["driver_id"] for c in first["candidates"]] == drivers
+    for drivers in ([KNOWN[0]], [str(KNOWN[0])]):
+        assert ask(client, drivers)["prediction"] == drivers[0]
+
+
+def test_a_number_and_its_text_are_the_same_driver(client):
+    answer = ask(client, [KNOWN[0], str(KNOWN[1]), str(KNOWN[0]), KNOWN[1]])
+
+    assert [c["driver_id"] for c in answer["candidates"]] == [str(KNOWN[0]), str(KNOWN[1])]  # text, where it stands there so at all
+
+
+def test_a_request_that_comes_again_in_the_other_form_gets_the_same_driver_in_that_form(ground):
+    def sent(drivers: list) -> bytes:
+        answer = client.post("/inference", json={"request_id": name, "driver_ids": drivers})
+        assert answer.status_code == 200
+        return answer.content
+
+    with served(ground, explore=1) as client:
+        name = new()
+        numbers, texts = sent(KNOWN[:5]), sent([*map(str, KNOWN[:5])])
+        assert (sent(KNOWN[:5]), sent([*map(str, KNOWN[4::-1])])) == (numbers, texts)
+        other = client.post("/inference", json={"request_id": name, "driver_ids": [*map(str, KNOWN[:4])]})
+    with served(ground) as client:
+        assert (sent(KNOWN[:5]), sent([*map(str, KNOWN[:5])])) == (numbers, texts)  # also after a restart
+
+    expected = json.loads(numbers)
+    for candidate in expected["candidates"]:
+        candidate["driver_id"] = str(candidate["driver_id"])
+    assert json.loads(texts) == {**expected, "prediction": str(expected["prediction"])}
+    refused(other, 409)
+    assert len(entries(ground, name)) == 1
+
+
+def test_an_answer_without_a_driver_has_none_in_text_either(client):
+    answer = ask(client, [str(UNKNOWN), str(EMPTY)])
+
+    assert answer["prediction"] is None
+
+
+def test_a_text_client_and_a_number_client_are_answered_in_the_same_bytes_but_for_the_ids(client):
+    drivers = [*KNOWN, *TWINS, PARTIAL, EMPTY, STALE, UNKNOWN]
+
+    numbers, texts = (
+        client.post("/inference", json={"request_id": new().ljust(20), "driver_ids": [*map(form, drivers)]}).content for form in (int, str)
+    )
+
+    for driver in drivers:
+        texts = texts.replace(f'"driver_id":"{driver}"'.encode(), f'"driver_id":{driver}'.encode())
+        texts = texts.replace(f'"prediction":"{driver}"'.encode(), f'"prediction":{driver}'.encode())
+    hidden = re.compile(rb'"request_id":"[^"]+"')
+    assert hidden.sub(b"", texts) == hidden.sub(b"", numbers)
+
+
+def test_the_description_says_what_a_client_in_javascript_must_do(client):
+    described = client.get("/openapi.json").json()["components"]["schemas"]["Inference"]["properties"]["driver_ids"]
+
+    kinds = {kind["type"]: kind for kind in described["items"]["anyOf"]}
+    assert (kinds["integer"]["minimum"], kinds["integer"]["exclusiveMaximum"]) == (1, 2**63)  # a float has it exactly, and not 2**63 - 1
+    assert kinds["string"]["pattern"] == "^[1-9][0-9]{0,18}$"
+    assert "JavaScript" in described["description"]
+
+
 # --- what is refused -----------------------------------------------------------------------------------
 
 NASTY = {
@@ -450,7 +547,29 @@ NASTY = {
     "64 bits and one": b'{"request_id": "a", "driver_ids": [9223372036854775808]}',
     "huge": b'{"request_id": "a", "driver_ids": [1' + b"0" * 400 + b"]}",
     "too long to be read": b'{"request_id": "a", "driver_ids": [' + b"9" * 5_000 + b"]}",
-    "text": b'{"request_id": "a", "driver_ids": ["1001"]}',
+    "text with a sign": b'{"request_id": "a", "driver_ids": ["+1001"]}',
+    "text with a minus": b'{"request_id": "a", "driver_ids": ["-1001"]}',
+    "text with a space": b'{"request_id": "a", "driver_ids": [" 1001"]}',
+    "text with a line's end": b'{"request_id": "a", "driver_ids": ["1001\\n"]}',
+    "text with leading zeros": b'{"request_id": "a", "driver_ids": ["001001"]}',
+    "text with a point": b'{"request_id": "a", "driver_ids": ["1001.0"]}',
+    "text with an exponent": b'{"request_id": "a", "driver_ids": ["1e3"]}',
+    "text with an underscore": b'{"request_id": "a", "driver_ids": ["1_001"]}',
+    "text in hex": b'{"request_id": "a", "driver_ids": ["0x3e9"]}',
+    "text with commas": b'{"request_id": "a", "driver_ids": ["1,001"]}',
+    "text in wide digits": '{"request_id": "a", "driver_ids": ["\uff11\uff10\uff10\uff11"]}'.encode(),
+    "text in Arabic digits": '{"request_id": "a", "driver_ids": ["\u0661\u0660\u0660\u0661"]}'.encode(),
+    "text in superscript": '{"request_id": "a", "driver_ids": ["\u00b2"]}'.encode(),
+    "text of 64 bits and one": b'{"request_id": "a", "driver_ids": ["9223372036854775808"]}',
+    "text of twenty digits": b'{"request_id": "a", "driver_ids": ["18446744073709551616"]}',
+    "text too long to be read": b'{"request_id": "a", "driver_ids": ["' + b"9" * 5_000 + b'"]}',
+    "zero as text": b'{"request_id": "a", "driver_ids": ["0"]}',
+    "minus zero": b'{"request_id": "a", "driver_ids": [-0]}',
+    "empty text": b'{"request_id": "a", "driver_ids": [""]}',
+    "true as text": b'{"request_id": "a", "driver_ids": ["true"]}',
+    "one good, one bad": b'{"request_id": "a", "driver_ids": ["1001", "1002x"]}',
+    "great float": b'{"request_id": "a", "driver_ids": [1e15]}',
+    "float of 64 bits": b'{"request_id": "a", "driver_ids": [9.0e18]}',
     "text for a list": b'{"request_id": "a", "driver_ids": "1001"}',
     "object for a list": b'{"request_id": "a", "driver_ids": {"0": 1}}',
     "null in the list": b'{"request_id": "a", "driver_ids": [1, null]}',
@@ -481,6 +600,23 @@ def test_a_refusal_names_what_is_wrong_and_the_request(client):
 
 
 @pytest.mark.parametrize(
+    ("driver", "wrong"),
+    [
+        (-5, "Input should be greater than or equal to 1"),
+        (1.5, "Input should be a valid integer"),
+        (None, "Input should be a valid integer"),
+        (2**63, "Input should be less than 9223372036854775808"),
+        ("007", "String should match pattern '^[1-9][0-9]{0,18}$'"),
+        (str(2**63), "Input should be less than 9223372036854775808"),
+    ],
+)
+def test_of_a_driver_that_is_neither_number_nor_text_only_the_nearer_reason_is_said(client, driver, wrong):
+    answer = client.post("/inference", json={"request_id": new(), "driver_ids": [1, driver]})
+
+    assert refused(answer, 422) == f"driver_ids.1: {wrong}"
+
+
+@pytest.mark.parametrize(
     "kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense", "application/json;;"]
 )
 def test_a_body_of_another_type_is_refused_or_read_as_json(client, kind):
@@ -507,7 +643,7 @@ def test_an_odd_request_id_is_answered_logged_and_found(ground, name):
 
 
 def test_the_greatest_driver_id_and_a_hundred_candidates_are_answered(client):
-    answer = ask(client, [2**53 - 1, *range(2_001, 2_099), KNOWN[0]])
+    answer = ask(client, [2**63 - 1, *range(2_001, 2_099), KNOWN[0]])
 
     assert answer["prediction"] == KNOWN[0]
     assert len(answer["candidates"]) == 100
@@ -818,6 +954,66 @@ def test_a_new_champion_is_taken_over_and_scores_also_the_drivers_in_memory(own)
     assert again == answer
 
 
+class Slow(dict):
+    "A dictionary that takes its time when it is gone through, as one of very many drivers does."
+
+    def __iter__(self):
+        for driver in super().__iter__():
+            time.sleep(0.005)
+            yield driver
+
+    def keys(self):
+        return iter(self)
+
+    def values(self):
+        return (self[driver] for driver in self)
+
+    def items(self):
+        return ((driver, self[driver]) for driver in self)
+
+
+def test_new_drivers_who_come_while_a_promotion_goes_through_those_in_memory_do_not_end_the_following(own):
+    mlflow = registry.connect(own / "mlflow")
+    with served(own, cache_seconds=3_600) as client:
+        ask(client, KNOWN)
+        for change, expected in ((lambda: registry.promote(mlflow, "2"), "2"), (lambda: registry.rollback(mlflow), "1")):
+            client.service.drivers.lookup.rows = Slow(client.service.drivers.lookup.rows)
+            change()
+            strangers = itertools.count(50_000)
+            wait_for(lambda strangers=strangers, expected=expected: ask(client, [next(strangers)])["version"] == expected)
+
+        assert client.get("/ready").json() == {"ready": True, "trouble": []}
+        assert not [name for name, value in metrics(client).items() if name.startswith("serving_task_failures_total") and value]
+
+
+def test_what_comes_while_a_promotion_scores_is_neither_lost_nor_of_the_old_model(own, monkeypatch):
+    "New drivers, and newer features of a driver in memory; then the store is gone, so that only memory can know."
+    scores, scoring, go = serving._scores, threading.Event(), threading.Event()
+
+    def slow(model, found):
+        if threading.current_thread().name != "feature store" and len(found) > 1:
+            scoring.set()
+            go.wait(30)
+        return scores(model, found)
+
+    mlflow = registry.connect(own / "mlflow")
+    with served(own, cache_seconds=0) as client:
+        ask(client, KNOWN[:5])
+        monkeypatch.setattr(serving, "_scores", slow)
+        registry.promote(mlflow, "2")
+        assert scoring.wait(30)
+        newer(own)
+        assert ask(client, [*KNOWN[:10], PARTIAL])["version"] == "1"
+        monkeypatch.setattr(serving.Store, "newest", lambda *_: 1 / 0)
+        go.set()
+        wait_for(lambda: version(client) == "2")
+        answer = ask(client, [*KNOWN[:10], PARTIAL])
+
+    found = features.online(features.open_store(own / "features"), [*KNOWN[:10], PARTIAL], at=CLOCK)
+    assert answer["degraded"] and found[NAMES[0]].iloc[0] == 0.111
+    assert [c["score"] for c in answer["candidates"]] == pytest.approx(registry.load(mlflow, "2").probability(found), abs=1e-9, rel=0)
+
+
 def test_a_model_of_a_registry_that_was_made_anew_is_taken_over_although_its_version_is_the_same(own):
     with served(own) as client:
         run = client.get("/model").json()["run_id"]
@@ -873,6 +1069,157 @@ def test_without_a_champion_the_service_lives_and_says_what_is_missing(own):
         assert "no model is ready" in refused(client.post("/inference", json={"request_id": new(), "driver_ids": KNOWN}), 503)
 
 
+# --- what goes on behind the requests -------------------------------------------------------------------------------
+
+
+class Panic(BaseException):
+    "What an extension in another language raises, and no `except Exception` sees."
+
+
+FAULTS = [ValueError("x"), MemoryError(), UnicodeDecodeError("utf-8", b"", 0, 1, "x"), SystemExit(1), asyncio.CancelledError(), Panic()]
+
+
+@contextmanager
+def failing(owner, name: str, fault: BaseException):
+    "While the block runs, a function raises; what it does is counted in the list."
+    calls = []
+
+    def raises(*_, **__):
+        calls.append(name)
+        raise fault
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, raises)
+        yield calls
+
+
+def failures(client, task: str) -> float:
+    return metrics(client)[f"serving_task_failures_total {task}"]
+
+
+def trouble(client) -> str:
+    return "; ".join(client.get("/ready").json()["trouble"])
+
+
+@pytest.mark.parametrize("fault", FAULTS[::2], ids=lambda fault: type(fault).__name__)
+def test_whatever_ends_a_look_for_the_champion_is_said_and_counted_and_the_next_look_is_made(own, fault):
+    with served(own) as client:
+        client.service.background.pause = 0.05
+        assert failures(client, "champion") == 0
+        with failing(serving.Champion, "look", fault):
+            wait_for(lambda: "champion" in trouble(client))
+            assert f"the task champion has failed ({type(fault).__name__}) and is tried again" in trouble(client)
+            wait_for(lambda: failures(client, "champion") >= 2)
+            assert ask(client, KNOWN)["version"] == "1"
+        registry.promote(registry.connect(own / "mlflow"), "2")
+
+        wait_for(lambda: version(client) == "2")
+        assert wait_for(lambda: not trouble(client))
+
+
+def test_a_champion_that_cannot_score_the_drivers_in_memory_is_said_and_the_old_one_answers_on(own):
+    with served(own) as client:
+        client.service.background.pause = 0.05
+        before = scores(client)
+        with failing(serving.Drivers, "_rescored", RuntimeError("dictionary changed size during iteration")):
+            registry.promote(registry.connect(own / "mlflow"), "2")
+            wait_for(lambda: "champion has failed (RuntimeError)" in trouble(client))
+            assert (client.get("/ready").status_code, version(client), scores(client)) == (200, "1", before)
+
+        wait_for(lambda: version(client) == "2")
+
+
+@pytest.mark.parametrize("where", ["ask", "take"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_whatever_ends_a_question_to_the_store_is_said_and_the_next_question_is_asked(ground, where, fault):
+    with served(ground, cache_seconds=0) as client:
+        client.service.background.pause = 0.05
+        good = ask(client, KNOWN[:3])
+        with failing(client.service.drivers.lookup.store, where, fault):
+            assert ask(client, KNOWN[:3])["degraded"]
+            assert client.get("/ready").status_code == 503
+            assert "the feature store does not answer" in trouble(client)
+        wait_for(lambda: client.get("/ready").json() == {"ready": True, "trouble": []})
+
+        assert ask(client, KNOWN[:3])["candidates"] == good["candidates"]
+        assert (failures(client, "feature store") > 0) == (where == "ask" and not isinstance(fault, Exception))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_whatever_ends_a_write_of_the_log_is_said_and_counted_and_the_answers_are_written_later(own, fault):
+    with served(own, log_seconds=0.01) as client:
+        client.service.background.pause = 0.05
+        with failing(serving, "_append", fault):
+            names = [new() for _ in range(3)]
+            for name in names:
+                ask(client, KNOWN[:2], name)
+            wait_for(lambda: "prediction log" in trouble(client))
+            assert f"the task prediction log has failed ({type(fault).__name__})" in trouble(client)
+            wait_for(lambda: failures(client, "prediction log") >= 2)
+            assert metrics(client)["serving_log_waiting"] == 3
+        wait_for(lambda: len(entries(own)) == 3)
+
+        assert wait_for(lambda: not trouble(client))
+    assert [entry["request_id"] for entry in entries(own)] == names
+
+
+def test_what_the_disk_takes_while_a_service_ends_is_written_although_a_write_has_failed_before(own):
+    with served(own, log_seconds=0.01) as client:
+        client.service.background.pause = 0.05
+        with failing(serving, "_append", MemoryError()) as calls:
+            ask(client, KNOWN[:2], name := new())
+            wait_for(lambda: calls)
+
+    assert len(entries(own, name)) == 1
+
+
+def test_a_retention_that_fails_is_said_and_counted_and_tried_again(own):
+    folder = own / "serving/predictions"
+    folder.mkdir(parents=True)
+    for day in ("2026-03-15", "2025-12-15", "2025-12-14"):
+        (folder / f"{day}.jsonl").touch()
+    with failing(serving, "expire", PermissionError(13, "Permission denied")), served(own) as client:
+        client.service.background.pause = 0.05
+        wait_for(lambda: "the task retention has failed (PermissionError)" in trouble(client))
+        assert failures(client, "retention") >= 1
+    with served(own) as client:
+        wait_for(lambda: not (folder / "2025-12-14.jsonl").exists())
+
+
+def test_a_log_of_the_service_that_cannot_be_written_ends_no_task(own, monkeypatch):
+    with served(own) as client:
+        client.service.background.pause = 0.05
+        with monkeypatch.context() as patch:
+            for level in ("debug", "info", "warning", "error"):
+                patch.setattr(serving.log, level, lambda *_, **__: 1 / 0, raising=False)
+            with failing(serving.Champion, "look", ValueError("x")) as calls:
+                wait_for(lambda: len(calls) > 3)
+        registry.promote(registry.connect(own / "mlflow"), "2")
+
+        wait_for(lambda: version(client) == "2")
+
+
+def test_a_question_that_is_answered_after_the_service_has_ended_disturbs_nobody(monkeypatch):
+    asked, go, died, before = threading.Event(), threading.Event(), [], threading.enumerate()
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    background = serving.Background()
+
+    def slow(ids):
+        asked.set()
+        go.wait(30)
+
+    async def service():
+        serving.Batches(slow, lambda answer: True, 0.01, background).want([1])
+        await asyncio.to_thread(asked.wait, 30)
+
+    asyncio.run(service())
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "feature store" and thread not in before]
+    go.set()
+    time.sleep(0.2)
+
+    assert thread.is_alive() and died == [] and background.trouble == {}
+
+
 # --- the prediction log -----------------------------------------------------------------------------------------------
 
 
@@ -900,7 +1247,8 @@ def test_where_the_log_cannot_be_written_answers_wait_and_then_are_refused_and_n
     assert [entry["request_id"] for entry in entries(own)] == names
 
 
-def test_a_write_that_breaks_off_leaves_whole_lines_only(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), MemoryError("No space")], ids=lambda fault: type(fault).__name__)
+def test_a_write_that_breaks_off_leaves_whole_lines_only(tmp_path, monkeypatch, fault):
     class Narrow:
         "A disk with room for ten more bytes."
 
@@ -918,7 +1266,7 @@ def test_a_write_that_breaks_off_leaves_whole_lines_only(tmp_path, monkeypatch):
 
         def write(self, data):
             if not self.room:
-                raise OSError(28, "No space left on device")
+                raise fault
             took, self.room = self.opened.write(data[: self.room]), 0
             return took
 
@@ -926,7 +1274,7 @@ def test_a_write_that_breaks_off_leaves_whole_lines_only(tmp_path, monkeypatch):
     file.write_bytes(b'{"a": 1}\n')
     monkeypatch.setattr(serving, "open", lambda *a, **k: Narrow(open(*a, **k)), raising=False)  # noqa: SIM115
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(type(fault), match="No space"):
         serving._append(file, b'{"b": 2}\n{"c": 3}\n')
 
     assert file.read_bytes() == b'{"a": 1}\n'
@@ -943,6 +1291,76 @@ def test_half_a_line_of_a_killed_service_is_taken_away_and_the_rest_is_read(own)
         ask(client, KNOWN[:2], other := new())
 
     assert [entry["request_id"] for entry in entries(own)] == [one, other]
+
+
+def test_another_opener_of_the_log_waits_for_a_line_that_is_being_written_and_cuts_nothing(tmp_path, monkeypatch):
+    half, go, line = threading.Event(), threading.Event(), b'{"a": 1}\n'
+
+    class Pausing:
+        "A file that is in the middle of a line when the other one comes."
+
+        def __init__(self, opened):
+            self.opened = opened
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.opened.close()
+
+        def __getattr__(self, name):
+            return getattr(self.opened, name)
+
+        def write(self, data):
+            if half.is_set():
+                return self.opened.write(data)
+            took = self.opened.write(data[:4])
+            half.set()
+            assert go.wait(30)
+            return took
+
+    with ThreadPoolExecutor(2) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(serving, "open", lambda *a, **k: Pausing(open(*a, **k)), raising=False)  # noqa: SIM115
+            one = pool.submit(serving._append, tmp_path / "2026-03-16.jsonl", line)
+            assert half.wait(30)
+        other = pool.submit(serving.PredictionLog, tmp_path, 0.01, 10)
+        time.sleep(0.1)
+        assert not other.done()
+        go.set()
+        one.result(30)
+        log = other.result(30)
+    log.add("2026-03-16", b'{"b": 2}\n')
+
+    assert log.close() == 0
+    assert (tmp_path / "2026-03-16.jsonl").read_bytes() == line + b'{"b": 2}\n'
+
+
+def test_what_two_openers_of_one_log_write_at_the_same_time_is_all_there(tmp_path):
+    logs = [serving.PredictionLog(tmp_path, 0.001, 10_000) for _ in range(2)]
+    written = set()
+    for i in range(2_000):
+        logs[i % 2].add("2026-03-16", line := json.dumps({"number": i, "more": "x" * (i % 500)}).encode() + b"\n")
+        written.add(line)
+        if i % 400 == 0:
+            serving.PredictionLog(tmp_path, 0.001, 10).close()  # a third one comes and goes
+
+    assert [log.close() for log in logs] == [0, 0]
+    lines = (tmp_path / "2026-03-16.jsonl").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2_000 and set(lines) == written
+
+
+@pytest.mark.parametrize("end", [b'{"half', b"\x00" * 5_000, b"x" * 2_000_000], ids=["half a line", "zeros", "more than a line may have"])
+def test_half_a_line_is_taken_away_before_the_next_is_written_also_where_nobody_has_started_anew(tmp_path, end):
+    file, whole = tmp_path / "2026-03-16.jsonl", b'{"a": 1}\n'
+    log = serving.PredictionLog(tmp_path, 0.001, 10)
+    file.write_bytes(whole + end)
+    for _ in range(3):
+        serving._append(file, b"")
+    log.add("2026-03-16", b'{"b": 2}\n')
+
+    assert log.close() == 0
+    assert file.read_bytes() == whole + b'{"b": 2}\n'
 
 
 def test_each_day_has_its_file_and_the_newest_entry_of_a_request_is_found(tmp_path):
@@ -969,6 +1387,115 @@ def test_foreign_lines_in_the_log_do_not_keep_a_service_from_starting(own):
         assert ask(client, KNOWN[:2])["prediction"] in KNOWN[:2]
 
 
+# --- how long the log is kept -------------------------------------------------------------------------------------------
+
+
+def days_of(folder, *ago: int, since: datetime = CLOCK) -> None:
+    "Files of the log as they were written so many days ago."
+    folder.mkdir(parents=True, exist_ok=True)
+    for days in ago:
+        (folder / f"{since - timedelta(days=days):%Y-%m-%d}.jsonl").write_bytes(b"{}\n")
+
+
+def ages(folder, since: datetime = CLOCK) -> list[int]:
+    "How many days ago the files that are there were written."
+    return sorted((since.date() - date.fromisoformat(file.stem)).days for file in folder.glob("*.jsonl"))
+
+
+def test_files_that_are_too_old_go_when_the_service_starts_and_when_a_day_is_over(own, monkeypatch):
+    folder = own / "serving/predictions"
+    days_of(folder, 0, 1, 89, 90, 91, 92, 200, 400)
+    with served(own):
+        wait_for(lambda: ages(folder) == [0, 1, 89, 90])
+        monkeypatch.setattr(project, "now", lambda: CLOCK + timedelta(days=1, hours=1))
+        wait_for(lambda: ages(folder) == [0, 1, 89])
+        monkeypatch.setattr(project, "now", lambda: CLOCK + timedelta(days=2))
+        wait_for(lambda: ages(folder) == [0, 1])
+
+
+@pytest.mark.parametrize("days", [0, None])
+def test_without_a_limit_the_log_is_kept_for_ever(own, days):
+    folder = own / "serving/predictions"
+    days_of(folder, *range(0, 4_000, 100))
+    with served(own, retention_days=days) as client:
+        wait_for(lambda: client.service._day)
+
+    assert len(ages(folder)) == 40
+
+
+@pytest.mark.parametrize("days", [1, 7, 35, 90])
+def test_of_a_long_log_so_many_days_stay_beside_the_present_one(tmp_path, days):
+    days_of(tmp_path, *range(300))
+
+    gone = serving.expire(tmp_path, CLOCK.date(), days)
+
+    assert ages(tmp_path) == list(range(days + 1))
+    assert len(gone) == 299 - days and gone == sorted(gone)
+    assert serving.expire(tmp_path, CLOCK.date(), days) == []
+
+
+@pytest.mark.parametrize("ahead", [91, 92, 365, 30 * 365])
+def test_a_clock_that_has_jumped_deletes_nothing_until_the_log_has_grown_on_for_as_long(tmp_path, ahead):
+    "In an ordinary life a file goes a day; a clock in the future would take all of them at once."
+    days_of(tmp_path, *range(91))
+    future = CLOCK + timedelta(days=ahead)
+
+    assert serving.expire(tmp_path, future.date(), 90) == []
+    for passed in range(91):
+        days_of(tmp_path, -passed, since=future)
+        assert serving.expire(tmp_path, (future + timedelta(days=passed)).date(), 90) == []
+    assert len(ages(tmp_path)) == 2 * 91
+    days_of(tmp_path, -91, since=future)
+    serving.expire(tmp_path, (future + timedelta(days=91)).date(), 90)
+    assert ages(tmp_path, since=future + timedelta(days=91)) == list(range(91))
+
+
+def test_a_clock_that_has_gone_back_deletes_nothing(tmp_path):
+    days_of(tmp_path, *range(91))
+
+    for back in (1, 90, 400, 20_000):
+        assert serving.expire(tmp_path, (CLOCK - timedelta(days=back)).date(), 90) == []
+
+
+def test_the_newest_file_stays_however_old_it_is(tmp_path):
+    days_of(tmp_path, 500, 501, 502)
+
+    assert serving.expire(tmp_path, CLOCK.date(), 90) == []
+
+
+def test_what_is_no_file_of_a_day_is_left_alone(tmp_path):
+    days_of(tmp_path, *range(100))
+    others = [
+        "2020-01-01.jsonl.bak",
+        "2020-13-01.jsonl",
+        "20200101.jsonl",
+        "2020-W01-1.jsonl",
+        "notes.jsonl",
+        ".2020-01-01.jsonl",
+        "2020-01-01.json",
+    ]
+    for name in others:
+        (tmp_path / name).write_text("mine", encoding="utf-8")
+    (tmp_path / "2020-01-02.jsonl").mkdir()
+    (tmp_path / "2020-01-03.jsonl").symlink_to(tmp_path / "nowhere")
+
+    serving.expire(tmp_path, CLOCK.date(), 10)
+
+    assert {path.name for path in tmp_path.iterdir()} >= {*others, "2020-01-02.jsonl", "2020-01-03.jsonl"}
+    assert len(serving._days(tmp_path)) == 11
+
+
+def test_a_file_that_somebody_else_has_deleted_meanwhile_is_no_fault(tmp_path, monkeypatch):
+    days_of(tmp_path, *range(100))
+    there = serving._days(tmp_path)
+    for file in list(there.values())[:5]:
+        file.unlink()
+    monkeypatch.setattr(serving, "_days", lambda folder: there)
+
+    assert len(serving.expire(tmp_path, CLOCK.date(), 10)) == 89
+    assert serving.find(tmp_path, "nobody") is None  # looks into files that are gone
+
+
 # --- settings -----------------------------------------------------------------------------------------------------------
 
 
@@ -990,6 +1517,9 @@ def test_foreign_lines_in_the_log_do_not_keep_a_service_from_starting(own):
         ("body_bytes", 0),
         ("last_known_seconds", -1),
         ("repeat_seconds", -1),
+        ("retention_days", -1),
+        ("retention_days", 0.5),
+        ("retention_days", float("inf")),
         ("colour", "red"),
     ],
 )
