@@ -231,18 +231,21 @@ def push(
     at: datetime | None = None,  # None: now
 ) -> None:
     "Put newer features online. Rows that nobody can know yet stay out; when the others are in, a `CourseError` names them."
-    rows = rows.assign(**{CONTRACT.known: pd.to_datetime(rows[CONTRACT.known], utc=True)})
-    good = rows[CONTRACT.known] <= pd.Timestamp(at or now()) + SLACK  # a missing time is none
-    last = rows[good].sort_values(CONTRACT.known).drop_duplicates(CONTRACT.entity, keep="last")
+    known = pd.to_datetime(rows[CONTRACT.known], utc=True, format="ISO8601", errors="coerce")
+    good = known <= pd.Timestamp(at or now()) + SLACK  # not where the time is missing
+    timed = rows.assign(**{"created": rows.get("created", known), CONTRACT.known: known})
+    last = timed[good].sort_values(CONTRACT.known).drop_duplicates(CONTRACT.entity, keep="last")
     if len(last):
         store.write_to_online_store(VIEW, last)
-    if len(refused := rows[~good]):
-        named = "; ".join(f"{CONTRACT.entity} {row[CONTRACT.entity]}: {row[CONTRACT.known]}" for _, row in refused.head(3).iterrows())
-        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-        raise CourseError(
-            f"{len(refused)} of {len(rows)} rows are not online, {CONTRACT.known} is missing or later than now: {named}{more}. "
-            "Mend the clock that wrote them; the others are online"
-        )
+    if not good.all():
+        raise CourseError(_left_out(rows[~good], len(rows)))
+
+
+def _left_out(rows: pd.DataFrame, of: int) -> str:
+    first = "; ".join(f"{entity}: {known}" for entity, known in rows[[CONTRACT.entity, CONTRACT.known]].head(3).itertuples(index=False))
+    more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
+    reason = f"{len(rows)} of {of} rows are not online, because their {CONTRACT.known} is missing or later than now"
+    return f"{reason} ({CONTRACT.entity} {first}{more}). The others are online; mend the clock that wrote these"
 
 # %% ../notebooks/31_feature_store.ipynb #8775d45e
 import os

@@ -1,9 +1,15 @@
 """The law of the point-in-time join, and our Feast offline store beside Feast's own."""
 
+import contextlib
+import os
+import sqlite3
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +17,12 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.data_source import PushMode, PushSource
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mlops_course import asof
 
@@ -311,3 +320,168 @@ def test_it_works_in_little_memory(files):
     found = store.get_historical_features(labels(20_000), ["stats:rate"]).to_df()
 
     assert len(found) == 20_000
+
+
+# What is opened is closed
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[duckdb.DuckDBPyConnection]:
+    "The connections that are made."
+    made, connect = [], duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", lambda *args, **more: made.append(connect(*args, **more)) or made[-1])
+    return made
+
+
+def is_open(connection: duckdb.DuckDBPyConnection) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except duckdb.ConnectionException:
+        return False
+    return True
+
+
+def job(store: FeatureStore, asked=None):
+    return store.get_historical_features(labels(5) if asked is None else asked, ["stats:rate"])
+
+
+def answered_twice(store: FeatureStore) -> None:
+    one = job(store)
+    one.to_df(), one.to_arrow()
+
+
+def its_source_goes(store: FeatureStore) -> None:
+    one = job(store)
+    (store.config.repo_path / "stats.parquet").unlink()
+    one.to_df()
+
+
+def by_hand(store: FeatureStore, *columns: str) -> None:
+    how = {"entity": "driver_id", "label_time": "event_timestamp", "feature_time": "known_at", "columns": list(columns)}
+    asof.as_of(labels(5), store.config.repo_path / "stats.parquet", **how)
+
+
+QUERY = "SELECT 7 AS driver_id, TIMESTAMPTZ '2026-03-02' AS event_timestamp"
+WAYS = {  # of work, and whether it comes to a good end
+    "answered": (lambda store: job(store).to_df(), True),
+    "answered twice": (answered_twice, True),
+    "a query as labels": (lambda store: job(store, QUERY).to_df(), True),
+    "never read": (job, True),
+    "materialized": (lambda store: store.materialize(START.to_pydatetime(), (START + timedelta(hours=6)).to_pydatetime()), True),
+    "by hand": (lambda store: by_hand(store, "rate"), True),
+    "refused": (lambda store: job(store, labels(5).drop(columns="driver_id")), False),
+    "a wrong query": (lambda store: job(store, "SELECT"), False),
+    "its source goes": (its_source_goes, False),
+    "by hand, a wrong column": (lambda store: by_hand(store, "no"), False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_connection_ends_with_its_work_and_leaves_no_folder(files, opened, tmp_path_factory, monkeypatch, way):
+    spills = tmp_path_factory.mktemp("spills")
+    monkeypatch.setattr(tempfile, "tempdir", str(spills))
+    store = repository(files)
+
+    work, good = WAYS[way]
+    with contextlib.nullcontext() if good else pytest.raises((ValueError, duckdb.Error)):
+        work(store)
+
+    assert not any(map(is_open, opened))
+    assert list(spills.iterdir()) == []
+
+
+def test_two_processes_with_one_number_share_no_folder(monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in containers
+    with asof.connect() as one, asof.connect() as other:
+        folders = [c.execute("SELECT current_setting('temp_directory')").fetchone()[0] for c in (one, other)]
+        assert len(set(folders)) == 2 and all(Path(folder).is_dir() for folder in folders)
+
+    assert not any(Path(folder).exists() for folder in folders)
+
+
+def test_what_does_not_fit_goes_to_disk_and_the_disk_is_empty_afterwards():
+    with asof.connect("20MB") as connection:
+        folder = Path(connection.execute("SELECT current_setting('temp_directory')").fetchone()[0])
+        connection.execute("CREATE TABLE t AS SELECT hash(range) AS h, md5(range::VARCHAR) AS m FROM range(600_000)")
+        assert list(folder.iterdir())
+
+    assert not folder.exists()
+
+
+# The online store
+
+
+@pytest.fixture
+def online(files) -> FeatureStore:
+    "A repository on our online store, with the newest statistics and the demand of zones, whose keys are words."
+    config = RepoConfig(
+        project="test",
+        provider="local",
+        registry=repository(files).config.registry.path,
+        online_store={"type": "mlops_course.asof.UtcSqliteOnlineStore", "path": str(files / "ours.db")},
+        offline_store={"type": OURS},
+        entity_key_serialization_version=3,
+    )
+    config.repo_path = files
+    store = FeatureStore(config=config)
+    store.apply(store.list_feature_views())
+    store.materialize(START.to_pydatetime(), (START + timedelta(minutes=2_000)).to_pydatetime())
+    return store
+
+
+def test_our_online_store_gives_what_feasts_gives_for_two_views_and_keys_of_words(files, online):
+    feasts = repository(files)
+    feasts.materialize(START.to_pydatetime(), (START + timedelta(minutes=2_000)).to_pydatetime())
+    asked = [{"driver_id": i % 50, "zone_id": "abcdé'\"\n"[i % 8]} for i in range(60)]
+
+    answers = [store.get_online_features(ALL, asked).to_dict() for store in (online, feasts)]
+
+    assert answers[0] == answers[1]
+    assert 0 < sum(value is None for value in answers[0]["demand"]) < 60
+
+
+def test_a_view_that_is_gone_takes_its_table_along(online):
+    online.apply([], objects_to_delete=[online.get_feature_view("zones")], partial=False)
+
+    with contextlib.closing(sqlite3.connect(online.config.online_store.path)) as database:
+        assert [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")] == ["test_stats"]
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(2026, 3, 8, 2, 30, tzinfo=ZoneInfo("America/New_York")),
+        datetime(2026, 11, 1, 1, 30, fold=1, tzinfo=ZoneInfo("America/New_York")),
+        datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        pd.Timestamp("2026-03-01T12:00:00.000001", tz="Asia/Kathmandu"),
+    ],
+    ids=str,
+)
+def test_a_time_as_a_number_and_back_is_the_same_moment(time):
+    again = asof.time_of(asof.microseconds_of(time))
+
+    assert again == time.astimezone(UTC) and again.tzinfo is UTC
+
+
+def test_a_time_without_zone_is_utc_and_a_missing_one_is_none():
+    assert asof.time_of(asof.microseconds_of(datetime(2026, 3, 8, 2, 30, 0, 1))) == datetime(2026, 3, 8, 2, 30, 0, 1, tzinfo=UTC)
+    assert [asof.microseconds_of(time) for time in (None, pd.NaT)] == [None, None]
+
+
+def test_a_row_without_a_time_is_refused_and_the_rows_beside_it_with_it(online):
+    view, store = online.get_feature_view("stats"), online.provider.online_store
+    key = EntityKey(join_keys=["driver_id"], entity_values=[Value(int64_val=999)])
+    data = [(key, {"rate": Value(double_val=1.0)}, time, None) for time in (START.to_pydatetime(), pd.NaT)]
+
+    with pytest.raises(sqlite3.IntegrityError):
+        store.online_write_batch(online.config, view, data, None)
+
+    assert store.online_read(online.config, view, [key]) == [(None, None)]
+
+
+def test_settings_of_feasts_store_that_ours_has_not_are_refused():
+    with pytest.raises(ValidationError, match="vector_enabled"):
+        asof.UtcSqliteOnlineStoreConfig(vector_enabled=True)

@@ -1,10 +1,12 @@
 """One definition of each feature: what training, the batch and the live service are handed is the same."""
 
+import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from feast import FeatureStore
 
 from conftest import run_stages
 from mlops_course import features, project
@@ -176,16 +179,82 @@ def test_a_store_may_be_moved_and_opened_from_anywhere(tmp_path, frame, monkeypa
     assert features.online(store, [1001], at=UNTIL)[FEATURES].notna().all(axis=None)
 
 
-def test_the_time_of_a_row_does_not_depend_on_where_the_machine_stands(tmp_path, frame, monkeypatch):
-    here = features.online(made(tmp_path, frame), [1001, 1002], at=UNTIL)
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    try:
-        there = features.online(made(tmp_path, frame), [1001, 1002], at=UNTIL)
-    finally:
-        monkeypatch.undo()
+ZONES = ["UTC", "Asia/Ho_Chi_Minh", "America/New_York", "Asia/Kathmandu"]
+MOMENTS = [
+    "2026-03-08T02:30:00",  # an hour that New York's clocks leave out
+    "2026-11-01T01:30:00",  # and one that they show twice, as local times
+    "2026-11-01T05:30:00",  # the same, as instants
+    "2026-11-01T06:30:00",
+    "2026-03-14T12:00:00.123457",
+    "1969-07-20T20:17:40.000001",
+    "1879-06-15T00:00:00.999999",  # Kathmandu was 5:41:16 before London
+]
+
+IN_ZONES = """
+import json, os, sys, time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+import pandas as pd
+from feast import FeatureStore  # before the processes part, so that each of them begins at once
+from feast.infra import passthrough_provider
+from feast.infra.compute_engines.local import compute
+from mlops_course import asof, features
+
+folder, zones = Path(sys.argv[1]), sys.argv[2:]
+rows = pd.read_parquet(folder / "rows.parquet")
+ids = rows.driver_id.tolist()
+
+def write(zone):
+    store = features.build(folder / zone.replace("/", " "), folder / "rows.parquet", "test", features.FeatureSettings(ttl_hours=3_000_000), UNTIL)
+    features.push(store, rows[rows.driver_id % 2 == 0], at=UNTIL)
+
+def read(zone, writer):
+    store = features.open_store(folder / writer.replace("/", " "))
+    asked = [{"driver_id": i} for i in ids]
+    keys = [features._key(i) for i in ids]
+    view = store.get_feature_view(features.VIEW)
+    theirs = store.get_online_features(features.REFERENCES, asked).proto.results[1].event_timestamps
+    moments = {
+        "newest": [asof.microseconds_of(row.known) for row in features.newest(store, ids)],
+        "online": [asof.microseconds_of(t) for t in features.online(store, ids, at=UNTIL).known_at],
+        "online_read": [asof.microseconds_of(t) for t, _ in store.provider.online_read(store.config, view, keys)],
+        "get_online_features": [t.ToMicroseconds() for t in theirs],
+    }
+    for way, found in moments.items():
+        print(json.dumps([writer, zone, way, found]), flush=True)
+
+def in_process(work, zone, *more):
+    if (child := os.fork()) == 0:
+        os.environ["TZ"] = zone
         time.tzset()
-    pd.testing.assert_frame_equal(here, there)
+        work(zone, *more)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+UNTIL = pd.Timestamp("2027-01-01", tz="UTC").to_pydatetime()
+for zone in zones:
+    in_process(write, zone)
+for writer in zones:
+    for zone in zones:
+        in_process(read, zone, writer)
+"""
+
+
+def test_a_time_is_the_same_moment_in_processes_of_all_zones(tmp_path):
+    known = pd.to_datetime(MOMENTS, utc=True, format="ISO8601").as_unit("us")
+    rows = pd.DataFrame({"driver_id": range(len(known)), "known_at": known, "conv_rate": 0.5, "acc_rate": 0.5, "avg_daily_trips": 1})
+    rows["created"] = rows.known_at.where(rows.driver_id % 3 != 0)
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", IN_ZONES, tmp_path, *ZONES], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    instants = [int(t.value) // 1_000 for t in known.as_unit("ns")]
+    assert len(found) == 4 * len(ZONES) ** 2
+    assert [row[:3] for row in found if row[3] != instants] == []
 
 
 def test_no_store_says_which_notebook_makes_one(tmp_path):
@@ -197,6 +266,55 @@ def test_another_online_store_is_a_matter_of_settings():
     redis = {"type": "redis", "connection_string": "localhost:6378"}
 
     assert features.store_settings("p", redis)["online_store"] == redis
+
+
+@pytest.mark.parametrize("name", [{"type": name} for name in (*features.FEASTS_SQLITE, features.SQLITE)] + [{}], ids=str)
+def test_whoever_says_sqlite_gets_the_store_with_times_of_no_zone(name):
+    assert features.store_settings("p", name)["online_store"] == {"type": features.SQLITE, "path": "online.db"}
+    assert features.store_settings("p", {**name, "path": "x.db"})["online_store"] == {"type": features.SQLITE, "path": "x.db"}
+
+
+def feasts_own(folder: Path, frame: pd.DataFrame):
+    "A store as the course built it before: on Feast's own SQLite."
+    (folder / "features").mkdir()
+    frame.to_parquet(folder / "statistics.parquet", index=False)
+    written = features.store_settings("test", {}) | {"online_store": {"type": "sqlite", "path": "online.db"}}
+    (folder / "features/feature_store.yaml").write_text(yaml.safe_dump(written))
+    store = FeatureStore(repo_path=str(folder / "features"))
+    store.apply(features.definitions("../statistics.parquet", timedelta(days=7)))
+    features.push(store, frame, at=UNTIL)
+    return folder / "features"
+
+
+def test_a_store_that_was_built_before_times_had_no_zone_is_refused(tmp_path, frame):
+    folder = feasts_own(tmp_path, frame)
+
+    with pytest.raises(project.CourseError, match="depend on the zone.*`make run`"):
+        features.open_store(folder)
+
+
+def test_nor_is_its_file_read_or_written_under_newer_settings(tmp_path, frame):
+    folder = feasts_own(tmp_path, frame)
+    (folder / "feature_store.yaml").write_text(yaml.safe_dump(features.store_settings("test", {})))
+    before, store = (folder / "online.db").read_bytes(), features.open_store(folder)
+    definitions = features.definitions("../statistics.parquet", timedelta(days=7))
+
+    doors = {
+        "read": lambda: features.newest(store, [1001]),
+        "read by Feast": lambda: store.get_online_features(features.REFERENCES, [{CONTRACT.entity: 1001}]),
+        "pushed": lambda: features.push(store, frame, at=UNTIL),
+        "materialized": lambda: store.materialize(UNTIL - timedelta(days=7), UNTIL),
+        "applied": lambda: store.apply(definitions),
+    }
+    for door in doors.values():
+        with pytest.raises(project.CourseError, match="online.db .*zone of a process: remove it"):
+            door()
+    assert (folder / "online.db").read_bytes() == before
+
+    (folder / "online.db").unlink()
+    store.apply(definitions)
+    features.push(store, frame, at=UNTIL)
+    assert features.online(store, [1001], at=UNTIL)[FEATURES].notna().all(axis=None)
 
 
 def stage_run(out: Path, frame: pd.DataFrame, **changes) -> None:
@@ -251,7 +369,7 @@ def test_the_folder_for_feasts_command_line_holds_definitions_alone_and_the_same
     ours = features.store_settings(written["project"], {"type": "sqlite"})
 
     assert [path.name for path in folder.glob("*.py")] == ["definitions.py"]
-    assert written == ours | {"registry": written["registry"], "online_store": written["online_store"]}
+    assert written == ours | {"registry": written["registry"], "online_store": ours["online_store"] | {"path": "../../out/feast/online.db"}}
 
 
 def test_feasts_own_command_line_applies_and_materializes(tmp_path):
@@ -281,6 +399,19 @@ def test_the_quick_way_to_read_sqlite_finds_what_feast_finds(built):
     assert found[1].known is None and found[0] == found[3]
 
 
+def row(ids, known, value: float = 1.0) -> pd.DataFrame:
+    "Statistics to be pushed, one value for all features."
+    known = pd.to_datetime(pd.Series(known), utc=True).dt.as_unit("us")
+    return pd.DataFrame({CONTRACT.entity: ids, **dict.fromkeys(FEATURES, value), CONTRACT.known: known, "created": known})
+
+
+@pytest.fixture
+def own(tmp_path, store):
+    "A store like `store` for a test that writes to it."
+    shutil.copytree(store.repo_path, tmp_path / "features")
+    return features.open_store(tmp_path / "features")
+
+
 def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tmp_path):
     shutil.copytree(built / "features", tmp_path / "features")
     store = features.open_store(tmp_path / "features")
@@ -292,3 +423,182 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
     features.push(store, rows)
 
     assert features.newest(store, [1001]) == [features.Newest((1.0, 1.0, 1.0), datetime(2026, 3, 16, tzinfo=UTC))]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pd.Series(["2026-03-14T20:00:00.000001"]),
+        pd.to_datetime(pd.Series(["2026-03-14T20:00:00.000001"])),
+        pd.to_datetime(pd.Series(["2026-03-15T03:00:00.000001"])).dt.tz_localize("Asia/Ho_Chi_Minh"),
+        pd.to_datetime(pd.Series(["2026-03-14T20:00:00.000001"])).dt.as_unit("us").dt.tz_localize("UTC"),
+        pd.Series([datetime.fromisoformat("2026-03-14T15:00:00.000001-05:00")], dtype=object),
+    ],
+    ids=["text", "naive", "of a zone", "UTC", "objects"],
+)
+def test_however_the_time_of_a_pushed_row_is_written_it_is_the_same_moment(own, times):
+    rows = row([1001], ["2026-03-14"]).assign(**{CONTRACT.known: times})
+
+    features.push(own, rows, at=UNTIL)
+
+    assert features.newest(own, [1001])[0] == features.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("in_file", [True, False], ids=["the file has the column", "the file has it not"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda rows: rows, lambda rows: rows.drop(columns="created"), lambda rows: rows.assign(created=pd.NaT)],
+    ids=["", "no column", "no time"],
+)
+def test_a_pushed_row_need_not_say_when_it_was_written(tmp_path, frame, in_file, change):
+    store = made(tmp_path, frame if in_file else frame.drop(columns="created"))
+
+    features.push(store, change(row([1001], [UNTIL])), at=UNTIL)
+
+    assert features.newest(store, [1001])[0] == features.Newest((1.0,) * 3, UNTIL)
+
+
+FUTURE = ["2099-01-01", UNTIL + features.SLACK + timedelta(microseconds=1), datetime(9999, 12, 31, tzinfo=UTC), None, "no time"]
+
+
+@pytest.mark.parametrize("known", FUTURE, ids=str)
+def test_a_row_that_nobody_can_know_yet_stays_out_is_named_and_keeps_no_other_row_out(own, known):
+    before = features.newest(own, [1001])
+    rows = row([1001, 1002], [UNTIL] * 2, 2.0).astype({CONTRACT.known: object})
+    rows.loc[0, CONTRACT.known] = known
+
+    with pytest.raises(project.CourseError, match="^1 of 2 rows are not online.*driver_id 1001: "):
+        features.push(own, rows, at=UNTIL)
+
+    assert features.newest(own, [1001]) == before
+    assert features.newest(own, [1002])[0] == features.Newest((2.0,) * 3, UNTIL)
+
+
+def test_a_column_of_times_beyond_what_nanoseconds_can_say_is_refused_too(own):
+    rows = row([1001], [UNTIL]).assign(**{CONTRACT.known: pd.Series([datetime(9999, 1, 1)]).astype("datetime64[us]")})
+
+    with pytest.raises(project.CourseError, match="1 of 1 rows .*9999-01-01"):
+        features.push(own, rows, at=UNTIL)
+
+
+def test_a_row_of_now_wins_over_one_of_the_same_driver_from_the_future(own):
+    with pytest.raises(project.CourseError, match="1 of 2"):
+        features.push(own, row([1001, 1001], [UNTIL, UNTIL + timedelta(days=1)]), at=UNTIL)
+
+    assert features.newest(own, [1001])[0].known == UNTIL
+
+
+def test_many_rows_from_the_future_are_counted_and_the_message_stays_short(own):
+    with pytest.raises(project.CourseError, match="^100 of 100 rows") as refused:
+        features.push(own, row(range(100), ["2099-01-01"] * 100), at=UNTIL)
+
+    assert "and 97 more" in str(refused.value) and len(str(refused.value)) < 400
+
+
+def test_now_is_that_of_the_environment(own):
+    now = project.environment("env.test.yaml").clock
+    features.push(own, row([1001], [now]))
+
+    with pytest.raises(project.CourseError, match="later than now"):
+        features.push(own, row([1001], [now + timedelta(hours=1)]))
+    assert features.newest(own, [1001])[0].known == now
+
+
+def test_clocks_may_differ_a_little(own):
+    features.push(own, row([1001], [UNTIL + features.SLACK]), at=UNTIL)
+
+    assert features.online(own, [1001], at=UNTIL)[FEATURES].notna().all(axis=None)
+
+
+def test_a_row_from_the_future_that_is_in_the_store_is_not_there_until_its_time_comes(own):
+    known = UNTIL + timedelta(days=1)
+    own.write_to_online_store(features.VIEW, row([1001], [known], 9.0))  # Feast asks no clock
+
+    early, later = (features.online(own, [1001, 1002], at=at) for at in (UNTIL, known))
+
+    assert early.loc[0, FEATURES].isna().all() and pd.isna(early.known_at[0]) and early.loc[1, FEATURES].notna().all()
+    assert later.loc[0, FEATURES].eq(9.0).all() and later.known_at[0] == known
+    assert features.newest(own, [1001])[0].known == known
+    assert features.newest(own, [1001], until=UNTIL) == [features.Newest((None,) * 3, None)]
+
+
+def test_online_counts_the_time_to_live_to_the_microsecond_as_training_does(own):
+    known = datetime(2026, 3, 14, 12, 0, 0, 999_999, tzinfo=UTC)
+    features.push(own, row([1001], [known]), at=UNTIL)
+    ttl = features.time_to_live(own)
+
+    for at, there in [(known + ttl, True), (known + ttl + timedelta(microseconds=1), False)]:
+        assert features.online(own, [1001], at=at)[FEATURES].notna().all(axis=None) == there
+
+
+@pytest.fixture
+def few_variables(monkeypatch):
+    "A SQLite of before 2020: a question may have 999 variables. Today's builds take 32,766 or more."
+    connect = sqlite3.connect
+
+    def limited(*args, **more):
+        database = connect(*args, **more)
+        database.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", limited)
+
+
+@pytest.mark.parametrize("n", [1_000, 40_000, 100_000])
+def test_any_number_of_drivers_is_one_question(few_variables, own, n):
+    ids = np.arange(1001, 1001 + n)
+
+    found = features.newest(own, ids)
+
+    assert [row.known is not None for row in found] == [True] * 5 + [False] * (n - 5)
+    assert len(features.online(own, ids, at=UNTIL)) == n
+
+
+def test_any_number_of_drivers_is_one_question_to_feast_too(few_variables, own):
+    ids = list(range(1001, 41_001))
+
+    found = own.get_online_features(features.REFERENCES, [{CONTRACT.entity: i} for i in ids]).to_dict()
+
+    assert [value is not None for value in found[FEATURES[0]]] == [True] * 5 + [False] * (len(ids) - 5)
+
+
+EDGES = [2**63 - 1, -(2**63), 2**53 + 1, 2**53, 0, -1]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series, lambda ids: [np.int64(i) for i in ids]])
+def test_every_number_of_64_bits_is_an_entity(own, kind):
+    features.push(own, row(EDGES, [UNTIL] * len(EDGES)).assign(**{FEATURES[0]: range(len(EDGES))}), at=UNTIL)
+
+    asked = [*EDGES, *reversed(EDGES), 2**53 - 1]
+    found = features.newest(own, kind(asked))
+
+    assert [row.values[0] for row in found] == [*range(6), *reversed(range(6)), None]
+    assert features.online(own, kind(asked), at=UNTIL)[CONTRACT.entity].tolist() == asked
+
+
+@pytest.mark.parametrize("none", [[], (), np.array([], "int64"), pd.Series([], dtype="int64"), range(0)], ids=repr)
+def test_of_nobody_nothing_is_asked(own, none):
+    assert features.newest(own, none) == [] and len(features.online(own, none, at=UNTIL)) == 0
+
+
+def test_a_store_is_read_by_many_threads_while_it_is_written(own):
+    def reads(_):
+        return {row.values[0] for _ in range(200) for row in features.newest(own, [1001, 1002])}
+
+    features.push(own, row([1001, 1002], [UNTIL] * 2, 0.0), at=UNTIL)
+    with ThreadPoolExecutor(4) as pool:
+        readers = pool.map(reads, range(4))
+        for value in range(1, 20):
+            features.push(own, row([1001, 1002], [UNTIL] * 2, value), at=UNTIL)
+        seen = set().union(*readers)
+
+    assert seen <= set(map(float, range(20)))
+    assert features.newest(own, [1001])[0].values[0] == 19
+
+
+def test_a_store_that_was_torn_down_has_nothing(own):
+    features.newest(own, [1001])
+    own.teardown()
+
+    with pytest.raises(sqlite3.OperationalError):
+        own.provider.online_store.rows(own.config, features._view(own), [])

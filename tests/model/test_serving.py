@@ -926,6 +926,31 @@ def test_a_store_that_a_build_has_put_in_its_place_is_noticed(own):
     assert (before != 0.222, after) == (True, 0.222)
 
 
+def test_a_row_from_the_future_is_not_there(own):
+    company.put(features.open_store(own / "features"), [KNOWN[0]], [0.9, 0.9, 9], CLOCK + timedelta(days=365))
+
+    with served(own, cache_seconds=0) as client:
+        answer = ask(client, KNOWN[:2], name := new())
+
+    assert answer["prediction"] == KNOWN[1]
+    assert [c["features"] for c in answer["candidates"]] == ["missing", "fresh"]
+    assert logged(client, name)["candidates"][0]["known_at"] is None
+
+
+def test_a_store_whose_times_depend_on_a_zone_is_not_read_and_the_log_says_what_to_do(own):
+    settings = own / "features/feature_store.yaml"
+    settings.write_text(settings.read_text(encoding="utf-8").replace(features.SQLITE, "sqlite"), encoding="utf-8")
+
+    service = serving.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+
+    with logging_to(own / "log.jsonl", service="serving"), TestClient(serving.application(service, None)) as client:
+        ready = wait_for(lambda: (told := client.get("/ready")).json()["trouble"] and told)
+
+    assert ready.status_code == 503 and ready.json()["trouble"][0] == "the feature store does not answer"
+    [line] = [line for line in (own / "log.jsonl").read_text(encoding="utf-8").splitlines() if "feature store does not answer" in line]
+    assert "`make run` builds it anew" in json.loads(line)["reason"]
+
+
 # --- another champion ---------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import company
@@ -18,7 +19,7 @@ import httpx
 import psutil
 import pytest
 from browser import CHROMIUM, MISSING, free_port, page
-from company import KNOWN
+from company import CLOCK, KNOWN, UNKNOWN
 from online import Online, command, refused, wait_for
 
 from mlops_course import project, registry
@@ -183,6 +184,22 @@ def redis():
 @pytest.fixture
 def with_redis(keep, redis) -> Online:
     return keep("redis", make=lambda folder: redis.fill(folder) or {}, cache_seconds=0, last_known_seconds=3)
+
+
+@REDIS
+def test_in_redis_too_a_time_is_the_same_moment_in_every_zone_and_nobody_is_known_since_1970(redis, tmp_path):
+    redis.fill(tmp_path)
+    code = f"from pathlib import Path; from mlops_course.features import newest, open_store; store = open_store(Path({str(tmp_path)!r}) / 'features')"
+    code += f"; print([str(row.known) for row in newest(store, {[KNOWN[0], UNKNOWN]})])"
+
+    told = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=True
+        )
+        for zone in ("America/New_York", "Asia/Kathmandu")
+    ]
+
+    assert [done.stdout.strip() for done in told] == [str([str(CLOCK - timedelta(hours=2)), "None"])] * 2
 
 
 @REDIS
