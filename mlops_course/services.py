@@ -737,9 +737,10 @@ def _orphans(
     name: str | None = None,  # None: all services, and their supervisor
 ) -> list[psutil.Process]:
     "The living processes of a folder's supervised services, by their notes and by their marks; supervisors first."
-    notes = _home(folder).glob(f"{name or '*'}.pid")
+    notes, others = _home(folder).glob(f"{name or '*'}.pid"), _in_terminals(folder)
     noted = [process for note in notes if (process := _noted(note, folder=str(folder), supervised=True))]
-    marked = [(process, service) for process, where, service in _marked() if where == str(folder) and name in (None, service)]
+    marked = [(process, service) for process, where, service in _marked() if where == str(folder) and service not in others]
+    marked = [(process, service) for process, service in marked if name in (None, service)]
     first = [process for process, service in marked if not service]
     return list(dict.fromkeys([*first, *noted, *(process for process, _ in marked)]))
 
@@ -791,7 +792,8 @@ def _that_run(folder: Path, terminals: bool = True) -> list[str]:
     "The names of a folder's services that live."
     notes = {note.stem for note in _home(folder).glob("*.pid") if _noted(note, folder=str(folder), supervised=True)}
     marked = {name for _, where, name in _marked() if where == str(folder) and name}
-    return sorted(notes | marked | (_in_terminals(folder).keys() if terminals else set()))
+    others = _in_terminals(folder).keys()
+    return sorted(notes | marked | others if terminals else (notes | marked) - others)
 
 
 def _stop_one(folder: Path, name: str) -> None:
