@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'FILES', 'FIRST', 'PORTS', 'Trip', 'trips_of', 'Calendar', 'End', 'Happened', 'Life', 'News', 'Files',
-           'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Live', 'repeat', 'live_on', 'refusal', 'asks',
-           'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'platform', 'phases', 'recovery', 'Watch', 'legs',
-           'run', 'going_on', 'clock_end', 'summary']
+           'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Unanswered', 'answer_in_time', 'Live',
+           'repeat', 'live_on', 'refusal', 'asks', 'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'platform',
+           'phases', 'recovery', 'Watch', 'legs', 'run', 'going_on', 'clock_end', 'summary']
 
 # %% ../notebooks/63_live_company.ipynb #e9864753
 from datetime import datetime
@@ -325,6 +325,34 @@ class Outbox:
             del self.waiting[: len(ends)]
             self.taken += len(ends)
 
+
+class Unanswered(Counter):
+    "Why bookings had no answer, and how many of them."
+
+    def note(self, reason: str) -> None:
+        "One more; it is said the first time, the tenth, the hundredth, ..."
+        self[reason] += 1
+        if str(self[reason]).strip("0") == "1":
+            log.warning("booking without an answer", reason=reason, bookings=self[reason])
+
+
+async def answer_in_time(
+    ask: Callable[[Trip], Awaitable[Sent | None]],  # may raise; None: no answer
+    trip: Trip,
+    seconds: float,
+    unanswered: Unanswered,
+) -> Sent | None:
+    "The answer, or None with its reason noted."
+    reason = "nothing is known of the candidates"
+    try:
+        if answer := await asyncio.wait_for(ask(trip), seconds):
+            return answer
+    except TimeoutError:
+        reason = f"no answer within {seconds:g} seconds"
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+    return unanswered.note(reason)
+
 # %% ../notebooks/63_live_company.ipynb #0da66f90
 class Live:
     "The company as it lives: it asks, learns who is sent, and tells how the trips ended."
@@ -343,8 +371,7 @@ class Live:
         self.news = News(self.files.taken()["driver_stats"], push)
         self.began = life.begin  # bookings before it are history too: nobody was there to be asked
         self.waiting: set[asyncio.Task] = set()  # bookings
-        self.answered, self.unanswered = 0, 0
-        self.reasons: Counter[str] = Counter()  # why a booking had no answer
+        self.answered, self.unanswered, self.reasons = 0, 0, Unanswered()
         self.trouble: dict[str, str] = {}  # what does not work at this moment, and why
         self.recent: deque[dict] = deque(maxlen=400)  # the truth about the newest bookings
         self._truth: list[str] = []  # lines to write
@@ -357,10 +384,9 @@ class Live:
         hours, trips, ends = self.life.until(moment)
         self.news.add(hours)
         for trip in trips:
-            if trip.moment <= self.began:
-                self._send(trip, None, 0)
-            elif len(self.waiting) >= self.told.most_waiting:
-                self._unanswered("too many others wait")
+            if trip.moment <= self.began or len(self.waiting) >= self.told.most_waiting:
+                if trip.moment > self.began:
+                    self.reasons.note("too many others wait")
                 self._send(trip, None, 0)
             else:
                 task = asyncio.create_task(self._book(trip))
@@ -371,27 +397,14 @@ class Live:
         self.labels.waiting += [end for end in ends if end.moment > self.began]
 
     async def _book(self, trip: Trip) -> None:
-        began, answer, reason = time.perf_counter(), None, "nothing is known of the candidates"
-        try:
-            answer = await asyncio.wait_for(self._ask(trip), self.told.patience_seconds)
-        except TimeoutError:
-            reason = f"no answer within {self.told.patience_seconds:g} seconds"
-        except Exception as error:
-            reason = str(error) or type(error).__name__
-        if not answer:
-            self._unanswered(reason)
+        began = time.perf_counter()
+        answer = await answer_in_time(self._ask, trip, self.told.patience_seconds, self.reasons)
         self._send(trip, answer, (time.perf_counter() - began) * 1000)
-
-    def _unanswered(self, reason: str) -> None:
-        "Count why a booking has no answer, and say it the first time, the tenth, the hundredth, ..."
-        self.reasons[reason] += 1
-        if str(self.reasons[reason]).strip("0") == "1":
-            log.warning("booking without an answer", reason=reason, bookings=self.reasons[reason])
 
     def _booked(self, task: asyncio.Task) -> None:
         self.waiting.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            self._unanswered(f"lost: {type(error).__name__}: {error}")
+            self.reasons.note(f"lost: {type(error).__name__}: {error}")
 
     def _send(self, trip: Trip, answer: Sent | None, milliseconds: float) -> None:
         sent = answer or fallen_back(trip)

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
-from mlops_course import services
+from mlops_course import project, services
 from mlops_course.project import CourseError
 from mlops_course.services import Service
 
@@ -458,3 +459,62 @@ def test_the_definitions_and_logs_are_of_this_user_alone(folder):
 
     assert (folder / "services").stat().st_mode & 0o777 == 0o700
     assert "secret" not in (folder / "services/.supervisor/supervisord.conf").read_text()
+
+
+BY_THE_CLOCK = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from mlops_course import project
+class Says(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(project.now().isoformat().encode())
+    def log_message(self, *words):
+        pass
+project.run_clock(Path(sys.argv[2]))
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Says).serve_forever()
+"""
+COMPANY = """
+import sys, time
+from datetime import timedelta
+from pathlib import Path
+from mlops_course import project, services
+folder, began = Path(sys.argv[1]), project.now()
+project.set_clock(folder, began, 21_600, began + timedelta(days=float(sys.argv[2])))
+services.start(folder, services.Service.model_validate_json(sys.argv[3]))
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def time_of(service: Service) -> datetime:
+    with services.client(service.address, timeout=10) as client:
+        return datetime.fromisoformat(client.get("/").text)
+
+
+@pytest.mark.parametrize("days", [1, 10_000])
+def test_services_of_a_killed_company_go_on_by_its_clock_up_to_its_end_even_if_all_die(folder, days):
+    service, fixed = script(BY_THE_CLOCK), datetime(2026, 3, 16, tzinfo=UTC)
+    service = service.model_copy(update={"command": (*service.command, str(folder)), "health": "/"})
+    words = [sys.executable, "-c", COMPANY, str(folder), str(days), service.model_dump_json()]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=project.root()) as company:
+        assert company.stdout.readline() == "up\n"
+        company.kill()
+    before = time_of(service)
+    os.kill(state(folder, "script").pid, signal.SIGKILL)  # nobody lives by the clock now
+    wait_for(lambda: state(folder, "script").healthy)
+    time.sleep(0.5)
+    after = time_of(service)
+
+    assert before <= after <= fixed + timedelta(days=days)
+    assert after == fixed + timedelta(days=1) if days == 1 else after - before > timedelta(hours=3)
+    project.run_clock(folder)  # one that starts meanwhile
+    assert after <= project.now() <= fixed + timedelta(days=days)
+    with pytest.raises(CourseError, match="mlops-course stop"):
+        project.set_clock(folder, fixed, 1, fixed + timedelta(days=1))
+    services.stop(folder)
+    project.run_clock(folder)
+    assert project.now() < fixed + timedelta(minutes=1)
+    project.leave_clock()

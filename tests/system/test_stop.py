@@ -48,7 +48,8 @@ folder = Path(sys.argv[1]).resolve()
 (folder / "services").mkdir(parents=True, exist_ok=True)
 services._note(folder / "services/ui.pid", psutil.Process(), folder=str(folder))
 code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('up', flush=True); time.sleep(600)"
-os.execv(sys.executable, [sys.executable, "-c", code])
+marks = {services.MARK: str(folder), "SUPERVISOR_PROCESS_NAME": "ui"} if sys.argv[3] == "1" else {}
+os.execve(sys.executable, [sys.executable, "-c", code], {**os.environ, **marks})
 """
 
 AS_NOBODY = """
@@ -96,8 +97,9 @@ def web(name: str = "web") -> Service:
     return Service(name=name, command=("python", "-m", "http.server", "--bind", "127.0.0.1", str(port)), port=port, health="/", seconds=20)
 
 
-def test_what_runs_in_other_terminals_is_ended_in_good_order_and_named(root):
-    with terminal(root, "out/dev") as serving, terminal(root, "out/dev", "ui", code=UI) as ui, terminal(root, "out/live", "monitoring"):
+@pytest.mark.parametrize("marked", [0, 1])
+def test_what_runs_in_other_terminals_is_ended_in_good_order_and_named(root, marked):
+    with terminal(root, "out/dev") as serving, terminal(root, "out/dev", "ui", marked, UI) as ui, terminal(root, "out/live", "monitoring"):
         assert serving.line == ui.line == "up"
         child = psutil.Process(ui.pid).children()[0]
         services.start(root / "out/dev", web())
@@ -106,6 +108,9 @@ def test_what_runs_in_other_terminals_is_ended_in_good_order_and_named(root):
             ("serving", "ui", "web"), ("running", True)
         )
         assert names["serving"].pid == serving.pid and names["serving"].port
+        assert services.stop(root / "out/dev", terminals=False) == ["web"] and ui.poll() is serving.poll() is None
+        services.start(root / "out/dev", web())
+        assert ui.poll() is serving.poll() is None
 
         assert stop(root) == "stopped: serving, ui, web, monitoring"
 
