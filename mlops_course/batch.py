@@ -50,6 +50,9 @@ def schema(
     return pa.schema([asked.field(CONTRACT.entity), asked.field(CONTRACT.time), *numbers, *text])
 
 # %% ../notebooks/50_batch_serving.ipynb #7f1fa1d7
+from datetime import datetime
+
+
 class BatchSettings(project.Settings):
     "The section `batch` of an environment."
 
@@ -62,15 +65,18 @@ REFUSED = pa.schema([(n, pa.int64() if n == "row" else pa.string()) for n in ("s
 def asked(
     source: data.Source,
     quarantine: Path,  # where the refused rows go
+    now: datetime | None = None,  # nobody can be scored for a later time; None: the clock's
 ) -> tuple[pd.DataFrame, int]:
     "The rows of a request that can be used, and how many cannot. Raises `CourseError` if that is all of them."
-    came = data.read(source, CONTRACT.tables["request"])
+    table = CONTRACT.tables["request"]
+    came = data.read(source, table, now)
     refused = came.refused.assign(source=source.file.name)
     data.write_table(refused, REFUSED, quarantine)
     if came.kept.empty:
         reasons = ", ".join(f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items())
+        guesses = "".join(f" Perhaps {hint}." for hint in data.hints(came, table))
         where = f"Each row stands in {project.shown(quarantine)}; ask {source.owner} to send the file again"
-        raise project.CourseError(f"{source.path}: no row can be used: {reasons}. {where}")
+        raise project.CourseError(f"{source.path}: no row can be used: {reasons}.{guesses} {where}")
     return came.kept, len(refused)
 
 # %% ../notebooks/50_batch_serving.ipynb #9f963f6a
