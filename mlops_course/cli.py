@@ -605,7 +605,7 @@ def live_on(
     from mlops_course import services
 
     live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings)
-    history = live.history_of(file)
+    history, _ = live.history_of(file), services.key_shown()  # a key that cannot be used is said now
     with services.running(folder, "live"):
         with project.building(folder):  # it takes back what was made since the build
             live.prepare(folder, history)

@@ -136,7 +136,7 @@ def validated(
 ) -> Any:
     "`values` as a `model`. Raises `CourseError` with a line for each wrong value."
     try:
-        return model(**values)
+        return model.model_validate(values)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise CourseError("\n".join([f"settings that cannot be used, in {where}:", *lines])) from None
@@ -151,8 +151,38 @@ def environment(
     path = root() / file
     if not path.is_file():
         raise CourseError(f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}")
-    values = _merged(yaml.safe_load(path.read_text(encoding="utf-8")), changes)
+    values = _merged(_read(path, file), changes)
     return validated(Environment, _filled(values, name=values.get("name"), out=str(values.get("out"))), file)
+
+
+def _read(path: Path, file: str) -> dict:
+    "The settings in a file as they stand there. Raises `CourseError`, with the line, if there are none or it is no YAML."
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), _EachNameOnce)
+    except UnicodeDecodeError:
+        raise CourseError(f"{file} is not text in UTF-8. Save it as UTF-8") from None
+    except OSError as error:
+        raise CourseError(f"{file} cannot be read: {error.strerror}") from None
+    except CourseError as error:
+        raise CourseError(f"{file}, {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that no calendar has
+        mark = getattr(error, "problem_mark", None)
+        how = "Indent lines with blanks, not with tabs, and put texts with any of : { [ # in quotes"
+        raise CourseError(f"{file}{f', line {mark.line + 1}' if mark else ''}: this cannot be read as YAML. {how}") from None
+    if not isinstance(values, dict):
+        what = "is empty" if values is None else "holds no settings with names"
+        raise CourseError(f"{file} {what}. An environment has a `name`, a folder `out` and its sections; env.yaml shows how")
+    return values
+
+
+class _EachNameOnce(yaml.SafeLoader):
+    "YAML, in which otherwise the last of two equal names would win."
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+        for number, (key, _) in enumerate(node.value):
+            if key.value in [earlier.value for earlier, _ in node.value[:number]]:
+                raise CourseError(f"line {key.start_mark.line + 1}: `{key.value}` is there twice")
+        return super().construct_mapping(node, deep)
 
 
 def _merged(base: dict, changes: dict) -> dict:

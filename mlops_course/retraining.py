@@ -513,7 +513,11 @@ class Retraining(Inbox):
         promoted = self.open and self.open.state == "promoted"
         answers = self.answering() if promoted else None  # alerts do not wait for serving meanwhile
         with self.lock:
-            steps = {"waiting": self._wait, "training": self._watch, "promoted": lambda case: follow(case, answers, self.champion(), self.told)}
+            steps = {
+                "waiting": self._wait,
+                "training": self._watch,
+                "promoted": lambda case: follow(case, answers, self.champion(), self.told),
+            }
             case = self.open
             if case and (steps[case.state](case) or self._unsaved):
                 self._unsaved = True

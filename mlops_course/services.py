@@ -399,7 +399,9 @@ def bound(
         made.listen(2048)  # until then another service could bind it too
     except OSError as error:
         made.close()
-        raise CourseError(f"port {port} of {host} cannot be used: {_holder(port) or error.strerror}. Choose another one with --port") from None
+        raise CourseError(
+            f"port {port} of {host} cannot be used: {_holder(port) or error.strerror}. Choose another one with --port"
+        ) from None
     return made
 
 # %% ../notebooks/11_platform.ipynb #5d1f0c2a
@@ -415,7 +417,10 @@ def running(
     folder = Path(folder).resolve()
     with project.locked(_home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"):
         _register(folder, name)
-        yield
+        try:
+            yield
+        finally:
+            _forget(folder)
 
 
 @contextmanager
@@ -459,10 +464,21 @@ def _register(folder: Path, name: str, port: int | None = None) -> None:
 
 def _point_to(folder: Path) -> None:
     "Let `stop` find a folder that is not below the project's out/: a note there says where it is."
-    place = _workplace(folder)
-    if place != folder and not folder.is_relative_to((place / "out").resolve()):
+    if note := _pointer(folder):
         with suppress(CourseError):  # a project that cannot be written to
-            project.write_json(place / "out" / ELSEWHERE / f"{_short(folder)}.json", {"folder": str(folder)})
+            project.write_json(note, {"folder": str(folder)})
+
+
+def _forget(folder: Path) -> None:
+    "Take the note away when nothing runs in the folder any more."
+    if (note := _pointer(folder)) and note.is_file() and not _that_run(folder):
+        note.unlink(missing_ok=True)
+
+
+def _pointer(folder: Path) -> Path | None:
+    place = _workplace(folder)
+    below = place == folder or folder.is_relative_to((place / "out").resolve())
+    return None if below else place / "out" / ELSEWHERE / f"{_short(folder)}.json"
 
 # %% ../notebooks/11_platform.ipynb #e5dc4428
 def uvicorn_server(
@@ -763,9 +779,10 @@ def _orphans(
     name: str | None = None,  # None: all services, and their supervisor
 ) -> list[psutil.Process]:
     "The living processes of a folder's supervised services, by their notes and by their marks; supervisors first."
-    notes = _home(folder).glob(f"{name or '*'}.pid")
+    notes, others = _home(folder).glob(f"{name or '*'}.pid"), _in_terminals(folder)
     noted = [process for note in notes if (process := _noted(note, folder=str(folder), supervised=True))]
-    marked = [(process, service) for process, where, service in _marked() if where == str(folder) and name in (None, service)]
+    marked = [(process, service) for process, where, service in _marked() if where == str(folder) and service not in others]
+    marked = [(process, service) for process, service in marked if name in (None, service)]
     first = [process for process, service in marked if not service]
     return list(dict.fromkeys([*first, *noted, *(process for process, _ in marked)]))
 
@@ -804,11 +821,12 @@ def stop(
     ran = [service for service in _that_run(folder, terminals) if name in (None, service)]
     if terminals:
         _end_in_terminals(folder, name)
-    if not os.access(_home(folder), os.W_OK):  # it is gone, or of another user
+    if os.access(_home(folder), os.W_OK):
+        with _alone(folder):
+            _stop_one(folder, name) if name else _stop_supervisor(folder)
+    else:  # it is gone, or of another user
         _end(_orphans(folder, name))
-        return ran
-    with _alone(folder):
-        _stop_one(folder, name) if name else _stop_supervisor(folder)
+    _forget(folder)
     return ran
 
 
@@ -816,7 +834,8 @@ def _that_run(folder: Path, terminals: bool = True) -> list[str]:
     "The names of a folder's services that live."
     notes = {note.stem for note in _home(folder).glob("*.pid") if _noted(note, folder=str(folder), supervised=True)}
     marked = {name for _, where, name in _marked() if where == str(folder) and name}
-    return sorted(notes | marked | (_in_terminals(folder).keys() if terminals else set()))
+    others = _in_terminals(folder).keys()
+    return sorted(notes | marked | others if terminals else (notes | marked) - others)
 
 
 def _stop_one(folder: Path, name: str) -> None:
@@ -899,16 +918,13 @@ def stop_all(
 ) -> list[str]:
     "End the services of every folder below this one, and of those that are noted there, whoever started them. Returns the names of those that ran. Raises `CourseError` that names what could not be ended."
     ended, left = [], []
-    below = Path(below).resolve()
-    folders, hidden = _folders(below)
+    folders, hidden = _folders(Path(below).resolve())
     for folder in folders:
         try:
             ran = stop(folder)
             still = _that_run(folder)
             left += [f"{name} of {project.shown(folder)}{_owner(folder, name)}" for name in still]
             ended += [name for name in ran if name not in still]
-            if not still:
-                (below / ELSEWHERE / f"{_short(folder)}.json").unlink(missing_ok=True)
         except (OSError, CourseError) as error:
             left.append(f"{project.shown(folder)}: {getattr(error, 'strerror', None) or error}")
     if left or hidden:
