@@ -262,7 +262,7 @@ class Batches:
         try:
             answer, failed = self.ask(ids), None
         except Exception as error:
-            failed = type(error).__name__
+            failed = str(error) if isinstance(error, project.CourseError) else type(error).__name__
         finally:
             with suppress(RuntimeError):  # the service has ended meanwhile
                 promise.get_loop().call_soon_threadsafe(self._came, ids, promise, answer, failed)
