@@ -416,12 +416,19 @@ def test_a_port_that_is_taken_is_said_in_a_line(ground):
     assert f"port {port} of 127.0.0.1 cannot be used" in line and "--port" in line
 
 
-def test_of_two_services_that_start_on_a_port_at_the_same_time_one_runs_and_one_says_why_not(ground, tmp_path):
-    folder, port = company.copy(ground, tmp_path / "company"), free_port()
-    words = command(folder, "--port", str(port))
+@pytest.mark.parametrize(("names", "why"), [(["one", "other"], "port {port} of 127.0.0.1"), (["one", "one"], "one runs already")])
+def test_of_two_services_that_start_at_the_same_time_on_a_port_or_a_folder_one_runs_and_one_says_why_not(ground, tmp_path, names, why):
+    folders, port = {name: company.copy(ground, tmp_path / name) for name in set(names)}, free_port()
     both = [
-        subprocess.Popen(words, cwd=project.root(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        for _ in range(2)
+        subprocess.Popen(
+            command(folders[name], "--port", str(port)),
+            cwd=project.root(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for name in names
     ]
     try:
         wait_for(lambda: any(each.poll() is not None for each in both), 120)
@@ -430,12 +437,40 @@ def test_of_two_services_that_start_on_a_port_at_the_same_time_one_runs_and_one_
 
         assert loser.returncode == 1
         assert [len(text.strip().splitlines()) for text in told] == [0, 1]
-        assert f"port {port}" in told[1]
+        assert why.format(port=port) in told[1]
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
     finally:
         for each in both:
             each.kill()
             each.communicate()
+
+
+@pytest.mark.parametrize("way", ["the same name", "another name", "another folder with the same log"])
+def test_a_second_service_on_a_log_says_who_has_it_and_touches_nothing(online, tmp_path, way):
+    folder = tmp_path / "other"
+    if way == "another folder with the same log":
+        folder.mkdir()
+        (folder / "serving").symlink_to(online.folder / "serving")
+    elif way == "another name":
+        folder.symlink_to(online.folder)
+    else:
+        folder = online.folder
+    online.ask(KNOWN, f"before {way}")
+    wait_for(lambda: f"before {way}" in online.logged())
+    [file] = (online.folder / "serving/predictions").glob("*.jsonl")
+    before = file.read_bytes()
+    with open(file, "ab") as opened:
+        opened.write(b'{"time":"2026-03-16T00:00:0')  # a line that the first one is about to finish
+
+    lines = [failed(*command(online.folder, "--folder", str(folder), "--port", str(port))) for port in (free_port(), online.port)]
+
+    assert file.read_bytes().startswith(before) and online.torn()
+    assert f"runs already: process {online.process.pid} (mlops-course serve" in lines[0]
+    assert str(online.process.pid) in lines[1]
+    assert online.ready()
+    online.ask(KNOWN, f"after {way}")
+    wait_for(lambda: f"after {way}" in online.logged())
+    assert not online.torn()
 
 
 def answers(address: str) -> bool:
