@@ -9,9 +9,9 @@ __all__ = ['TIME', 'ENTITY', 'BOOKING', 'LABEL', 'KNOWN', 'FEATURES', 'PROPENSIT
            'Performance', 'performance_of', 'MonitoringSettings', 'Reference', 'reference_of', 'quality', 'Verdict',
            'judge', 'Label', 'Span', 'span_of', 'Kept', 'Labels', 'State', 'read_log', 'written_until', 'versions_of',
            'window_of', 'forget', 'completed_share', 'candidates_for', 'make_reference', 'kept_reference',
-           'keep_reference', 'alike', 'report', 'write_report', 'Shared', 'failed', 'works', 'repeating', 'repeated',
-           'Watch', 'Monitor', 'Apart', 'refer', 'write_reports', 'Metrics', 'SeenCandidate', 'Prediction', 'Ended',
-           'Iteration', 'Door', 'refusal', 'refusing', 'application', 'monitor']
+           'keep_reference', 'report', 'write_report', 'Shared', 'failed', 'works', 'repeating', 'repeated', 'Health',
+           'Monitor', 'Apart', 'refer', 'write_reports', 'Metrics', 'SeenCandidate', 'Prediction', 'Ended', 'Iteration',
+           'Door', 'refusal', 'refusing', 'application', 'monitor']
 
 # %% ../notebooks/61_model_monitoring.ipynb #3ab422ec
 import numpy as np
@@ -249,6 +249,19 @@ class Reference:
             chance = CHANCE * np.sqrt(self.traffic.grids[name].rare * known)
             limits[name] = float(np.maximum(times * farthest * wider, max(FEW, chance) / known))
         return limits
+
+    def weights(
+        self,
+        units: pd.DataFrame,  # driver-hours of a window
+    ) -> np.ndarray:
+        "Weights that give the reference the window's hours of the week; that hour on all days, or all hours, where it has few of one."
+        week = [(rows[HOUR].dt.weekday * 24 + rows[HOUR].dt.hour).to_numpy() for rows in (units, self.units)]
+        weights = np.zeros(len(self.units))
+        for hour, share in zip(*np.unique(week[0], return_counts=True), strict=True):
+            same = [week[1] == hour, week[1] % 24 == hour % 24]
+            rows = next((each for each in same if each.sum() >= FEW), np.ones(len(weights), bool))
+            weights[rows] += share / rows.sum()
+        return weights
 
 
 def reference_of(
@@ -783,20 +796,6 @@ def _run_of(folder: Path, version: str) -> str | None:
     return found[0] if found else None
 
 # %% ../notebooks/61_model_monitoring.ipynb #27f4bd1c
-def alike(
-    units: pd.DataFrame,  # driver-hours of a window
-    usual: pd.DataFrame,  # of the reference
-) -> np.ndarray:
-    "Weights that give `usual` the window's hours of the week; the hour on all days, or all hours, where the reference has few of one."
-    week = [(rows[HOUR].dt.weekday * 24 + rows[HOUR].dt.hour).to_numpy() for rows in (units, usual)]
-    weights = np.zeros(len(usual))
-    for hour, share in zip(*np.unique(week[0], return_counts=True), strict=True):
-        same = [week[1] == hour, week[1] % 24 == hour % 24]
-        rows = next((each for each in same if each.sum() >= FEW), np.ones(len(usual), bool))
-        weights[rows] += share / rows.sum()
-    return weights
-
-
 def report(
     window: pd.DataFrame,
     reference: Reference,
@@ -813,7 +812,7 @@ def report(
         from evidently.metrics import MissingValueCount, ValueDrift
 
         units, columns = driver_hours(window), [*FEATURES, SCORE]
-        limits, weights = reference.limits(units, told.distance), alike(units, reference.units)
+        limits, weights = reference.limits(units, told.distance), reference.weights(units)
         usual = reference.units.sample(min(rows, np.count_nonzero(weights)), weights=weights, random_state=7)
         both = [table[columns].replace([np.inf, -np.inf], np.nan) for table in (units, usual)]
         drift = []
@@ -823,11 +822,19 @@ def report(
                     table[name] = table[name].mask((table[name] - grid.usual).abs() <= grid.edges[1] - grid.usual, grid.usual)
                 off = (both[0][name] - grid.usual).abs()
                 limits[name] *= np.nan_to_num(off[off > 0].mean(), nan=1.0) / max(both[1][name].std(ddof=0), 0.001)
-            if all(table[name].notna().any() for table in both):
+            if all(_drawable(table[name].dropna()) for table in both):
                 drift.append(ValueDrift(column=name, method="wasserstein", threshold=float(f"{limits[name]:.3g}")))
         made = Report([*drift, *(MissingValueCount(column=name) for name in columns)]).run(*both)
         with project.writing(file) as beside:
             made.save_html(str(beside))
+
+
+def _drawable(values: pd.Series) -> bool:
+    "Can there be a histogram of ten bars?"
+    try:
+        return bool(np.histogram(values, 10)[0].any())
+    except ValueError:  # huge numbers that hardly differ
+        return False
 
 
 def write_report(
@@ -964,7 +971,7 @@ import time
 LATE = 60  # seconds: what failed is made again after so long, an older verdict is told as old, and refused times are told so long
 
 
-class Watch:
+class Health:
     "What does not work, each thing on its own, so that the others go on."
 
     def __init__(self, told: MonitoringSettings):
@@ -1028,7 +1035,7 @@ def _log_changes(version: str, before: Verdict | None, verdict: Verdict) -> None
 from functools import cached_property
 
 
-class Monitor(Watch):
+class Monitor(Health):
     "The service without its HTTP: what was read, and the verdicts on the versions that answer now."
 
     def __init__(

@@ -195,6 +195,7 @@ def show(name: str, results: list[dict]) -> dict:
 PER_SECOND = 1_000  # candidate scores
 BUSY = 0.25  # of a core, at most
 LATE = 2.0  # seconds behind the log, at most
+KEEP = 70  # days of the course that all requests take
 NO_SLOWER = 0.9  # of serving's throughput without monitoring, at least
 
 
@@ -234,7 +235,8 @@ def meter(client: httpx.Client, name: str) -> float:
 
 
 class Writer:
-    "Writes a prediction log as serving does, each answer at its moment: a course day lasts four seconds at 100 requests/s."
+    """Writes a prediction log as serving does, each answer at its moment: a course day lasts four seconds at 100 requests/s.
+    All moments lie before the clock of the monitoring service: what is dated after now is refused."""
 
     def __init__(self, ground: services.Ground, folder: Path, version: str = "1"):
         self.folder, self.made, self.version = folder / "serving/predictions", 0, version
@@ -242,7 +244,7 @@ class Writer:
         rows = ground.known
         self.scores, self.values = ground.champion.probability(rows), rows[FEATURES].to_numpy()
         self.drivers, self.draw = rows[CONTRACT.entity].tolist(), np.random.default_rng(7)
-        self.begin = project.environment("env.yaml").clock
+        self.begin = project.environment("env.yaml").clock - timedelta(days=KEEP)
 
     def write(self, requests: int) -> list[dict]:
         "Append some answers; the labels that will come of them."
@@ -293,7 +295,7 @@ def kept_up(ground: services.Ground, folder: Path, seconds: float, backlog: int)
     for part in ("features", "mlflow", "snapshots"):
         (folder / part).symlink_to(ground.folder / part)
     writer, rate = Writer(ground, folder, str(ground.champion.version)), PER_SECOND / ACCEPTANCE.candidates
-    with watching(folder) as (client, process):
+    with watching(folder, f"keep_days={KEEP + 1}") as (client, process):
         waiting, late, slow = writer.write(1_000), 0.0, 0.0
         client.post("/labels", json=waiting)
         while meter(client, "monitoring_predictions_total") < writer.made:

@@ -1,8 +1,11 @@
-"""Monitoring: labels joined once in any order, a restart that changes nothing, drift told from chance, and the door."""
+"""Monitoring: labels joined once in any order, a restart that changes nothing, drift told from chance, and the door.
+
+Times that cannot be believed, and what fails within the service: test_monitoring_faults.py.
+"""
 
 import math
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import company
 import numpy as np
@@ -13,39 +16,11 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from traffic import BEGIN, LATER, MONDAY, NAMES, TOLD, entry, logged, normal, write
 
 from mlops_course import monitoring, project, registry, telemetry
-from mlops_course.monitoring import Label, Monitor, MonitoringSettings, State, judge, reference_of
+from mlops_course.monitoring import Label, Monitor, State, judge, reference_of
 from mlops_course.problem import CONTRACT
-
-NAMES = list(CONTRACT.features)
-CLOCK = project.environment().clock  # where a service's clock begins
-MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
-BEGIN = MONDAY - timedelta(days=21)  # of normal traffic; a week after it ends the clock begins
-TOLD = MonitoringSettings(window_requests=200, window_labels=400, fewest_labels=50, fewest_requests=2)
-
-
-def entry(request: str, driver: int = 1001, version: str = "1", minutes: float = 0, values=(0.6, 0.7, 9.0), score: float = 0.7) -> dict:
-    "A line of serving's log, with one candidate."
-    moment = MONDAY + timedelta(minutes=minutes)
-    known = (moment - timedelta(hours=1)).isoformat()
-    candidate = {
-        "driver_id": driver,
-        "score": score,
-        "features": "fresh",
-        "values": dict(zip(NAMES, values, strict=True)),
-        "known_at": known,
-    }
-    about = {"time": moment.isoformat(), "request_id": request, "prediction": driver, "score": score, "version": version, "run_id": "a"}
-    return {**about, "candidates": [candidate]}
-
-
-def write(folder, entries: list[dict], day: str = "2026-03-02", end: bytes = b"\n") -> None:
-    "Append lines to the prediction log."
-    predictions = folder / "serving/predictions"
-    predictions.mkdir(parents=True, exist_ok=True)
-    with open(predictions / f"{day}.jsonl", "ab") as opened:
-        opened.write(b"\n".join(orjson.dumps(each, option=orjson.OPT_SERIALIZE_NUMPY) for each in entries) + end)
 
 
 @pytest.fixture(autouse=True)
@@ -181,36 +156,6 @@ def test_a_window_is_of_one_version_and_its_newest_requests(state):
 # ---- drift and chance
 
 
-def normal(seed: int, days: int = 28, begin: datetime = BEGIN, shift: float = 0.0, completes: float = 0.0) -> pd.DataFrame:
-    "Requests by 40 drivers whose own level stays, and whose values differ by the hour: five candidates, each hour four times."
-    rng, drivers = np.random.default_rng(seed), np.arange(1001, 1041)
-    hours = np.repeat(np.arange(24 * days), 4)
-    who = np.stack([rng.permutation(40)[:5] for _ in hours])
-    level = np.random.default_rng(3).normal(0.6, 0.08, 40)
-    hourly = (
-        level + 0.04 * np.random.default_rng(seed + 1).standard_normal((24 * days, 40)) + 0.1 * (np.arange(24 * days) % 24 < 6)[:, None]
-    )
-    value = (hourly[hours[:, None], who] + shift).clip(0.01, 0.99)
-    score = value.clip(0.05, 0.95)
-    chosen = rng.integers(0, 5, len(hours))[:, None] == np.arange(5)
-    ended = rng.random(who.shape) < (score + completes).clip(0, 1)
-    times = pd.Timestamp(begin).as_unit("us") + pd.to_timedelta(hours * 3600 + np.tile([60, 120, 180, 240], 24 * days), unit="s")
-    return pd.DataFrame(
-        {
-            CONTRACT.booking: np.repeat([f"r{begin:%m%d}-{n}" for n in range(len(hours))], 5),
-            CONTRACT.time: times.repeat(5),
-            CONTRACT.entity: drivers[who].ravel(),
-            **dict.fromkeys(NAMES[:2], value.ravel()),
-            NAMES[2]: 20 * value.ravel(),
-            CONTRACT.known: times.repeat(5) - pd.Timedelta(hours=1),
-            "score": score.ravel(),
-            CONTRACT.propensity: np.where(chosen, 0.2, np.nan).ravel(),
-            CONTRACT.label: np.where(chosen, ended, np.nan).ravel(),
-            "ended": ended.ravel(),
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def reference():
     return reference_of(normal(1), TOLD, pd.Timestamp(BEGIN))
@@ -221,9 +166,6 @@ def judged(reference, rows: pd.DataFrame):
     newest = rows[rows[CONTRACT.booking].isin(rows[CONTRACT.booking].drop_duplicates().tail(TOLD.window_requests))]
     best = newest.sort_values("score").groupby(CONTRACT.booking).tail(1)
     return judge(newest, best.assign(**{CONTRACT.label: best.ended.astype(float)}), reference, TOLD)
-
-
-LATER = BEGIN + timedelta(days=28)
 
 
 def test_normal_traffic_raises_no_alarm(reference):
@@ -325,26 +267,6 @@ def served(folder, reference=None) -> Monitor:
         found.references["1"] = reference
     found.look()
     return found
-
-
-def logged(rows: pd.DataFrame, version: str = "1") -> tuple[list[dict], list[Label]]:
-    "Rows as serving's log has them, and their labels."
-    entries, labels = [], []
-    for request, found in rows.groupby(CONTRACT.booking, sort=False):
-        best = found.loc[found.score.idxmax()]
-        candidates = [
-            {
-                "driver_id": int(c.driver_id),
-                "score": c.score,
-                "values": {n: getattr(c, n) for n in NAMES},
-                "known_at": c.known_at.isoformat(),
-            }
-            for c in found.itertuples()
-        ]
-        about = {"time": best[CONTRACT.time].isoformat(), "request_id": request, "prediction": int(best.driver_id), "score": best.score}
-        entries.append({**about, "version": version, "candidates": candidates})
-        labels.append(Label(request, int(best.driver_id), int(best.ended), best[CONTRACT.time].timestamp()))
-    return entries, labels
 
 
 def test_the_log_and_late_labels_give_the_same_verdict_as_the_window_in_memory(tmp_path, reference):

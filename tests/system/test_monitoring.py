@@ -1,5 +1,6 @@
 """The monitoring service as a process beside the online one: nothing is lost, nothing counts twice, and nobody waits for it."""
 
+import json
 import os
 import re
 import signal
@@ -145,6 +146,33 @@ def test_the_seed_courses_message_gets_its_ok(both):
     watch.pushed += 1
 
 
+def test_times_of_the_future_are_refused_and_told_and_move_nothing(both):
+    online, watch = both
+    answered(online, "before the future")
+    wait_for(lambda: "before the future" in online.logged())
+    wait_for(lambda: watch.predictions() == len(online.logged()) + watch.pushed)
+    before, late = watch.predictions(), "2099-01-01T00:00:00+00:00"
+    [file, *_] = (online.folder / "serving/predictions").glob("*.jsonl")
+    line = json.loads(file.read_bytes().splitlines()[0])
+    future = [{**line, "request_id": f"future {n}", "time": late} for n in range(30)]
+    label = {"request_id": "trip 15", "driver_id": 1001, "trip_completed": 1, "event_timestamp": late}
+
+    assert watch.client.post("/predictions", json=future).json() == {"new": 0, "refused_future": 30}
+    assert watch.client.post("/labels", json=[label]).json() == {"refused_future": 1}
+    trouble = "".join(watch.client.get("/ready").json()["trouble"])
+    assert "30 predictions dated after now were refused" in trouble and "1 labels" in trouble
+    wait_for(lambda: watch.meter('monitoring_refused_total{of="predictions",reason="future"}') == 30)
+
+    watch.kill()
+    watch.start()
+    wait_for(watch.ready)
+    assert watch.predictions() == before
+    assert watch.meter('monitoring_refused_total{of="predictions",reason="future"}') == 30
+    assert watch.client.post("/predictions", json=future).json() == {"new": 0, "refused_future": 30}, "the clock has not moved either"
+    refused = [told for told in (watch.folder / "logs/monitoring.jsonl").read_text().splitlines() if "times refused" in told]
+    assert len(refused) == 2, "not a line for each"
+
+
 def test_killed_twice_in_the_middle_it_has_each_prediction_and_each_label_once(both):
     online, watch = both
     before, joined = watch.predictions(), watch.labels("joined")
@@ -243,6 +271,7 @@ def test_beyond_loopback_a_key_is_asked_for(both):
     assert refused.returncode == 1 and "MLOPS_COURSE_API_KEY" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
 
+    both[1].kill()  # a folder has one monitoring service
     watch = Watch(folder, key="open sesame", host="0.0.0.0")
     try:
         wait_for(watch.ready, 120)
@@ -251,4 +280,6 @@ def test_beyond_loopback_a_key_is_asked_for(both):
             assert httpx.get(f"{watch.client.base_url}{path}", trust_env=False).status_code == 401
     finally:
         watch.kill()
+        both[1].start()
+        wait_for(both[1].ready, 120)
     assert "open sesame" not in (folder / "monitoring.log").read_text() + (folder / "logs/monitoring.jsonl").read_text()
