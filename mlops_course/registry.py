@@ -166,6 +166,8 @@ def connect(
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     uri, artifacts = f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")
+    if not (folder / "mlflow.db").is_file():
+        _make(folder / "mlflow.db", artifacts)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     client = mlflow.MlflowClient(uri, uri)
@@ -191,7 +193,12 @@ def _move(database: Path, before: str, after: str) -> None:
 @contextmanager
 def _alone(client) -> Iterator[None]:
     "One process at a time; the lock falls when its holder dies."
-    folder = Path(client.tracking_uri.removeprefix("sqlite:///")).parent
+    with _locked(Path(client.tracking_uri.removeprefix("sqlite:///")).parent):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     with open(folder / "registry.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -200,6 +207,16 @@ def _alone(client) -> Iterator[None]:
 def experiment(client) -> str:
     "The id of the experiment, for `mlflow.start_run(experiment_id=...)`."
     return client.get_experiment_by_name(NAME).experiment_id
+
+# %% ../notebooks/42_model_registry.ipynb #c90d3b7e
+def _make(database: Path, artifacts: str) -> None:
+    "An empty database, whole or not at all: MLflow cannot go on where the making of its tables was cut off."
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with _locked(database.parent):
+        if not database.is_file():
+            with project.writing(database) as beside:
+                SqlAlchemyStore(f"sqlite:///{beside}", artifacts).engine.dispose()
 
 # %% ../notebooks/42_model_registry.ipynb #7d6ee1a0
 import tempfile
