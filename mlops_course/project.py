@@ -287,12 +287,9 @@ def digest_of_code(
         trees[module] = ast.dump(tree)
     return digest_of(trees)
 
-# %% ../notebooks/00_start_here.ipynb #21bf9fcb
+# %% ../notebooks/00_start_here.ipynb #5d1f27c9
 import errno
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from secrets import token_hex
 
 _TOO_LARGE = os.strerror(errno.EFBIG)
 _FULL = [os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full"]
@@ -332,6 +329,11 @@ def unwritten(
         words = _TOO_LARGE if _TOO_LARGE.lower() in str(reason).lower() else "the disk is full"
         reason = f"{words} ({room(path)}, and that is not enough)"
     return CourseError(f"could not {deed} {path}: {reason}. Nothing was changed; free some space or rights and run again")
+
+# %% ../notebooks/00_start_here.ipynb #21bf9fcb
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from secrets import token_hex
 
 
 @contextmanager
