@@ -1,6 +1,8 @@
 """The command line: what is said when there is nothing, when something has changed, and when it fails."""
 
 import json
+import os
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -64,6 +66,104 @@ def test_what_a_learner_ran_and_saved_is_no_change(out, tmp_path_factory, monkey
     path.write_text(json.dumps(notebook), encoding="utf-8")
 
     assert cli.fingerprint("env.test.yaml") == before
+
+
+@pytest.fixture
+def ploomber(tmp_path_factory, monkeypatch):
+    "Write the program that `run` starts as `ploomber`; it knows $OUT and the run's name."
+    folder = tmp_path_factory.mktemp("bin")
+    monkeypatch.setattr(cli.sys, "executable", str(folder / "python"))
+
+    def write(script: str) -> None:
+        (folder / "ploomber").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "ploomber").chmod(0o755)
+
+    return write
+
+
+STARTED = """printf '{"event": "stage started", "stage": "data", "run": "%s"}\\n' $MLOPS_COURSE_RUN >> "$OUT/logs/pipeline.jsonl"\n"""
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            STARTED + "echo 'OSError: [Errno 28] No space left on device: x'; exit 1",
+            "stage data stopped: could not write .*the disk is full .* are free",
+        ),
+        ("echo 'sqlite3.OperationalError: database or disk is full'; exit 1", "the build stopped: could not write .*the disk is full"),
+        ("echo 'OSError: [Errno 27] File too large'; exit 1", "the build stopped: could not write .*File too large"),
+        (
+            STARTED + "echo 'nbclient.exceptions.DeadKernelError: Kernel died'; exit 1",
+            "stage data stopped: it was killed, .* memory .* GB are free now",
+        ),
+        ("kill -KILL $$", "the build stopped: it was killed, .* memory"),
+        (STARTED + "kill -TERM $$", "stage data stopped: it was ended by SIGTERM"),
+        (STARTED + r"printf '\033[31mCourseError\033[39m: do this\n'; exit 1", "stage data stopped: do this"),
+        (
+            "echo 'first'; echo 'something that nobody knows'; exit 1",
+            "before a stage could say why; the end of .*ploomber.log:\nfirst\nsomething",
+        ),
+        (
+            r"printf '\342\224'; dd if=/dev/zero bs=9 count=1 2>/dev/null; printf '\224 end'; exit 1",
+            "before a stage could say why(.|\n)* end",
+        ),
+    ],
+)
+def test_a_build_that_dies_says_why_in_one_message(out, ploomber, monkeypatch, script, message):
+    monkeypatch.setenv("OUT", str(out))
+    ploomber(script)
+    (out / "made/build.json").unlink()
+
+    told = CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"])
+
+    assert told.exit_code == 1 and re.search(message, told.output), told.output
+    assert (out / "logs/ploomber.log").is_file() and not (out / "made/build.json").exists()
+
+
+def test_a_log_that_is_torn_while_it_is_read_stops_no_build(out, ploomber, monkeypatch):
+    monkeypatch.setenv("OUT", str(out))
+    (out / "made/build.json").unlink()
+    ploomber(
+        f"""printf '{{"half": "%s\\377}}\\n' $MLOPS_COURSE_RUN >> "$OUT/logs/pipeline.jsonl"\n{STARTED}echo CourseError: the end; exit 1"""
+    )
+
+    assert "stage data stopped: the end" in CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"]).output
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_a_run_beside_another_build_says_who_builds_and_disturbs_nothing(out, ploomber, monkeypatch, stale):
+    ploomber("echo this must not start; exit 1")
+    (out / "logs").mkdir()
+    (out / "logs/ploomber.log").write_text("of the other one")
+    monkeypatch.setattr(cli, "summary", lambda file: "the summary")
+    if stale:
+        (out / "data/b.parquet").unlink()
+
+    with project.locked(out / "logs/.build.lock", "a build of it"):
+        told = CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"])
+
+    assert f"a build of it runs already: process {os.getpid()} (" in told.output if stale else told.output == "the summary\n"
+    assert (out / "logs/ploomber.log").read_text() == "of the other one"
+
+
+def test_what_a_person_has_set_for_her_own_python_does_not_reach_a_build(out, ploomber, monkeypatch):
+    for name in cli.PERSONAL:
+        monkeypatch.setenv(name, "of her own")
+    ploomber("echo CourseError: $(env | grep -c 'of her own'); exit 1")
+    (out / "data/b.parquet").unlink()
+
+    assert "stopped: 0" in CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"]).output
+
+
+def test_many_changes_are_counted_and_each_is_said_once(out, monkeypatch):
+    monkeypatch.setattr(cli, "summary", lambda file: "")
+    made = {"stage": "data", "files": {f"data/{i}": "" for i in range(9)}, "folders": ["data/1"]}
+    project.write_json(out / "made/data.json", made)
+
+    told = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"])
+
+    assert "Changed    data: data/0, data/1, data/2, data/3, data/4, data/5 and 3 more" in told.output
 
 
 def test_before_the_first_build_the_message_says_how_to_make_one(tmp_path, monkeypatch):

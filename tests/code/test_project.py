@@ -1,13 +1,18 @@
 """Root, settings, digests, whole files, stages."""
 
+import errno
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 import pytest
+from disks import disk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,6 +105,39 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("big.json", "old")]
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("size=64k", r"the disk is full \(.* of 65.5 kB are free in .*small/inner, and that is not enough\)"),
+        ("size=64k,nr_inodes=1", "the disk is full .* for no more files"),
+        ("ro", "Read-only file system"),
+    ],
+)
+def test_a_disk_that_takes_nothing_says_why_and_what_to_do(tmp_path, options, reason):
+    with disk(tmp_path / "small", options):
+        for write in [
+            lambda: project.write_json(tmp_path / "small/inner/big.json", "x" * 100_000),
+            lambda: pd.DataFrame({"a": range(100_000)}).to_parquet(beside),
+        ]:
+            with (
+                pytest.raises(CourseError, match=f"could not write .*: {reason}.*Nothing was changed; free some space or rights"),
+                project.writing(tmp_path / "small/inner/big.parquet") as beside,
+            ):
+                write()
+        assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))])
+def test_whatever_a_library_says_of_a_full_disk_a_stage_says_it_clearly(tmp_path, monkeypatch, error):
+    monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
+
+    with pytest.raises(CourseError, match=r"the disk is full \(.* are free in"), project.stage("world"):
+        raise error
+
+    assert '"error": "could not write' in (tmp_path / "logs/pipeline.jsonl").read_text()
+    assert not (tmp_path / "made/world.json").exists()
+
+
 def test_a_stage_before_its_upstream_names_the_notebook_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
 
@@ -176,6 +214,72 @@ def test_a_lock_where_nobody_may_write_is_a_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="could not lock"), project.locked(tmp_path / "file/.lock", "the count"):
         pass
+
+
+# One build of a folder
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from mlops_course import project
+with project.building(Path(sys.argv[1]), "a retraining"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other_build(tmp_path):
+    "Another process that builds `tmp_path`."
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=project.root()
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def stage_of_a_build(out):
+    return project.stage("world", {"made": out / "made/world.json", "raw": out / "raw"}, {}, {"name": "test", "out": str(out)})
+
+
+def test_a_stage_of_a_second_build_is_refused_and_says_who_builds(tmp_path, other_build):
+    made = tmp_path / "made/world.json"
+    project.write_json(made, {"stage": "world", "files": {}, "folders": []})
+
+    with pytest.raises(CourseError, match=rf"a retraining of .* runs already: process {other_build.pid} \("), stage_of_a_build(tmp_path):
+        raise AssertionError("two build one folder")
+
+    assert made.is_file(), "what the first one has made was taken away"
+
+
+def test_whoever_waits_builds_as_soon_as_the_first_one_has_ended_or_was_killed(tmp_path, other_build):
+    other_build.kill()
+
+    with project.building(tmp_path, wait=20), stage_of_a_build(tmp_path):
+        (tmp_path / "raw").mkdir()
+
+
+def test_a_stage_in_the_lab_waits_for_its_turn(tmp_path, other_build, monkeypatch):
+    monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
+    threading.Timer(0.5, other_build.kill).start()
+
+    with project.stage("world"):
+        assert other_build.wait(10) == -9
+        (tmp_path / "raw").mkdir()
+
+
+def test_what_a_build_starts_is_part_of_it_and_what_comes_after_is_not(tmp_path):
+    inner = [sys.executable, "-c", BUILD, tmp_path]
+    with project.building(tmp_path):
+        with project.building(tmp_path):
+            subprocess.run(inner, check=True, stdin=subprocess.DEVNULL, cwd=project.root())
+        with pytest.raises(CourseError, match="a build of .* runs already"), project.locked(tmp_path / "logs/.build.lock", "a count"):
+            pass
+    with project.locked(tmp_path / "logs/.build.lock", "a count"):
+        assert subprocess.run(inner, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=project.root()).returncode == 1
 
 
 # Clocks that run

@@ -1,13 +1,63 @@
 """Real builds: they end, they resume after a kill, they rerun what has changed and nothing else."""
 
+import json
+import re
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import psutil
 import pytest
 from data import files
+from disks import disk, fill
+from workshop import Workshop
 
 from conftest import UPSTREAM
 
 pytestmark = pytest.mark.patient
 
 STAGES = list(UPSTREAM)
+LEARNER = {
+    "ipython/profile_default/startup/00.py": "{note}; import warnings; warnings.simplefilter('error')",
+    "ipython/profile_default/ipython_config.py": "{note}; c.InteractiveShellApp.exec_lines = ['raise SystemExit']",
+    "ipython/profile_default/ipython_kernel_config.py": "{note}",
+    "startup.py": "{note}",
+}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Workshop:
+    "A copy of the project with nothing built, of a person with settings of her own for Python and Jupyter; `ran` notes those that run."
+    shop, home = Workshop(tmp_path_factory.mktemp("workshop")), tmp_path_factory.mktemp("home")
+    shop.ran = home / "ran"
+    for name, text in LEARNER.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text.replace("{note}", f"open({str(shop.ran)!r}, 'a').write({name!r})"), encoding="utf-8")
+    kernel = {"argv": ["/bin/sh", "-c", f"echo kernel >> '{shop.ran}'; exit 1"], "display_name": "Python 3", "language": "python"}
+    (home / "jupyter/kernels/python3").mkdir(parents=True)
+    (home / "jupyter/kernels/python3/kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
+    shop.variables |= {
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_PATH": str(home / "jupyter"),
+        "PYTHONSTARTUP": str(home / "startup.py"),
+    }
+    return shop
+
+
+@pytest.fixture(scope="module")
+def small(finished, tmp_path_factory) -> Workshop:
+    "The same build, on a disk of its own."
+    shop = Workshop(tmp_path_factory.mktemp("small"))
+    with disk(shop.out, "size=60m"):
+        shutil.copytree(finished.out, shop.out, dirs_exist_ok=True)
+        yield shop
+
+
+def wait_until(reached, work) -> None:
+    until = time.monotonic() + 300
+    while not reached() and work.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def last_lines(told: str) -> list[str]:
@@ -25,13 +75,21 @@ def test_a_build_ends_with_champion_metrics_uplift_and_where_things_are(finished
 
 
 def test_a_second_run_prints_the_same_lines_and_starts_no_stage(finished):
-    before = finished.events()
+    before, took = finished.events(), resource.getrusage(resource.RUSAGE_CHILDREN)
 
     code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
 
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert code == 0 and last_lines(told) == last_lines(finished.told)
     assert "Building" not in told
     assert finished.events() == before
+    assert now.ru_utime + now.ru_stime - took.ru_utime - took.ru_stime < 2, (
+        "seconds that a person waits, on a machine that does nothing else"
+    )
+
+
+def test_nothing_of_a_persons_own_jupyter_runs_in_a_build(finished):
+    assert not finished.ran.exists(), finished.ran.read_text()
 
 
 def test_ploombers_own_command_finds_nothing_to_do_after_run(finished):
@@ -55,12 +113,64 @@ def test_ploombers_own_command_finds_nothing_to_do_after_run(finished):
 def test_a_product_that_was_lost_is_noticed_and_made_again(finished, product, fault):
     expected = finished.result()
     path = finished.out / product
+    finished.variables["PYTHONWARNINGS"] = "error"  # hers, and no matter of a build
     path.unlink() if fault == "deleted" else path.write_bytes(path.read_bytes()[:-10])
 
     code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
 
+    finished.variables.pop("PYTHONWARNINGS")
     assert code == 0 and product in told, told
     assert finished.result() == expected
+
+
+def test_a_second_build_is_refused_and_says_who_builds_and_the_first_one_comes_to_its_end(finished):
+    expected, before = finished.result(), len(finished.started())
+    (finished.out / "batch/scores.parquet").unlink()
+    first = finished.start("mlops-course", "run", "--env", "env.test.yaml")
+    wait_until(lambda: len(finished.started()) > before, first)
+
+    code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
+    assert code == 1 and "a build of out/test runs already: process " in told and "(ploomber build), since " in told, told
+    code, told = finished.call("ploomber", "status")
+    assert code == 0 and "batch" in told, told
+    code, told = finished.call("ploomber", "build")
+    if first.poll() is None:
+        assert code == 1 and "a build of out/test runs already: process " in told, told
+
+    told, _ = first.communicate(timeout=600)
+    assert first.returncode == 0 and finished.result() == expected, told
+    assert len(finished.started()) == before + 1
+
+
+def test_a_disk_that_is_full_or_gets_full_is_told_and_nothing_passes_for_made(small):
+    (small.out / "batch/scores.parquet").unlink()
+    for leave in [0, 60_000]:
+        filler = fill(small.out, leave)
+        code, told = small.call("mlops-course", "run", "--env", "env.test.yaml")
+        assert code == 1 and "the disk is full (" in told and "are free in " in told and "free some space" in told, told
+        assert "Traceback" not in told and len(told.splitlines()) < 6, told
+        filler.unlink()
+
+    code, told = small.call("mlops-course", "status", "--env", "env.test.yaml")
+
+    assert code == 0 and "Changed" in told, told
+
+
+def test_a_kernel_that_is_killed_is_told_and_the_next_build_goes_on_from_there(finished, small):
+    before = len(small.started())
+    (small.out / "batch/quarantine.parquet").unlink()
+    work = small.start("mlops-course", "run", "--env", "env.test.yaml")
+    wait_until(lambda: len(small.started()) > before, work)
+    for process in psutil.Process(work.pid).children(recursive=True):
+        if any("ipykernel" in word for word in process.cmdline()):
+            process.kill()
+    told, _ = work.communicate(timeout=600)
+    assert work.returncode == 1 and "stage batch stopped: it was killed" in told and "memory" in told, told
+
+    code, told = small.call("mlops-course", "run", "--env", "env.test.yaml")
+
+    assert code == 0 and small.result() == finished.result(), told
+    assert small.started()[before:] == ["batch", "batch"]
 
 
 @pytest.mark.parametrize(
@@ -93,13 +203,39 @@ def test_a_typo_mended_in_prose_registers_nothing(finished):
     assert finished.result() == expected
 
 
-def test_the_seeds_environment_ends_with_the_reasons_of_its_gate(workshop, tmp_path):
-    files.seed_twin(tmp_path)
-    workshop.variables["SEED_DATA"] = str(tmp_path)
+@pytest.fixture(scope="module")
+def seed(workshop, tmp_path_factory):
+    "The environment of the seed's files, built as far as it goes; the folder of its files, which are no part of the build."
+    workshop.variables["SEED_DATA"] = str(files.seed_twin(tmp_path_factory.mktemp("seed")))
+    workshop.told = workshop.call("mlops-course", "run", "--env", "env.seed.yaml")
+    return Path(workshop.variables["SEED_DATA"])
 
-    code, told = workshop.call("mlops-course", "run", "--env", "env.seed.yaml")
+
+def test_the_seeds_environment_ends_with_the_reasons_of_its_gate(workshop, seed):
+    code, told = workshop.told
 
     assert code == 1
     assert "stage batch stopped: there is no champion" in told and "too little evidence: 3 labels of 2,000" in told
     code, told = workshop.call("mlops-course", "status", "--env", "env.seed.yaml")
     assert code == 0 and "Uplift     not measurable" in told and "AUC" in told
+    assert "Changed    data" not in told
+
+
+@pytest.mark.parametrize(
+    ("fault", "command", "message"),
+    [
+        ("deleted", ["ploomber", "build"], "no such file. Put it there"),
+        ("unset", ["mlops-course", "run", "--env", "env.seed.yaml"], "stage data stopped: .*variable SEED_DATA is not set. Set it"),
+    ],
+)
+def test_an_input_that_is_gone_is_said_by_status_and_stops_the_next_build(workshop, seed, monkeypatch, fault, command, message):
+    if fault == "unset":
+        monkeypatch.delitem(workshop.variables, "SEED_DATA")
+    else:
+        monkeypatch.setitem(workshop.variables, "PLOOMBER_ENV_FILENAME", "env.seed.yaml")
+        (seed / "driver_orders.csv").rename(seed / "elsewhere.csv")
+
+    assert "Changed    data: " in workshop.call("mlops-course", "status", "--env", "env.seed.yaml")[1]
+    code, told = workshop.call(*command)
+
+    assert code == 1 and re.search(message, told), told

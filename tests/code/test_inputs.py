@@ -1,0 +1,268 @@
+"""What a stage read from outside of a build, and what it ran on: whoever replaces it is noticed, by us and by Ploomber."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from conftest import UPSTREAM
+from mlops_course import cli, project
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Ploomber's, of each parameter
+
+AFTER = {"world": ["world", "data", "features", "training", "batch"], "data": ["data", "features", "training", "batch"]}
+AFTER |= {"training": ["training", "batch"], "batch": ["batch"]}
+
+
+class Company:
+    "A copy of the project whose stages read the files of a customer in `theirs`, with a build of which every stage is current."
+
+    def __init__(self, folder: Path):
+        self.root, self.theirs = folder / "project", folder / "theirs"
+        for name in [
+            "pipeline.yaml",
+            "settings.ini",
+            "requirements.lock",
+            "mlops_course",
+            *(t["source"] for t in project.tasks().values()),
+        ]:
+            source, path = project.root() / name, self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, path) if source.is_dir() else shutil.copy2(source, path)
+        self.theirs.mkdir()
+        for name in ["labels.csv", "drivers.csv", "to_score.csv", "truth.parquet"]:
+            (self.theirs / name).write_text(f"this is {name}")
+        settings = yaml.safe_load((project.root() / "env.test.yaml").read_text(encoding="utf-8"))
+        settings["data"]["sources"] = {name: {"path": f"${{THEIRS}}/{name}.csv", "owner": "them"} for name in ["labels", "drivers"]}
+        settings["batch"]["request"]["path"] = "${TO_SCORE}"
+        settings["training"]["truth"] = str(self.theirs / "truth.parquet")
+        (self.root / "env.test.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+    def build(self) -> None:
+        "Each stage writes its products, with nothing in them; Ploomber notes them."
+        paths = {name: {k: Path(v.replace("{{out}}", "out/test")) for k, v in t["product"].items()} for name, t in project.tasks().items()}
+        told = project.environment()
+        for name, before in UPSTREAM.items():
+            about = {"name": told.name, "out": told.out, name: getattr(told, name)}
+            product = {key: project.root() / path for key, path in paths[name].items()}
+            with project.stage(name, product, {task: {} for task in before}, about):
+                for path in product.values():
+                    if path.suffix == ".parquet":
+                        pd.DataFrame({"made by": [name]}).to_parquet(path)
+                    else:
+                        path.write_text(name) if path.suffix else path.mkdir(exist_ok=True)
+        for name in (dag := self.dag()):
+            dag[name].product.metadata.update(str(dag[name].source), dag[name].params.to_json_serializable(params_only=True))
+        project.write_json(self.out / "made/build.json", {"fingerprint": cli.fingerprint("env.test.yaml")})
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out/test"
+
+    def dag(self):
+        "The pipeline as `ploomber build` loads it."
+        from ploomber.spec import DAGSpec
+
+        dag = DAGSpec("pipeline.yaml", env="env.test.yaml").to_dag()
+        return dag.render(show_progress=False)
+
+    def stale(self) -> list[str]:
+        "The stages that `ploomber build` would make again."
+        dag = self.dag()
+        return [name for name in dag if dag[name].exec_status.name != "Skipped"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Company:
+    company = Company(tmp_path_factory.mktemp("company"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(company.root)
+        patch.setenv("THEIRS", str(company.theirs))
+        patch.setenv("TO_SCORE", str(company.theirs / "to_score.csv"))
+        company.build()
+        yield company
+
+
+@pytest.fixture
+def company(built, tmp_path, monkeypatch) -> Company:
+    "The company as it was built; what a test does to it is undone."
+    kept = {folder: shutil.copytree(folder, tmp_path / folder.name) for folder in [built.out, built.theirs]}
+    yield built
+    project.versions.cache_clear()
+    for folder, copy in kept.items():
+        shutil.rmtree(folder)
+        shutil.copytree(copy, folder)
+
+
+def replaced(company, patch):
+    (company.theirs / "labels.csv").write_text("this is LABELS.csv")
+
+
+def replaced_unseen(company, patch):
+    file = company.theirs / "labels.csv"
+    before = os.stat(file)
+    with open(file, "r+") as opened:
+        opened.write("THIS")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def deleted(company, patch):
+    (company.theirs / "drivers.csv").unlink()
+
+
+def variable_elsewhere(company, patch):
+    (company.root / "elsewhere").mkdir(exist_ok=True)
+    patch.setenv("THEIRS", str(company.root / "elsewhere"))
+
+
+def variable_unset(company, patch):
+    patch.delenv("THEIRS")
+
+
+def variable_of_a_file(company, patch):
+    patch.setenv("TO_SCORE", str(company.theirs / "drivers.csv"))
+
+
+def optional_file_deleted(company, patch):
+    (company.theirs / "truth.parquet").unlink()
+
+
+def key_of_pseudonyms(company, patch):
+    patch.setenv("MLOPS_COURSE_PSEUDONYM_KEY", "another key")
+
+
+def library_updated(company, patch):
+    (company.root / "newer/pandas-99.0.dist-info").mkdir(parents=True, exist_ok=True)
+    patch.syspath_prepend(company.root / "newer")
+    project.versions.cache_clear()
+
+
+def python_updated(company, patch):
+    patch.setattr(project.platform, "python_version", lambda: "3.99.0")
+    project.versions.cache_clear()
+
+
+def product_altered(company, patch):
+    (company.out / "training/decision.json").write_text("{}")
+
+
+def product_deleted(company, patch):
+    (company.out / "data/labels.parquet").unlink()
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage", "names"),
+    [
+        (replaced, "data", "${THEIRS}/labels.csv"),
+        (replaced_unseen, "data", "${THEIRS}/labels.csv"),
+        (deleted, "data", "${THEIRS}/drivers.csv"),
+        (variable_elsewhere, "data", "${THEIRS}/drivers.csv"),
+        (variable_unset, "data", "${THEIRS}/drivers.csv"),
+        (variable_of_a_file, "batch", "${TO_SCORE}"),
+        (optional_file_deleted, "training", "truth.parquet"),
+        (key_of_pseudonyms, "data", "MLOPS_COURSE_PSEUDONYM_KEY"),
+        (library_updated, "world", "pandas"),
+        (python_updated, "world", "Python"),
+        (product_altered, "training", "training/decision.json"),
+        (product_deleted, "data", "data/labels.parquet"),
+    ],
+)
+def test_what_a_stage_stands_on_is_not_changed_unnoticed(company, monkeypatch, fault, stage, names):
+    assert cli.stale("env.test.yaml") == {}
+
+    fault(company, monkeypatch)
+
+    assert any(names in text for text in cli.stale("env.test.yaml")[stage])
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage"),
+    [(None, None), (replaced, "data"), (variable_of_a_file, "batch"), (library_updated, "world"), (product_altered, "training")],
+)
+def test_ploomber_by_itself_makes_again_what_has_changed_and_what_comes_after_it(company, monkeypatch, fault, stage):
+    if fault:
+        fault(company, monkeypatch)
+
+    assert company.stale() == AFTER.get(stage, [])
+
+
+def test_the_same_file_put_back_is_no_change(company):
+    file = company.theirs / "labels.csv"
+    text = file.read_text()
+    file.unlink()
+    assert "data" in cli.stale("env.test.yaml")
+
+    file.write_text(text)
+
+    assert cli.stale("env.test.yaml") == {}
+
+
+def test_an_optional_file_that_comes_later_is_noticed(company):
+    file = company.theirs / "truth.parquet"
+    kept = file.read_bytes()
+    file.unlink()
+    company.build()
+    assert cli.stale("env.test.yaml") == {}
+
+    file.write_bytes(kept)
+
+    assert list(cli.stale("env.test.yaml")) == ["training"]
+
+
+def test_what_is_replaced_while_a_stage_runs_counts_as_changed(company):
+    told = project.environment()
+    paths = {key: project.root() / path.replace("{{out}}", "out/test") for key, path in project.tasks()["batch"]["product"].items()}
+    with project.stage("batch", paths, {}, {"name": told.name, "out": told.out, "batch": told.batch}):
+        (company.theirs / "to_score.csv").write_text("newer")
+
+    assert cli.stale("env.test.yaml") == {"batch": ["${TO_SCORE}"]}
+
+
+def test_ploombers_force_builds_all_also_when_something_has_changed(company, monkeypatch):
+    from ploomber.constants import TaskStatus
+
+    deleted(company, monkeypatch)
+
+    dag = company.dag().render(force=True, show_progress=False)
+
+    assert all(dag[name].exec_status != TaskStatus.Skipped for name in dag)
+
+
+def test_a_file_that_looks_as_before_is_not_read_again(company):
+    notes = company.out / "made/digests.json"
+    file = str(company.theirs / "labels.csv")
+    cli.stale("env.test.yaml")
+    assert file not in project._json(notes), "what was written a moment ago may be written again within one tick of the clock"
+
+    time.sleep(2.1)
+    cli.stale("env.test.yaml")
+    noted = project._json(notes)
+    noted[file]["digest"] = "0" * 64  # shows who believes it
+    project.write_json(notes, noted)
+
+    assert cli.stale("env.test.yaml") == {"data": ["${THEIRS}/labels.csv"]}
+    os.utime(file)
+    assert cli.stale("env.test.yaml") == {}
+
+
+def test_notes_that_are_broken_or_cannot_be_written_do_no_harm(company):
+    (company.out / "made/digests.json").unlink(missing_ok=True)
+    (company.out / "made/digests.json").mkdir()
+
+    assert cli.stale("env.test.yaml") == {}
+    shutil.rmtree(company.out / "made/digests.json")
+    (company.out / "made/digests.json").write_text('{"half')
+    assert cli.stale("env.test.yaml") == {}
+
+
+def test_a_note_of_ploombers_that_is_cut_off_runs_its_stage_again(company):
+    "As a full disk, or a kill in the wrong moment, leaves it."
+    for name, length in [("labels", 0), ("bookings", 40)]:
+        note = company.out / f"data/.{name}.parquet.metadata"
+        note.write_bytes(note.read_bytes()[:length])
+
+    assert company.stale() == AFTER["data"]
