@@ -262,6 +262,8 @@ def executor(
         def __call__(self, dag, show_progress):
             try:
                 with project.building(folder):
+                    if any(task.exec_status.name != "Skipped" for task in dag.values()):
+                        (folder / "made/build.json").unlink(missing_ok=True)  # what says that there is nothing to do
                     return super().__call__(dag, show_progress)
             except project.CourseError as error:
                 with suppress(OSError), telemetry.logging_to(folder / "logs/pipeline.jsonl", run=telemetry.run_name()):
@@ -337,6 +339,11 @@ def _printed(file: Path) -> Iterator[BinaryIO]:
             with suppress(project.CourseError), project.writing(file) as beside, open(beside, "wb") as kept:
                 shutil.copyfileobj(printed, kept)
 
+# %% ../notebooks/91_command_line.ipynb #6a6f1c02
+import signal
+
+import psutil
+
 
 def _ended(work: subprocess.Popen) -> bool:
     "Whether the process has ended, after waiting a moment for it."
@@ -344,11 +351,6 @@ def _ended(work: subprocess.Popen) -> bool:
         return work.wait(timeout=0.2) is not None
     except subprocess.TimeoutExpired:
         return False
-
-# %% ../notebooks/91_command_line.ipynb #6a6f1c02
-import signal
-
-import psutil
 
 
 def _failure(

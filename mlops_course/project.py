@@ -361,12 +361,9 @@ def _outline(node: Any) -> Any:
         return repr(node)
     return [type(node).__name__, {name: _outline(value) for name, value in ast.iter_fields(node) if value not in (None, [])}]
 
-# %% ../notebooks/00_start_here.ipynb #21bf9fcb
+# %% ../notebooks/00_start_here.ipynb #5d1f27c9
 import errno
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from secrets import token_hex
 
 _TOO_LARGE = os.strerror(errno.EFBIG)
 _FULL = [os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full"]
@@ -406,6 +403,11 @@ def unwritten(
         words = _TOO_LARGE if _TOO_LARGE.lower() in str(reason).lower() else "the disk is full"
         reason = f"{words} ({room(path)}, and that is not enough)"
     return CourseError(f"could not {deed} {path}: {reason}. Nothing was changed; free some space or rights and run again")
+
+# %% ../notebooks/00_start_here.ipynb #21bf9fcb
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from secrets import token_hex
 
 
 @contextmanager

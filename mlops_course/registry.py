@@ -173,15 +173,16 @@ def connect(
 ):
     "An MLflow client on the files in a folder; MLflow's own functions use them too from now on."
     import mlflow
-    from sqlalchemy import URL
 
     for chatter in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(chatter).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy")  # of SQLAlchemy, about MLflow's own tables
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    uri = URL.create("sqlite+pysqlite", database=str(folder / "mlflow.db")).render_as_string()
+    uri = _uri(folder / "mlflow.db")
     artifacts = str(folder / "artifacts").replace("%", "%25")  # MLflow reads a path as a part of a URI
+    if not (folder / "mlflow.db").is_file():
+        _make(folder / "mlflow.db", artifacts)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     client = mlflow.MlflowClient(uri, uri)
@@ -192,6 +193,12 @@ def connect(
         elif found.artifact_location != artifacts:
             _move(folder / "mlflow.db", found.artifact_location, artifacts)
     return client
+
+
+def _uri(database: Path) -> str:
+    from sqlalchemy import URL
+
+    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
 
 
 def _move(database: Path, before: str, after: str) -> None:
@@ -209,7 +216,12 @@ def _alone(client) -> Iterator[None]:
     "One process at a time; the lock falls when its holder dies."
     from sqlalchemy import make_url
 
-    folder = Path(make_url(client.tracking_uri).database).parent
+    with _locked(Path(make_url(client.tracking_uri).database).parent):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     with open(folder / "registry.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -218,6 +230,16 @@ def _alone(client) -> Iterator[None]:
 def experiment(client) -> str:
     "The id of the experiment, for `mlflow.start_run(experiment_id=...)`."
     return client.get_experiment_by_name(NAME).experiment_id
+
+# %% ../notebooks/42_model_registry.ipynb #c90d3b7e
+def _make(database: Path, artifacts: str) -> None:
+    "An empty database, whole or not at all: MLflow cannot go on where the making of its tables was cut off."
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with _locked(database.parent):
+        if not database.is_file():
+            with project.writing(database) as beside:
+                SqlAlchemyStore(_uri(beside), artifacts).engine.dispose()
 
 # %% ../notebooks/42_model_registry.ipynb #7d6ee1a0
 import tempfile
