@@ -119,9 +119,9 @@ def bento(ground: Ground, scratch: Path) -> Service:
     "The seed course's service: the champion in BentoML's store, a feature repository on the same files."
     python = bento_environment()
     told = yaml.safe_load((ground.folder / "features/feature_store.yaml").read_text(encoding="utf-8"))
-    told |= {"offline_store": {"type": "file"}, "registry": f"{ground.folder}/features/registry.db"}
-    told["online_store"] |= {"path": f"{ground.folder}/features/online.db"}
+    told |= {"offline_store": {"type": "file"}, "online_store": {"type": "sqlite", "path": "online.db"}}  # Feast's own, as there
     (scratch / "feature_store.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+    fill(scratch, ground)
     variables = {
         "BENTOML_HOME": str(scratch / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
@@ -133,6 +133,15 @@ def bento(ground: Ground, scratch: Path) -> Service:
     subprocess.run([python, HERE / "bento_service.py"], check=True, stdout=sys.stderr, env={**os.environ, **variables})
     words = ["serve", "bento_service:DriverCompletion", "--working-dir", HERE, "--host", LOOPBACK, "--port", "{port}"]
     return Service(BENTO, [python.with_name("bentoml"), *words], variables, '"error": null')
+
+
+def fill(folder: Path, ground: Ground) -> None:
+    "The definitions and the newest features of the ground, in the feature repository of `folder`."
+    from feast import FeatureStore
+
+    store, ours = FeatureStore(repo_path=str(folder)), features.open_store(ground.folder / "features")
+    store.apply([*ours.list_entities(), *ours.list_feature_views()])
+    store.write_to_online_store(features.VIEW, ground.known.assign(created=ground.known[CONTRACT.known]))
 
 
 def bento_environment() -> Path:
