@@ -47,11 +47,14 @@ help: ## list the targets
 .PHONY: setup
 setup: $(READY) ## make the environment in .venv (every other target does this too)
 
-# It holds the folder for which .venv was made: in a checkout that was moved or copied, and without its Python, it is made anew.
-ifneq ($(shell [ -x $(BIN)/python ] && cat $(READY) 2>/dev/null),$(CURDIR))
-$(READY): anew
+# It says for which folder .venv was made, and by which Python: in a checkout that was moved or copied, and for another Python,
+# it is made anew.
+ifneq ($(shell [ -x $(BIN)/python ] && sed -n 1p $(READY) 2>/dev/null),$(CURDIR))
+$(READY): looked-at
+else ifeq ($(origin PYTHON),command line)
+$(READY): looked-at
 endif
-.PHONY: anew
+.PHONY: looked-at
 
 $(READY): requirements.lock settings.ini setup.py pyproject.toml platform/setup.sh $(wildcard platform/jupyter/*)
 	@PYTHON_FROM='$(origin PYTHON)' sh platform/setup.sh

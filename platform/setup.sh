@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 here=$(pwd -P)
 uv=uv==0.13.9
-ready=.venv/ready # holds the folder for which .venv was made
+ready=.venv/ready # holds the folder for which .venv was made, and the Python that made it
 parts="requirements.lock settings.ini setup.py pyproject.toml platform/setup.sh platform/jupyter"
 
 fail() {
@@ -29,12 +29,12 @@ export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 # a pip.conf may say otherwise
 # A Python: the one that was asked for, or the first that will do. 3.11 to 3.13 are tried: a python3 that is newer comes last
 set -- python3.13 python3.12 python3.11 python3
 ! python3 -I -c 'import sys; sys.exit(sys.version_info >= (3, 14))' 2>/dev/null || set -- python3 "$@"
-if [ -n "${PYTHON:-}" ]; then
-    case ${PYTHON_FROM:-} in
-    *environment*) set -- "$PYTHON" "$@" ;; # another program may have set it for itself
-    *) set -- "$PYTHON" ;;
-    esac
-fi
+asked=
+case ${PYTHON:+${PYTHON_FROM:-}said} in
+'') ;;
+*environment*) set -- "$PYTHON" "$@" ;; # exported, perhaps for another program
+*) set -- "$PYTHON" && asked=yes ;;
+esac
 python= bare=
 for each; do
     "$each" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
@@ -70,18 +70,25 @@ except BlockingIOError:
 except OSError:
     pass  # a file system without locks
 '
-was=$(cat $ready 2>/dev/null || true)
-if [ "$was" = "$here" ] && [ -x .venv/bin/python ]; then
-    # shellcheck disable=SC2086 # several names
-    [ -n "$(find $parts -newer $ready)" ] || exit 0 # the other one has done it
-    echo "Bringing .venv up to date ..."
+was=$(sed -n 1p $ready 2>/dev/null || true)
+by=$(sed -n 2p $ready 2>/dev/null || true)
+why=
+if [ -z "$was" ]; then
+    why="Setting up the environment in .venv, once"
+elif [ "$was" != "$here" ]; then
+    why=".venv was made in $was, and this is $here: making it anew"
+elif [ ! -x .venv/bin/python ]; then
+    why="The Python of .venv, $by, is gone: making it anew"
+elif [ -n "$asked" ] && [ "$base" != "$by" ]; then
+    why=".venv was made by $by, and $base was asked for: making it anew"
+fi
+if [ -n "$why" ]; then
+    echo "$why, a minute or two ..."
+    "$base" -m venv --clear "$(cd .venv && pwd -P)" # venv refuses a link
 else
-    if [ -n "$was" ] && [ "$was" != "$here" ]; then
-        echo ".venv was made in $was, and this is $here: making it anew, a minute or two ..."
-    else
-        echo "Setting up the environment in .venv, once: a minute or two ..."
-    fi
-    "$base" -m venv --clear .venv
+    # shellcheck disable=SC2086 # several names
+    [ -n "$(find $parts -newer $ready)" ] || exit 0 # it is as it should be, or another make has just made it so
+    echo "Bringing .venv up to date ..."
 fi
 
 .venv/bin/python -m pip install --quiet --quiet "$uv"
@@ -98,4 +105,4 @@ cp platform/jupyter/jupyter_server_config.json .venv/etc/jupyter/
 cp platform/jupyter/page_config.json .venv/etc/jupyter/labconfig/
 cp platform/jupyter/overrides.json .venv/share/jupyter/lab/settings/
 cp platform/jupyter/ipython_kernel_config.py .venv/etc/ipython/
-echo "$here" >$ready
+printf '%s\n' "$here" "$base" >$ready
