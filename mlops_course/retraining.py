@@ -440,17 +440,17 @@ class Inbox(Cases):
         with self.written():
             champion = self.champion()
             back = self.rolled_back(champion)
-            taken = [self._take(alert, champion, back) for alert in alerts]
+            latest = max(datetime.now(UTC), project.now()) + AHEAD
+            taken = [self._take(alert, champion, back, latest) for alert in alerts]
             for number in {case.number: case for _, case in taken if case}:
                 save(self.folder, next(case for case in self.cases if case.number == number))
             for answer, _ in taken:
                 self.counts[answer] += 1
             return [answer for answer, _ in taken]
 
-    def _take(self, alert: Alert, champion: str | None, back: str | None) -> tuple[str, Case | None]:
+    def _take(self, alert: Alert, champion: str | None, back: str | None, latest: datetime) -> tuple[str, Case | None]:
         "The answer, and the case that it changes."
-        now = max(datetime.now(UTC), project.now())
-        answer = "future" if alert.startsAt > now + AHEAD else answer_to(alert, self.cases, champion, back)
+        answer = "future" if alert.startsAt > latest else answer_to(alert, self.cases, champion, back)
         if answer in ("opened", "joined"):
             return answer, self._note(alert)
         if answer == "resolved":
