@@ -128,6 +128,22 @@ class Secrets(BaseSettings):
     pseudonym_key: SecretStr | None = None  # without it, columns to pseudonymize are dropped
     api_key: SecretStr | None = None  # what callers of a service show; needed where it can be reached from other machines
 
+
+def _merged(base: dict, changes: dict) -> dict:
+    return base | {k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in changes.items()}
+
+
+def _filled(value: Any, **names: str) -> Any:
+    "`value` with Ploomber's placeholders {{name}} and {{out}} replaced, at any depth."
+    if isinstance(value, dict):
+        return {k: _filled(v, **names) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_filled(v, **names) for v in value]
+    if isinstance(value, str):
+        for name, text in names.items():
+            value = value.replace("{{" + name + "}}", str(text))
+    return value
+
 # %% ../notebooks/00_start_here.ipynb #d31952fa
 def validated(
     model: type[Settings],
@@ -183,23 +199,6 @@ class _EachNameOnce(yaml.SafeLoader):
             if key.value in [earlier.value for earlier, _ in node.value[:number]]:
                 raise CourseError(f"line {key.start_mark.line + 1}: `{key.value}` is there twice")
         return super().construct_mapping(node, deep)
-
-
-def _merged(base: dict, changes: dict) -> dict:
-    both = {k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in changes.items()}
-    return {**base, **both}
-
-
-def _filled(value: Any, **names: str) -> Any:
-    "`value` with Ploomber's placeholders {{name}} and {{out}} replaced, at any depth."
-    if isinstance(value, dict):
-        return {k: _filled(v, **names) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_filled(v, **names) for v in value]
-    if isinstance(value, str):
-        for name, text in names.items():
-            value = value.replace("{{" + name + "}}", str(text))
-    return value
 
 # %% ../notebooks/00_start_here.ipynb #7b6bbf72
 import json

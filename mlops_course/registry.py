@@ -160,10 +160,11 @@ def libraries() -> dict[str, str]:
     return {name: version(name) for name in ("numpy", "pandas", "scikit-learn", "scipy", "skops")}
 
 # %% ../notebooks/42_model_registry.ipynb #829a6da6
-import fcntl
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from filelock import FileLock
 
 NAME = "driver-completion"  # of the experiment, and of the registered model
 
@@ -216,14 +217,7 @@ def _alone(client) -> Iterator[None]:
     "One process at a time; the lock falls when its holder dies."
     from sqlalchemy import make_url
 
-    with _locked(Path(make_url(client.tracking_uri).database).parent):
-        yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / "registry.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(Path(make_url(client.tracking_uri).database).with_name("registry.lock")):
         yield
 
 
@@ -236,7 +230,7 @@ def _make(database: Path, artifacts: str) -> None:
     "An empty database, whole or not at all: MLflow cannot go on where the making of its tables was cut off."
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with _locked(database.parent):
+    with FileLock(database.with_name("registry.lock")):
         if not database.is_file():
             with project.writing(database) as beside:
                 SqlAlchemyStore(_uri(beside), artifacts).engine.dispose()

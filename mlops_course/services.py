@@ -468,18 +468,6 @@ def _point_to(folder: Path) -> None:
         with suppress(CourseError):  # a project that cannot be written to
             project.write_json(note, {"folder": str(folder)})
 
-
-def _forget(folder: Path) -> None:
-    "Take the note away when nothing runs in the folder any more."
-    if (note := _pointer(folder)) and note.is_file() and not _that_run(folder):
-        note.unlink(missing_ok=True)
-
-
-def _pointer(folder: Path) -> Path | None:
-    place = _workplace(folder)
-    below = place == folder or folder.is_relative_to((place / "out").resolve())
-    return None if below else place / "out" / ELSEWHERE / f"{_short(folder)}.json"
-
 # %% ../notebooks/11_platform.ipynb #e5dc4428
 def uvicorn_server(
     app,  # of FastAPI
@@ -809,6 +797,18 @@ def _end_in_terminals(
             children += process.children(recursive=True)
     _end(processes, seconds=30)  # the last answers are written down
     _end(children)
+
+
+def _forget(folder: Path) -> None:
+    "Take the note away when nothing runs in the folder any more."
+    if (note := _pointer(folder)) and note.is_file() and not _that_run(folder):
+        note.unlink(missing_ok=True)
+
+
+def _pointer(folder: Path) -> Path | None:
+    place = _workplace(folder)
+    below = place == folder or folder.is_relative_to((place / "out").resolve())
+    return None if below else place / "out" / ELSEWHERE / f"{_short(folder)}.json"
 
 # %% ../notebooks/11_platform.ipynb #c6ef155e
 def stop(
