@@ -249,7 +249,7 @@ def _reason(printed: str, code: int, out: Path) -> str | None:
         return messages[-1]
     if "Kernel died" in printed or code == -signal.SIGKILL:
         free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB are free now"
-        return f"it was killed, as the system does when memory runs out ({free}). Close other programs or use less data, and run again"
+        return f"it was killed, as the system does when memory has run out ({free}). Close other programs or use less data, and run again"
     return f"it was ended by {signal.Signals(-code).name}. Run again: what was finished stays" if code < 0 else None
 
 

@@ -676,6 +676,7 @@ def _json(path: Path) -> dict:
 # %% ../notebooks/00_start_here.ipynb #3f646a8e
 import platform
 from functools import cache
+from importlib import metadata
 
 _KEY = "MLOPS_COURSE_PSEUDONYM_KEY"
 
@@ -712,15 +713,11 @@ def _seen(texts: list[str], notes: Path | None = None) -> dict[str, str | None]:
 @cache
 def versions() -> dict[str, str]:
     "The version of Python, and of each installed library that requirements.lock pins."
-    lock = root() / "requirements.lock"
-    pinned = set(map(_plain, re.findall(r"^([\w.-]+)==", lock.read_text(encoding="utf-8"), flags=re.M))) if lock.is_file() else set()
-    folders = [path.name for entry in reversed(sys.path) for path in Path(entry).glob("*.dist-info")]
-    installed = {_plain(name): version for name, _, version in (folder.removesuffix(".dist-info").partition("-") for folder in folders)}
-    return {"Python": platform.python_version(), **{name: installed[name] for name in sorted(pinned & set(installed))}}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    lock, found = root() / "requirements.lock", {"Python": platform.python_version()}
+    for name in re.findall(r"^([\w.-]+)==", lock.read_text(encoding="utf-8") if lock.is_file() else "", flags=re.M):
+        with suppress(metadata.PackageNotFoundError):  # pinned for another system
+            found[name] = metadata.version(name)
+    return found
 
 # %% ../notebooks/00_start_here.ipynb #d6a8ab96
 def changed(
