@@ -83,8 +83,11 @@ def built(tmp_path_factory) -> Company:
         patch.chdir(company.root)
         patch.setenv("THEIRS", str(company.theirs))
         patch.setenv("TO_SCORE", str(company.theirs / "to_score.csv"))
+        before = dict(os.environ)
         company.build()
         yield company
+        os.environ.clear()  # Ploomber's executor has set its process apart
+        os.environ.update(before)
 
 
 @pytest.fixture
@@ -137,6 +140,7 @@ def key_of_pseudonyms(company, patch):
 
 def library_updated(company, patch):
     (company.root / "newer/pandas-99.0.dist-info").mkdir(parents=True, exist_ok=True)
+    (company.root / "newer/pandas-99.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: pandas\nVersion: 99.0\n")
     patch.syspath_prepend(company.root / "newer")
     project.versions.cache_clear()
 
