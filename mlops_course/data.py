@@ -147,11 +147,7 @@ def _kind_by_content(start: bytes) -> tuple[str, str] | None:
 
 def _other_encoding(source: Source, file: BinaryIO) -> BadFile:
     file.seek(0)
-    for number, line in enumerate(file, start=1):
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            break
+    number = next(number for number, line in enumerate(file, start=1) if line.decode(errors="ignore").encode() != line)
     what = f"line {number:,} is in another encoding, such as Windows-1252 (Latin-1), or no text at all"
     return BadFile(f"{source.path}: not text in UTF-8: {what}. Save the file as UTF-8, or ask {source.owner} to send it again")
 
@@ -248,7 +244,7 @@ def matched(
     missing = [theirs.get(name, name) for name, column in wanted.items() if name not in renamed and (not column.empty or name in theirs)]
     if missing:
         alike = {name: old for name in missing for old in names if _letters(old) == _letters(name)}
-        cure = "".join(f", such as `{json.dumps(old, ensure_ascii=False)}: {theirs.get(name, name)}`" for name, old in alike.items())
+        cure = "".join(f", such as `{json.dumps(old, ensure_ascii=False)}: {mapped.get(name, name)}`" for name, old in alike.items())
         raise BadFile(f"{source.path}: column {', '.join(missing)} is missing; there are {_listed(names)}. Map its name in `columns`{cure}")
     return {new: old for new, old in zip(renamed, names, strict=True) if new in wanted}
 
@@ -264,6 +260,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(repr(name[:40])[1:-1] or "(no name)" for name in names[:20]) + more
 
 # %% ../notebooks/30_data_pipeline.ipynb #4f6697b2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -281,7 +278,7 @@ def plain(
         return pc.if_else(pc.is_nan(array), None, array)
     if not _is_text(array):
         return array
-    text = pc.utf8_normalize(pc.utf8_trim_whitespace(array.cast(pa.string())), "NFC")
+    text = _composed(pc.utf8_trim_whitespace(array.cast(pa.string())))
     return pc.if_else(pc.is_in(pc.utf8_lower(text), _WORDS_FOR_NOTHING), None, text)
 
 
@@ -289,6 +286,14 @@ def _is_text(array: pa.Array) -> bool:
     "Also as bytes, as Spark and Impala write it."
     types = [pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary]
     return any(is_type(array.type) for is_type in types)
+
+
+def _composed(text: pa.Array) -> pa.Array:
+    "Letters with their accents as one sign each, where Unicode has it; Arrow's own function takes them apart."
+    if pc.all(pc.string_is_ascii(text)).as_py() is not False:
+        return text
+    words = text.dictionary_encode()
+    return pa.array([unicodedata.normalize("NFC", word) for word in words.dictionary.to_pylist()], pa.string()).take(words.indices)
 
 # %% ../notebooks/30_data_pipeline.ipynb #a331d881
 _WHOLE = r"^[+-]?\d{1,30}(\.0*)?$"
@@ -334,8 +339,6 @@ def _finite(array: pa.Array, whole: bool) -> pa.Array:
     return pc.if_else(good, array, None).cast(pa.int64())
 
 # %% ../notebooks/30_data_pipeline.ipynb #b2e50276
-import numpy as np
-
 _UTC = pa.timestamp("us", "UTC")
 _FIRST, _LAST = pd.Timestamp("1678-01-01", tz="UTC"), pd.Timestamp(datetime.max, tz="UTC")  # what every library can count
 
@@ -400,8 +403,10 @@ _WITH_ZONE = r"[T ]\d{2}.*(Z|[+-]\d{2}(:?\d{2})?)$"
 def _moment(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
+    except OverflowError:  # in UTC it is in no year from 1 to 9999
+        return datetime.min.replace(tzinfo=UTC)
 
 # %% ../notebooks/30_data_pipeline.ipynb #ddd227af
 import hashlib

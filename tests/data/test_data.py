@@ -233,7 +233,7 @@ def test_times_of_a_clock_change_that_never_were_are_refused(tmp_path):
 
     read = data.read(files.source(frame, tmp_path / "s.csv", zone="Europe/Berlin"), STATISTICS, NOW)
 
-    assert reasons(read) == [(0, "unreadable", "datetime")]
+    assert reasons(read) == [(0, "local time skipped", "datetime")]
     assert read.kept.datetime[0] == pd.Timestamp("2025-03-30T01:30Z")
 
 
