@@ -49,6 +49,8 @@ TOPICS = [
 
 # %% ../notebooks/00_start_here.ipynb #47d80fa2
 import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 # Read by the libraries when they are imported: no telemetry, no chatter about versions.
@@ -74,8 +76,28 @@ def root(
     start = (start or Path.cwd()).resolve()
     for folder in [start, *start.parents]:
         if (folder / "pipeline.yaml").is_file() and (folder / "settings.ini").is_file():
-            return folder
+            return _usable(folder, _READ_OTHERWISE)
     raise CourseError(f"no project around {start}: run this from the folder that has pipeline.yaml and settings.ini")
+
+
+_READ_OTHERWISE = {
+    "{": "papermill fills in what stands in braces",
+    "}": "papermill fills in what stands in braces",
+    "\\": "DuckDB takes it for a slash",
+    ":": "on a PATH it ends a folder's name",
+}
+
+
+def _usable(
+    folder: Path,
+    marks: Iterable[str],  # of `_READ_OTHERWISE`
+) -> Path:
+    "The folder. Raises `CourseError` if its path has one of these marks, or one that a line of text cannot hold."
+    for mark in str(folder):
+        why = _READ_OTHERWISE[mark] if mark in marks else "a line of text cannot hold it" if unicodedata.category(mark) in ("Cc", "Cs") else None
+        if why:
+            raise CourseError(f"the course cannot work in the folder {str(folder)!r} because of its {mark!r}: {why}. Move or rename it")
+    return folder
 
 # %% ../notebooks/00_start_here.ipynb #00860ac0
 def shown(
@@ -148,7 +170,9 @@ def environment(
     if not path.is_file():
         raise CourseError(f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}")
     values = _merged(yaml.safe_load(path.read_text(encoding="utf-8")), changes)
-    return validated(Environment, _filled(values, name=values.get("name"), out=str(values.get("out"))), file)
+    found = validated(Environment, _filled(values, name=values.get("name"), out=str(values.get("out"))), file)
+    _usable(found.out, "{}\\")
+    return found
 
 
 def _merged(base: dict, changes: dict) -> dict:
