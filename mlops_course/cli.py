@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -187,10 +188,16 @@ def summary(
         [
             *lines,
             f"Reports    {where}/reports/training.html, {where}/reports/profile.html; the notebooks as they ran: {where}/notebooks/",
-            f"MLflow     make ui, or: mlflow ui --backend-store-uri sqlite:///{where}/mlflow/mlflow.db",
+            f"MLflow     make ui{_by_hand(where)}",
             "Next       make lab opens the lessons; `mlops-course trace champion` follows the champion back to its data",
         ]
     )
+
+
+def _by_hand(where: str) -> str:
+    "How to open MLflow without us, if its own reading of the address allows it."
+    address = shlex.quote(f"sqlite:///{where}/mlflow/mlflow.db")
+    return "" if set(where) & set("?%") else f", or: mlflow ui --backend-store-uri {address}"
 
 
 def _read(path: Path) -> dict:
@@ -367,10 +374,13 @@ def ui(
     folder: Annotated[Path | None, typer.Option(help="another MLflow folder, such as out/lab/poc")] = None,
 ):
     "Open MLflow on the environment's runs and models."
+    from mlops_course import registry
+
     folder = folder.resolve() if folder else _mlflow(file)
     typer.echo(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
     mlflow = Path(sys.executable).with_name("mlflow")
-    where = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    database, artifacts = registry.addresses(folder)
+    where = ["--backend-store-uri", database, "--artifacts-destination", artifacts]
     os.execv(mlflow, [str(mlflow), "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where])
 
 # %% ../notebooks/91_command_line.ipynb #3ee4a5e3
