@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRUSTED', 'NAME', 'trusted', 'UntrustedModel', 'loads', 'canonical', 'save_model', 'model_digest', 'libraries',
-           'connect', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch', 'OtherLibraries',
-           'version_of', 'Found', 'find', 'register', 'artifacts', 'Loaded', 'checked', 'load', 'saved_elsewhere',
-           'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
+           'connect', 'addresses', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
+           'OtherLibraries', 'version_of', 'Found', 'find', 'register', 'artifacts', 'Loaded', 'checked', 'load',
+           'saved_elsewhere', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/42_model_registry.ipynb #aeb97ad5
 from functools import cache
@@ -173,25 +173,35 @@ def connect(
 ):
     "An MLflow client on the files in a folder; MLflow's own functions use them too from now on."
     import mlflow
-    from sqlalchemy import URL
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     for chatter in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(chatter).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy")  # of SQLAlchemy, about MLflow's own tables
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    uri = URL.create("sqlite+pysqlite", database=str(folder / "mlflow.db")).render_as_string()
-    artifacts = str(folder / "artifacts").replace("%", "%25")  # MLflow reads a path as a part of a URI
+    uri, artifacts = addresses(folder)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    client = mlflow.MlflowClient(uri, uri)
-    with _alone(client):
+    with _alone(folder):
+        SqlAlchemyStore(uri, (folder / "artifacts").as_uri())  # else a new database names the folder in which this process stands
+        client = mlflow.MlflowClient(uri, uri)
         found = client.get_experiment_by_name(NAME)
         if found is None:
             client.create_experiment(NAME, artifact_location=artifacts)
         elif found.artifact_location != artifacts:
             _move(folder / "mlflow.db", found.artifact_location, artifacts)
     return client
+
+
+def addresses(
+    folder: Path,  # of `connect`
+) -> tuple[str, str]:
+    "The URIs of the database and of the artifacts, as MLflow reads them: a folder may have any marks in its name."
+    from sqlalchemy import URL
+
+    database = URL.create("sqlite+pysqlite", database=str(folder / "mlflow.db"))  # for `sqlite:` MLflow makes folders of the URI's letters
+    return database.render_as_string(), str(folder / "artifacts").replace("%", "%25")
 
 
 def _move(database: Path, before: str, after: str) -> None:
@@ -205,14 +215,17 @@ def _move(database: Path, before: str, after: str) -> None:
 
 
 @contextmanager
-def _alone(client) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     "One process at a time; the lock falls when its holder dies."
-    from sqlalchemy import make_url
-
-    folder = Path(make_url(client.tracking_uri).database).parent
     with open(folder / "registry.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _folder(client) -> Path:
+    from sqlalchemy import make_url
+
+    return Path(make_url(client.tracking_uri).database).parent
 
 
 def experiment(client) -> str:
@@ -307,7 +320,7 @@ def register(
     tags: dict[str, str] | None = None,  # what `trace` shall answer: the digests of snapshot and code
 ) -> str:
     "Register a run's model as `challenger` and return its version. A key that is registered already gives its version, and nothing new."
-    with _alone(client):
+    with _alone(_folder(client)):
         found = find(client, key)
         if found and found.version:
             return found.version
@@ -480,7 +493,7 @@ def promote(
     which: str,  # an alias, or a version's number
 ) -> str:
     "Make a version the champion and remember the one before it. Returns the version; the present champion stays what it is."
-    with _alone(client):
+    with _alone(_folder(client)):
         version = str(checked(client, which)[0].version)
         before = _champions(client)
         if version not in before[-1:]:
@@ -526,7 +539,7 @@ def rollback(
     client,
 ) -> str:
     "Make the champion before this one champion again, and return its version. Raises `NoChampion` if there was none before."
-    with _alone(client):
+    with _alone(_folder(client)):
         champions = _champions(client) or [str(version_of(client, "champion").version)]
         if len(champions) == 1:
             raise NoChampion(f"version {champions[0]} was the first champion: there is nothing to go back to")
