@@ -517,6 +517,8 @@ def uplift(
     return value(truth, choice) / value(truth[truth.request_id.isin(choice.request_id)]) - 1
 
 # %% ../notebooks/20_world.ipynb #8d25725f
+import glob
+
 import duckdb
 
 from .project import Stage, now, shown
@@ -541,7 +543,7 @@ def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
         stage.record(raw / f"{file}.parquet")
     (raw / NOTE).unlink(missing_ok=True)
     each = "SELECT max(probability) best, sum(propensity * probability) logged FROM read_parquet(?) GROUP BY request_id"
-    best, logged = duckdb.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [str(raw / "truth.parquet")]).fetchone()
+    best, logged = duckdb.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [glob.escape(str(raw / "truth.parquet"))]).fetchone()
     return (
         f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, {rows['bookings']:,} bookings: {shown(raw)}\n"
         f"scenario {settings.scenario}; the best choice that anyone could make: {max(best / logged - 1, 0):+.0%} completed trips"
