@@ -121,12 +121,20 @@ def features_of(
     return connection.sql(join_sql("t", sides, span)).to_arrow_table()
 
 # %% ../notebooks/32_point_in_time.ipynb #0c5ac13c
+import glob
+
+
 def parquet(
     path: str | Path,  # a file, or a folder of files
 ) -> str:
-    "What DuckDB reads after FROM."
-    inside = f"{path}/**/*.parquet" if os.path.isdir(path) else str(path)
-    return "read_parquet('" + inside.replace("'", "''") + "')"
+    "What DuckDB reads after FROM. It takes a path for a pattern, and would read files of other folders whose names match."
+    inside = glob.escape(str(path)) + ("/**/*.parquet" if os.path.isdir(path) else "")
+    return f"read_parquet({_text(inside)})"
+
+
+def _text(value: str | Path) -> str:
+    "A text of SQL."
+    return "'" + str(value).replace("'", "''") + "'"
 
 # %% ../notebooks/32_point_in_time.ipynb #13054284
 def as_of(
@@ -316,7 +324,7 @@ class ParquetStore(OfflineStore):
             else:
                 query = f"FROM {parquet(path)} UNION ALL FROM added"
             with writing(path) as beside:
-                connection.execute(f"COPY ({query}) TO '{beside}' (FORMAT parquet)")
+                connection.execute(f"COPY ({query}) TO {_text(beside)} (FORMAT parquet)")
 
     @staticmethod
     def write_logged_features(config: RepoConfig, data: pa.Table | Path, source, logging_config, registry) -> None:

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -382,7 +383,7 @@ def _reason(printed: str, code: int, out: Path) -> str | None:
         return messages[-1]
     if "Kernel died" in printed or code == -signal.SIGKILL:
         free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB are free now"
-        return f"it was killed, as the system does when memory runs out ({free}). Close other programs or use less data, and run again"
+        return f"it was killed, as the system does when memory has run out ({free}). Close other programs or use less data, and run again"
     return f"it was ended by {signal.Signals(-code).name}. Run again: what was finished stays" if code < 0 else None
 
 
@@ -448,10 +449,16 @@ def summary(
         [
             *lines,
             f"Reports    {where}/reports/training.html, {where}/reports/profile.html; the notebooks as they ran: {where}/notebooks/",
-            f"MLflow     make ui, or: mlflow ui --backend-store-uri sqlite:///{where}/mlflow/mlflow.db",
+            f"MLflow     make ui{_by_hand(where)}",
             "Next       make lab opens the lessons; `mlops-course trace champion` follows the champion back to its data",
         ]
     )
+
+
+def _by_hand(where: str) -> str:
+    "How to open MLflow without us, if its own reading of the address allows it."
+    address = shlex.quote(f"sqlite:///{where}/mlflow/mlflow.db")
+    return "" if set(where) & set("?%") else f", or: mlflow ui --backend-store-uri {address}"
 
 
 def _read(path: Path) -> dict:
@@ -666,7 +673,7 @@ def ui(
     folder: Annotated[Path | None, typer.Option(help="another MLflow folder, such as out/lab/poc")] = None,
 ):
     "Open MLflow on the environment's runs and models."
-    from mlops_course import services
+    from mlops_course import registry, services
 
     folder = folder.resolve() if folder else _mlflow(file)
     if not (folder / "mlflow.db").is_file():
@@ -678,7 +685,8 @@ def ui(
         typer.echo(f"port 5000 is taken, so MLflow has {port}: {why}")
     port = port or 5000
     typer.echo(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    where = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    database, artifacts = registry.addresses(folder)
+    where = ["--backend-store-uri", database, "--artifacts-destination", artifacts]
     command = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where]
     own = project.root() / project.environment(file).out
     services.become(own, f"ui-{port}", Path(sys.executable).with_name("mlflow"), *command)

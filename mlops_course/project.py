@@ -50,6 +50,8 @@ TOPICS = [
 
 # %% ../notebooks/00_start_here.ipynb #47d80fa2
 import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 # Read by the libraries when they are imported: no telemetry, no chatter about versions.
@@ -75,8 +77,28 @@ def root(
     start = (start or Path.cwd()).resolve()
     for folder in [start, *start.parents]:
         if (folder / "pipeline.yaml").is_file() and (folder / "settings.ini").is_file():
-            return folder
+            return _usable(folder, _READ_OTHERWISE)
     raise CourseError(f"no project around {start}: run this from the folder that has pipeline.yaml and settings.ini")
+
+
+_READ_OTHERWISE = {
+    "{": "papermill fills in what stands in braces",
+    "}": "papermill fills in what stands in braces",
+    "\\": "DuckDB takes it for a slash",
+    ":": "on a PATH it ends a folder's name",
+}
+
+
+def _usable(
+    folder: Path,
+    marks: Iterable[str],  # of `_READ_OTHERWISE`
+) -> Path:
+    "The folder. Raises `CourseError` if its path has one of these marks, or one that a line of text cannot hold."
+    for mark in str(folder):
+        why = _READ_OTHERWISE[mark] if mark in marks else "a line of text cannot hold it" if unicodedata.category(mark) in ("Cc", "Cs") else None
+        if why:
+            raise CourseError(f"the course cannot work in the folder {str(folder)!r} because of its {mark!r}: {why}. Move or rename it")
+    return folder
 
 # %% ../notebooks/00_start_here.ipynb #00860ac0
 def shown(
@@ -168,7 +190,9 @@ def environment(
     if not path.is_file():
         raise CourseError(f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}")
     values = _merged(_read(path, file), changes)
-    return validated(Environment, _filled(values, name=values.get("name"), out=str(values.get("out"))), file)
+    found = validated(Environment, _filled(values, name=values.get("name"), out=str(values.get("out"))), file)
+    _usable(found.out, "{}\\")
+    return found
 
 
 def _read(path: Path, file: str) -> dict:
@@ -756,6 +780,7 @@ def _json(path: Path) -> dict:
 # %% ../notebooks/00_start_here.ipynb #3f646a8e
 import platform
 from functools import cache
+from importlib import metadata
 
 _KEY = "MLOPS_COURSE_PSEUDONYM_KEY"
 
@@ -792,15 +817,11 @@ def _seen(texts: list[str], notes: Path | None = None) -> dict[str, str | None]:
 @cache
 def versions() -> dict[str, str]:
     "The version of Python, and of each installed library that requirements.lock pins."
-    lock = root() / "requirements.lock"
-    pinned = set(map(_plain, re.findall(r"^([\w.-]+)==", lock.read_text(encoding="utf-8"), flags=re.M))) if lock.is_file() else set()
-    folders = [path.name for entry in reversed(sys.path) for path in Path(entry).glob("*.dist-info")]
-    installed = {_plain(name): version for name, _, version in (folder.removesuffix(".dist-info").partition("-") for folder in folders)}
-    return {"Python": platform.python_version(), **{name: installed[name] for name in sorted(pinned & set(installed))}}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    lock, found = root() / "requirements.lock", {"Python": platform.python_version()}
+    for name in re.findall(r"^([\w.-]+)==", lock.read_text(encoding="utf-8") if lock.is_file() else "", flags=re.M):
+        with suppress(metadata.PackageNotFoundError):  # pinned for another system
+            found[name] = metadata.version(name)
+    return found
 
 # %% ../notebooks/00_start_here.ipynb #d6a8ab96
 def changed(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRUSTED', 'NAME', 'trusted', 'UntrustedModel', 'loads', 'canonical', 'save_model', 'model_digest', 'libraries',
-           'connect', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch', 'OtherLibraries',
-           'version_of', 'Found', 'find', 'register', 'artifacts', 'Loaded', 'checked', 'load', 'saved_elsewhere',
-           'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
+           'connect', 'addresses', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
+           'OtherLibraries', 'version_of', 'Found', 'find', 'register', 'artifacts', 'Loaded', 'checked', 'load',
+           'saved_elsewhere', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/42_model_registry.ipynb #aeb97ad5
 from functools import cache
@@ -180,14 +180,13 @@ def connect(
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy")  # of SQLAlchemy, about MLflow's own tables
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    uri = _uri(folder / "mlflow.db")
-    artifacts = str(folder / "artifacts").replace("%", "%25")  # MLflow reads a path as a part of a URI
+    uri, artifacts = addresses(folder)
     if not (folder / "mlflow.db").is_file():
-        _make(folder / "mlflow.db", artifacts)
+        _make(folder)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    client = mlflow.MlflowClient(uri, uri)
-    with _alone(client):
+    with _alone(folder):
+        client = mlflow.MlflowClient(uri, uri)
         found = client.get_experiment_by_name(NAME)
         if found is None:
             client.create_experiment(NAME, artifact_location=artifacts)
@@ -196,10 +195,17 @@ def connect(
     return client
 
 
+def addresses(
+    folder: Path,  # of `connect`
+) -> tuple[str, str]:
+    "The URIs of the database and of the artifacts, as MLflow reads them: a folder may have any marks in its name."
+    return _uri(folder / "mlflow.db"), str(folder / "artifacts").replace("%", "%25")
+
+
 def _uri(database: Path) -> str:
     from sqlalchemy import URL
 
-    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
+    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()  # for `sqlite:` MLflow makes folders of its letters
 
 
 def _move(database: Path, before: str, after: str) -> None:
@@ -213,12 +219,16 @@ def _move(database: Path, before: str, after: str) -> None:
 
 
 @contextmanager
-def _alone(client) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     "One process at a time; the lock falls when its holder dies."
+    with FileLock(folder / "registry.lock"):
+        yield
+
+
+def _folder(client) -> Path:
     from sqlalchemy import make_url
 
-    with FileLock(Path(make_url(client.tracking_uri).database).with_name("registry.lock")):
-        yield
+    return Path(make_url(client.tracking_uri).database).parent
 
 
 def experiment(client) -> str:
@@ -226,14 +236,15 @@ def experiment(client) -> str:
     return client.get_experiment_by_name(NAME).experiment_id
 
 # %% ../notebooks/42_model_registry.ipynb #c90d3b7e
-def _make(database: Path, artifacts: str) -> None:
+def _make(folder: Path) -> None:
     "An empty database, whole or not at all: MLflow cannot go on where the making of its tables was cut off."
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with FileLock(database.with_name("registry.lock")):
+    database = folder / "mlflow.db"
+    with _alone(folder):
         if not database.is_file():
             with project.writing(database) as beside:
-                SqlAlchemyStore(_uri(beside), artifacts).engine.dispose()
+                SqlAlchemyStore(_uri(beside), (folder / "artifacts").as_uri()).engine.dispose()
 
 # %% ../notebooks/42_model_registry.ipynb #7d6ee1a0
 import tempfile
@@ -323,7 +334,7 @@ def register(
     tags: dict[str, str] | None = None,  # what `trace` shall answer: the digests of snapshot and code
 ) -> str:
     "Register a run's model as `challenger` and return its version. A key that is registered already gives its version, and nothing new."
-    with _alone(client):
+    with _alone(_folder(client)):
         found = find(client, key)
         if found and found.version:
             return found.version
@@ -496,7 +507,7 @@ def promote(
     which: str,  # an alias, or a version's number
 ) -> str:
     "Make a version the champion and remember the one before it. Returns the version; the present champion stays what it is."
-    with _alone(client):
+    with _alone(_folder(client)):
         version = str(checked(client, which)[0].version)
         before = _champions(client)
         if version not in before[-1:]:
@@ -542,7 +553,7 @@ def rollback(
     client,
 ) -> str:
     "Make the champion before this one champion again, and return its version. Raises `NoChampion` if there was none before."
-    with _alone(client):
+    with _alone(_folder(client)):
         champions = _champions(client) or [str(version_of(client, "champion").version)]
         if len(champions) == 1:
             raise NoChampion(f"version {champions[0]} was the first champion: there is nothing to go back to")

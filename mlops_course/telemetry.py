@@ -307,6 +307,9 @@ def _told(line: str, answer: bool) -> dict:
     return told
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #fc85e151
+import glob
+
+
 def search(
     out: Path,  # the folder of an environment
     wanted: Wanted,
@@ -329,8 +332,9 @@ def _searched(out: Path, wanted: Wanted, most: int) -> Found:
     files = log_files(out, wanted)
     if not files:
         return Found([], 0, 0, [])
+    patterns = [glob.escape(file) for file in files]
     with duckdb.connect() as connection:
-        found = _ask(connection, _SOURCE, {"files": files}, wanted, _newest_answer(files), most)
+        found = _ask(connection, _SOURCE, {"files": patterns}, wanted, _newest_answer(files), most)
         unread = connection.execute(
             "SELECT count(DISTINCT (file_id, line)) FROM reject_errors WHERE scan_id = (SELECT min(scan_id) FROM reject_errors)"
         )
@@ -548,7 +552,7 @@ def prometheus(
     key = {"authorization": {"credentials_file": str(key_file)}} if key_file else {}
     told["global"] |= {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every}
     told["scrape_configs"] = [{**jobs[name], **key, "static_configs": [{"targets": [place]}]} for name, place in targets.items()]
-    told["rule_files"] = [str(platform / "prometheus/rules/*.yml")]
+    told["rule_files"] = [f"{_pattern(platform)}/prometheus/rules/*.yml"]
     told["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]} if alertmanager else {}
     (folder / "prometheus").mkdir(parents=True, exist_ok=True)
     file = folder / "prometheus/prometheus.yml"
@@ -561,3 +565,8 @@ def prometheus(
     ]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--rules.alert.resend-delay=2s", "--log.level=warn"]
     return {"name": "prometheus", "command": tuple(command), "port": port, "health": "/-/ready", "seconds": 30}
+
+
+def _pattern(folder: Path) -> str:
+    "A folder as Prometheus looks for it, in a pattern; a star may stand in its last part only, so this one is met between its neighbours."
+    return re.sub(r"[*?[]", lambda mark: "[)-+]" if mark[0] == "*" else f"[{mark[0]}]", str(folder))
