@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRUSTED', 'NAME', 'trusted', 'UntrustedModel', 'loads', 'canonical', 'save_model', 'model_digest', 'libraries',
-           'connect', 'addresses', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
+           'connect', 'experiment', 'addresses', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
            'OtherLibraries', 'version_of', 'Found', 'find', 'register', 'artifacts', 'Loaded', 'checked', 'load',
            'saved_elsewhere', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
@@ -195,19 +195,6 @@ def connect(
     return client
 
 
-def addresses(
-    folder: Path,  # of `connect`
-) -> tuple[str, str]:
-    "The URIs of the database and of the artifacts, as MLflow reads them: a folder may have any marks in its name."
-    return _uri(folder / "mlflow.db"), str(folder / "artifacts").replace("%", "%25")
-
-
-def _uri(database: Path) -> str:
-    from sqlalchemy import URL
-
-    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()  # for `sqlite:` MLflow makes folders of its letters
-
-
 def _move(database: Path, before: str, after: str) -> None:
     import sqlite3
     from contextlib import closing
@@ -236,6 +223,19 @@ def experiment(client) -> str:
     return client.get_experiment_by_name(NAME).experiment_id
 
 # %% ../notebooks/42_model_registry.ipynb #c90d3b7e
+def addresses(
+    folder: Path,  # of `connect`
+) -> tuple[str, str]:
+    "The URIs of the database and of the artifacts, as MLflow reads them: a folder may have any marks in its name."
+    return _uri(folder / "mlflow.db"), str(folder / "artifacts").replace("%", "%25")
+
+
+def _uri(database: Path) -> str:
+    from sqlalchemy import URL
+
+    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()  # for `sqlite:` MLflow makes folders of its letters
+
+
 def _make(folder: Path) -> None:
     "An empty database, whole or not at all: MLflow cannot go on where the making of its tables was cut off."
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
