@@ -398,7 +398,6 @@ def time_of(
 
 # %% ../notebooks/32_point_in_time.ipynb #e34b8883
 import sqlite3
-from collections.abc import Sequence
 
 import orjson
 from feast.infra.key_encoding_utils import serialize_entity_key
@@ -458,7 +457,7 @@ def _key(config: RepoConfig, key: EntityKey) -> str:
     return serialize_entity_key(key, config.entity_key_serialization_version).hex()
 
 
-def _text(values: dict[str, Value]) -> str:
+def _packed(values: dict[str, Value]) -> str:
     return orjson.dumps({name: value.SerializeToString().hex() for name, value in values.items()}).decode()
 
 
@@ -499,7 +498,7 @@ class UtcSqliteOnlineStore(SqliteOnlineStore):
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],  # key, features, when they were known and written
         progress: Callable[[int], Any] | None,
     ) -> None:
-        rows = [(_key(config, key), *map(microseconds_of, times), _text(values)) for key, values, *times in data]
+        rows = [(_key(config, key), *map(microseconds_of, times), _packed(values)) for key, values, *times in data]
         with self._get_conn(config) as database:
             database.executemany(f"REPLACE INTO {_table(config, table)} VALUES (?, ?, ?, ?)", rows)
         if progress:

@@ -329,7 +329,7 @@ def build(
 def _printed(file: Path) -> Iterator[BinaryIO]:
     "Where a program prints to. It is kept in `file` at the end; until then it is nobody else's, and needs no room on the disk of `file`."
     try:
-        printed = tempfile.TemporaryFile()
+        printed = tempfile.TemporaryFile()  # noqa: SIM115 - the block below closes it
     except OSError as error:
         raise project.unwritten(error, Path("a temporary file")) from error
     with printed:

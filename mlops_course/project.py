@@ -189,13 +189,13 @@ def environment(
     path = root() / file
     if not path.is_file():
         raise CourseError(f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}")
-    values = _merged(_read(path, file), changes)
+    values = _merged(_parsed(path, file), changes)
     found = validated(Environment, _filled(values, name=values.get("name"), out=str(values.get("out"))), file)
     _usable(found.out, "{}\\")
     return found
 
 
-def _read(path: Path, file: str) -> dict:
+def _parsed(path: Path, file: str) -> dict:
     "The settings in a file as they stand there. Raises `CourseError`, with the line, if there are none or it is no YAML."
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), _EachNameOnce)
@@ -688,7 +688,7 @@ def _noted(stage: Stage) -> Iterator[None]:
             clear = _clear(error, stage.out)
             log.error("stage failed", error=str(clear), exc_info=True, seconds=round(time.monotonic() - began, 3))
             _measure(stage, time.monotonic() - began, failed=True)
-            raise clear
+            raise clear from (error.__cause__ if clear is error else error)
         _measure(stage, time.monotonic() - began)
         log.info("stage finished", seconds=round(time.monotonic() - began, 3))
 

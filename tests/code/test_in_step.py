@@ -1,5 +1,6 @@
 """The package is what nbdev makes of the notebooks, and imports without the tools of the workshop."""
 
+import ast
 import filecmp
 import shutil
 import subprocess
@@ -56,3 +57,10 @@ def test_a_notebook_that_differs_from_its_module_stops_its_stage(tmp_path):
 
     with pytest.raises(project.CourseError, match="differ, from the cell that begins with .*run `nbdev_export`"):
         project.check_in_step(notebook, module)
+
+
+@pytest.mark.parametrize("module", sorted((project.root() / "mlops_course").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_no_module_defines_a_name_twice(module):
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    names = [node.name for node in ast.parse(module.read_text(encoding="utf-8")).body if isinstance(node, definitions) and node.name != "_"]
+    assert sorted(names) == sorted(set(names))
