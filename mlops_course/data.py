@@ -32,7 +32,7 @@ class Source(Settings):
     path: str  # relative to the root; may hold ${VARIABLE}
     owner: str  # whom to ask about it
     format: Literal["parquet", "csv"] | None = None  # None: by the suffix
-    separator: str = Field(",", pattern=r'^[\t !#-~]$')  # of a CSV file: one ASCII character, no quotation mark
+    separator: str = Field(",", pattern=r"^[\t !#-~]$")  # of a CSV file: one ASCII character, no quotation mark
     decimal: Literal[".", ","] = "."  # of the numbers in a CSV file
     columns: dict[str, str] = Field({})  # name in the file: name in the contract, where they differ
     zone: str | None = None  # of times that are written without one; None: such a time is refused
@@ -122,7 +122,11 @@ _KINDS = [  # how a file begins, what it is, and what to do
     (rb"BZh[1-9]1AY&SY", "packed with bzip2", "unpack it with `bunzip2`"),
     (rb"\xfd7zXZ\x00", "packed with xz", "unpack it with `unxz`"),
     (rb"\x04\x22\x4d\x18", "packed with LZ4", "unpack it with `unlz4`"),
-    (rb"PK\x03\x04.*(\[Content_Types\]|docProps|_rels|opendocument)", "a spreadsheet, as Excel writes it", "save its sheet as CSV in UTF-8"),
+    (
+        rb"PK\x03\x04.*(\[Content_Types\]|docProps|_rels|opendocument)",
+        "a spreadsheet, as Excel writes it",
+        "save its sheet as CSV in UTF-8",
+    ),
     (rb"\xd0\xcf\x11\xe0", "a spreadsheet, as Excel wrote it before 2007", "save its sheet as CSV in UTF-8"),
     (rb"PK(\x03\x04|\x05\x06)", "a zip archive", "unpack it with `unzip`"),
     (rb"7z\xbc\xaf|Rar!\x1a|.{257}ustar", "an archive of files", "unpack it"),

@@ -221,7 +221,9 @@ class MonitoringSettings(Settings):
     refresh_seconds: float = 0.5  # from one look at the log to the next
     report_seconds: float = 3_600  # a report at least this often; and one when something changes
     keep_days: float = 35  # predictions and labels older than this are forgotten, or not taken
-    clock_slack_seconds: float = Field(300, ge=0, allow_inf_nan=False)  # of the course's clock: what is dated later than this after now is refused
+    clock_slack_seconds: float = Field(
+        300, ge=0, allow_inf_nan=False
+    )  # of the course's clock: what is dated later than this after now is refused
 
 # %% ../notebooks/61_model_monitoring.ipynb #ec1378ab
 class Reference:
@@ -663,7 +665,9 @@ def window_of(
 ) -> tuple[pd.DataFrame, pd.DataFrame, float]:
     "The candidates of a version's newest requests, its newest labelled choices, and the share of the requests without a label."
     now = state.span().newest
-    newest = "FROM predictions WHERE version = ? AND time BETWEEN 0 AND ? AND candidates IS NOT NULL ORDER BY time DESC, number DESC LIMIT ?"
+    newest = (
+        "FROM predictions WHERE version = ? AND time BETWEEN 0 AND ? AND candidates IS NOT NULL ORDER BY time DESC, number DESC LIMIT ?"
+    )
     found = state.ask(f"SELECT request_id, time, candidates {newest}", version, now, told.window_requests)[::-1]
     oldest = found[-1][1] - told.window_hours * 3600 if found else 0
     rows = [(request, time, *c) for request, time, candidates in found if time >= oldest for c in orjson.loads(candidates)]
@@ -702,7 +706,9 @@ def completed_share(
 ) -> float:
     "The company's own number: of the trips of the last month whose end is known, the share that was completed."
     newest = "SELECT max(time) FROM labels WHERE time <= ?1"
-    found = state.ask(f"SELECT avg(label) FROM labels WHERE time <= ?1 AND time > ({newest}) - ?2", state.span().newest, days * 86_400)[0][0]
+    found = state.ask(f"SELECT avg(label) FROM labels WHERE time <= ?1 AND time > ({newest}) - ?2", state.span().newest, days * 86_400)[0][
+        0
+    ]
     return float("nan") if found is None else float(found)
 
 # %% ../notebooks/61_model_monitoring.ipynb #0aaf96e4
