@@ -390,7 +390,6 @@ def time_of(
 
 # %% ../notebooks/32_point_in_time.ipynb #e34b8883
 import sqlite3
-from collections.abc import Sequence
 
 import orjson
 from feast.infra.key_encoding_utils import serialize_entity_key
