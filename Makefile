@@ -136,5 +136,5 @@ screenshots: run ## make the README's pictures anew, from the last build and a b
 
 .PHONY: clean
 clean: ## remove what runs have made, and nothing else
-	[ -L out ] && find -H out -mindepth 1 -delete || rm -rf out
+	if [ -L out ]; then rm -rf out/* out/.[!.]*; else rm -rf out; fi
 	rm -rf .pytest_cache .ruff_cache .hypothesis

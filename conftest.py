@@ -1,8 +1,13 @@
 """How nbval sees our notebooks: nbdev_clean takes the cells' numbers away, and a learner's solutions are no fault."""
 
 import itertools
+import os
 
 import pytest
+
+# A kernel python3 that another Python has put somewhere is not the one that verifies these notebooks.
+os.environ.pop("JUPYTER_PATH", None)
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
 
 
 @pytest.hookimpl(tryfirst=True)
