@@ -424,6 +424,15 @@ def test_a_column_that_gets_lost_is_a_matter_of_quality(kind, missing):
     }
 
 
+def test_with_fewer_values_than_usual_a_column_may_wander_farther():
+    kept, window, name = one_window("three values")
+    few = window.assign(**{name: window[name].mask(hours(window, 5) < 0.75)})
+    units, fewer = monitoring.driver_hours(window), monitoring.driver_hours(few)
+    share = fewer[name].notna().sum() / units[name].notna().sum()
+    assert kept.limits(fewer, 10)[name] / kept.limits(units, 10)[name] == pytest.approx(share**-0.5, rel=0.05)
+    assert kept.limits(fewer, 10)["score"] == kept.limits(units, 10)["score"], "the others are as many as ever"
+
+
 def test_a_constant_score_is_judged_and_its_change_is_seen():
     constant = reference_of(traffic(BEGIN, 28).assign(score=0.5), TOLD, pd.Timestamp(BEGIN))
     *_, window = windows(traffic(LATER, 7).assign(score=0.5))
@@ -740,6 +749,16 @@ def test_whoever_reads_meets_no_change(monitor, hurry):
             thread.join(10)
     assert wrong == []
     assert not [why for why in monitor.trouble.values() if "dictionary" in why]
+
+
+def test_who_walks_through_a_shared_dictionary_keeps_what_was_there():
+    shared = Shared()
+    shared.update(a=1, b=2)
+    walk = iter(shared.items())
+    first = next(walk)
+    shared["c"] = 3
+    shared.pop("b")
+    assert [first, *walk] == [("a", 1), ("b", 2)] and dict(shared.items()) == {"a": 1, "c": 3}
 
 
 def test_a_shared_dictionary_loses_no_change_of_several_threads(hurry):
