@@ -20,7 +20,9 @@ PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"
 
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch):
+    "No key is set, and what a command says of its environment is gone with the test."
     monkeypatch.delenv(services.KEY, raising=False)
+    monkeypatch.setenv("PLOOMBER_ENV_FILENAME", "env.test.yaml")
 
 
 @contextmanager
