@@ -119,7 +119,7 @@ def test_what_is_no_fault_of_the_machine_keeps_its_stack(monkeypatch, error):
     )
 
 
-def test_a_database_in_a_folder_that_is_not_there_is_a_fault_of_a_file_under_the_librarys_error(tmp_path):
+def test_a_database_in_a_folder_that_is_not_there_is_a_fault_of_a_file_under_the_error_of_a_library(tmp_path):
     from sqlalchemy import create_engine
     from sqlalchemy.exc import OperationalError
 
