@@ -171,7 +171,9 @@ def _file_of(ctx: typer.Context, name: str) -> str:
     source = ctx.get_parameter_source("file")
     named = {"COMMANDLINE": "--env", "ENVIRONMENT": "the variable PLOOMBER_ENV_FILENAME, or ENV of make"}.get(source.name, "the command")
     there = sorted(path.name for path in root.glob("env*.yaml"))
-    raise project.CourseError(f"no environment {name or '(an empty name)'} beside pipeline.yaml; there are {there}. It was named by {named}")
+    raise project.CourseError(
+        f"no environment {name or '(an empty name)'} beside pipeline.yaml; there are {there}. It was named by {named}"
+    )
 
 
 _File = Annotated[str, typer.Option("--env", envvar="PLOOMBER_ENV_FILENAME", callback=_file_of, help="the environment's file")]

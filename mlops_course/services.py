@@ -380,7 +380,9 @@ def bound(
         made.listen(2048)  # until then another service could bind it too
     except OSError as error:
         made.close()
-        raise CourseError(f"port {port} of {host} cannot be used: {_holder(port) or error.strerror}. Choose another one with --port") from None
+        raise CourseError(
+            f"port {port} of {host} cannot be used: {_holder(port) or error.strerror}. Choose another one with --port"
+        ) from None
     return made
 
 
