@@ -1,5 +1,6 @@
 """The first minutes of a stranger: what make says when something is missing, and that setting up twice is once."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -73,3 +74,36 @@ def test_make_clean_removes_what_runs_have_made_and_nothing_else(workshop):
 
     assert sorted(path for path in workshop.folder.rglob("*") if path.is_file()) == before
     assert not (workshop.folder / "out").exists()
+
+
+FOREIGN = {
+    "PIP_USER": "1",
+    "PIP_TARGET": "/nowhere",
+    "PIP_REQUIRE_HASHES": "1",
+    "UV_SYSTEM_PYTHON": "1",
+    "UV_NO_BINARY": "1",
+    "UV_EXCLUDE_NEWER": "2020-01-01",
+    "PYTHONHOME": "/nowhere",
+    "PYTHONOPTIMIZE": "2",
+    "VIRTUAL_ENV": "/nowhere",
+    "ENV": "production",
+}
+
+
+def test_a_moved_checkout_is_set_up_in_earnest_whatever_was_set_for_another_python(workshop, tmp_path):
+    old = workshop.folder / ".venv"
+    old.mkdir()
+    (old / "ready").write_text("/where/it/was\n/usr/bin/python3\n")
+    for name in ("typer", "yaml", "pip", "venv"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('foreign')")
+    foreign = {**FOREIGN, "PYTHONPATH": str(tmp_path)}
+    try:
+        first = make(workshop, "setup", **foreign)
+        second = make(workshop, "setup", **foreign)
+        status = make(workshop, "-s", "--eval", "status: ; @mlops-course status", "status", **foreign)
+    finally:
+        shutil.rmtree(old)
+
+    assert first.returncode == 0 and "making it anew" in first.stdout, first.stderr
+    assert "Nothing to be done" in second.stdout
+    assert status.returncode != 0 and "nothing was built in out/test yet" in status.stderr, status.stderr
