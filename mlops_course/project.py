@@ -605,6 +605,12 @@ def _planned(name: str, environment: Environment) -> dict[str, Path]:
     return {k: root() / _filled(v, out=environment.out.as_posix()) for k, v in tasks()[name]["product"].items()}
 
 
+def _by_name(task: str, environment: Environment, given: dict) -> dict[str, Path]:
+    "Given paths as pipeline.yaml plans them: Ploomber has followed the links, such as an `out` on another disk."
+    planned = _planned(task, environment)
+    return {k: planned[k] if k in planned and planned[k].resolve() == Path(v).resolve() else Path(v) for k, v in given.items()}
+
+
 def _inputs(
     names: list[str],  # the stages before
     lab: Environment,
@@ -668,12 +674,6 @@ def stage(
             yield running
     finally:
         _current.reset(token)
-
-
-def _by_name(task: str, environment: Environment, given: dict) -> dict[str, Path]:
-    "Given paths as pipeline.yaml plans them: Ploomber has followed the links, such as an `out` on another disk."
-    planned = _planned(task, environment)
-    return {k: planned[k] if k in planned and planned[k].resolve() == Path(v).resolve() else Path(v) for k, v in given.items()}
 
 
 _environment = environment  # `stage` has an argument of that name
