@@ -541,7 +541,8 @@ def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
         stage.record(raw / f"{file}.parquet")
     (raw / NOTE).unlink(missing_ok=True)
     each = "SELECT max(probability) best, sum(propensity * probability) logged FROM read_parquet(?) GROUP BY request_id"
-    best, logged = duckdb.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [str(raw / "truth.parquet")]).fetchone()
+    with duckdb.connect() as connection:  # one of its own: others in this process may use the shared one
+        best, logged = connection.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [str(raw / "truth.parquet")]).fetchone()
     return (
         f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, {rows['bookings']:,} bookings: {shown(raw)}\n"
         f"scenario {settings.scenario}; the best choice that anyone could make: {max(best / logged - 1, 0):+.0%} completed trips"
