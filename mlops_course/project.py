@@ -278,8 +278,9 @@ def run_clock(
 ) -> None:
     "Let the clock of this process run: a service calls it once, when it starts. While others of the folder live, theirs is joined."
     fixed, real = environment().clock, datetime.now(UTC)
-    written = [moment for moment in (fixed, newest, _last_answer(folder)) if moment]
-    _live_by(folder, _handed(folder) or Clock(max(written) if fixed else real, real))
+    limit = _reached(folder) or max(fixed or real, real)  # what claims to be later was written by a clock that was wrong
+    written = [moment for moment in (newest, _last_answer(folder, limit)) if moment and moment <= limit]
+    _live_by(folder, _handed(folder) or Clock(max([fixed, *written]) if fixed else real, real))
 
 
 def set_clock(
@@ -337,14 +338,23 @@ def _handed(folder: Path) -> Clock | None:
     return None
 
 
-def _last_answer(folder: Path) -> datetime | None:
+def _reached(folder: Path) -> datetime | None:
+    "How far the folder's last clock can have come."
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return _clock_in(json.loads((folder / "clock.json").read_text(encoding="utf-8"))).time()
+    return None
+
+
+def _last_answer(folder: Path, limit: datetime) -> datetime | None:
     "When the online service answered last, by its log: no service of the folder may live before that."
-    for file in sorted(folder.glob("serving/predictions/*.jsonl"))[-1:]:
+    for file in sorted(folder.glob("serving/predictions/*.jsonl"), reverse=True):
         with suppress(OSError), open(file, "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 1_000_000))
             for line in reversed(log.read().splitlines()):
-                with suppress(ValueError, KeyError, TypeError):  # one that is not whole
-                    return datetime.fromisoformat(json.loads(line)["time"]).astimezone(UTC)
+                with suppress(ValueError, KeyError, TypeError, OverflowError):  # one that is not whole
+                    moment = datetime.fromisoformat(json.loads(line)["time"]).astimezone(UTC)
+                    if moment <= limit:
+                        return moment
     return None
 
 # %% ../notebooks/00_start_here.ipynb #aa7f8a3c

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from itertools import pairwise
 
 import pandas as pd
@@ -223,11 +222,8 @@ def test_the_stages_of_a_run_share_its_name(lab, monkeypatch):
     assert {line["run"] for line in lines(lab / "logs/pipeline.jsonl")} == {"tonight"}
 
 
-def test_ploomber_names_a_run_for_the_kernels_that_it_starts(no_run):
-    hook = yaml.safe_load((project.root() / "pipeline.yaml").read_text(encoding="utf-8"))["on_render"]
-    module, _, name = hook.rpartition(".")
-
-    getattr(import_module(module), name)()
+def test_a_run_is_named_for_all_that_its_process_starts(no_run):
+    telemetry.begin_run()
 
     told = subprocess.run([sys.executable, "-c", f"import os; print(os.environ['{telemetry.RUN}'])"], capture_output=True, text=True)
     assert told.stdout.strip() == telemetry.run_name() != ""
