@@ -279,7 +279,7 @@ def run_clock(
     "Let the clock of this process run: a service calls it once, when it starts. While others of the folder live, theirs is joined."
     fixed, real = environment().clock, datetime.now(UTC)
     limit = _reached(folder) or max(fixed or real, real)  # what claims to be later was written by a clock that was wrong
-    written = [moment for moment in (newest, _last_answer(folder, limit)) if moment and moment <= limit]
+    written = [moment for moment in (newest, _last_answer(folder, limit)) if moment]
     _live_by(folder, _handed(folder) or Clock(max([fixed, *written]) if fixed else real, real))
 
 

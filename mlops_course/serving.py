@@ -786,11 +786,11 @@ class Serving:
     async def start(self) -> None:
         "Let the clock run on from the last answer, open the log, remember its end, and follow the champion."
         tail = _tail(self.predictions)
-        project.run_clock(self.folder, datetime.fromisoformat(tail[-1]["time"]) if tail else None)
+        project.run_clock(self.folder)
         self.log = PredictionLog(self.predictions, self.settings.log_seconds, self.settings.log_waiting, self.background)
         for entry in tail:
             age = (project.now() - datetime.fromisoformat(entry["time"])).total_seconds()
-            if age < self.settings.repeat_seconds:
+            if 0 <= age < self.settings.repeat_seconds:
                 self.repeats.begin(entry["request_id"], _same(candidate[CONTRACT.entity] for candidate in entry["candidates"]))
                 self.repeats.end(entry["request_id"], _again(entry), age)
         follow, refresh = partial(self.drivers.follow, self._taken), self.settings.refresh_seconds

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ZONES', 'USUAL', 'WEEK', 'FEWEST', 'MOST', 'EXPLORATION', 'SCENARIOS', 'SECOND', 'DAY', 'DEMAND', 'SCHEMAS', 'BLOCK',
-           'ROWS', 'Drivers', 'generator', 'hire', 'on_shift', 'Scenario', 'sigmoid', 'completion', 'work', 'Week',
-           'report', 'delay', 'distinct', 'propensities', 'draw', 'WorldSettings', 'Company', 'statistics', 'Offers',
-           'offers', 'request_ids', 'bookings', 'tables', 'write', 'oracle', 'value', 'uplift']
+           'ROWS', 'NOTE', 'Drivers', 'generator', 'hire', 'on_shift', 'Scenario', 'sigmoid', 'completion', 'work',
+           'Week', 'report', 'delay', 'distinct', 'propensities', 'draw', 'WorldSettings', 'Company', 'statistics',
+           'Offers', 'offers', 'request_ids', 'bookings', 'tables', 'write', 'oracle', 'value', 'uplift', 'run']
 
 # %% ../notebooks/20_world.ipynb #a3838855
 from typing import NamedTuple
@@ -521,7 +521,7 @@ import glob
 
 import duckdb
 
-from mlops_course.project import Stage, now, shown
+from .project import Stage, now, shown
 
 NOTE = "README.md"  # in `raw` when nothing is simulated
 
@@ -543,14 +543,9 @@ def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
         stage.record(raw / f"{file}.parquet")
     (raw / NOTE).unlink(missing_ok=True)
     each = "SELECT max(probability) best, sum(propensity * probability) logged FROM read_parquet(?) GROUP BY request_id"
-<<<<<<< /tmp/tmpmu_52tvr.py
-    best, logged = duckdb.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [glob.escape(str(raw / "truth.parquet"))]).fetchone()
-||||||| /tmp/tmpqv3s3bsz.py
-    best, logged = duckdb.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [str(raw / "truth.parquet")]).fetchone()
-=======
+    truth = glob.escape(str(raw / "truth.parquet"))
     with duckdb.connect() as connection:  # one of its own: others in this process may use the shared one
-        best, logged = connection.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [str(raw / "truth.parquet")]).fetchone()
->>>>>>> /tmp/tmp78aqxhjn.py
+        best, logged = connection.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [truth]).fetchone()
     return (
         f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, {rows['bookings']:,} bookings: {shown(raw)}\n"
         f"scenario {settings.scenario}; the best choice that anyone could make: {max(best / logged - 1, 0):+.0%} completed trips"
