@@ -30,6 +30,7 @@ setup: $(READY) ## make the environment in .venv (every other target does this t
 
 # 3.11 to 3.13 are tried: a python3 that is newer comes last
 $(READY): requirements.lock settings.ini setup.py pyproject.toml $(wildcard platform/jupyter/*)
+	@case "$$(pwd)" in *[:{}\\]*) echo "The course cannot work in the folder $$(pwd): its tools read : { } or \\ in a path as something else. Move or rename it."; exit 1;; esac
 	@set -e; \
 	for python in $${PYTHON:-$$(python3 -c 'import sys; print("python3" * (sys.version_info < (3, 14)))' 2>/dev/null) python3.13 python3.12 python3.11 python3}; do \
 	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
