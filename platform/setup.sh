@@ -13,6 +13,10 @@ fail() {
     exit 1
 }
 
+case $here in
+*[:{}\\]*) fail "The course cannot work in the folder $here: its tools read : { } or \\ in a path as something else. Move or rename it." ;;
+esac
+
 # What was set for another Python is not for this one. Where pip and uv get packages from is this machine's affair and stays as it
 # is; where they put them, and which, is said here.
 unset PYTHONHOME PYTHONPATH PYTHONPLATLIBDIR PYTHONEXECUTABLE PYTHONUSERBASE PYTHONOPTIMIZE PYTHONINSPECT PYTHONWARNINGS

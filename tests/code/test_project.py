@@ -36,6 +36,25 @@ def test_outside_of_a_project_the_root_is_an_error_that_says_what_to_do(tmp_path
         project.root(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["a{b", "a}", "a:b", "a\\b", "a\nb", "a\tb", "a\udcffb"])
+def test_a_folder_that_a_tool_reads_otherwise_is_refused_in_a_line(tmp_path, name):
+    folder = tmp_path / name / "course"
+    folder.mkdir(parents=True)
+    for file in ("pipeline.yaml", "settings.ini"):
+        (folder / file).touch()
+
+    with pytest.raises(CourseError, match="because of its .*Move or rename it") as refused:
+        project.root(folder)
+
+    assert len(str(refused.value).splitlines()) == 1 and str(refused.value).isprintable()
+
+
+def test_an_environment_writes_to_no_folder_with_braces_but_may_to_one_with_a_colon():
+    assert str(project.environment("env.yaml", out="out/2026-03-16T00:00").out) == "out/2026-03-16T00:00"
+    with pytest.raises(CourseError, match="because of its '{'"):
+        project.environment("env.yaml", out="out/{x}")
+
+
 @pytest.mark.parametrize("file", ["env.yaml", "env.test.yaml"])
 def test_an_environment_has_its_placeholders_filled_at_any_depth(file):
     told = project.environment(file)

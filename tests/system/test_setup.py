@@ -65,6 +65,20 @@ def test_a_python_that_was_tried_is_taken_before_a_newer_one(workshop, tmp_path)
     assert not (workshop.folder / ".venv").exists()
 
 
+@pytest.mark.parametrize("name", ["a:b", "a{b}", "a\\b"])
+def test_a_folder_in_which_a_tool_cannot_work_is_one_clear_line_before_anything_is_made(workshop, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in ("Makefile", "requirements.lock", "settings.ini", "setup.py", "pyproject.toml"):
+        (folder / file).write_bytes((workshop.folder / file).read_bytes())
+
+    told = subprocess.run(["make", "setup"], cwd=folder, env=workshop.variables, capture_output=True, text=True, check=False)
+
+    assert told.returncode != 0 and len(told.stdout.splitlines()) == 1
+    assert "The course cannot work in the folder" in told.stdout and "Move or rename it" in told.stdout
+    assert not (folder / ".venv").exists()
+
+
 def test_make_clean_removes_what_runs_have_made_and_nothing_else(workshop):
     before = sorted(path for path in workshop.folder.rglob("*") if path.is_file())
     (workshop.folder / "out/dev/data").mkdir(parents=True)
