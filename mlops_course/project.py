@@ -95,13 +95,9 @@ def _usable(
 ) -> Path:
     "The folder. Raises `CourseError` if its path has one of these marks, or one that a line of text cannot hold."
     for mark in str(folder):
-        why = (
-            _READ_OTHERWISE[mark]
-            if mark in marks
-            else "a line of text cannot hold it"
-            if unicodedata.category(mark) in ("Cc", "Cs")
-            else None
-        )
+        why = _READ_OTHERWISE[mark] if mark in marks else ""
+        if unicodedata.category(mark) in ("Cc", "Cs"):
+            why = "a line of text cannot hold it"
         if why:
             raise CourseError(f"the course cannot work in the folder {str(folder)!r} because of its {mark!r}: {why}. Move or rename it")
     return folder

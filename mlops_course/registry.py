@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRUSTED', 'NAME', 'trusted', 'UntrustedModel', 'loads', 'canonical', 'save_model', 'model_digest', 'libraries',
-           'connect', 'experiment', 'addresses', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
+           'addresses', 'connect', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
            'OtherLibraries', 'version_of', 'Found', 'find', 'register', 'artifacts', 'Loaded', 'checked', 'load',
            'saved_elsewhere', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
@@ -158,6 +158,16 @@ def _signature(features: tuple[str, ...]):
 def libraries() -> dict[str, str]:
     "The versions of what decides how a model comes out, and whether it can be opened."
     return {name: version(name) for name in ("numpy", "pandas", "scikit-learn", "scipy", "skops")}
+
+# %% ../notebooks/42_model_registry.ipynb #221e6ac5
+def addresses(
+    folder: Path,  # of `connect`
+) -> tuple[str, str]:
+    "The URIs of the database and of the artifacts, as MLflow reads them: a folder may have any marks in its name."
+    from sqlalchemy import URL
+
+    database = URL.create("sqlite+pysqlite", database=str(folder / "mlflow.db"))  # for `sqlite:` MLflow makes folders of the URI's letters
+    return database.render_as_string(), str(folder / "artifacts").replace("%", "%25")
 
 # %% ../notebooks/42_model_registry.ipynb #829a6da6
 import logging
