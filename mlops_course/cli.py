@@ -132,10 +132,11 @@ class _Plain(TyperGroup):
             _check_checkout()
             return super().invoke(ctx)
         except Exception as error:
-            fault = file_fault(error, _folder(ctx))
-            if not (fault or isinstance(error, project.CourseError)):
+            fault, clear = file_fault(error, _folder(ctx)), isinstance(error, project.CourseError)
+            if not (fault or clear):
                 raise
-            typer.secho(explained(fault) if fault else str(error), err=True, fg="red")
+            said_best = clear and (fault is None or project.is_full(fault))  # that message says how much room is left
+            typer.secho(str(error) if said_best else explained(fault), err=True, fg="red")
             raise typer.Exit(1) from None
 
 

@@ -700,7 +700,9 @@ def _noted(stage: Stage) -> Iterator[None]:
             clear = _clear(error, stage.out)
             log.error("stage failed", error=str(clear), exc_info=True, seconds=round(time.monotonic() - began, 3))
             _measure(stage, time.monotonic() - began, failed=True)
-            raise clear from (error.__cause__ if clear is error else error)
+            if clear is error:
+                raise
+            raise clear from error
         _measure(stage, time.monotonic() - began)
         log.info("stage finished", seconds=round(time.monotonic() - began, 3))
 

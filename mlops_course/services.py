@@ -420,6 +420,8 @@ def running(
         try:
             yield
         finally:
+            if os.environ.get(MARK) != str(folder):
+                (_home(folder) / f"{name}.pid").unlink(missing_ok=True)  # the process may live on without the service
             _forget(folder)
 
 

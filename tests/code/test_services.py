@@ -129,3 +129,12 @@ def test_what_never_ran_has_no_state_and_can_be_stopped(tmp_path):
     assert services.states(tmp_path) == []
     assert services.stop_all(tmp_path) == []
     assert not list(tmp_path.iterdir()), "a look must not leave folders"
+
+
+def test_a_process_that_is_a_service_no_longer_has_no_note(tmp_path):
+    with services.present(tmp_path, "files", "127.0.0.1", 0) as door:
+        assert (tmp_path / "services/files.pid").is_file()
+        with pytest.raises(CourseError, match="cannot be used"), services.present(tmp_path, "copy", "127.0.0.1", door.getsockname()[1]):
+            pass
+
+    assert not list((tmp_path / "services").glob("*.pid"))

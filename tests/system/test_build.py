@@ -144,7 +144,7 @@ def test_a_second_build_is_refused_and_says_who_builds_and_the_first_one_comes_t
 
 def test_a_disk_that_is_full_or_gets_full_is_told_and_nothing_passes_for_made(small):
     (small.out / "batch/scores.parquet").unlink()
-    for leave in [0, 60_000]:
+    for leave in [0, 8_000]:
         filler = fill(small.out, leave)
         code, told = small.call("mlops-course", "run", "--env", "env.test.yaml")
         assert code == 1 and "the disk is full (" in told and "are free in " in told and "free some space" in told, told
