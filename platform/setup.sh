@@ -31,8 +31,8 @@ done
 export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 # a pip.conf may say otherwise
 
 # A Python: the one that was asked for, or the first that will do. 3.11 to 3.13 are tried: a python3 that is newer comes last
-set -- python3.13 python3.12 python3.11 python3
-! python3 -I -c 'import sys; sys.exit(sys.version_info >= (3, 14))' 2>/dev/null || set -- python3 "$@"
+first=$(python3 -I -c 'import sys; print("python3" * (sys.version_info < (3, 14)))' 2>/dev/null || true)
+set -- ${first:+"$first"} python3.13 python3.12 python3.11 python3
 asked=
 case ${PYTHON:+${PYTHON_FROM:-}said} in
 '') ;;
@@ -55,6 +55,7 @@ elif [ -z "$python" ]; then
 fi
 # not the one of an environment that is active, which may be this .venv itself
 base=$("$python" -I -c 'import os, sys; print(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))')
+base=${base:-$python}
 
 if [ -L .venv ] && [ ! -d .venv ]; then
     fail ".venv is a link to $(readlink .venv), which is not there: make that folder, or remove the link"

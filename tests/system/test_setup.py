@@ -62,14 +62,14 @@ def test_a_python_that_was_tried_is_taken_before_a_newer_one(workshop, tmp_path)
     last = make(workshop, "setup", PATH=f"{tmp_path}:/usr/bin:/bin")
 
     assert "made by python3.12" in told.stdout and "made by python3\n" in last.stdout
-    assert not (workshop.folder / ".venv").exists()
+    assert not (workshop.folder / ".venv/bin").exists()
 
 
 @pytest.mark.parametrize("name", ["a:b", "a{b}", "a\\b"])
 def test_a_folder_in_which_a_tool_cannot_work_is_one_clear_line_before_anything_is_made(workshop, tmp_path, name):
     folder = tmp_path / name
-    folder.mkdir()
-    for file in ("Makefile", "requirements.lock", "settings.ini", "setup.py", "pyproject.toml"):
+    (folder / "platform").mkdir(parents=True)
+    for file in ("Makefile", "requirements.lock", "settings.ini", "setup.py", "pyproject.toml", "platform/setup.sh"):
         (folder / file).write_bytes((workshop.folder / file).read_bytes())
 
     told = subprocess.run(["make", "setup"], cwd=folder, env=workshop.variables, capture_output=True, text=True, check=False)
