@@ -164,10 +164,13 @@ def addresses(
     folder: Path,  # of `connect`
 ) -> tuple[str, str]:
     "The URIs of the database and of the artifacts, as MLflow reads them: a folder may have any marks in its name."
+    return _uri(folder / "mlflow.db"), str(folder / "artifacts").replace("%", "%25")
+
+
+def _uri(database: Path) -> str:
     from sqlalchemy import URL
 
-    database = URL.create("sqlite+pysqlite", database=str(folder / "mlflow.db"))  # for `sqlite:` MLflow makes folders of the URI's letters
-    return database.render_as_string(), str(folder / "artifacts").replace("%", "%25")
+    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()  # for `sqlite:` MLflow makes folders of its letters
 
 # %% ../notebooks/42_model_registry.ipynb #829a6da6
 import logging
@@ -233,19 +236,6 @@ def experiment(client) -> str:
     return client.get_experiment_by_name(NAME).experiment_id
 
 # %% ../notebooks/42_model_registry.ipynb #c90d3b7e
-def addresses(
-    folder: Path,  # of `connect`
-) -> tuple[str, str]:
-    "The URIs of the database and of the artifacts, as MLflow reads them: a folder may have any marks in its name."
-    return _uri(folder / "mlflow.db"), str(folder / "artifacts").replace("%", "%25")
-
-
-def _uri(database: Path) -> str:
-    from sqlalchemy import URL
-
-    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()  # for `sqlite:` MLflow makes folders of its letters
-
-
 def _make(folder: Path) -> None:
     "An empty database, whole or not at all: MLflow cannot go on where the making of its tables was cut off."
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
