@@ -93,7 +93,7 @@ def checkout(tmp_path) -> Checkout:
         (["ENV="], {}, "env.yaml"),
         (["ENV=test"], {}, "test"),
         ([], {"ENV": "production"}, "env.yaml"),
-        ([], {"ENV": "/root/.kshrc"}, "env.yaml"),
+        ([], {"ENV": "/etc/kshrc"}, "env.yaml"),
         ([], {"ENV": "env.here.yaml"}, "env.here.yaml"),
         ([], {"ENV": "env.here.yaml", "PLOOMBER_ENV_FILENAME": "env.test.yaml"}, "env.test.yaml"),
         (["-e"], {"ENV": "production", "PLOOMBER_ENV_FILENAME": "env.test.yaml"}, "env.test.yaml"),
