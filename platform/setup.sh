@@ -89,7 +89,10 @@ elif [ -n "$asked" ] && [ "$base" != "$by" ]; then
 fi
 if [ -n "$why" ]; then
     echo "$why, a minute or two ..."
-    "$base" -m venv --clear "$(cd .venv && pwd -P)" # venv refuses a link
+    if ! "$base" -m venv --clear "$(cd .venv && pwd -P)"; then # venv refuses a link
+        rmdir .venv 2>/dev/null || true
+        fail "$base -m venv has failed, as said above: nothing was set up"
+    fi
 else
     # shellcheck disable=SC2086 # several names
     [ -n "$(find $parts -newer $ready)" ] || exit 0 # it is as it should be, or another make has just made it so

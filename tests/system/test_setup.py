@@ -62,7 +62,8 @@ def test_a_python_that_was_tried_is_taken_before_a_newer_one(workshop, tmp_path)
     last = make(workshop, "setup", PATH=f"{tmp_path}:/usr/bin:/bin")
 
     assert "made by python3.12" in told.stdout and "made by python3\n" in last.stdout
-    assert not (workshop.folder / ".venv/bin").exists()
+    assert last.stdout.splitlines()[-1] == "python3 -m venv has failed, as said above: nothing was set up"
+    assert not (workshop.folder / ".venv").exists()
 
 
 @pytest.mark.parametrize("name", ["a:b", "a{b}", "a\\b"])
