@@ -412,7 +412,9 @@ def _number(value: float | None) -> str:
 def _judged(told: dict) -> list[str]:
     "What training decided, and the numbers that it rests on."
     model, metrics, uplift, needed = told["model"], told["metrics"], told["uplift"], told["thresholds"]
-    first = any(check["name"] == "uplift" for check in told["checks"])  # a successor is compared with the champion instead
+    first = any(
+        check["name"] == "uplift" for check in [*told["checks"], *told["unmeasured"]]
+    )  # a successor is compared with the champion instead
     most, least = (f"at most {needed['rmse']}; ", f" (at least {_percent(needed['uplift'])}, by the lower bound)") if first else ("", "")
     return [
         f"Training   {told['decision']}: {model['kind'] or 'no model'}"
@@ -421,6 +423,7 @@ def _judged(told: dict) -> list[str]:
         f"Metrics    RMSE {_number(metrics['rmse'])} ({most}base rate {_number(metrics['base_rmse'])}), "
         f"AUC {_number(metrics['auc'])}, on {metrics['labels']:,} labels",
         f"Uplift     {_gain(uplift)}{least}",
+        *[f"           judged by labels alone: {check['message']}" for check in told["unmeasured"]],
     ]
 
 

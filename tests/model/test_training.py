@@ -155,21 +155,43 @@ def test_splits_that_overlap_are_refused(monkeypatch):
     assert {"splits: rows", "splits: entities", "splits: time"} <= refused(judge(table()))
 
 
-@pytest.mark.parametrize("lost", ["candidates", "bookings"])
-def test_an_uplift_that_cannot_be_measured_is_refused_with_the_reason(lost):
+def test_an_uplift_that_cannot_be_measured_is_refused_with_the_reason():
     frame = table()
-    frame = (
-        frame[frame[LABEL].notna()].assign(**{BOOKING: pd.NA}).astype({BOOKING: "string"})
-        if lost == "bookings"
-        else frame.assign(**{PROPENSITY: np.nan})
-    )
 
-    judged = judge(frame)
+    judged = judge(frame[frame[LABEL].notna()].assign(**{BOOKING: pd.NA}).astype({BOOKING: "string"}))
 
     assert judged.metrics["rmse"] < ACCEPTANCE.rmse
     assert judged.uplift.robust is None and judged.uplift.effective_sample is None
     assert refused(judged) == {"evidence: effective sample", "uplift"}
     assert any("not measurable" in reason for reason in training.reasons(judged.results))
+
+
+def labels_alone(frame: pd.DataFrame) -> pd.DataFrame:
+    "The labels of a company that logs neither candidates nor propensities."
+    return frame[frame[LABEL].notna()].assign(**{BOOKING: pd.NA, PROPENSITY: np.nan}).astype({BOOKING: "string"})
+
+
+@pytest.mark.parametrize("logged", [labels_alone, lambda frame: frame.assign(**{PROPENSITY: np.nan})], ids=["labels", "candidates"])
+def test_where_no_propensity_was_ever_logged_labels_decide_and_the_verdict_says_what_they_cannot(logged):
+    judged = judge(logged(table()))
+    verdict = training.verdict(judged)
+
+    assert verdict["passed"] and verdict["uplift"]["estimate"] is None
+    assert [check["name"] for check in verdict["unmeasured"]] == ["evidence: effective sample", "uplift"]
+    assert all("no source tells who the candidates" in check["message"] for check in verdict["unmeasured"])
+
+
+def test_labels_alone_refuse_a_model_that_knows_nothing_and_one_with_too_few_labels():
+    assert "better than the base rate: log loss" in refused(judge(labels_alone(table(signal=0.0, near_counts=0.0))))
+    assert "evidence: labels" in refused(judge(labels_alone(table(bookings=60))))
+
+
+def test_labels_alone_compare_a_challenger_with_its_champion(good):
+    frame = labels_alone(table())
+    turned = frame.assign(**{LABEL: (1 - frame[LABEL]).where(frame[TIME] < good.at.test, frame[LABEL])})
+
+    assert judge(frame, champion=scores(good.model)).passed
+    assert "no worse in RMSE" in refused(judge(turned, champion=scores(good.model)))
 
 
 AT_THE_GOAL = training.Interval(0.14, 0.10, 0.18, 20)
