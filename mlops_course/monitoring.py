@@ -1271,9 +1271,11 @@ import secrets
 from importlib.metadata import version as installed
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, Field, FiniteFloat
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, FiniteFloat
 
-Entity = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+from .serving import Digits, Number
+
+Entity = Annotated[Number | Digits, AfterValidator(int)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Probability = Annotated[FiniteFloat, Field(ge=0, le=1)]
 OPEN = ("/health", "/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")  # need no key

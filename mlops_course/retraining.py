@@ -338,6 +338,7 @@ def _end_with_parent() -> None:
 import subprocess
 
 from . import services, telemetry
+from .monitoring import Shared
 
 
 class Training:
@@ -504,7 +505,7 @@ class Retraining(Inbox):
         super().__init__(folder, told)
         self.train = train
         self.answering = answering or (lambda: serving_version(told.serving or serving_of_environment()))
-        self.trouble: dict[str, str] = {}
+        self.trouble = Shared()  # why something does not work now, by its name
         self._training: Training | None = None
         self._unsaved = False  # a step that could not be written down
 
@@ -672,11 +673,10 @@ def legs_of(
     return {leg: (end - begin).total_seconds() for leg, (begin, end) in real.items()}
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #6ed74ac0
-import asyncio
 from contextlib import asynccontextmanager
 from importlib.metadata import version as installed
 
-from .monitoring import Door, refusing, repeating
+from .monitoring import Door, refusing, repeated
 
 
 class Order(BaseModel):
@@ -718,7 +718,7 @@ def _say(app, retraining: Retraining, metrics) -> None:
     @app.get("/ready", responses={503: {"description": "Not usable, and why."}})
     def ready(response: Response) -> dict[str, Any]:
         "Can an alert be taken? What is wrong stands in `trouble`."
-        trouble = [f"{name}: {why}" for name, why in dict(retraining.trouble).items()]
+        trouble = [f"{name}: {why}" for name, why in retraining.trouble.items()]
         try:
             retraining.champion()
         except Exception as error:
@@ -747,9 +747,8 @@ def application(
     async def lifespan(app):
         times = [datetime.fromisoformat(case.steps[-1]["time"]) for case in retraining.cases]
         project.run_clock(retraining.folder, max(times, default=None))
-        look = asyncio.create_task(repeating(retraining.look, retraining.told.refresh_seconds, "look", retraining.trouble))
-        yield
-        look.cancel()
+        async with repeated([(retraining.look, retraining.told.refresh_seconds, "look")], retraining.trouble):
+            yield
         retraining.stop()
         log.info("service stopped")
 

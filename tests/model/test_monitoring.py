@@ -381,6 +381,20 @@ def test_predictions_and_labels_can_be_pushed(door):
     assert client.post("/labels", json=[label, label]).json() == {"joined": 1, "double": 1}
 
 
+def test_ids_come_as_numbers_or_as_text_and_great_ones_stay_exact(door):
+    client, monitor = door
+    driver = 2**63 - 1
+    prediction = entry("r1")
+    prediction["prediction"] = prediction["candidates"][0]["driver_id"] = str(driver)
+    label = {"request_id": "r1", "driver_id": str(driver), "trip_completed": 1, "event_timestamp": MONDAY.isoformat()}
+
+    assert client.post("/predictions", json=[prediction]).json() == {"new": 1}
+    assert client.post("/labels", json=[label, {**label, "driver_id": driver}]).json() == {"joined": 1, "double": 1}
+    assert monitor.state.ask("SELECT entity FROM predictions") == [(driver,)]
+    for id in ("", "0", "01", "+1", " 1", "1.0", "1e3", "\u0661", str(2**63), "9" * 5000, True, 1.0, None):
+        assert client.post("/labels", json=[{**label, "driver_id": id}]).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
