@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import stat
 import threading
@@ -184,6 +185,13 @@ def test_no_client_goes_through_a_proxy_and_each_shows_the_key(monkeypatch):
         assert services.ask(address, "/model") == (200, {})
 
     assert [b"a secret" in words for words in heard] == [True] * 3
+
+
+def test_lessons_and_modules_have_no_client_but_the_one_of_the_platform():
+    makers = re.compile(r"httpx\.(Async)?Client\(|httpx\.(get|post)\(|aiohttp\.ClientSession\(|urlopen\(|import requests")
+    lessons = (project.root() / "notebooks").glob("*.ipynb")
+
+    assert {lesson.name for lesson in lessons if makers.search(lesson.read_text(encoding="utf-8"))} == {"11_platform.ipynb"}
 
 
 def test_the_key_does_not_follow_a_redirect(monkeypatch):
