@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
@@ -63,6 +64,13 @@ def test_each_picture_that_a_lesson_stores_has_words_of_its_own():
     assert len(words) > 30 and len(set(words)) == len(words)
     assert min(map(len, words)) >= 40
     assert [fault for path in NOTEBOOKS for fault in faults(path) if "without alt text" in fault or "diagram" in fault] == []
+
+
+def test_each_picture_of_the_readme_and_the_documents_has_words():
+    pages = [project.root() / "README.md", *project.root().glob("docs/*.md"), *project.root().glob("platform/**/*.md")]
+    words = re.findall(r"!\[(.*?)\]\(", "\n".join(path.read_text() for path in pages))
+
+    assert len(words) >= 5 and min(map(len, words)) >= 40
 
 
 def test_the_rules_see_a_picture_without_words_in_an_output(tmp_path):
