@@ -842,7 +842,8 @@ def bars(
     heights = np.histogram(numbers.to_numpy("float64"), count)[0]
     tops = np.round(heights / heights.max() * 30, 1)
     marks = "".join(f'<rect x="{5 * i}" y="{30 - top}" width="4" height="{top}"/>' for i, top in enumerate(tops))
-    return f'<svg width="{5 * count}" height="30" role="img" aria-label="how the values are spread">{marks}</svg>'
+    words = f"{count} bars from the least value to the greatest; number {heights.argmax() + 1} is the highest"
+    return f'<svg width="{5 * count}" height="30" role="img" aria-label="{words}">{marks}</svg>'
 
 # %% ../notebooks/30_data_pipeline.ipynb #708fbfc8
 _STYLE = """<style>body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}

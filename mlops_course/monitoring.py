@@ -831,8 +831,10 @@ def report(
             if all(_drawable(table[name].dropna()) for table in both):
                 drift.append(ValueDrift(column=name, method="wasserstein", threshold=float(f"{limits[name]:.3g}")))
         made = Report([*drift, *(MissingValueCount(column=name) for name in columns)]).run(*both)
+        title = f"Traffic until {window[TIME].max():%Y-%m-%d %H:%M} beside normal traffic"
         with project.writing(file) as beside:
-            made.save_html(str(beside))
+            page = made.get_html_str(as_iframe=False)
+            beside.write_text(page.replace("<head>", f"<head><title>{title}</title>", 1), encoding="utf-8")
 
 
 def _drawable(values: pd.Series) -> bool:

@@ -726,36 +726,43 @@ import html
 import io
 
 
-def _picture(draw: Callable) -> str:
-    "An image for a page, drawn by `draw(axes)`."
+def _picture(draw: Callable, judged: Judged) -> str:
+    "An image for a page, drawn by `draw(judged, axes)`, which gives its words."
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3), layout="constrained")
-    draw(figure.subplots())
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    with rc_context(project.STYLE):
+        figure = Figure(figsize=(5.2, 3), layout="constrained")
+        words = draw(judged, figure.subplots())
+        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
 
 
-def _calibration(judged: Judged, axes) -> None:
+def _calibration(judged: Judged, axes) -> str:
     groups = reliability(judged.tested[LABEL], judged.tested["score"])
-    axes.plot([0, 1], [0, 1], "grey", lw=0.8)
+    axes.plot([0, 1], [0, 1], color="grey", ls=":")
     axes.plot(groups.score, groups.label, "o-")
     axes.set(xlabel="promised", ylabel="came true", title="calibration on the test")
+    points = zip(groups.score, groups.label, strict=True)
+    return "Calibration on the test. " + ", ".join(f"promised {score:.2f}: {label:.2f} came true" for score, label in points)
 
 
-def _gains(judged: Judged, axes) -> None:
-    for place, found in enumerate([judged.uplift.weighted, judged.uplift.robust]):
+def _gains(judged: Judged, axes) -> str:
+    gains, words = {"self-normalized": judged.uplift.weighted, "doubly robust": judged.uplift.robust}, []
+    for place, (name, found) in enumerate(gains.items()):
+        words.append(f"{name} {found.estimate:.2f}, from {found.low:.2f} to {found.high:.2f}" if found else f"{name} not measurable")
         if found:
-            axes.plot([found.low, found.high], [place, place], "C0", lw=5, alpha=0.4)
+            axes.plot([found.low, found.high], [place, place], "C0-", lw=5, alpha=0.4)
             axes.plot(found.estimate, place, "C0o")
     axes.axvline(ACCEPTANCE.uplift, color="C3", ls="--")
     axes.set(
-        yticks=[0, 1],
-        yticklabels=["self-normalized", "doubly robust"],
+        yticks=range(2),
+        yticklabels=gains,
         ylim=(-0.6, 1.6),
         title="uplift in completed trips, 95 %, and the goal",
     )
+    return f"Uplift in completed trips: {'; '.join(words)}. The goal is {ACCEPTANCE.uplift:.2f}"
 
 
 def _rounded(value):
@@ -771,14 +778,13 @@ def report(
     gate = pd.DataFrame([{"check": r.name, "verdict": words[r.passed], "finding": r.message} for r in asked])
     trials = pd.DataFrame([{"trial": t.name, **{k: _rounded(v) for k, v in t.metrics.items()}, "note": t.note} for t in judged.trials])
     metrics = pd.DataFrame([{"metric": name, "value": _rounded(value)} for name, value in judged.metrics.items()])
-    pictures = [_picture(lambda axes: _gains(judged, axes))]
-    if judged.model is not None and len(judged.tested):
-        pictures.insert(0, _picture(lambda axes: _calibration(judged, axes)))
+    drawn = [_calibration, _gains] if judged.model is not None and len(judged.tested) else [_gains]
+    pictures = [_picture(draw, judged) for draw in drawn]
     tables = {"The gate": gate, f"The model on the test ({judged.kind or 'none'})": metrics, "Trials, on the validation days": trials}
     body = "".join(f"<h2>{html.escape(title)}</h2>{table.to_html(index=False, border=0)}" for title, table in tables.items())
     style = "body{font:15px sans-serif;max-width:60em;margin:2em auto}td,th{text-align:left;padding:.2em .8em;border-bottom:1px solid #ddd}"
     verdict = "passed the gate" if judged.passed else "was refused"
-    head = f'<!doctype html><meta charset="utf-8"><title>Training</title><style>{style}</style>'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title><style>{style}</style>'
     return f"{head}<h1>This model {verdict}</h1>{''.join(pictures)}{body}"
 
 # %% ../notebooks/40_training_pipeline.ipynb #8aa62fa7

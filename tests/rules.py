@@ -112,9 +112,26 @@ def says_how_long_it_takes(notebook: Notebook) -> Iterator[str]:
 
 @rule
 def pictures_have_words(notebook: Notebook) -> Iterator[str]:
-    for part in notebook.markdown:
-        for picture in re.finditer(r"!\[\s*\]\(([^)]+)\)|<img(?![^>]*\balt=\"[^\"]+\")[^>]*>", part):
-            yield f"picture without alt text: {picture[0]}"
+    data = [output["data"] for output in notebook.outputs() if "data" in output]
+    for part in [*notebook.markdown, *("".join(shown.get("text/html", "")) for shown in data)]:
+        for picture in re.finditer(r"!\[.{0,19}\]\([^)]+\)|<img(?![^>]*\balt=\"[^\"]{20,}\")[^>]*>", part):
+            yield f"picture without alt text: {picture[0][:80]}"
+        for diagram in re.findall(r"```mermaid.*?```", part, re.S):
+            if not re.search(r"^ *accTitle: .{20,}$", diagram, re.M):
+                yield "diagram without words: give it an `accTitle`"
+            if "lineColor" not in diagram:
+                yield "diagram with lines that a dark theme hides: give it a `lineColor`"
+    if any(kind.startswith("image/") for shown in data for kind in shown):
+        yield "shows a picture without alt text: end its cell with `show_figure`"
+
+
+@rule
+def pictures_are_readable(notebook: Notebook) -> Iterator[str]:
+    code = "\n".join(map(text, notebook.code))
+    if "import matplotlib.pyplot" in code and "plt.style.use(STYLE)" not in code:
+        yield "draws without `plt.style.use(STYLE)`"
+    for size in re.findall(r"fontsize=([0-8]\b(?:\.\d+)?|\"[x-]*small\")", code):
+        yield f"writes with {size} points in a picture, fewer than 9"
 
 
 @rule

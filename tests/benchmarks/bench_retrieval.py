@@ -130,9 +130,12 @@ def plot(growth: list[dict], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from mlops_course.project import STYLE
+
+    plt.style.use(STYLE)
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
     for ax, key, name in zip(axes, ["seconds", "gb"], ["seconds", "peak memory, GB"], strict=True):
-        for kind, label, style in [("theirs", "Feast's DuckDB store", "C3o-"), ("ours", "AsofOfflineStore", "C0o-")]:
+        for kind, label, style in [("theirs", "Feast's DuckDB store", "C3o-"), ("ours", "AsofOfflineStore", "C0s--")]:
             points = [(size["rows"] / 1e6, size[kind][key]) for size in growth if size[kind]]
             ax.plot(*zip(*points, strict=True), style, label=label)
         ax.set(xlabel="million rows of features", ylabel=name, ylim=(0, None))

@@ -1,5 +1,6 @@
 """The gate lets a good model through and names what is wrong with any other; the estimates are right; a run can be repeated."""
 
+import html
 import json
 import re
 import shutil
@@ -776,6 +777,16 @@ def test_the_stage_promotes_a_champion_and_its_interval_holds_the_truth(built):
     assert decision["uplift"]["low"] <= truth["model_uplift"] <= decision["uplift"]["high"]
     assert truth["model_uplift"] < truth["oracle_uplift"]
     assert "passed the gate" in (built / "reports/training.html").read_text()
+
+
+def test_the_report_is_for_those_who_do_not_see_it_too(built):
+    report = (built / "reports/training.html").read_text()
+    gain = json.loads((built / "training/decision.json").read_text())["uplift"]
+
+    calibration, uplift = (html.unescape(words) for words in re.findall(r'<img alt="([^"]+)"', report))
+    assert report.startswith('<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title>')
+    assert len(re.findall(r"promised 0\.\d\d: 0\.\d\d came true", calibration)) == 10
+    assert f"doubly robust {gain['estimate']:.2f}, from {gain['low']:.2f} to {gain['high']:.2f}" in uplift
 
 
 def test_without_the_truth_the_model_and_the_decision_are_the_same(built, tmp_path):

@@ -29,11 +29,11 @@ def pipeline(out: Path) -> None:
         ax.text(
             place, 0.62, name, ha="center", va="center", fontsize=12, bbox={"boxstyle": "round,pad=0.5", "fc": "#dbe9f6", "ec": "#3b6ea5"}
         )
-        ax.text(place, 0.22, Path(task["source"]).stem.replace("_", " "), ha="center", fontsize=8, color="#555555")
-        ax.text(place, 0.05, f"{seconds[name]:.1f} s of work", ha="center", fontsize=8, color="#555555")
+        ax.text(place, 0.22, Path(task["source"]).stem.replace("_", " "), ha="center", fontsize=9, color="#555555")
+        ax.text(place, 0.05, f"{seconds[name]:.1f} s of work", ha="center", fontsize=9, color="#555555")
         made = next(text for key, text in KINDS.items() if key in task["product"])
         ax.annotate("", (place + 0.68, 0.62), (place + 0.34, 0.62), arrowprops={"arrowstyle": "->", "color": "#3b6ea5"})
-        ax.text(place + 0.5, 0.82, made, ha="center", fontsize=8)
+        ax.text(place + 0.5, 0.82, made, ha="center", fontsize=9)
     ax.set(xlim=(-0.4, len(project.tasks()) - 0.2), ylim=(0, 1))
     ax.axis("off")
     fig.savefig(IMAGES / "pipeline.png", dpi=110, bbox_inches="tight")
