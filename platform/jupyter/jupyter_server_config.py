@@ -1,5 +1,6 @@
 """A lesson that was opened, run and saved differs from the course's by what was typed and what came out, and by nothing else."""
 
+import warnings
 from configparser import ConfigParser
 from copy import deepcopy
 from pathlib import Path
@@ -21,4 +22,5 @@ def clean_lesson(model, path, contents_manager, **_):
     model["content"] = content
 
 
+warnings.filterwarnings("ignore", "Overriding existing pre_save_hook")  # Jupyter reads its settings more than once
 c.ContentsManager.pre_save_hook = clean_lesson  # noqa: F821

@@ -42,7 +42,7 @@ def pipeline(out: Path) -> None:
 def lessons(folder: Path) -> None:
     "A lesson with its table of contents, and an exercise that has just been solved."
     copy = Workshop(folder)
-    with jupyterlab(copy.folder, BIN / "jupyter", copy.variables) as address, page(copy.folder) as opened:
+    with jupyterlab(copy.folder, BIN, copy.variables) as address, page(copy.folder) as opened:
         open_lesson(opened, address, "20_world")
         opened.get_by_role("tab", name="Table of Contents").click()
         opened.locator(".jp-OutputArea-output img").first.scroll_into_view_if_needed()

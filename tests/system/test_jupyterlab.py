@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 @pytest.fixture(scope="module")
 def lab(workshop):
     "JupyterLab on a copy of the project, and a page of a browser that shows it."
-    with jupyterlab(workshop.folder, BIN / "jupyter", workshop.variables) as address, page(workshop.folder) as opened:
+    with jupyterlab(workshop.folder, BIN, workshop.variables) as address, page(workshop.folder) as opened:
         opened.address = address
         yield opened
 
