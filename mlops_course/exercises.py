@@ -336,8 +336,11 @@ def set_aside() -> Iterator[str]:
     _git("checkout", "--quiet", commit, "--", *map(str, course))
     for path in course:
         yield f"{path.stem}: {', '.join(written[path]) or 'outputs'} set aside"
-    yield f"They are in {project.shown(aside)}, and the lessons are as the course has them. Next:"
+    yield f"They are in {project.shown(aside)}, and the lessons are as the course has them"
+    if others := _git("diff", "--name-only", "HEAD", "--", ":!notebooks").split("\n")[:-1]:
+        yield f"Changed too, and left as it is, though `git pull` may stop at it: {', '.join(others)}"
     committed = _changed("HEAD")
+    yield "Next:"
     yield from ["  git commit -m 'Answers set aside'", "  git pull --no-rebase"] if committed else ["  git pull"]
     yield "  mlops-course answers back"
 

@@ -304,3 +304,9 @@ def test_without_git_the_reason_is_one_message(learner, monkeypatch, tmp_path):
 
     with pytest.raises(CourseError, match="git rev-parse has failed, and the lessons are as they were: fatal: not a git repository"):
         list(exercises.set_aside())
+
+
+def test_another_file_that_was_changed_is_named(learner):
+    (learner.folder / "env.yaml").write_text("name: mine\n", encoding="utf-8")
+
+    assert "may stop at it: env.yaml\n" in "\n".join(exercises.set_aside())
