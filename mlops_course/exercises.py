@@ -159,10 +159,12 @@ def _remember(result: Result) -> None:
     if os.environ.get(project._BUILDING):
         return
     line = {"exercise": result.name, "passed": result.passed, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-    with suppress(OSError, project.CourseError):
+    try:
         notes = _notes()
         with open(_make(notes.parent) / notes.name, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        print(f"This try is not noted, {project.shown(learner_folder())} cannot be used: {error.strerror}")
 
 
 def _results() -> list[dict]:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import shutil
 import subprocess
 
@@ -203,3 +204,12 @@ def test_a_folder_of_learners_can_be_used_by_all_who_may_write_in_the_checkout(c
     solve("00.1")
 
     assert (checkout / "learners").stat().st_mode & 0o777 == 0o775
+
+
+def test_a_folder_of_learners_that_cannot_be_used_is_said_and_stops_nothing(checkout, capsys):
+    (checkout / "learners").write_text("a file")
+
+    solve("00.1")
+
+    assert re.fullmatch(r"This try is not noted, learners/\S+ cannot be used: Not a directory\n", capsys.readouterr().out)
+    assert passed() == 0
