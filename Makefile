@@ -71,7 +71,8 @@ run: $(READY) ## raw files to a registered champion and scored drivers
 
 .PHONY: lab
 lab: $(READY) ## open the lessons in JupyterLab
-	@jupyter lab notebooks/00_start_here.ipynb $$([ "$$(id -u)" = 0 ] && echo --allow-root)
+	@jupyter lab --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+		$$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .PHONY: serve
 serve: $(READY) ## answer online on port 8172, with the champion of the last build
@@ -135,6 +136,9 @@ screenshots: run ## make the README's pictures anew, from the last build and a b
 	PYTHONPATH=tests:tests/system python tests/system/screenshots.py
 
 .PHONY: clean
-clean: ## remove what runs have made, and nothing else
-	if [ -L out ]; then rm -rf out/* out/.[!.]*; else rm -rf out; fi
-	rm -rf .pytest_cache .ruff_cache .hypothesis
+clean: ## remove what runs have made, and nothing that a learner has made
+	@[ ! -d out ] || { cd out && find . -mindepth 1 \( -path ./lab -o -path ./lab/progress.jsonl \) -o -prune -exec rm -rf {} +; }
+	@rmdir out/lab out 2>/dev/null || true # a link stays
+	@rm -rf .pytest_cache .ruff_cache .hypothesis
+	@echo "Removed what runs have made. Kept: notebooks/ with your answers in them, learners/ with your progress"
+	@[ ! -f out/lab/progress.jsonl ] || echo "Kept too: out/lab/progress.jsonl, your progress so far; \`mlops-course progress\` moves it to learners/"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'PERSONAL', 'explained', 'file_fault', 'check_writable', 'fingerprint', 'stale', 'begin_build', 'set_apart',
            'forget_broken', 'executor', 'build', 'summary', 'run', 'status', 'trace', 'rollback', 'reproduce', 'serve',
-           'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'progress', 'ui', 'logs']
+           'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'progress', 'answers', 'ui', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import importlib
@@ -649,6 +649,7 @@ def stop():
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7
 import socket
+from typing import Literal
 
 
 @app.command()
@@ -657,6 +658,15 @@ def progress():
     from mlops_course.exercises import show_progress
 
     typer.echo(show_progress())
+
+
+@app.command()
+def answers(what: Annotated[Literal["aside", "back"], typer.Argument(help="aside before the pull, back after it")]):
+    "Make room for `git pull`: set your answers aside, and bring them back to lessons that may have changed. Nothing is lost."
+    from mlops_course.exercises import bring_back, set_aside
+
+    for line in set_aside() if what == "aside" else bring_back():
+        typer.secho(line, fg="red" if "CONFLICT" in line else None)
 
 
 def _taken(port: int) -> str:

@@ -109,7 +109,7 @@ fi
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e .
 
 mkdir -p .venv/etc/jupyter/labconfig .venv/etc/ipython .venv/share/jupyter/lab/settings
-cp platform/jupyter/jupyter_server_config.json .venv/etc/jupyter/
+cp platform/jupyter/jupyter_server_config.json platform/jupyter/jupyter_server_config.py .venv/etc/jupyter/
 cp platform/jupyter/page_config.json .venv/etc/jupyter/labconfig/
 cp platform/jupyter/overrides.json .venv/share/jupyter/lab/settings/
 cp platform/jupyter/ipython_kernel_config.py .venv/etc/ipython/

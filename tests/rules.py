@@ -104,6 +104,16 @@ def opens_and_closes_on_its_promises(notebook: Notebook) -> Iterator[str]:
 
 
 @rule
+def leads_to_the_next_lesson(notebook: Notebook) -> Iterator[str]:
+    lessons = sorted(notebook.path.parent.glob("[0-9]*.ipynb"))
+    after = next((path for path in lessons if path.name > notebook.path.name), None)
+    if after:
+        title = f"{after.stem.split('_')[0]} {Notebook(after).markdown[0].splitlines()[0].removeprefix('# ')}"
+        if f"\nNext: [{title}]({after.name})" not in notebook.markdown[-1]:
+            yield f"must close on `Next: [{title}]({after.name})`"
+
+
+@rule
 def says_how_long_it_takes(notebook: Notebook) -> Iterator[str]:
     stated = LESSON.search(notebook.markdown[0])
     if stated and int(stated[1]) != minutes(notebook):

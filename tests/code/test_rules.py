@@ -78,6 +78,18 @@ def test_a_planted_output_is_seen(tmp_path, output, fault):
     assert any(fault in line for line in faults(write(tmp_path, GOOD, [output])))
 
 
+@pytest.mark.parametrize("link", ["*nothing*", "[30 B title](30_b.ipynb)", "[20 Another](20_a.ipynb)"])
+def test_a_lesson_that_skips_the_next_one_or_calls_it_otherwise_is_seen(tmp_path, link):
+    for name, title in [("20_a", "A title"), ("30_b", "B title")]:
+        write(tmp_path, [("markdown", f"# {title}\n> A line.")]).rename(tmp_path / f"{name}.ipynb")
+
+    planted = [*GOOD[:2], ("markdown", GOOD[2][1].replace("*nothing*", link))]
+    mended = [*GOOD[:2], ("markdown", GOOD[2][1].replace("*nothing*", "[20 A title](20_a.ipynb)"))]
+
+    assert faults(write(tmp_path, planted)) == ["01_planted.ipynb: must close on `Next: [20 A title](20_a.ipynb)`"]
+    assert faults(write(tmp_path, mended)) == []
+
+
 def test_metadata_of_a_program_is_seen(tmp_path):
     assert any("metadata of a program" in line for line in faults(write(tmp_path, GOOD, metadata={"papermill": {}})))
 

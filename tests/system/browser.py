@@ -1,7 +1,9 @@
 """JupyterLab in a real browser: started on a copy of the project, driven as a learner would."""
 
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -22,19 +24,33 @@ def free_port() -> int:
 
 
 @contextmanager
-def jupyterlab(folder: Path, jupyter: Path, variables: dict[str, str]) -> Iterator[str]:
-    "JupyterLab on `folder`, on loopback: its address. It ends with the block."
+def jupyterlab(folder: Path, bin: Path, variables: dict[str, str]) -> Iterator[str]:
+    "JupyterLab as `make lab` starts it in `folder`, on loopback: the address that it opens. It ends with the block."
     port = free_port()
-    told = ["lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password="]
-    told += ["--allow-root"] if os.geteuid() == 0 else []
-    with open(folder / "jupyterlab.log", "w") as log:
-        server = subprocess.Popen([str(jupyter), *told], cwd=folder, env=variables, stdout=log, stderr=log)
+    set_up(folder, bin)
+    variables = {**variables, "BROWSER": "true", "JUPYTER_PORT": str(port), "JUPYTER_TOKEN": "let-me-in"}
+    for name in ("SETTINGS", "WORKSPACES"):  # not those of the person who runs the tests
+        variables.setdefault(f"JUPYTERLAB_{name}_DIR", str(folder / "out/jupyterlab"))
+    with open(folder / "out/jupyterlab.log", "w+") as log:
+        server = subprocess.Popen(["make", "lab"], cwd=folder, env=variables, stdout=log, stderr=log, start_new_session=True)
         try:
             answers(f"http://127.0.0.1:{port}/api", server)
-            yield f"http://127.0.0.1:{port}/lab"
+            log.seek(0)
+            shown = re.search(rf"http://127\.0\.0\.1:{port}/lab\S*", log.read())[0]
+            yield shown.replace("token=...", "token=let-me-in")  # it shows no token that it was given
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)
             server.wait(20)
+
+
+def set_up(folder: Path, bin: Path) -> None:
+    "What `make` takes for a finished set-up: the programs of this one."
+    (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
+    (folder / "out").mkdir(exist_ok=True)
+    for name in ("python", "jupyter"):
+        (folder / ".venv/bin" / name).unlink(missing_ok=True)
+        (folder / ".venv/bin" / name).symlink_to(bin / name)
+    (folder / ".venv/ready").write_text(f"{folder}\n{bin / 'python'}\n")
 
 
 def answers(address: str, server: subprocess.Popen) -> None:
@@ -70,8 +86,8 @@ def page(folder: Path) -> Iterator:
 
 
 def open_lesson(page, address: str, name: str) -> None:
-    "Open a lesson and wait until its cells and its kernel are there."
-    page.goto(f"{address}/tree/notebooks/{name}.ipynb?reset", wait_until="domcontentloaded")
+    "Open a lesson beside the one that JupyterLab opens on, and wait until its cells and its kernel are there."
+    page.goto(f"{address.replace('00_start_here', name)}&reset", wait_until="domcontentloaded")
     page.wait_for_function("() => document.querySelectorAll('.jp-Notebook .jp-CodeCell').length > 5", timeout=90_000)
     page.get_by_text("| Idle").wait_for(timeout=90_000)
 
