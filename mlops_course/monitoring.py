@@ -466,7 +466,7 @@ class Kept:
 
 # %% ../notebooks/61_model_monitoring.ipynb #9e74f8b1
 _PREDICTION = "INSERT OR IGNORE INTO predictions (request_id, time, version, entity, score, candidates) VALUES (?, ?, ?, ?, ?, ?)"
-_JOIN = "UPDATE labels SET joined = 1, version = ?2, booked = ?3, time = ?3, score = ?4 WHERE request_id = ?1"
+_JOIN = "UPDATE labels SET joined = 1, version = ?, booked = ?, time = ?, score = ? WHERE request_id = ?"
 _NUMBERS = {int, float, type(None)}
 
 
@@ -532,7 +532,8 @@ class Labels(Kept):
             return "double"
         if not found:
             return "waiting"
-        db.execute(_JOIN, (told.request_id, *found[:3]))
+        version, booked, score, _ = found
+        db.execute(_JOIN, (version, booked, booked, score, told.request_id))
         return "joined"
 
     def _meet(self, row: tuple) -> None:
@@ -540,7 +541,7 @@ class Labels(Kept):
         request_id, booked, version, entity, score, _ = row
         found = self._db.execute("SELECT entity FROM labels WHERE request_id = ?", (request_id,)).fetchone()
         if found and found[0] == entity:
-            self._db.execute(_JOIN, (request_id, version, booked, score))
+            self._db.execute(_JOIN, (version, booked, booked, score, request_id))
             _count(self._db, "labels", {"joined": 1})
         elif found:
             self._db.execute("DELETE FROM labels WHERE request_id = ?", (request_id,))
@@ -705,11 +706,10 @@ def completed_share(
     days: float = 30,
 ) -> float:
     "The company's own number: of the trips of the last month whose end is known, the share that was completed."
-    newest = "SELECT max(time) FROM labels WHERE time <= ?1"
-    found = state.ask(f"SELECT avg(label) FROM labels WHERE time <= ?1 AND time > ({newest}) - ?2", state.span().newest, days * 86_400)[0][
-        0
-    ]
-    return float("nan") if found is None else float(found)
+    believed, newest = state.span().newest, "SELECT max(time) FROM labels WHERE time <= ?"
+    sql = f"SELECT avg(label) FROM labels WHERE time <= ? AND time > ({newest}) - ?"
+    share = state.ask(sql, believed, believed, days * 86_400)[0][0]
+    return float("nan") if share is None else float(share)
 
 # %% ../notebooks/61_model_monitoring.ipynb #0aaf96e4
 from contextlib import closing
