@@ -843,10 +843,10 @@ def _print_found(console, found: telemetry.Found) -> None:
     _print_lines(console, found)
     for answers, what in [(False, "lines of the logs"), (True, "answers, by the course's clock")]:
         if len(bars := telemetry.histogram(found, answers)) > 1:
-            console.print(f"\n{sum(bar.lines for bar in bars):,} {what}", style="dim")
+            console.print(f"\n{sum(bar.lines for bar in bars):,} {what}", style="bold")
             console.print(telemetry.drawn(bars), end="")
     broken = f"; {found.broken:,} broken or not yet whole" if found.broken else ""
-    console.print(f"{found.count:,} lines found, {len(found.lines):,} shown{broken}", style="dim")
+    console.print(f"{found.count:,} lines found, {len(found.lines):,} shown{broken}")
 
 
 def _print_lines(console, found: telemetry.Found) -> None:
