@@ -659,6 +659,8 @@ def monitor(file: _File = "env.yaml", host: _Host = None, port: int | None = Non
     "Watch what the online service answers, and what came of it: drift, quality and performance for Prometheus, and a report."
     with services.ended_quietly("monitoring"):
         monitoring, told = _service(file, "monitoring", "MonitoringSettings", host, port, folder, settings)
+        check_writable(told[0])
+        services.check_built(told[0])  # a lesson watches answers of which there is no model
         monitoring.monitor(*told)
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
@@ -695,14 +697,12 @@ def live_on(
         with services.running(folder, "live"):
             with project.building(folder):  # it takes back what was made since the build
                 live.prepare(folder, history)
-            live.check(file, told)
+            live.check_platform(file, told)
             if stale(file):
                 typer.echo("It builds first, so this takes about five minutes; without a build it is about three")
                 run(file)
             live.run(file, told)
-        typer.echo(
-            f"Next       {_typed('status', file)} tells the story of the loop, {services.in_make('ui', file)} opens its models in MLflow"
-        )
+        typer.echo(f"\nNext       `{_typed('status', file)}` tells the story of the loop, `{services.in_make('ui', file)}` opens its models")
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
 def _folders() -> list[Path]:

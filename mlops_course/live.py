@@ -6,7 +6,7 @@
 __all__ = ['STATISTICS', 'FILES', 'FIRST', 'PORTS', 'Trip', 'trips_of', 'Calendar', 'End', 'Happened', 'Life', 'News', 'Files',
            'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Unanswered', 'answer_in_time', 'Live',
            'repeat', 'live_on', 'refusal', 'asks', 'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'platform',
-           'check', 'phases', 'recovery', 'Watch', 'legs', 'run', 'going_on', 'clock_end', 'summary']
+           'check_platform', 'phases', 'recovery', 'Watch', 'legs', 'run', 'going_on', 'clock_end', 'summary']
 
 # %% ../notebooks/63_live_company.ipynb #e9864753
 from datetime import datetime
@@ -621,7 +621,7 @@ def platform(
     ]
 
 
-def check(
+def check_platform(
     file: str,  # of the environment, in the root
     told: LiveSettings,
 ) -> None:
@@ -704,8 +704,11 @@ class Watch:
         since = f"{when - self.moments[_DRIFT]:7.1f} s" if _DRIFT in self.moments else " " * 9
         return f"{since}  {what}"
 
-    def line(self) -> str:
-        "The present; what matters most comes first, for a narrow terminal cuts the rest."
+    def line(
+        self,
+        width: int,  # letters that there is room for
+    ) -> str:
+        "The present: what matters most comes first, and what finds no room is left out."
         recent, reasons = list(self.live.recent), self.live.reasons.most_common(1)
         took = sorted(row["ms"] for row in recent if row["version"]) or [0]
         share = {name: sum(row[name] for row in recent) / max(len(recent), 1) for name in ("chosen", "best")}
@@ -719,7 +722,7 @@ class Watch:
             *(f"{self.live.unanswered:,} not answered: {why}" for why, _ in reasons),
             f"p99 {took[int(len(took) * 0.99)]:.0f} ms",
         ]
-        return " · ".join(parts)
+        return " · ".join(part for place, part in enumerate(parts) if len(" · ".join(parts[: place + 1])) <= width)
 
 # %% ../notebooks/63_live_company.ipynb #fca15b11
 def legs(
@@ -813,7 +816,7 @@ async def _run(folder: Path, life: Life, told: LiveSettings, push, ports: dict[s
                     console.print(line)
                 story = {"drift": watch.drift.isoformat(), "moments": watch.moments, "unanswered": dict(live.reasons.most_common(5))}
                 project.write_json(folder / "live/story.json", story)
-                status.update(Text(watch.line(), overflow="ellipsis", no_wrap=True))
+                status.update(Text(watch.line(console.width - 2), overflow="ellipsis", no_wrap=True))
                 await asyncio.wait([task], timeout=1)
         await task
 

@@ -1465,7 +1465,7 @@ def _say(app, monitor: Monitor, metrics) -> None:
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
 # %% ../notebooks/61_model_monitoring.ipynb #0cdd9b36
-from .services import check_built, key_for, present
+from .services import key_for, present
 from .telemetry import logging_to, pipeline_metrics
 
 
@@ -1506,7 +1506,7 @@ def monitor(
     told: MonitoringSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
-    "Watch until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken, a key is missing or nothing was built."
+    "Watch until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
     import uvicorn
 
     key = key_for(told.host)
@@ -1515,7 +1515,6 @@ def monitor(
         present(folder, "monitoring", told.host, told.port) as door,
         logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name),
     ):
-        check_built(folder)
         app = application(Monitor(folder, told), key)
         config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
         log.info("service started", host=told.host, port=door.getsockname()[1])
