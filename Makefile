@@ -85,7 +85,7 @@ serve: $(READY) ## answer online on port 8172 (or PORT=...), with the champion o
 
 .PHONY: live
 live: export PLOOMBER_ENV_FILENAME := $(LIVE)
-live: $(READY) ## the whole loop on a company that lives on: drift, alert, retraining, new champion
+live: $(READY) ## the whole loop on a company that lives on, in five minutes the first time, then in three
 	@mlops-course live
 
 .PHONY: stop

@@ -702,7 +702,9 @@ def live_on(
                 typer.echo("It builds first, so this takes about five minutes; without a build it is about three")
                 run(file)
             live.run(file, told)
-        typer.echo(f"\nNext       `{_typed('status', file)}` tells the story of the loop, `{services.in_make('ui', file)}` opens its models")
+        typer.echo(
+            f"\nNext       `{_typed('status', file)}` tells the story of the loop, `{services.in_make('ui', file)}` opens its models"
+        )
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
 def _folders() -> list[Path]:
