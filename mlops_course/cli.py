@@ -646,6 +646,12 @@ def _service(file: str, section: str, model: str, host: str | None, port: int | 
     return module, (folder.resolve() if folder else project.root() / told.out, chosen, told.name)
 
 
+def _check_built(folder: Path) -> None:
+    "Raise an error if a service has nothing to stand on, or no place to write to. A lesson may start it so; a person has forgotten the build."
+    check_writable(folder)
+    services.check_built(folder)
+
+
 @app.command()
 def serve(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
@@ -659,8 +665,7 @@ def monitor(file: _File = "env.yaml", host: _Host = None, port: int | None = Non
     "Watch what the online service answers, and what came of it: drift, quality and performance for Prometheus, and a report."
     with services.ended_quietly("monitoring"):
         monitoring, told = _service(file, "monitoring", "MonitoringSettings", host, port, folder, settings)
-        check_writable(told[0])
-        services.check_built(told[0])  # a lesson watches answers of which there is no model
+        _check_built(told[0])
         monitoring.monitor(*told)
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
@@ -669,6 +674,7 @@ def retrain_on_alert(file: _File = "env.yaml", host: _Host = None, port: int | N
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
     with services.ended_quietly("retraining"):
         retraining, told = _service(file, "retraining", "RetrainingSettings", host, port, folder, settings)
+        _check_built(told[0])
         retraining.serve(*told)
 
 

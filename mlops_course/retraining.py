@@ -766,13 +766,12 @@ def serve(
     told: RetrainingSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
-    "Wait for alerts until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken, a key is missing or nothing was built."
+    "Wait for alerts until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
     key = services.key_for(told.host)
     with (
         services.present(folder, "retraining", told.host, told.port) as door,
         telemetry.logging_to(folder / "logs/retraining.jsonl", service="retraining", environment=name),
     ):
-        services.check_built(folder)
         app = application(Retraining(folder, told), key)
         log.info("service started", host=told.host, port=door.getsockname()[1])
         print(f"retraining on http://{told.host}:{door.getsockname()[1]} (/docs describes it, Ctrl-C ends it)", flush=True)

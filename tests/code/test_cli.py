@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from mlops_course import cli, project, services
@@ -260,9 +261,12 @@ def test_the_live_company_names_taken_ports_and_missing_programs_before_it_build
     monkeypatch.setenv("PATH", "")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        text = (Path(cli.__file__).parents[1] / "env.live.yaml").read_text(encoding="utf-8")
-        text = text.replace("port: 8172", f"port: {port}").replace("drivers: 400", "drivers: 20").replace("days: 70", "days: 9")
-        (mine / "env.live.yaml").write_text(text)
+        settings = yaml.safe_load((Path(cli.__file__).parents[1] / "env.live.yaml").read_text(encoding="utf-8"))
+        settings["world"] |= {"drivers": 20, "days": 9}
+        settings["serving"]["port"] = port
+        settings |= {name: {"port": services.free_port()} for name in ("monitoring", "retraining")}
+        settings["live"] |= {f"{name}_port": services.free_port() for name in ("prometheus", "alertmanager")}
+        (mine / "env.live.yaml").write_text(yaml.safe_dump(settings))
 
         answer = said("live", code=1)
 
