@@ -483,7 +483,7 @@ def spoken_of(
 
 
 def _hint(file: str) -> str:
-    last = _last_used(file)
+    last = _last_used(file) if file == "env.yaml" else None  # who names one means it
     return f"; {last} was used later: --env {shlex.quote(last)}" if last else ""
 
 
@@ -498,11 +498,11 @@ def _last_used(file: str) -> str | None:
     "The file of another environment that was used after this one."
     used = {}
     for name in {file, *(path.name for path in project.root().glob("env*.yaml"))}:
-        with suppress(project.CourseError):  # one that cannot be used
+        with suppress(project.CourseError, OSError):  # one that cannot be used, or whose logs are rotated at this moment
             logs = (project.root() / project.environment(name).out).glob("logs/*.jsonl")
             used[name] = max((log.stat().st_mtime for log in logs), default=0)
-    last = max(used, key=used.get)
-    return last if used[last] > used[file] else None
+    last = max(used, key=used.get, default=file)
+    return last if used.get(last, 0) > used.get(file, 0) else None
 
 
 def _typed(words: str, file: str) -> str:
@@ -567,7 +567,11 @@ def trace(
         _show({name: value for name, value in entry.items() if name != "candidates"})
         _show_rows("candidate", entry["candidates"])
         typer.echo("")
-    _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
+    try:
+        _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
+    except registry.UnknownVersion:
+        shown = services.in_make("ui", file)
+        raise project.CourseError(f"{which} is no request, version, alias or run of this environment: `{shown}` shows its models") from None
 
 
 def _show(values: dict, indent: str = "") -> None:

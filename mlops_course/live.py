@@ -761,7 +761,8 @@ def run(
     project.set_clock(folder, history.end, told.speed, end)
     with telemetry.logging_to(folder / "logs/live.jsonl", service="live", environment=environment.name), suppress(KeyboardInterrupt):
         try:
-            print(f"{len(listed)} services start, which takes about half a minute ...", flush=True)
+            lives = f"then the company lives on for {told.days} days, {86_400 / told.speed:.3g} s each (Ctrl-C ends it)"
+            print(f"{len(listed)} services start, which takes half a minute; {lives} ...", flush=True)
             for service in listed:
                 print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
             company = going_on(history, told, project.now())

@@ -1179,7 +1179,7 @@ def serve(
         logging_to(folder / "logs/serving.jsonl", service="serving", environment=name),
     ):
         _check_champion(folder)
-        print(f"serving starts on port {door.getsockname()[1]}, which takes about ten seconds ...", flush=True)
+        print(f"serving of {project.shown(folder)} starts on port {door.getsockname()[1]}: about ten seconds ...", flush=True)
         for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):  # seconds, spent before the first question
             import_module(heavy)
         serving = Serving(folder, settings)

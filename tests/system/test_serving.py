@@ -500,7 +500,7 @@ def test_in_a_terminal_it_says_that_it_starts_and_where_it_answers_and_ends_with
         work.kill()
         work.communicate()
 
-    assert lines[0] == f"serving starts on port {port}, which takes about ten seconds ...\n"
+    assert lines[0] == f"serving of {tmp_path}/company starts on port {port}: about ten seconds ...\n"
     assert lines[1:] in ([], [f"serving on http://127.0.0.1:{port} (/docs describes it, Ctrl-C ends it)\n"])
     assert (work.returncode, rest) == (0, "serving has ended\n")
 
