@@ -24,13 +24,19 @@ $(if $(ENV),$(warning the variable ENV says $(ENV): $(if $(CHOSEN),this environm
 endif
 export PLOOMBER_ENV_FILENAME := $(or $(CHOSEN),env.yaml)
 
+# A PORT counts where it was typed; one that is exported is another program's.
+ON_PORT := $(if $(filter command line,$(origin PORT)),$(if $(PORT),--port '$(PORT)'))
+
 # Nothing that was set for another Python or another Jupyter is for this one.
 unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH PYTHONPLATLIBDIR PYTHONEXECUTABLE PYTHONUSERBASE
 unexport PYTHONSTARTUP PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS JUPYTER_PATH JUPYTER_CONFIG_PATH
 export JUPYTER_PREFER_ENV_PATH := 1
-# Without a home that can be written, programs keep their settings and caches here.
-ifneq ($(shell [ -d "$$HOME" ] && [ -w "$$HOME" ] && echo yes),yes)
+# Without a home that can be written, programs keep their settings and caches here: uv, Jupyter, IPython, matplotlib, MLflow.
+KEPT := . .cache .config .local .local/share .local/share/jupyter .jupyter .ipython
+ifneq ($(shell cd "$${HOME:-/nowhere}" 2>/dev/null && for each in $(KEPT); do [ ! -e $$each ] || [ -w $$each ] || exit; done && echo yes),yes)
 export HOME := $(CURDIR)/.venv/home
+unexport XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME
+unexport JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR IPYTHONDIR MPLCONFIGDIR
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := true
@@ -75,12 +81,12 @@ lab: $(READY) ## open the lessons in JupyterLab
 		$$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
 .PHONY: serve
-serve: $(READY) ## answer online on port 8172, with the champion of the last build
-	@mlops-course serve
+serve: $(READY) ## answer online on port 8172 (or PORT=...), with the champion of the last build
+	@mlops-course serve $(ON_PORT)
 
 .PHONY: live
 live: export PLOOMBER_ENV_FILENAME := $(LIVE)
-live: $(READY) ## the whole loop on a company that lives on: drift, alert, retraining, new champion
+live: $(READY) ## the whole loop on a company that lives on, in five minutes the first time, then in three
 	@mlops-course live
 
 .PHONY: stop
@@ -88,8 +94,8 @@ stop: $(READY) ## end every service that the course has started
 	@mlops-course stop
 
 .PHONY: ui
-ui: $(READY) ## open MLflow on the runs and models of the last build
-	@mlops-course ui
+ui: $(READY) ## open MLflow on the runs and models of the last build, on port 5000 (or PORT=...)
+	@mlops-course ui $(ON_PORT)
 
 # --- what developers use ---------------------------------------------------------------------
 

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'PERSONAL', 'explained', 'file_fault', 'check_writable', 'fingerprint', 'stale', 'begin_build', 'set_apart',
-           'forget_broken', 'executor', 'build', 'summary', 'run', 'status', 'trace', 'rollback', 'reproduce', 'serve',
-           'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'progress', 'answers', 'ui', 'logs']
+           'forget_broken', 'executor', 'build', 'summary', 'spoken_of', 'run', 'status', 'trace', 'rollback',
+           'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'progress', 'answers',
+           'ui', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
+import ast
 import importlib
 import json
 import os
@@ -434,6 +436,9 @@ def _champion(mlflow: Path) -> str:
     return f"{registry.NAME} version {found.version}" if found else "no champion: no model has passed the gate yet"
 
 # %% ../notebooks/91_command_line.ipynb #a535bca7
+from . import services
+
+
 def summary(
     file: str,  # of the environment, in the root
 ) -> str:
@@ -441,8 +446,8 @@ def summary(
     out = project.root() / project.environment(file).out
     where = project.shown(out)
     if not (out / "training/decision.json").is_file():
-        raise project.CourseError(f"nothing was built in {where} yet: `make run` makes it")
-    lines = [f"Champion   {_champion(out / 'mlflow')}", *_judged(_read(out / "training/decision.json"))]
+        raise _absent(f"nothing was built in {where}", file, "run")
+    lines = [spoken_of(file), f"Champion   {_champion(out / 'mlflow')}", *_judged(_read(out / "training/decision.json"))]
     if (out / "training/truth.json").is_file():
         truth = _read(out / "training/truth.json")
         lines.append(
@@ -455,16 +460,10 @@ def summary(
         [
             *lines,
             f"Reports    {where}/reports/training.html, {where}/reports/profile.html; the notebooks as they ran: {where}/notebooks/",
-            f"MLflow     make ui{_by_hand(where)}",
-            "Next       make lab opens the lessons; `mlops-course trace champion` follows the champion back to its data",
+            f"MLflow     {services.in_make('ui', file)}",
+            f"Next       make lab opens the lessons; `{_typed('trace champion', file)}` follows the champion back to its data",
         ]
     )
-
-
-def _by_hand(where: str) -> str:
-    "How to open MLflow without us, if its own reading of the address allows it."
-    address = shlex.quote(f"sqlite:///{where}/mlflow/mlflow.db")
-    return "" if set(where) & set("?%") else f", or: mlflow ui --backend-store-uri {address}"
 
 
 def _read(path: Path) -> dict:
@@ -475,6 +474,42 @@ def _rows(path: Path) -> int:
     import pyarrow.parquet as pq
 
     return pq.read_metadata(path).num_rows
+
+# %% ../notebooks/91_command_line.ipynb #a535bca9
+def spoken_of(
+    file: str,  # of the environment, in the root
+) -> str:
+    "Which environment a command speaks of, and which other one was used later."
+    return f"Environment {project.environment(file).name} ({file}){_hint(file)}"
+
+
+def _hint(file: str) -> str:
+    last = _last_used(file) if file == "env.yaml" else None  # who names one means it
+    return f"; {last} was used later: --env {shlex.quote(last)}" if last else ""
+
+
+def _absent(what: str, file: str, *targets: str) -> project.CourseError:
+    "What is not there yet, and which targets of make would make it."
+    return project.CourseError(
+        f"{what} yet: {' or '.join(f'`{services.in_make(target, file)}`' for target in targets)} makes it{_hint(file)}"
+    )
+
+
+def _last_used(file: str) -> str | None:
+    "The file of another environment that was used after this one."
+    used = {}
+    for name in {file, *(path.name for path in project.root().glob("env*.yaml"))}:
+        with suppress(project.CourseError, OSError):  # one that cannot be used, or whose logs are rotated at this moment
+            logs = (project.root() / project.environment(name).out).glob("logs/*.jsonl")
+            used[name] = max((log.stat().st_mtime for log in logs), default=0)
+    last = max(used, key=used.get, default=file)
+    return last if used.get(last, 0) > used.get(file, 0) else None
+
+
+def _typed(words: str, file: str) -> str:
+    "A command of ours as it can be typed in the project's folder, whether .venv is active or not."
+    program = ".venv/bin/mlops-course" if (project.root() / ".venv/bin/mlops-course").is_file() else "mlops-course"
+    return f"{program} {words}" + ("" if file == "env.yaml" else f" --env {shlex.quote(file)}")
 
 # %% ../notebooks/91_command_line.ipynb #69089ee7
 @app.command()
@@ -514,7 +549,7 @@ def _mlflow(file: str) -> Path:
     "The MLflow folder of the environment. Raises `CourseError` if nothing was built."
     folder = project.root() / project.environment(file).out / "mlflow"
     if not (folder / "mlflow.db").is_file():
-        raise project.CourseError(f"no models in {project.shown(folder)} yet: `make run` makes them")
+        raise _absent(f"no model in {project.shown(folder)}", file, "run")
     return folder
 
 
@@ -527,26 +562,65 @@ def trace(
     from mlops_course import registry, serving
 
     folder = _mlflow(file)
+    typer.echo(spoken_of(file))
     entry = serving.find(folder.with_name("serving") / "predictions", which)
     if entry:
         _show({name: value for name, value in entry.items() if name != "candidates"})
-        for candidate in entry["candidates"]:
-            typer.echo(f"{'candidate':<12} {json.dumps(candidate)}")
+        _show_rows("candidate", entry["candidates"])
         typer.echo("")
-    _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
+    try:
+        _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
+    except registry.UnknownVersion:
+        shown = services.in_make("ui", file)
+        raise project.CourseError(f"{which} is no request, version, alias or run of this environment: `{shown}` shows its models") from None
 
 
-def _show(values: dict) -> None:
+def _show(values: dict, indent: str = "") -> None:
+    "Names and values below one another; what is inside of a value follows it, further in."
+    values = {name: _opened(value) for name, value in values.items()}
+    width = max([len(name) for name in values], default=0)
     for name, value in values.items():
-        typer.echo(f"{name:<12} {json.dumps(value) if isinstance(value, dict | list) else value}")
+        typer.echo(f"{indent}{name:<{width}} {_plain(value)}".rstrip())
+        if isinstance(value, dict):
+            _show(value, f"{indent}  ")
 
 
+def _opened(value):
+    "MLflow keeps lists and dictionaries among the parameters as Python writes them."
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(value)
+    return value
+
+
+def _plain(value) -> str:
+    if isinstance(value, dict):
+        return ""
+    return ", ".join(map(str, value)) or "-" if isinstance(value, list) else "-" if value in (None, "") else str(value)
+
+
+def _show_rows(label: str, rows: list[dict]) -> None:
+    "A table: a line for each row, a column for each name."
+    flat = [{label: label} | {k: _plain(v) for name, value in row.items() for k, v in _inside(name, value).items()} for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    lines = [["", *names[1:]], *([row.get(name, "-") for name in names] for row in flat)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _inside(name: str, value) -> dict:
+    return value if isinstance(value, dict) else {name: value}
+
+# %% ../notebooks/91_command_line.ipynb #d18f5bfe
 @app.command()
 def rollback(file: _File = "env.yaml"):
     "Make the previous champion champion again."
     from mlops_course import registry
 
-    typer.echo(f"champion is version {registry.rollback(registry.connect(_mlflow(file)))} again")
+    folder = _mlflow(file)
+    typer.echo(spoken_of(file))
+    typer.echo(f"champion is version {registry.rollback(registry.connect(folder))} again")
 
 
 @app.command()
@@ -554,7 +628,9 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     "Train a run again from its kept snapshot, and compare the model's digest."
     from mlops_course import training
 
-    was, now = training.reproduce(_mlflow(file), run_id)
+    folder = _mlflow(file)
+    typer.echo(spoken_of(file))
+    was, now = training.reproduce(folder, run_id)
     if was != now:
         raise project.CourseError(f"the model differs: {was[:12]} was registered, {now[:12]} came out")
     typer.echo(f"the same model: digest {now}")
@@ -575,25 +651,36 @@ def _service(file: str, section: str, model: str, host: str | None, port: int | 
     return module, (folder.resolve() if folder else project.root() / told.out, chosen, told.name)
 
 
+def _check_built(folder: Path) -> None:
+    "Raise an error if a service has nothing to stand on, or no place to write to. A lesson may start it so; a person has forgotten the build."
+    check_writable(folder)
+    services.check_built(folder)
+
+
 @app.command()
 def serve(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
-    serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
-    serving.serve(*told)
+    with services.ended_quietly("serving"):
+        serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
+        serving.serve(*told)
 
 
 @app.command()
 def monitor(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
     "Watch what the online service answers, and what came of it: drift, quality and performance for Prometheus, and a report."
-    monitoring, told = _service(file, "monitoring", "MonitoringSettings", host, port, folder, settings)
-    monitoring.monitor(*told)
+    with services.ended_quietly("monitoring"):
+        monitoring, told = _service(file, "monitoring", "MonitoringSettings", host, port, folder, settings)
+        _check_built(told[0])
+        monitoring.monitor(*told)
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
 @app.command("retrain-on-alert")
 def retrain_on_alert(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
-    retraining, told = _service(file, "retraining", "RetrainingSettings", host, port, folder, settings)
-    retraining.serve(*told)
+    with services.ended_quietly("retraining"):
+        retraining, told = _service(file, "retraining", "RetrainingSettings", host, port, folder, settings)
+        _check_built(told[0])
+        retraining.serve(*told)
 
 
 @app.command()
@@ -604,11 +691,9 @@ def retrain(
     port: int | None = None,
 ):
     "Order a retraining of the service that waits for alerts, whatever it was going to do by itself."
-    from mlops_course import services
-
     retraining, (folder, told, _) = _service(file, "retraining", "RetrainingSettings", host, port, None, None)
     number = retraining.ask(services.address_of(told.host, told.port), reason, folder)
-    typer.echo(f"case {number}: `mlops-course status` tells its story")
+    typer.echo(f"case {number}: `{_typed('status', file)}` tells its story")
 
 
 @app.command("live")
@@ -617,16 +702,20 @@ def live_on(
     settings: _Set = None,
 ):
     "Let the simulated company live on, at six hours a second: its services watch it, a drift comes, and they answer."
-    from mlops_course import services
-
-    live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings)
-    history, _ = live.history_of(file), services.key_shown()  # a key that cannot be used is said now
-    with services.running(folder, "live"):
-        with project.building(folder):  # it takes back what was made since the build
-            live.prepare(folder, history)
-        if stale(file):
-            run(file)
-        live.run(file, told)
+    with services.ended_quietly("the live company"):
+        live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings)
+        history, _ = live.history_of(file), services.key_shown()  # a key that cannot be used is said now
+        with services.running(folder, "live"):
+            with project.building(folder):  # it takes back what was made since the build
+                live.prepare(folder, history)
+            live.check_platform(file, told)
+            if stale(file):
+                typer.echo("It builds first, so this takes about five minutes; without a build it is about three")
+                run(file)
+            live.run(file, told)
+        typer.echo(
+            f"\nNext       `{_typed('status', file)}` tells the story of the loop, `{services.in_make('ui', file)}` opens its models"
+        )
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
 def _folders() -> list[Path]:
@@ -642,13 +731,10 @@ def _folders() -> list[Path]:
 @app.command()
 def stop():
     "End every service that the course has started, in whichever folder: those of other terminals, and those whose notebook is long closed."
-    from mlops_course import services
-
     ended = [name for folder in _folders() for name in services.stop_all(folder)]
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7
-import socket
 from typing import Literal
 
 
@@ -668,11 +754,13 @@ def answers(what: Annotated[Literal["aside", "back"], typer.Argument(help="aside
     for line in set_aside() if what == "aside" else bring_back():
         typer.secho(line, fg="red" if "CONFLICT" in line else None)
 
+# %% ../notebooks/91_command_line.ipynb #d28327c6
+import socket
+from contextlib import closing
+
 
 def _taken(port: int) -> str:
     "Why a port of this machine cannot be had; empty if it can."
-    from mlops_course import services
-
     with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
         return services._holder(port) or "another program answers there (on macOS AirPlay has port 5000)"
     try:
@@ -689,23 +777,38 @@ def ui(
     folder: Annotated[Path | None, typer.Option(help="another MLflow folder, such as out/lab/poc")] = None,
 ):
     "Open MLflow on the environment's runs and models."
-    from mlops_course import registry, services
+    from mlops_course import registry
 
     folder = folder.resolve() if folder else _mlflow(file)
     if not (folder / "mlflow.db").is_file():
         raise project.CourseError(f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db")
     if why := _taken(port or 5000):
         if port:
-            raise project.CourseError(f"MLflow cannot have port {port}: {why}")
+            raise project.CourseError(f"MLflow cannot have port {port}: {why}. Choose another one: --port 5001, or PORT=5001 with make")
         port = next((other for other in range(5001, 5100) if not _taken(other)), None) or services.free_port()
         typer.echo(f"port 5000 is taken, so MLflow has {port}: {why}")
     port = port or 5000
-    typer.echo(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
     database, artifacts = registry.addresses(folder)
-    where = ["--backend-store-uri", database, "--artifacts-destination", artifacts]
-    command = ["ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where]
-    own = project.root() / project.environment(file).out
-    services.become(own, f"ui-{port}", Path(sys.executable).with_name("mlflow"), *command)
+    where = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
+    command = ("mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where)
+    mlflow = services.Service(name=f"ui-{port}", command=command, port=port, health="/health", variables=_QUIET, seconds=120)
+    with services.ended_quietly("MLflow"):
+        typer.echo(f"MLflow starts on the runs of {project.shown(folder)}, which takes about ten seconds ...")
+        with services.in_terminal(project.root() / project.environment(file).out, mlflow) as process:
+            typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")
+            process.wait()
+        raise project.CourseError("MLflow has ended by itself")
+
+
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_AI_GATEWAY": "false", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def _runs_page(folder: Path) -> str:
+    "The page of the experiment that was used last. MLflow takes seconds to import, so its tables are read as they are."
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
+        if last := db.execute("SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1").fetchone():
+            return f"#/experiments/{last[0]}/runs"
+    return ""
 
 # %% ../notebooks/91_command_line.ipynb #3ee4a5e3
 def _moment(text: str | None) -> datetime | timedelta | None:
@@ -751,7 +854,9 @@ def logs(
     wanted = _wanted(level, since, until, request=request, run=run, stage=stage, service=service, text=text)
     out, console = folder.resolve() if folder else project.root() / project.environment(file).out, Console(highlight=False, soft_wrap=True)
     if not telemetry.log_files(out, telemetry.Wanted()):
-        raise project.CourseError(f"no logs in {project.shown(out)} yet: `make run` or `make serve` write some")
+        raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
+    if not folder:
+        typer.echo(spoken_of(file))
     looks = telemetry.follow(out, wanted) if follow else None
     found = telemetry.search(out, wanted, most)
     _print_found(console, found)
@@ -763,10 +868,10 @@ def _print_found(console, found: telemetry.Found) -> None:
     _print_lines(console, found)
     for answers, what in [(False, "lines of the logs"), (True, "answers, by the course's clock")]:
         if len(bars := telemetry.histogram(found, answers)) > 1:
-            console.print(f"\n{sum(bar.lines for bar in bars):,} {what}", style="dim")
+            console.print(f"\n{sum(bar.lines for bar in bars):,} {what}", style="bold")
             console.print(telemetry.drawn(bars), end="")
     broken = f"; {found.broken:,} broken or not yet whole" if found.broken else ""
-    console.print(f"{found.count:,} lines found, {len(found.lines):,} shown{broken}", style="dim")
+    console.print(f"{found.count:,} lines found, {len(found.lines):,} shown{broken}")
 
 
 def _print_lines(console, found: telemetry.Found) -> None:

@@ -6,7 +6,7 @@
 __all__ = ['STATISTICS', 'FILES', 'FIRST', 'PORTS', 'Trip', 'trips_of', 'Calendar', 'End', 'Happened', 'Life', 'News', 'Files',
            'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Unanswered', 'answer_in_time', 'Live',
            'repeat', 'live_on', 'refusal', 'asks', 'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'platform',
-           'phases', 'recovery', 'Watch', 'legs', 'run', 'going_on', 'clock_end', 'summary']
+           'check_platform', 'phases', 'recovery', 'Watch', 'legs', 'run', 'going_on', 'clock_end', 'summary']
 
 # %% ../notebooks/63_live_company.ipynb #e9864753
 from datetime import datetime
@@ -620,6 +620,25 @@ def platform(
         services.Service(**telemetry.prometheus(folder, written, targets, told.prometheus_port, **to)),
     ]
 
+
+def check_platform(
+    file: str,  # of the environment, in the root
+    told: LiveSettings,
+) -> None:
+    "Raise `CourseError` that names each program that is missing and each port that is taken; nothing was started yet."
+    ports = ports_of(project.environment(file)) | {"prometheus": told.prometheus_port, "alertmanager": told.alertmanager_port}
+    programs = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
+    faults = []
+    for name, port in ports.items():
+        service = services.Service(name=name, command=(programs.get(name, "mlops-course"),), port=port)
+        for look in (services.program, services.check_port):
+            try:
+                look(service)
+            except project.CourseError as error:
+                faults.append(str(error))
+    if faults:
+        raise project.CourseError("\n".join(faults))
+
 # %% ../notebooks/63_live_company.ipynb #574825d8
 def phases(
     truth: pd.DataFrame,  # of live/truth.jsonl
@@ -685,21 +704,25 @@ class Watch:
         since = f"{when - self.moments[_DRIFT]:7.1f} s" if _DRIFT in self.moments else " " * 9
         return f"{since}  {what}"
 
-    def line(self) -> str:
-        "The present."
+    def line(
+        self,
+        width: int,  # letters that there is room for
+    ) -> str:
+        "The present: what matters most comes first, and what finds no room is left out."
         recent, reasons = list(self.live.recent), self.live.reasons.most_common(1)
         took = sorted(row["ms"] for row in recent if row["version"]) or [0]
-        share = {name: sum(row[name] for row in recent) / max(len(recent), 1) for name in ("chosen", "best", "logged")}
+        share = {name: sum(row[name] for row in recent) / max(len(recent), 1) for name in ("chosen", "best")}
+        kinds = sorted({found.partition(" ")[0] for found in self.detected})
         parts = [
-            f"{project.now():%Y-%m-%d %H:%M}",
-            f"{self.live.answered:,} answered, {self.live.unanswered:,} not" + "".join(f" ({why})" for why, _ in reasons),
-            f"p99 {took[int(len(took) * 0.99)]:.0f} ms",
+            f"{project.now():%b %d %H:%M}",
             f"version {self.version}",
-            f"completed {share['chosen']:.2f} of {share['best']:.2f} possible, old policy {share['logged']:.2f}",
-            f"alarms: {', '.join(self.detected) or 'none'}",
+            f"{share['chosen']:.0%} completed, {share['best']:.0%} possible",
+            f"alarm: {', '.join(kinds)}" if kinds else "no alarm",
             *(f"{name} not: {reason}" for name, reason in list(self.live.trouble.items())),
+            *(f"{self.live.unanswered:,} not answered: {why}" for why, _ in reasons),
+            f"p99 {took[int(len(took) * 0.99)]:.0f} ms",
         ]
-        return " · ".join(parts)
+        return " · ".join(part for place, part in enumerate(parts) if len(" · ".join(parts[: place + 1])) <= width)
 
 # %% ../notebooks/63_live_company.ipynb #fca15b11
 def legs(
@@ -738,6 +761,8 @@ def run(
     project.set_clock(folder, history.end, told.speed, end)
     with telemetry.logging_to(folder / "logs/live.jsonl", service="live", environment=environment.name), suppress(KeyboardInterrupt):
         try:
+            lives = f"then the company lives on for {told.days} days, {86_400 / told.speed:.3g} s each (Ctrl-C ends it)"
+            print(f"{len(listed)} services start, which takes half a minute; {lives} ...", flush=True)
             for service in listed:
                 print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
             company = going_on(history, told, project.now())
@@ -778,6 +803,7 @@ def clock_end(
 # %% ../notebooks/63_live_company.ipynb #a20dd92c
 async def _run(folder: Path, life: Life, told: LiveSettings, push, ports: dict[str, int], until: datetime) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
     clients = [services.async_client(f"http://127.0.0.1:{ports[name]}", folder) for name in ("serving", "monitoring")]
@@ -791,7 +817,7 @@ async def _run(folder: Path, life: Life, told: LiveSettings, push, ports: dict[s
                     console.print(line)
                 story = {"drift": watch.drift.isoformat(), "moments": watch.moments, "unanswered": dict(live.reasons.most_common(5))}
                 project.write_json(folder / "live/story.json", story)
-                status.update(watch.line())
+                status.update(Text(watch.line(console.width - 2), overflow="ellipsis", no_wrap=True))
                 await asyncio.wait([task], timeout=1)
         await task
 
@@ -804,5 +830,8 @@ def summary(
     drift = datetime.fromisoformat(story["drift"])
     truth = pd.read_json(folder / "live/truth.jsonl", lines=True, dtype={"version": "string"}, convert_dates=False)
     lines = [f"{seconds:7.1f} s  {what}" for what, seconds in legs(truth, drift, story["moments"]).items()]
+    table = [f"{'Completed trips':<17} {'trips':>7}   of those sent   at best   old policy"]
+    for phase, row in recovery(truth, drift).iterrows():
+        table.append(f"{phase:<17} {row.trips:7,.0f} {row.sent:15.1%} {row.best:9.1%} {row['old policy']:12.1%}")
     lost = [f"{bookings:,} bookings without an answer: {reason}" for reason, bookings in story.get("unanswered", {}).items()]
-    return "\n".join(["", "since the first drifted request:", *lines, "", recovery(truth, drift).to_string(), *lost])
+    return "\n".join(["", "Since the first drifted request", *lines, "", *table, *lost])

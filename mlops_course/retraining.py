@@ -773,7 +773,7 @@ def serve(
     ):
         app = application(Retraining(folder, told), key)
         log.info("service started", host=told.host, port=door.getsockname()[1])
-        print(f"retraining on http://{told.host}:{told.port} (/docs describes it, Ctrl-C ends it)", flush=True)
+        print(f"retraining on http://{told.host}:{door.getsockname()[1]} (/docs describes it, Ctrl-C ends it)", flush=True)
         services.uvicorn_server(app).run(sockets=[door])
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #9a16fb81

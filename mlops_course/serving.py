@@ -1158,10 +1158,11 @@ def application(
     return app
 
 # %% ../notebooks/51_online_serving.ipynb #c5278ee2
+import sqlite3
 import sys
 from importlib import import_module
 
-from .services import key_for, present, uvicorn_server
+from .services import check_built, in_make, key_for, present, uvicorn_server
 from .telemetry import logging_to
 
 
@@ -1170,18 +1171,39 @@ def serve(
     settings: ServingSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
-    "Answer until SIGTERM or Ctrl-C. Raises `CourseError` before, if another one serves here, the port is taken or a key is missing."
+    "Answer until SIGTERM or Ctrl-C. Raises `CourseError` before, if another one serves here, the port is taken, or a key or a model is missing."
     key, predictions = key_for(settings.host), folder / "serving/predictions"
     with (
         present(folder, "serving", settings.host, settings.port) as door,
         project.locked(predictions / ".lock", f"a service that writes {project.shown(predictions)}"),  # two folders may share a log
         logging_to(folder / "logs/serving.jsonl", service="serving", environment=name),
     ):
+        _check_champion(folder)
+        print(f"serving of {project.shown(folder)} starts on port {door.getsockname()[1]}: about ten seconds ...", flush=True)
         for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):  # seconds, spent before the first question
             import_module(heavy)
-        app = application(Serving(folder, settings), key)
+        serving = Serving(folder, settings)
+        app = application(serving, key)
         gc.set_threshold(5_000, 5, 1_000)  # to look at all that is there takes 70 ms, and is seldom worth it
         sys.setswitchinterval(0.0005)  # seconds that the thread of the store may keep an answer waiting
         log.info("service started", host=settings.host, port=door.getsockname()[1])
-        print(f"serving on http://{settings.host}:{settings.port} (/docs describes it, Ctrl-C ends it)", flush=True)
-        uvicorn_server(app, proxy_headers=False).run(sockets=[door])
+        address = f"http://{settings.host}:{door.getsockname()[1]}"
+        uvicorn_server(app, partial(_announce, serving, address), proxy_headers=False).run(sockets=[door])
+
+
+def _check_champion(folder: Path) -> None:
+    "Raise `CourseError` if there is no model to answer with, nor a copy that an earlier service has kept."
+    check_built(folder, folder / "serving/model")
+    with suppress(sqlite3.Error):  # the service can live with that, on its copy
+        if not registry.champion(folder / "mlflow"):
+            raise project.CourseError(f"no model of {project.shown(folder)} has passed the gate yet: `{in_make('run')}` says why")
+
+
+async def _announce(serving: Serving, address: str) -> None:
+    "Say where the service answers as soon as it does, or after ten seconds what keeps it from that."
+    state, until = await serving.state(), time.monotonic() + 10
+    while not state["ready"] and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+        state = await serving.state()
+    trouble = "" if state["ready"] else f", but it cannot answer yet: {'; '.join(state['trouble'])}"
+    print(f"serving on {address} (/docs describes it, Ctrl-C ends it){trouble}", flush=True)

@@ -407,14 +407,14 @@ def readable(
     "A line of a log for a person, as rich prints it."
     from rich.text import Text
 
-    shown = Text(f"{str(line.get('time', ''))[:23].replace('T', ' '):<23} ", style="dim")
+    shown = Text().append(f"{str(line.get('time', ''))[:23].replace('T', ' '):<23} ", "dim")  # a style of the whole would dim all
     level = str(line.get("level", ""))
     shown.append(f"{level:<8}", _COLOURS.get(level, ""))
-    shown.append(f"{line.get('service', ''):<10} ", "dim").append(str(line.get("event", "")), "bold")
+    shown.append(f"{line.get('service', ''):<10} ").append(str(line.get("event", "")), "bold")
     for name in sorted(line.keys() - _SAID_BEFORE):
         value = line[name] if isinstance(line[name], str) else json.dumps(line[name])
         shown.append(f"  {name}=", "dim").append(value)
-    return shown.append(f"\n{line['exception']}", "dim") if "exception" in line else shown
+    return shown.append(f"\n{line['exception']}") if "exception" in line else shown
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #703d2fa8
 _WIDTHS = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080, 43200, 525600)  # minutes

@@ -13,6 +13,29 @@ fail() {
     exit 1
 }
 
+# Run a command. If it takes longer than a moment, say what it does, with a dot every five seconds, also to a file or a pipe.
+step() {
+    doing=$1 result=0
+    shift
+    (
+        trap 'kill ${nap:-}; exit' TERM
+        sleep 2 & nap=$!
+        wait $nap
+        printf '  %s ' "$doing"
+        trap 'kill $nap; echo; exit' TERM
+        while kill -0 $$; do
+            printf .
+            sleep 5 & nap=$!
+            wait $nap
+        done
+    ) 2>/dev/null 9>&- &
+    dots=$!
+    "$@" || result=$?
+    kill $dots 2>/dev/null || true
+    wait $dots 2>/dev/null || true
+    return $result
+}
+
 case $here in
 *[:{}\\]*) fail "The course cannot work in the folder $here: its tools read : { } or \\ in a path as something else. Move or rename it." ;;
 esac
@@ -89,7 +112,8 @@ elif [ -n "$asked" ] && [ "$base" != "$by" ]; then
 fi
 if [ -n "$why" ]; then
     echo "$why, a minute or two ..."
-    if ! "$base" -m venv --clear "$(cd .venv && pwd -P)"; then # venv refuses a link
+    # venv refuses a link
+    if ! step "a virtual environment of $("$base" --version 2>&1)" "$base" -m venv --clear "$(cd .venv && pwd -P)"; then
         rmdir .venv 2>/dev/null || true
         fail "$base -m venv has failed, as said above: nothing was set up"
     fi
@@ -99,14 +123,18 @@ else
     echo "Bringing .venv up to date ..."
 fi
 
-.venv/bin/python -m pip install --quiet --quiet "$uv"
+step "uv, which installs the rest" .venv/bin/python -m pip install --quiet --quiet "$uv"
 [ -x .venv/bin/uv ] || fail "pip has not put uv into .venv/bin; look for target, prefix or root in: .venv/bin/python -m pip config list"
-cache=$(.venv/bin/uv cache dir)
-if ! mkdir -p "$cache" 2>/dev/null || [ ! -w "$cache" ]; then
+cache=$(.venv/bin/uv cache dir 2>/dev/null || true)
+if [ -z "$cache" ] || ! mkdir -p "$cache" 2>/dev/null || [ ! -w "$cache" ]; then
     export UV_CACHE_DIR="$here/.venv/cache"
 fi
-.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --compile-bytecode -r requirements.lock
-.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -e .
+install=".venv/bin/uv pip install --quiet --python .venv/bin/python"
+# shellcheck disable=SC2086 # several words
+{
+    step "$(grep -c '^[a-z0-9].*==' requirements.lock) packages of requirements.lock" $install --require-hashes -r requirements.lock
+    step "this course, and bytecode of all packages" $install --compile-bytecode --no-deps -e .
+}
 
 mkdir -p .venv/etc/jupyter/labconfig .venv/etc/ipython .venv/share/jupyter/lab/settings
 cp platform/jupyter/jupyter_server_config.json platform/jupyter/jupyter_server_config.py .venv/etc/jupyter/

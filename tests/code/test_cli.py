@@ -3,11 +3,15 @@
 import json
 import os
 import re
+import shlex
+import socket
+from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from mlops_course import cli, project
+from mlops_course import cli, project, services
 
 
 @pytest.fixture
@@ -173,7 +177,7 @@ def test_before_the_first_build_the_message_says_how_to_make_one(tmp_path, monke
     for command in (["status"], ["trace", "champion"], ["rollback"], ["reproduce", "0" * 32], ["ui"]):
         told = CliRunner().invoke(cli.app, command)
 
-        assert told.exit_code == 1 and "`make run` makes" in told.output, command
+        assert told.exit_code == 1 and "`make run ENV=env.test.yaml` makes" in told.output, command
 
 
 def test_a_fault_in_our_own_code_keeps_its_stack(monkeypatch):
@@ -187,3 +191,85 @@ def test_a_command_without_words_lists_the_commands():
 
     for command in ["run", "status", "trace", "rollback", "reproduce", "progress", "ui"]:
         assert command in told.output
+
+
+# Which environment is meant, and commands that can be typed as they are printed
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> Path:
+    "A project with two environments, and no variable that names one."
+    for name in ("pipeline.yaml", "settings.ini"):
+        (tmp_path / name).write_bytes((project.root() / name).read_bytes())
+    (tmp_path / "env.yaml").write_text("name: dev\nout: out/dev\n")
+    (tmp_path / "env.my own.yaml").write_text("name: mine\nout: out/mine\n")
+    monkeypatch.delenv("PLOOMBER_ENV_FILENAME")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def used(folder: Path, when: int) -> None:
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    (folder / "logs/pipeline.jsonl").write_text('{"time": "2026-03-16T01:00:00Z", "level": "info", "event": "stage started"}\n')
+    os.utime(folder / "logs/pipeline.jsonl", (when, when))
+
+
+def said(*words: str, code: int = 0) -> str:
+    answer = CliRunner().invoke(cli.app, words)
+    assert answer.exit_code == code, answer.output
+    return answer.output
+
+
+def test_the_first_line_names_the_environment_and_another_one_that_was_used_later(mine):
+    used(mine / "out/dev", 1_000)
+    assert said("logs").splitlines()[0] == "Environment dev (env.yaml)"
+
+    used(mine / "out/mine", 2_000)
+    assert said("logs").splitlines()[0] == "Environment dev (env.yaml); env.my own.yaml was used later: --env 'env.my own.yaml'"
+    assert said("logs", "--env", "env.my own.yaml").splitlines()[0] == "Environment mine (env.my own.yaml)"
+
+    used(mine / "out/dev", 3_000)
+    assert said("logs").splitlines()[0] == "Environment dev (env.yaml)"
+
+
+@pytest.mark.parametrize("words", ["status", "logs", "trace champion", "rollback", "ui"])
+def test_where_nothing_is_the_message_makes_it_in_that_environment_and_names_the_one_that_was_used(mine, words):
+    used(mine / "out/mine", 2_000)
+    (mine / "out/mine/logs/pipeline.jsonl").rename(mine / "out/mine/logs/live.jsonl")
+
+    assert re.search("`make run`.* makes it; env.my own.yaml was used later: --env 'env.my own.yaml'\n$", said(*words.split(), code=1))
+    if words != "logs":
+        assert "`make run ENV='env.my own.yaml'` makes it\n" in said(*words.split(), "--env", "env.my own.yaml", code=1)
+
+
+@pytest.mark.parametrize("name", ["serve", "monitor", "retrain-on-alert"])
+def test_a_service_without_a_build_says_in_one_line_what_makes_one(mine, name):
+    answer = said(name, "--env", "env.my own.yaml", "--port", str(services.free_port()), code=1)
+
+    assert answer == "no models in out/mine/mlflow yet: `make run ENV='env.my own.yaml'` makes them\n"
+
+
+def test_a_printed_command_of_ours_is_found_without_an_active_environment(mine):
+    assert cli._typed("trace r-1", "env.yaml") == "mlops-course trace r-1"
+    (mine / ".venv/bin").mkdir(parents=True)
+    (mine / ".venv/bin/mlops-course").touch()
+
+    assert shlex.split(cli._typed("trace r-1", "env.my own.yaml")) == [".venv/bin/mlops-course", "trace", "r-1", "--env", "env.my own.yaml"]
+
+
+def test_the_live_company_names_taken_ports_and_missing_programs_before_it_builds(mine, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = yaml.safe_load((Path(cli.__file__).parents[1] / "env.live.yaml").read_text(encoding="utf-8"))
+        settings["world"] |= {"drivers": 20, "days": 9}
+        settings["serving"]["port"] = port
+        settings |= {name: {"port": services.free_port()} for name in ("monitoring", "retraining")}
+        settings["live"] |= {f"{name}_port": services.free_port() for name in ("prometheus", "alertmanager")}
+        (mine / "env.live.yaml").write_text(yaml.safe_dump(settings))
+
+        answer = said("live", code=1)
+
+    assert f"service serving cannot have port {port}: the program" in answer
+    assert all(f"service {name} needs the program" in answer for name in ("prometheus", "alertmanager"))
+    assert len(answer.splitlines()) == 3 and not (mine / "out/live/made").exists()

@@ -126,6 +126,20 @@ def test_the_live_company_is_another_one_only_when_asked_for(checkout, words, ch
     assert done.stdout == f"{chosen} live\n"
 
 
+def test_a_port_that_is_typed_reaches_the_service_and_one_that_is_exported_does_not(checkout):
+    (checkout.folder / "bin").mkdir()
+    (checkout.folder / "bin/mlops-course").write_text('#!/bin/sh\necho "$@"\n')
+    (checkout.folder / "bin/mlops-course").chmod(0o755)
+    checkout.setup()
+    path = {"PATH": f"{checkout.folder}/bin:{os.environ['PATH']}"}
+
+    assert [checkout.make("-s", name, "PORT=8173", **path).stdout for name in ("serve", "ui")] == [
+        "serve --port 8173\n",
+        "ui --port 8173\n",
+    ]
+    assert checkout.make("-s", "serve", PORT="8080", **path).stdout == "serve\n"
+
+
 # Whose settings
 
 
@@ -140,6 +154,12 @@ def test_what_is_set_for_another_python_or_jupyter_does_not_reach_a_command(chec
 @pytest.mark.parametrize("home", [None, "", "/proc/nowhere"])
 def test_without_a_home_that_can_be_written_there_is_one_in_the_environment(checkout, home):
     assert checkout.shown("HOME", HOME=home) == [f"{checkout.folder}/.venv/home"]
+
+
+def test_without_a_home_nothing_is_kept_in_another_folder_either(checkout):
+    names = "XDG_DATA_HOME XDG_CONFIG_HOME XDG_CACHE_HOME JUPYTER_RUNTIME_DIR JUPYTER_DATA_DIR IPYTHONDIR MPLCONFIGDIR"
+
+    assert checkout.shown(names, HOME="/proc/nowhere", **dict.fromkeys(names.split(), "/proc")) == ["-"] * 7
 
 
 def test_a_home_that_can_be_written_is_kept(checkout, tmp_path):
@@ -248,6 +268,15 @@ def test_a_python_that_is_too_old_or_has_no_venv_is_passed_over(checkout):
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert (checkout.folder / ".venv/ready").read_text() == f"{checkout.folder}\n{folder}/python3.12\n"
+
+
+def test_what_takes_long_is_said_while_it_is_done_also_to_a_pipe(checkout):
+    checkout.python.write_text(checkout.python.read_text().replace('rm -rf "$folder"/*;', 'sleep 2.5; rm -rf "$folder"/*;'))
+
+    first, second = checkout.setup().splitlines()
+
+    assert first == "Setting up the environment in .venv, once, a minute or two ..."
+    assert second.startswith("  a virtual environment of ") and second.endswith(" .")
 
 
 def test_an_environment_that_is_a_link_is_made_where_it_leads(checkout, tmp_path):

@@ -463,10 +463,25 @@ def test_the_command_says_what_it_does_not_understand(out, words, message):
     assert told.exit_code == 1 and message in told.output
 
 
+def test_only_what_stands_in_every_line_is_dim():
+    line = {
+        "time": "2026-03-16T08:00:00Z",
+        "level": "info",
+        "service": "serving",
+        "event": "answer",
+        "driver": 1001,
+        "exception": "a stack",
+    }
+    shown = telemetry.readable(line)
+    dim = "".join(shown.plain[span.start : span.end] for span in shown.spans if "dim" in str(span.style))
+
+    assert shown.style == "" and dim.split() == ["2026-03-16", "08:00:00Z", "driver="]
+
+
 def test_before_the_first_log_the_command_says_what_makes_one(tmp_path):
     told = CliRunner().invoke(cli.app, ["logs", "--folder", str(tmp_path)])
 
-    assert told.exit_code == 1 and "`make run` or `make serve`" in told.output
+    assert told.exit_code == 1 and "`make run ENV=env.test.yaml` or `make serve ENV=env.test.yaml`" in told.output
 
 
 # --- metrics of stages -------------------------------------------------------------------------------

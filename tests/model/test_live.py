@@ -1,10 +1,13 @@
 """The live company: each event once and at its moment, files that are whole, and bookings that nobody answers."""
 
 import asyncio
+import json
 import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -631,3 +634,25 @@ def test_recovery_is_told_by_phases_and_the_legs_from_the_first_drifted_request(
     assert found.sent.to_dict() == {"before the drift": 0.7, "old champion": 0.4, "new champion": 0.7}
     moments = {"alarm: features of version 1": 90.0, "alarm: performance of version 1": 103.5, "case 1: alerted": 104.0}
     assert live.legs(truth, drift, moments) == {"alarm": 1.5, "alert": 2.0, "new champion answers": 3.0}
+
+
+def test_the_line_of_the_present_fits_a_terminal():
+    recent = [{"ms": 12.0, "version": "12", "chosen": 0.63, "best": 0.74, "logged": 0.5}]
+    made = SimpleNamespace(recent=recent, reasons=live.Unanswered(), unanswered=0, trouble={})
+    watch = live.Watch(made, None, None, Path(), BEGIN)
+    watch.version, watch.detected = "12", ["performance of version 12"]
+
+    assert watch.line(78).endswith("· version 12 · 63% completed, 74% possible · alarm: performance")
+    assert watch.line(40).endswith("· version 12") and watch.line(200).endswith(" · p99 12 ms")
+
+
+def test_what_came_of_it_is_a_table_for_people(tmp_path):
+    rows = [(BEGIN + timedelta(hours=h), v, 100.0 + h, 0.4 + 0.1 * (v == "2")) for h, v in [(-2, "1"), (1, "1"), (2, "2")]]
+    truth = [{"time": t.isoformat(), "version": v, "real": r, "chosen": c, "best": 0.8, "logged": 0.5} for t, v, r, c in rows]
+    project.write_json(tmp_path / "live/story.json", {"drift": BEGIN.isoformat(), "moments": {}})
+    (tmp_path / "live/truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth))
+
+    lines = live.summary(tmp_path).splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[-4:] for line in lines[-3:]] == [["1", share, "80.0%", "50.0%"] for share in ("40.0%", "40.0%", "50.0%")]

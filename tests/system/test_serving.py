@@ -480,6 +480,38 @@ def answers(address: str) -> bool:
         return False
 
 
+@pytest.mark.parametrize("last", ["starts", "answers"])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_in_a_terminal_it_says_that_it_starts_and_where_it_answers_and_ends_with_one_line(ground, tmp_path, last, end):
+    port = free_port()
+    work = subprocess.Popen(
+        command(company.copy(ground, tmp_path / "company"), "--port", str(port)),
+        cwd=project.root(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        lines = [work.stdout.readline()]
+        if last == "answers":
+            lines.append(work.stdout.readline())
+            told = httpx.post(f"http://127.0.0.1:{port}/inference", json={"request_id": "at once", "driver_ids": KNOWN}, trust_env=False)
+            assert told.status_code == 200, "a line that says where must be true"
+        work.send_signal(end)
+        rest = work.communicate(timeout=60)[0]
+    finally:
+        work.kill()
+        work.communicate()
+
+    assert lines[0] == f"serving of {tmp_path}/company starts on port {port}: about ten seconds ...\n"
+    assert lines[1:] in ([], [f"serving on http://127.0.0.1:{port} (/docs describes it, Ctrl-C ends it)\n"])
+    assert (work.returncode, rest) == (0, "serving has ended\n")
+
+
+def test_without_a_model_that_has_passed_the_gate_it_says_so_in_a_line(ground, tmp_path):
+    folder = company.copy(ground, tmp_path / "company")
+    registry.connect(folder / "mlflow").delete_registered_model_alias(registry.NAME, "champion")
+
+    assert "has passed the gate yet: `make run ENV=" in failed(*command(folder, "--port", str(free_port())))
+
+
 def test_beyond_loopback_it_does_not_start_without_a_key(ground):
     assert "MLOPS_COURSE_API_KEY" in failed(*command(ground, "--host", "0.0.0.0"))
 

@@ -1,9 +1,12 @@
 """The first minutes of a stranger: what make says when something is missing, and that setting up twice is once."""
 
+import os
 import shutil
+import signal
 import subprocess
 
 import pytest
+from workshop import BIN
 
 pytestmark = pytest.mark.patient
 
@@ -105,20 +108,36 @@ FOREIGN = {
 }
 
 
-def test_a_moved_checkout_is_set_up_in_earnest_whatever_was_set_for_another_python(workshop, tmp_path):
+def lab_opens(workshop, variables: dict[str, str]) -> bool:
+    "Whether `make lab` comes as far as to say where it is."
+    lab = subprocess.Popen(
+        ["make", "lab"], cwd=workshop.folder, env={**workshop.variables, **variables, "BROWSER": "true"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        return any("is running at" in line for line in lab.stdout)
+    finally:
+        os.killpg(lab.pid, signal.SIGTERM)
+        lab.communicate(timeout=30)
+
+
+def test_a_moved_checkout_is_set_up_in_earnest_without_a_home_and_whatever_was_set_for_another_python(workshop, tmp_path):
     old = workshop.folder / ".venv"
     old.mkdir()
     (old / "ready").write_text("/where/it/was\n/usr/bin/python3\n")
     for name in ("typer", "yaml", "pip", "venv"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('foreign')")
-    foreign = {**FOREIGN, "PYTHONPATH": str(tmp_path)}
+    cache = subprocess.run([BIN / "uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    foreign = {**FOREIGN, "PYTHONPATH": str(tmp_path), "HOME": "/proc/nowhere", "UV_CACHE_DIR": cache}
     try:
         first = make(workshop, "setup", **foreign)
         second = make(workshop, "setup", **foreign)
         status = make(workshop, "-s", "--eval", "status: ; @mlops-course status", "status", **foreign)
+        opened = lab_opens(workshop, foreign)
     finally:
         shutil.rmtree(old)
 
     assert first.returncode == 0 and "making it anew" in first.stdout, first.stderr
-    assert "Nothing to be done" in second.stdout
+    assert "packages of requirements.lock ." in first.stdout and len(first.stdout.splitlines()) <= 6
+    assert "Nothing to be done" in second.stdout and opened
     assert status.returncode != 0 and "nothing was built in out/test yet" in status.stderr, status.stderr
