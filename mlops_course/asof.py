@@ -435,7 +435,7 @@ def _opened(
 ) -> sqlite3.Connection:
     "The file of an online store, for any thread. Raises `CourseError` if another store has written it."
     path = path.resolve()
-    database = sqlite3.connect(f"{path.as_uri()}?mode={mode}", seconds, check_same_thread=False, uri=True)
+    database = sqlite3.connect(f"{path.as_uri()}?mode={mode}", timeout=seconds, check_same_thread=False, uri=True)
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version != _VERSION and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
