@@ -1,0 +1,216 @@
+"""README walked from its first command to its last, in a fresh copy with a home of its own: what it promises is printed."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pandas as pd
+import pytest
+from online import wait_for
+from workshop import Workshop
+
+from mlops_course import project
+
+README = (project.root() / "README.md").read_text(encoding="utf-8")
+ZONE = "Asia/Ho_Chi_Minh"
+KEPT = re.compile(r"(PIP|UV)_.*|.*_(PROXY|proxy|CERT_FILE|CA_BUNDLE)|LANG|LC_.*|PYENV_ROOT")  # where this machine gets its packages
+
+
+def commands() -> list[str]:
+    "The commands of README's code blocks, in order, without what they say of themselves."
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
+
+
+class Walk:
+    "A person with a fresh checkout, an empty home and two terminals."
+
+    def __init__(self, folder: Path):
+        self.home = folder / "home"
+        self.home.mkdir()
+        (folder / "origin").mkdir()
+        Workshop(folder / "origin")
+        self.course = folder / "course"
+        elsewhere = [part for part in os.environ["PATH"].split(":") if not part.startswith(sys.prefix)]
+        cache = os.environ.get("UV_CACHE_DIR") or str(Path.home() / ".cache/uv")  # so that nothing is fetched twice
+        self.variables = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
+        self.variables |= {"HOME": str(self.home), "PATH": ":".join(elsewhere), "UV_CACHE_DIR": cache}
+        self.terminals: list[subprocess.Popen] = []
+        origin = f"git -C {folder}/origin -c user.name=teacher -c user.email=teacher@example.org"
+        subprocess.run(f"{origin} init -q && {origin} add -A && {origin} commit -qm 'The course'", shell=True, check=True)
+        subprocess.run(["git", "clone", "-q", folder / "origin", self.course], check=True)
+
+    def run(self, command: str, seconds: float = 900) -> str:
+        "What a command prints that must end well."
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=self.course, env=self.variables, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def begin(self, command: str, line: str) -> tuple[subprocess.Popen, str]:
+        "Start what goes on until it is ended, in a terminal of its own; what of its output matches `line`."
+        output = self.home.parent / f"terminal {len(self.terminals)}.txt"
+        with open(output, "wb") as out:
+            process = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"],
+                cwd=self.course,
+                env=self.variables,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self.terminals.append(process)
+
+        def matched():
+            printed = output.read_text(encoding="utf-8", errors="replace")
+            assert process.poll() is None, f"{command} has ended:\n{printed}"
+            return re.search(line, printed)
+
+        return process, wait_for(matched, 120)[1]
+
+    def ctrl_c(self, process: subprocess.Popen) -> None:
+        "As a terminal does it: to all that runs in it."
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+
+    # --- what README promises, by command --------------------------------------------------------
+
+    def make_run(self) -> None:
+        printed = self.run("make run")
+        assert re.search(r"^Champion .* version 1", printed, re.M)
+        scored = re.search(r"^Scores +(\d+) drivers in (\S+)", printed, re.M)
+        assert len(pd.read_parquet(self.course / scored[2])) == int(scored[1])
+
+    def make_lab(self) -> None:
+        jupyter, address = self.begin("make lab", r"(http://(?:localhost|127\.0\.0\.1):\d+/lab\S*)")
+        assert "notebooks/00_start_here.ipynb" in address
+        assert httpx.get(address, follow_redirects=True, trust_env=False).status_code == 200
+        os.killpg(jupyter.pid, signal.SIGTERM)  # Ctrl-C asks whether it is meant
+        jupyter.wait(30)
+
+    def activate(self) -> None:
+        self.variables["PATH"] = f"{self.course}/.venv/bin:{self.variables['PATH']}"
+        assert Path(self.run(". .venv/bin/activate; command -v ploomber").strip()) == self.course / ".venv/bin/ploomber"
+        self.run("ploomber build")
+
+    def progress(self) -> None:
+        printed = self.run("mlops-course progress")
+        lessons = re.findall(r"^\| \[(\d\d) ", README, re.M)
+        assert {lesson for lesson in lessons if not re.search(rf"\b{lesson}[ _]", printed)} <= {"90", "91"}
+
+    def make_ui(self) -> None:
+        ui, address = self.begin("make ui", r"(http://\S+)")
+        assert httpx.get(address, trust_env=False).status_code == 200
+        self.ctrl_c(ui)
+
+    def make_(self) -> None:
+        assert {f"make {name}" for name in ("run", "test", "lab", "serve", "live", "ui", "stop")} <= set(
+            re.findall(r"^ +(make \S+)", self.run("make"), re.M)
+        )
+
+    def make_serve(self) -> None:
+        self.serving, address = self.begin("make serve", r"serving on (http://\S+)")
+        assert address.endswith(":8172") and httpx.get(f"{address}/docs", trust_env=False).status_code == 200
+
+    def ask(self, command: str) -> None:
+        self.answer = httpx.Response(200, text=self.run(command)).json()
+        assert self.answer["request_id"] == "r-1" and self.answer["error"] is None
+        assert self.answer["prediction"] in {1001, 1002, 1003}
+
+    def trace(self) -> None:
+        time.sleep(0.5)  # the log is written after the answer
+        traced = dict(re.findall(r"^(\w+) +(\S+)$", self.run("mlops-course trace r-1"), re.M))
+        assert (traced["prediction"], traced["version"]) == (str(self.answer["prediction"]), "1")
+        assert (self.course / f"out/dev/snapshots/{traced['snapshot']}.parquet").exists() and traced["run_id"]
+
+    def make_stop(self) -> None:
+        assert self.run("make stop").strip() == "stopped: serving"
+        self.serving.wait(30)
+
+    def make_live(self) -> None:
+        printed = self.run("make live")
+        assert "version 2" in printed
+
+    def answers_aside(self) -> None:
+        lesson = next(self.course.glob("notebooks/10_*.ipynb"))
+        before = lesson.read_bytes()
+        lesson.write_bytes(before.replace(b"# The problem", b"# My problem", 1))
+        self.written = lesson.read_bytes()
+        assert self.written != before
+        self.run("mlops-course answers aside")
+        assert lesson.read_bytes() == before
+
+    def answers_back(self) -> None:
+        self.run("mlops-course answers back")
+        assert next(self.course.glob("notebooks/10_*.ipynb")).read_bytes() == self.written
+
+    def own_data(self, command: str) -> None:
+        data = self.home / "data"
+        data.mkdir()
+        raw = self.course / "out/dev/raw"
+        stats = pd.read_parquet(raw / "driver_stats.parquet").drop_duplicates(["driver_id", "datetime"])
+        hour = stats.datetime.dt.tz_convert(ZONE).dt.strftime("%d.%m.%Y %H:%M")
+        named = {"conversion": stats.conv_rate, "acceptance": stats.acc_rate, "trips": stats.avg_daily_trips}
+        pd.DataFrame({"hour": hour, "driver": stats.driver_id, **named}).to_csv(data / "drivers.csv", sep=";", index=False)
+        trips = pd.read_parquet(raw / "labels.parquet").drop_duplicates(["driver_id", "event_timestamp"])
+        trips = trips.assign(event_timestamp=trips.event_timestamp.dt.tz_convert(ZONE).dt.tz_localize(None))
+        trips[["driver_id", "event_timestamp", "trip_completed"]].to_csv(data / "trips.csv", index=False)
+        pd.read_parquet(raw / "batch_request.parquet").to_csv(data / "to_score.csv", index=False)
+        described = re.search(r"```yaml\n(# (env\.\w+\.yaml)\n.*?)```", README, re.S)
+        (self.course / described[2]).write_text(described[1], encoding="utf-8")
+
+        assert re.search(r"^Champion .* version 1", self.run(command), re.M)
+
+
+def steps(walk: Walk) -> dict[str, Callable]:
+    "What is done at each command; one that README has and nobody walks is an error."
+    return {
+        "make run": walk.make_run,
+        "make test": lambda: walk.run("make -n test"),  # all system tests come after it: see the Makefile
+        "make lab": walk.make_lab,
+        ". .venv/bin/activate": walk.activate,
+        "mlops-course progress": walk.progress,
+        "make ui": walk.make_ui,
+        "make": walk.make_,
+        "make serve": walk.make_serve,
+        "curl": walk.ask,
+        "mlops-course trace r-1": walk.trace,
+        "make stop": walk.make_stop,
+        "make live": walk.make_live,
+        "mlops-course status": lambda command: walk.run(command),
+        "mlops-course logs": lambda command: walk.run(command),
+        "mlops-course answers aside": walk.answers_aside,
+        "git pull": lambda: walk.run("git pull"),
+        "mlops-course answers back": walk.answers_back,
+        "MY_DATA=": walk.own_data,
+    }
+
+
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("prometheus-alertmanager") is None,
+    reason="not here: apt-get install prometheus prometheus-alertmanager",
+)
+def test_readme_from_its_first_command_to_its_last(tmp_path):
+    walk = Walk(tmp_path)
+    known = steps(walk)
+    try:
+        for command in commands():
+            print(command, flush=True)
+            if command in known:
+                known[command]()
+            else:
+                known[next(name for name in known if name != "make" and command.startswith(name))](command)
+    finally:
+        for terminal in walk.terminals:
+            if terminal.poll() is None:
+                os.killpg(terminal.pid, signal.SIGKILL)
+                terminal.wait()
