@@ -19,6 +19,8 @@ def pytest_collection_modifyitems(items):
             item.cell.execution_count = number
         # of a picture its words are compared; its pixels are those of a machine's fonts
         item.parent.sanitize_patterns[r"(?<=base64,)[\w+/=]+"] = "a picture"
+        # a command that is printed names the environment of these tests; a learner's is make's own
+        item.parent.sanitize_patterns[r" ENV=env\.test\.yaml"] = ""
     for item, after in itertools.pairwise(cells):
         # the check of a solved exercise says PASS now, whatever was stored before it was solved
         if "exercise" in item.cell.metadata.get("tags", []) and "raise NotImplementedError" not in item.cell.source:

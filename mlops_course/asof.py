@@ -406,7 +406,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from .project import CourseError
+from .project import CourseError, in_make
 
 
 class UtcSqliteOnlineStoreConfig(FeastConfigBaseModel):
@@ -441,7 +441,7 @@ def _opened(
         if version != _VERSION and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise CourseError(
                 f"{path} is not of this online store but perhaps of Feast's own, whose times depend on the zone of a process: "
-                "remove it and fill it again, by `make run` or by Feast's apply and materialize"
+                f"remove it and fill it again, by `{in_make('run')}` or by Feast's apply and materialize"
             )
     except BaseException:
         database.close()

@@ -460,7 +460,7 @@ def summary(
         [
             *lines,
             f"Reports    {where}/reports/training.html, {where}/reports/profile.html; the notebooks as they ran: {where}/notebooks/",
-            f"MLflow     {services.in_make('ui', file)}",
+            f"MLflow     {project.in_make('ui', file)}",
             f"Next       make lab opens the lessons; `{_typed('trace champion', file)}` follows the champion back to its data",
         ]
     )
@@ -491,7 +491,7 @@ def _hint(file: str) -> str:
 def _absent(what: str, file: str, *targets: str) -> project.CourseError:
     "What is not there yet, and which targets of make would make it."
     return project.CourseError(
-        f"{what} yet: {' or '.join(f'`{services.in_make(target, file)}`' for target in targets)} makes it{_hint(file)}"
+        f"{what} yet: {' or '.join(f'`{project.in_make(target, file)}`' for target in targets)} makes it{_hint(file)}"
     )
 
 
@@ -571,7 +571,7 @@ def trace(
     try:
         _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
     except registry.UnknownVersion:
-        shown = services.in_make("ui", file)
+        shown = project.in_make("ui", file)
         raise project.CourseError(f"{which} is no request, version, alias or run of this environment: `{shown}` shows its models") from None
 
 
@@ -713,9 +713,7 @@ def live_on(
                 typer.echo("It builds first, so this takes about five minutes; without a build it is about three")
                 run(file)
             live.run(file, told)
-        typer.echo(
-            f"\nNext       `{_typed('status', file)}` tells the story of the loop, `{services.in_make('ui', file)}` opens its models"
-        )
+        typer.echo(f"\nNext       `{_typed('status', file)}` tells the story of the loop, `{project.in_make('ui', file)}` opens its models")
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
 def _folders() -> list[Path]:

@@ -80,7 +80,7 @@ def store_settings(
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .project import CourseError
+from .project import CourseError, in_make
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -93,10 +93,12 @@ def open_store(
     from feast import FeatureStore
 
     if not (folder / "feature_store.yaml").is_file():
-        raise CourseError(f"no feature store in {folder}: run notebooks/31_feature_store.ipynb first, or `make run` for all")
+        raise CourseError(f"no feature store in {folder}: run notebooks/31_feature_store.ipynb first, or `{in_make('run')}` for all")
     store = FeatureStore(repo_path=str(folder.resolve()))
     if store.config.online_store.type in FEASTS_SQLITE:
-        raise CourseError(f"the times in the feature store {folder} depend on the zone of whoever wrote them: `make run` builds it anew")
+        raise CourseError(
+            f"the times in the feature store {folder} depend on the zone of whoever wrote them: `{in_make('run')}` builds it anew"
+        )
     return store
 
 # %% ../notebooks/31_feature_store.ipynb #f9741cb3
@@ -301,7 +303,7 @@ def of_environment() -> list:
     settings = validated(FeatureSettings, told.features, f"the section `features` of environment {told.name}")
     path = root() / tasks()["data"]["product"]["statistics"].replace("{{out}}", told.out.as_posix())
     if not path.is_file():
-        raise CourseError(f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, or `make run` for all of them")
+        raise CourseError(f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, or `{in_make('run')}` for all of them")
     return definitions(str(path), timedelta(hours=settings.ttl_hours), "created" in pq.read_schema(path).names)
 
 # %% ../notebooks/31_feature_store.ipynb #80a39fb4

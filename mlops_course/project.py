@@ -6,7 +6,7 @@
 __all__ = ['TOPICS', 'CLOCK', 'STYLE', 'HATCHES', 'Topic', 'CourseError', 'root', 'shown', 'Settings', 'Environment', 'Secrets',
            'validated', 'environment', 'Clock', 'now', 'run_clock', 'set_clock', 'leave_clock', 'digest', 'digest_of',
            'digest_of_code', 'is_full', 'room', 'unwritten', 'writing', 'write_json', 'locked', 'building', 'Stage',
-           'tasks', 'lab', 'check_in_step', 'check_inputs', 'stage', 'versions', 'changed', 'show_figure']
+           'tasks', 'lab', 'check_in_step', 'in_make', 'check_inputs', 'stage', 'versions', 'changed', 'show_figure']
 
 # %% ../notebooks/00_start_here.ipynb #27cc9f47
 from typing import NamedTuple
@@ -289,7 +289,7 @@ def set_clock(
     mine = Clock(began, datetime.now(UTC), speed, until)
     if _live_by(folder, mine) != mine:
         leave_clock()
-        raise CourseError(f"services of {shown(folder)} run by a clock of their own: `mlops-course stop` ends them")
+        raise CourseError(f"services of {shown(folder)} run by a clock of their own: `make stop` ends them")
     os.environ[CLOCK] = json.dumps({"folder": str(folder.resolve()), **mine._asdict()}, default=str)
 
 
@@ -315,7 +315,7 @@ def _live_by(folder: Path, mine: Clock) -> Clock:
         _running = _clock_in(json.loads((folder / "clock.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         leave_clock()
-        raise CourseError(f"the clock of {shown(folder)} cannot be used ({error}): `mlops-course stop`, then start again") from None
+        raise CourseError(f"the clock of {shown(folder)} cannot be used ({error}): `make stop`, then start again") from None
     return _running
 
 # %% ../notebooks/00_start_here.ipynb #2f8ff18f
@@ -603,6 +603,7 @@ def check_in_step(
             raise CourseError(f"{notebook.name} and {module.name} differ, from the cell that begins with `{first}`: run `nbdev_export`")
 
 # %% ../notebooks/00_start_here.ipynb #55648f25
+import shlex
 import shutil
 
 
@@ -632,6 +633,15 @@ def _inputs(
     return found
 
 
+def in_make(
+    target: str,  # of the Makefile
+    file: str | None = None,  # of the environment; None: that of this process
+) -> str:
+    "A command of make as it can be typed: it names the environment where that is not the one that make takes by itself."
+    file = file or os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
+    return f"make {target}" + ("" if file == "env.yaml" else f" ENV={shlex.quote(file)}")
+
+
 def check_inputs(
     upstream: dict[str, dict[str, Path]],  # by stage and key
 ) -> None:
@@ -640,7 +650,7 @@ def check_inputs(
         missing = [path for key, path in product.items() if key not in _NOTES and not path.exists()]
         if missing:
             raise CourseError(
-                f"missing: {', '.join(map(shown, missing))}. Run {tasks()[name]['source']} first, or `make run` for all of them"
+                f"missing: {', '.join(map(shown, missing))}. Run {tasks()[name]['source']} first, or `{in_make('run')}` for all of them"
             )
 
 

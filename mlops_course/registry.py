@@ -292,7 +292,7 @@ def version_of(
     except MlflowException:
         if which == "champion":
             raise NoChampion("there is no champion: no model has passed the gate of notebooks/40_training_pipeline.ipynb") from None
-        raise UnknownVersion(f"{NAME} has no version or alias {which!r}; `make ui` shows those that there are") from None
+        raise UnknownVersion(f"{NAME} has no version or alias {which!r}; `{project.in_make('ui')}` shows those that there are") from None
     if "key" not in found.tags:
         raise UnknownVersion(f"the registration of version {found.version} of {NAME} did not come to its end: run the training again")
     return found
@@ -357,7 +357,7 @@ def _run(client, run_id: str):
     try:
         return client.get_run(run_id)
     except MlflowException:
-        raise UnknownVersion(f"there is no run {run_id}; `make ui` shows those that there are") from None
+        raise UnknownVersion(f"there is no run {run_id}; `{project.in_make('ui')}` shows those that there are") from None
 
 
 def artifacts(
@@ -468,7 +468,7 @@ def saved_elsewhere(
 
 def _why(decision: Path | None) -> str:
     if decision is None or not decision.is_file():
-        return ". Run it first, or `make run` for all stages"
+        return f". Run it first, or `{project.in_make('run')}` for all stages"
     told = json.loads(decision.read_text(encoding="utf-8"))
     return f". Its last decision: {told['decision']}: {'; '.join(told['reasons'])}"
 

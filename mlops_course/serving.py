@@ -1162,7 +1162,7 @@ import sqlite3
 import sys
 from importlib import import_module
 
-from .services import check_built, in_make, key_for, present, uvicorn_server
+from .services import check_built, key_for, present, uvicorn_server
 from .telemetry import logging_to
 
 
@@ -1196,7 +1196,7 @@ def _check_champion(folder: Path) -> None:
     check_built(folder, folder / "serving/model")
     with suppress(sqlite3.Error):  # the service can live with that, on its copy
         if not registry.champion(folder / "mlflow"):
-            raise project.CourseError(f"no model of {project.shown(folder)} has passed the gate yet: `{in_make('run')}` says why")
+            raise project.CourseError(f"no model of {project.shown(folder)} has passed the gate yet: `{project.in_make('run')}` says why")
 
 
 async def _announce(serving: Serving, address: str) -> None:

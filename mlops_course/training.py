@@ -951,7 +951,7 @@ def reproduce(
     try:
         run = client.get_run(run_id)
     except MlflowException:
-        raise CourseError(f"no run {run_id} here; see `make ui`") from None
+        raise CourseError(f"no run {run_id} here; see `{project.in_make('ui')}`") from None
     tags, params = run.data.tags, run.data.params
     if "model_digest" not in tags:
         raise CourseError(f"run {run_id} has no model: it is a baseline, was refused before training, or did not come to its end")

@@ -114,7 +114,7 @@ def test_a_clock_that_cannot_be_read_is_a_message(tmp_path, text):
     with other:
         other.stdout.readline()
         (tmp_path / "clock.json").write_text(text)
-        with pytest.raises(CourseError, match="the clock of .* cannot be used .*mlops-course stop"):
+        with pytest.raises(CourseError, match="the clock of .* cannot be used .*make stop"):
             project.run_clock(tmp_path)
         other.kill()
     assert project.now() == FIXED

@@ -361,7 +361,7 @@ def test_a_clock_of_a_killed_process_counts_no_longer(tmp_path, joins):
 
 def test_a_clock_is_not_changed_under_those_who_live_by_it(tmp_path, joins):
     joins()
-    with pytest.raises(CourseError, match="mlops-course stop"):
+    with pytest.raises(CourseError, match="make stop"):
         project.set_clock(tmp_path, FIXED, 2, FIXED + timedelta(days=1))
     assert project.now() == FIXED
 

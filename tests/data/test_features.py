@@ -289,7 +289,7 @@ def feasts_own(folder: Path, frame: pd.DataFrame):
 def test_a_store_that_was_built_before_times_had_no_zone_is_refused(tmp_path, frame):
     folder = feasts_own(tmp_path, frame)
 
-    with pytest.raises(project.CourseError, match="depend on the zone.*`make run`"):
+    with pytest.raises(project.CourseError, match="depend on the zone.*`make run.*`"):
         features.open_store(folder)
 
 

@@ -514,7 +514,7 @@ def test_services_of_a_killed_company_go_on_by_its_clock_up_to_its_end_even_if_a
     assert days == 1 or after - before > timedelta(hours=3)
     project.run_clock(folder)  # one that starts meanwhile
     assert after <= project.now() <= fixed + timedelta(days=days)
-    with pytest.raises(CourseError, match="mlops-course stop"):
+    with pytest.raises(CourseError, match="make stop"):
         project.set_clock(folder, fixed, 1, fixed + timedelta(days=1))
     services.stop(folder)
     project.run_clock(folder)

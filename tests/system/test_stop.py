@@ -133,9 +133,7 @@ def test_the_second_of_a_name_says_who_runs_and_the_first_stays(root):
     with terminal(root, "out/dev") as first:
         with terminal(root, "out/dev") as second:
             assert second.line.startswith("the service serving of out/dev runs already: process") and str(first.pid) in second.line
-        with pytest.raises(
-            CourseError, match=rf"serving of .*out/dev runs already: process {first.pid} has it in a terminal; `mlops-course stop`"
-        ):
+        with pytest.raises(CourseError, match=rf"serving of .*out/dev runs already: process {first.pid} has it in a terminal; `make stop`"):
             services.start(root / "out/dev", web("serving"))
         services.start(root / "out/dev", web())  # another name does not end it
         services.stop(root / "out/dev", terminals=False)
