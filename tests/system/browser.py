@@ -105,6 +105,9 @@ def run_all(page, seconds: float) -> None:
         }""",
         timeout=seconds * 1000,
     )
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(state="attached")
+    # only then does JupyterLab take the focus to the last cell: who has begun to type before loses it
+    page.evaluate("() => new Promise(done => requestIdleCallback(() => setTimeout(done, 500)))")
 
 
 def errors(page) -> list[str]:
