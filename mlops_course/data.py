@@ -66,7 +66,7 @@ class Source(Settings):
         for name in re.findall(r"\$\{(\w+)\}", self.path):
             if not os.environ.get(name):
                 raise CourseError(f"{self.path}: the environment variable {name} is not set. Set it to the folder that holds the file")
-        path = root() / re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], self.path)
+        path = root() / Path(re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], self.path)).expanduser()
         forms = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
         return next((one for one in [path, *forms] if os.path.lexists(one)), path)
 

@@ -191,8 +191,17 @@ def environment(
     path = root() / file
     if not path.is_file():
         raise CourseError(f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}")
-    values = _merged(_parsed(path, file), changes)
-    found = validated(Environment, _filled(values, name=values.get("name"), out=str(values.get("out"))), file)
+    given = {name: value for name, value in _parsed(path, file).items() if value is not None}  # an empty section is none
+    values = _merged(given, changes)
+    try:
+        filled = _filled(values, name=values.get("name"), out=str(values.get("out")))
+    except RecursionError:
+        raise CourseError(f"{file} holds a value that contains itself: an alias, such as *name, inside of what &name stands for") from None
+    found = validated(Environment, filled, file)
+    if str(found.out).startswith("~"):
+        raise CourseError(
+            f"out: {found.out} in {file}: nobody here makes a home of ~. Write the folder's whole path, or one in the project"
+        )
     _usable(found.out, "{}\\")
     return found
 

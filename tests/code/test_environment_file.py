@@ -26,6 +26,10 @@ GOOD = "name: x\nout: out/x\n"
         (GOOD.encode("utf-16"), "env.odd.yaml is not text in UTF-8. Save it as UTF-8"),
         ("name: café\n".encode("latin-1"), "is not text in UTF-8"),
         (b"\x1f\x8b\x08\x00", "is not text in UTF-8"),
+        (GOOD + "serving: &a\n  x: *a\n", "env.odd.yaml holds a value that contains itself"),
+        (GOOD + "serving: &a {port: 8172, more: [*a]}\n", "env.odd.yaml holds a value that contains itself"),
+        ("name: x\nout: ~/x\n", "out: ~/x in .*env.odd.yaml: nobody here makes a home of ~"),
+        ("name:\nout: out/x\n", "name: Field required"),
         (b"name: x\x00\n", "this cannot be read as YAML"),
     ],
 )
@@ -38,6 +42,12 @@ def test_a_file_that_is_no_environment_says_what_it_is(tmp_path, text, message):
 
     assert all(part in str(refused.value) for part in message.split(".*"))
     assert "\n  in " not in str(refused.value)  # no library's words
+
+
+def test_a_section_whose_lines_are_comments_has_the_defaults(tmp_path):
+    (tmp_path / "env.odd.yaml").write_text(GOOD + "clock:\nserving:\n  # port: 8173\nworld:\n", encoding="utf-8")
+
+    assert project.environment(str(tmp_path / "env.odd.yaml")).serving == {}
 
 
 @pytest.mark.parametrize("text", [GOOD.encode("utf-8-sig"), GOOD.replace("\n", "\r\n").encode()])

@@ -545,3 +545,11 @@ def test_many_rows_are_cleaned_without_a_loop_over_them(tmp_path):
 
     assert len(read.kept) == 245_000
     assert time.perf_counter() - began < 10  # 1 s alone on two cores; a row-by-row loop takes over a minute
+
+
+@pytest.mark.parametrize("path", ["~/drivers.csv", "${MY_DATA}/drivers.csv"])
+def test_a_home_is_found_in_a_path_and_in_a_variable(monkeypatch, path):
+    monkeypatch.setenv("HOME", "/somebody")
+    monkeypatch.setenv("MY_DATA", "~")
+
+    assert data.Source(path=path, owner="operations").file == Path("/somebody/drivers.csv")
