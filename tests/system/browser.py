@@ -105,9 +105,17 @@ def run_all(page, seconds: float) -> None:
         }""",
         timeout=seconds * 1000,
     )
-    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(state="attached")
-    # only then does JupyterLab take the focus to the last cell: who has begun to type before loses it
-    page.evaluate("() => new Promise(done => requestIdleCallback(() => setTimeout(done, 500)))")
+
+
+def cursor_in(page, place) -> None:
+    "Click into `place` until the cursor stays there: while JupyterLab lays a page out, it moves things and takes the focus away."
+    until = time.monotonic() + 60
+    while True:
+        place.click()
+        page.wait_for_timeout(1000)
+        if place.evaluate("place => place.contains(document.activeElement)"):
+            return
+        assert time.monotonic() < until, "the cursor does not stay"
 
 
 def errors(page) -> list[str]:

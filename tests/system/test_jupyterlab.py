@@ -6,7 +6,7 @@ import subprocess
 
 import httpx
 import pytest
-from browser import CHROMIUM, MISSING, errors, jupyterlab, open_lesson, page, run_all
+from browser import CHROMIUM, MISSING, cursor_in, errors, jupyterlab, open_lesson, page, run_all
 from online import wait_for
 from playwright.sync_api import expect
 from rules import Notebook
@@ -66,8 +66,7 @@ def test_a_terminal_begins_in_the_folder_that_is_shown(lab):
     lab.get_by_text("| Idle").wait_for(timeout=90_000)
     lab.keyboard.press("Control+Shift+L")
     lab.locator(".jp-LauncherCard", has_text="Terminal").click()
-    lab.locator(".jp-Terminal-body.focus").wait_for(timeout=30_000)
-    lab.wait_for_timeout(2000)  # the shell
+    cursor_in(lab, lab.locator(".jp-Terminal-body"))
 
     lab.keyboard.type("pwd > ../out/terminal\n")
 
@@ -216,13 +215,13 @@ def test_an_exercise_is_solved_by_typing_and_turns_to_pass(lab):
     check = lab.locator(".jp-CodeCell", has_text='check("00.1", small)')
     assert "not yet" in check.inner_text()
 
-    cell.locator(".cm-content").click()
+    cursor_in(lab, cell.locator(".cm-content"))
     lab.keyboard.press("Control+A")
     lab.keyboard.type("def small():\n")
     lab.keyboard.type('return environment("env.yaml", world={"drivers": 60})')
     expect(cell.locator(".cm-content")).to_contain_text('world={"drivers": 60})')
     lab.keyboard.press("Control+Enter")
-    check.locator(".cm-content").click()
+    cursor_in(lab, check.locator(".cm-content"))
     lab.keyboard.press("Control+Enter")
 
     check.get_by_text("pass", exact=True).wait_for(timeout=120_000)
