@@ -122,17 +122,30 @@ def learner_folder() -> Path:
     "What belongs to a learner: learners/NAME. A lab that MLOPS_COURSE_LAB names has its own, as for tests."
     if os.environ.get("MLOPS_COURSE_LAB"):
         return project.root() / project.lab()
-    name = os.environ.get("MLOPS_COURSE_LEARNER") or _account()
-    return project.root() / "learners" / (re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_")
+    return project.root() / "learners" / (_named() or _account())
+
+
+def _named() -> str:
+    "The learner's name by MLOPS_COURSE_LEARNER. Any other name than these is refused: two learners would share a folder."
+    given = os.environ.get("MLOPS_COURSE_LEARNER", "")
+    name = given.strip()
+    if given and not re.fullmatch(r"(?!\.)[\w.-]{1,64}", name):
+        shown = name if len(name) <= 64 else name[:61] + "..."
+        raise project.CourseError(
+            f"MLOPS_COURSE_LEARNER={shown!r} will not do as a name: up to 64 letters, digits, `-`, `_` and dots will, with no dot first"
+        )
+    return name
 
 
 def _account() -> str:
+    "The account's name, as a folder's."
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container may run as a number
-        return f"user-{os.getuid()}"
+        name = f"user-{os.getuid()}"
+    return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_"
 
-
+# %% ../notebooks/90_exercises.ipynb #7e20b9d4
 def _make(folder: Path) -> Path:
     "Make a learner's folder. Who may write in the checkout may have one beside it."
     if not folder.parent.exists():
@@ -165,6 +178,8 @@ def _remember(result: Result) -> None:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         print(f"This try is not noted, {project.shown(learner_folder())} cannot be used: {error.strerror}")
+    except project.CourseError as error:
+        print(f"This try is not noted: {error}")
 
 
 def _results() -> list[dict]:
@@ -177,7 +192,7 @@ def _results() -> list[dict]:
 
 # %% ../notebooks/90_exercises.ipynb #c66a70ec
 def progress() -> pd.DataFrame:
-    "Each lesson with exercises: how many pass (at any try), how many there are, its minutes, and minutes spent on it."
+    "Each lesson with exercises: how many pass (at any try), how many there are, its minutes, minutes spent on it, why it cannot be read."
     lines = _results()
     done = {line["exercise"] for line in lines if line["passed"]}
     spent = _spent(lines)
@@ -186,8 +201,10 @@ def progress() -> pd.DataFrame:
         number = path.stem.split("_")[0]
         names = [name for name in EXERCISES if name.split(".")[0] == number]
         if names:
-            rows.append((path.stem, sum(name in done for name in names), len(names), _minutes(path), spent.get(number, 0)))
-    return pd.DataFrame(rows, columns=["lesson", "passed", "exercises", "minutes", "spent"])
+            minutes, trouble = _minutes(path)
+            rows.append((path.stem, sum(name in done for name in names), len(names), minutes, spent.get(number, 0), trouble))
+    table = pd.DataFrame(rows, columns=["lesson", "passed", "exercises", "minutes", "spent", "trouble"])
+    return table.astype({"minutes": "Int64"})  # a lesson may not say them
 
 
 def _spent(lines: list[dict]) -> dict[str, int]:
@@ -200,16 +217,22 @@ def _spent(lines: list[dict]) -> dict[str, int]:
     return {number: round(total / 60) for number, total in seconds.items()}
 
 
-def _minutes(notebook: Path) -> int:
-    "What the lesson says of its length."
-    return int(re.search(r"\*\*(\d+) minutes\*\*", notebook.read_text(encoding="utf-8"))[1])
+def _minutes(notebook: Path) -> tuple[int | None, str]:
+    "What the lesson says of its length, if it does; and what is to be done if it cannot be read."
+    try:
+        cells = _Lesson(notebook.read_bytes(), notebook.name).cells
+    except (OSError, project.CourseError):
+        return None, f"cannot be read: {_cure(notebook.name)}"
+    length = re.search(r"\*\*(\d{1,4}) minutes\*\*", "\n".join(map(_text, cells)))
+    return int(length[1]) if length else None, ""
 
 
 def show_progress() -> str:
     "A bar for each lesson, and what is left, as text."
     table = progress()
     bar = lambda part, whole: "█" * round(10 * part / whole) + "·" * (10 - round(10 * part / whole))
-    lines = [f"{r.lesson:<28} {bar(r.passed, r.exercises)} {r.passed}/{r.exercises}  {r.minutes:>3} min" for r in table.itertuples()]
+    length = lambda r: r.trouble or ("" if pd.isna(r.minutes) else f"{r.minutes:>3} min")
+    lines = [f"{r.lesson:<28} {bar(r.passed, r.exercises)} {r.passed}/{r.exercises}  {length(r)}".rstrip() for r in table.itertuples()]
     left = int(table.loc[table.passed < table.exercises, "minutes"].sum())
     complete = int((table.passed == table.exercises).sum())
     return "\n".join(
@@ -232,11 +255,13 @@ class _Lesson:
         try:
             self.notebook = json.loads(text)
             self.cells = self.notebook["cells"]
-        except (ValueError, KeyError, TypeError):
-            raise project.CourseError(f"{name} is no whole notebook. If a `git pull` has left it so: git merge --abort") from None
-        for cell in self.cells:
-            cell.setdefault("id", token_hex(4))
-        self.asked = dict(self._asked())
+            for cell in self.cells:
+                cell.setdefault("id", token_hex(4))
+            self.asked, texts = dict(self._asked()), [_text(cell) for cell in self.cells]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            texts = []
+        if not texts:
+            raise project.CourseError(f"{name} is no whole notebook. Copy it if answers of yours are in it: {_cure(name)}")
 
     def _asked(self) -> Iterator[tuple[str, str]]:
         "The id of each exercise's cell, and the exercise: the last cell with that tag before a check, or the last before it."
@@ -292,13 +317,18 @@ def _merged(
 # %% ../notebooks/90_exercises.ipynb #a472fd23
 import subprocess
 
+_NO_CLONE = """this folder is no clone of the course: a ZIP has no history with which your lessons could be compared.
+Keep a copy of notebooks/, take the new course, and copy your cells over by hand"""
+
 
 def _git(*words: str) -> str:
     "What git answers. Raises `CourseError` with git's own reason."
     try:
-        done = subprocess.run(["git", *words], cwd=project.root(), capture_output=True, check=False)
+        done = subprocess.run(["git", *words], cwd=project.root(), env=os.environ | {"LC_ALL": "C"}, capture_output=True, check=False)
     except FileNotFoundError:
         raise project.CourseError("git is not installed, and without it there is nothing to pull") from None
+    if b"not a git repository" in done.stderr:
+        raise project.CourseError(_NO_CLONE)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
         raise project.CourseError(f"git {words[0]} has failed, and the lessons are as they were: {reason[0]}")
@@ -318,8 +348,32 @@ def _changed(commit: str) -> list[str]:
     return [name for name in names.split("\0") if name]
 
 
+def _checkout(name: str) -> str:
+    "The command that brings a lesson back as the last commit has it."
+    stages = _git("ls-files", "--stage", "--", f"notebooks/{name}").splitlines()
+    return f"git checkout {'' if len(stages) == 1 else 'HEAD '}notebooks/{name}"  # not in the index, or there in two versions
+
+
+def _cure(name: str) -> str:
+    "How a broken lesson becomes whole again."
+    try:
+        if _git("ls-files", "--unmerged", "--", f"notebooks/{name}") and _merging():
+            return "`git merge --abort` takes back the pull that has left it so"
+        return f"`{_checkout(name)}` brings the course's back"
+    except project.CourseError:
+        return "the course's ZIP has it whole"
+
+
+def _merging() -> bool:
+    with suppress(project.CourseError):
+        return bool(_git("rev-parse", "--quiet", "--verify", "MERGE_HEAD"))
+    return False
+
+# %% ../notebooks/90_exercises.ipynb #5d1f7c3e
 def set_aside() -> Iterator[str]:
     "Keep every lesson that a learner has changed in her folder, and put it back as the course has it; says so, line by line."
+    if not _git("ls-files", "--", "notebooks/*.ipynb"):  # another project's clone is around it
+        raise project.CourseError(_NO_CLONE)
     commit, aside, root = _common(), learner_folder() / "aside", project.root()
     course = {Path(name): _git("show", f"{commit}:./{name}").encode() for name in _changed(commit)}
     mine = {path: (root / path).read_bytes() for path in course}
@@ -352,8 +406,12 @@ def bring_back() -> Iterator[str]:
     aside = learner_folder() / "aside"
     copies = sorted(aside.glob("*.ipynb"))
     for copy in copies:
+        path = _today(copy.name)
+        if path and not path.exists():
+            yield f"{copy.stem}: you have deleted it: `{_checkout(path.name)}`, then `mlops-course answers back` again"
+            continue
         kept = learner_folder() / "copies" / f"{copy.stem}.{datetime.now(UTC):%Y-%m-%dT%H%M%S}.ipynb"
-        lines = _bring(copy, project.shown(kept))
+        lines = _bring(copy, path, project.shown(kept))
         kept.parent.mkdir(exist_ok=True)
         copy.rename(kept)
         yield from (f"{copy.stem}: {line}" for line in lines)
@@ -361,13 +419,22 @@ def bring_back() -> Iterator[str]:
         yield "Nothing was set aside"
 
 
+def _today(name: str) -> Path | None:
+    "Where a lesson is, or was in the last commit; it may have another name now. None: the course no longer has it."
+    folder, number = project.root() / "notebooks", name.split("_")[0]
+    names = [path.name for path in folder.glob(f"{number}_*.ipynb")]
+    with suppress(project.CourseError):
+        names = names or [Path(line).name for line in _git("ls-tree", "--name-only", "-z", "HEAD", "notebooks/").split("\0")]
+    near = [each for each in names if each.startswith(f"{number}_") and each.endswith(".ipynb")]
+    return folder / min(near, key=lambda each: (each != name, each)) if near else None
+
+
 def _bring(
     copy: Path,  # of a lesson, set aside
+    path: Path | None,  # the lesson of today
     kept: str,  # where it will be
 ) -> list[str]:
     text, course = copy.read_bytes(), (copy.parent / "course" / copy.name).read_bytes()
-    near = (project.root() / "notebooks").glob(f"{copy.stem.split('_')[0]}_*.ipynb")  # it may have another name now
-    path = min(near, key=lambda path: (path.name != copy.name, path.name), default=None)
     if path is None:
         return [f"CONFLICT: the course no longer has this lesson. Yours is {kept}"]
     lines = ["back as you had it"]

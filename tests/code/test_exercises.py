@@ -1,15 +1,19 @@
 """Every exercise: its stub is not yet, its wrong answer is told why, its solution passes, and its lesson uses it."""
 
 import inspect
+import json
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from rules import Notebook, exercise_cells, tagged
+from typer.testing import CliRunner
 
 from mlops_course import exercises, project
+from mlops_course.cli import app
 from mlops_course.exercises import EXERCISES, check
 
 LESSONS = sorted((project.root() / "notebooks").glob("[0-9]*.ipynb"))
@@ -188,7 +192,7 @@ def test_progress_of_an_earlier_course_that_another_learner_has_made_stays(check
 
 
 def test_two_learners_of_one_checkout_have_their_own_progress(checkout, monkeypatch):
-    names = ["ada", "../ben", ".carl", "d e"]
+    names = ["ada", "Ben.2", "zoë", "d-e", "x" * 64, "_"]
     for number, name in enumerate(names, start=1):
         monkeypatch.setenv("MLOPS_COURSE_LEARNER", name)
         for exercise in list(EXERCISES)[:number]:
@@ -213,3 +217,175 @@ def test_a_folder_of_learners_that_cannot_be_used_is_said_and_stops_nothing(chec
 
     assert re.fullmatch(r"This try is not noted, learners/\S+ cannot be used: Not a directory\n", capsys.readouterr().out)
     assert passed() == 0
+
+
+@pytest.mark.parametrize("name", ["  ", "~", ".", "..", ".carl", "a/b", "a\nb", "d e", "../ben", "x" * 65, "x" * 300, "\udcff"])
+def test_a_name_that_will_not_do_is_refused_and_which_will_is_said(checkout, monkeypatch, capsys, name):
+    monkeypatch.setenv("MLOPS_COURSE_LEARNER", name)
+
+    with pytest.raises(project.CourseError, match="MLOPS_COURSE_LEARNER=.* will not do as a name: up to 64 letters, digits, ") as refused:
+        passed()
+    solve("00.1")
+
+    assert capsys.readouterr().out.startswith("This try is not noted: MLOPS_COURSE_LEARNER=") and not (checkout / "learners").exists()
+    assert len(str(refused.value)) < 300 and str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(("given", "folder"), [(" ada\n", "ada"), ("", "d_e")])
+def test_blanks_around_a_name_do_not_count_and_without_one_the_account_has_one(checkout, monkeypatch, given, folder):
+    monkeypatch.setenv("MLOPS_COURSE_LEARNER", given)
+    monkeypatch.setattr(exercises.pwd, "getpwuid", lambda number: exercises.pwd.struct_passwd((".d e", "", number, 0, "", "", "")))
+
+    assert exercises.learner_folder() == checkout / "learners" / folder
+
+
+# A lesson that is broken, or gone
+
+
+LESSON = "notebooks/00_start_here.ipynb"
+BROKEN = {
+    "no JSON": b"{ not json",
+    "empty": b"",
+    "no cells": b'{"cells":[]}',
+    "no list of cells": b'{"cells": 3}',
+    "no cell": b'{"cells": [1]}',
+    "half a cell": b'{"cells": [{"cell_type": "code"}]}',
+    "no text": b'{"cells": [{"cell_type": "code", "metadata": {}, "source": null}]}',
+    "a list": b"[]",
+    "no UTF-8": b'{"cells": "\xff"}',
+    "git's marks": b'<<<<<<< HEAD\n{"cells": []}\n=======\n{"cells": []}\n>>>>>>> other\n',
+}
+
+
+def git(*words: str) -> str:
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *who, *words], check=True, capture_output=True, text=True).stdout
+
+
+def command(*words: str) -> str:
+    "What a command shows. It ends with 0, or with a message of ours."
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code in (0, 1) and isinstance(done.exception, SystemExit | None), done.exception
+    return " ".join(done.output.split())
+
+
+@pytest.fixture
+def clone(checkout, monkeypatch):
+    "A clone of a course of two lessons."
+    for path in (checkout / "notebooks").iterdir():
+        if path.name not in (Path(LESSON).name, "10_problem.ipynb"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    monkeypatch.setenv("MLOPS_COURSE_LEARNER", "ada")
+    git("init", "--quiet", "--initial-branch=main")
+    (checkout / ".gitignore").write_text("learners/\n")
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "The course")
+    return checkout
+
+
+def write(clone, text: bytes) -> None:
+    (clone / LESSON).write_bytes(text)
+
+
+def change(clone, text: str) -> bytes:
+    "Put a text in the lesson's first cell."
+    notebook = json.loads((clone / LESSON).read_bytes())
+    notebook["cells"][0]["source"] = [text]
+    write(clone, json.dumps(notebook, indent=1).encode())
+    return (clone / LESSON).read_bytes()
+
+
+def advised(shown: str) -> None:
+    "Do what a message advises with its first git command."
+    subprocess.run(re.search(r"`(git [^`]+)`", shown)[1].split(), check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_lesson_is_named_by_progress_with_what_brings_it_back(clone, how):
+    solve("00.1")
+    write(clone, BROKEN[how])
+
+    shown = command("progress")
+
+    assert "00_start_here ███······· 1/3 cannot be read: `git checkout notebooks/00_start_here.ipynb` brings the course's back" in shown
+    assert "10_problem" in shown and "0 of 2 lessons done" in shown
+    advised(shown)
+    assert "cannot be read" not in command("progress")
+
+
+def test_a_lesson_that_does_not_say_its_minutes_is_listed_without_them(clone):
+    change(clone, "# Mine")
+
+    assert re.search(r"00_start_here ·+ 0/3 10_problem ·+ 0/3 \d+ min 0 of 2", command("progress"))
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_lesson_stops_answers_aside_which_says_what_brings_it_back(clone, how):
+    write(clone, BROKEN[how])
+
+    shown = command("answers", "aside")
+
+    assert "00_start_here.ipynb is no whole notebook. Copy it if answers of yours are in it: `git checkout notebooks/" in shown
+    advised(shown)
+    assert "nothing to set aside" in command("answers", "aside")
+
+
+@pytest.mark.parametrize("words", [("progress",), ("answers", "aside")])
+@pytest.mark.parametrize("by", ["a merge", "a stash"])
+def test_a_lesson_that_git_could_not_merge_is_brought_back_by_the_command_that_is_advised(clone, words, by):
+    git("checkout", "--quiet", "-b", "other")
+    change(clone, "other")
+    git("commit", "--quiet", "--all", "-m", "Other")
+    git("checkout", "--quiet", "main")
+    mine = change(clone, "mine")
+    if by == "a merge":
+        git("commit", "--quiet", "--all", "-m", "Mine")
+    else:
+        git("stash")
+        git("checkout", "--quiet", "other")
+    failed = subprocess.run(["git", *(("merge", "other") if by == "a merge" else ("stash", "pop"))], check=False, capture_output=True)
+    assert failed.returncode and b"<<<<<<<" in (clone / LESSON).read_bytes()
+
+    shown = command(*words)
+
+    assert ("`git merge --abort`" in shown) == (by == "a merge")
+    advised(shown)
+    assert "cannot be read" not in command("progress")
+    assert ((clone / LESSON).read_bytes() == mine) == (by == "a merge")
+
+
+@pytest.mark.parametrize("how", ["rm", "git rm"])
+def test_answers_to_a_lesson_that_the_learner_has_deleted_stay_set_aside_until_it_is_back(clone, how):
+    mine = change(clone, "mine")
+    command("answers", "aside")
+    subprocess.run([*how.split(), LESSON], check=True, capture_output=True)
+
+    shown = command("answers", "back")
+
+    assert re.fullmatch(r"00_start_here: you have deleted it: `git checkout \S*.*`, then `mlops-course answers back` again", shown)
+    assert (how == "git rm") == ("HEAD" in shown) and (clone / "learners/ada/aside/00_start_here.ipynb").read_bytes() == mine
+    advised(shown)
+    assert "back as you had it" in command("answers", "back") and (clone / LESSON).read_bytes() == mine
+
+
+def test_a_lesson_that_the_course_no_longer_has_is_a_conflict(clone):
+    change(clone, "mine")
+    command("answers", "aside")
+    git("rm", "--quiet", LESSON)
+    git("commit", "--quiet", "-m", "Without it")
+
+    assert "CONFLICT: the course no longer has this lesson. Yours is learners/ada/copies/" in command("answers", "back")
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_a_zip_of_the_course_has_no_answers_to_set_aside_and_another_way_is_said(clone, around):
+    shutil.rmtree(clone / ".git")
+    if around:  # a clone of something else
+        git("init", "--quiet")
+
+    shown = command("answers", "aside")
+
+    assert "this folder is no clone of the course: a ZIP has no history" in shown and "Keep a copy of notebooks/" in shown
+    assert "fatal" not in shown
+    write(clone, b"{ not json")
+    assert "00_start_here ·········· 0/3 cannot be read: " in command("progress")
