@@ -611,8 +611,7 @@ def _opened(value):
 def _plain(value) -> str:
     if isinstance(value, dict):
         return ""
-    text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
-    return telemetry.in_one_line(text) or "-"
+    return telemetry.in_one_line(", ".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)) or "-"
 
 
 def _show_rows(label: str, rows: list[dict]) -> None:
@@ -640,7 +639,7 @@ def rollback(file: _File = "env.yaml"):
 
 
 def _check_given(word: str, what: str) -> None:
-    if not word.strip():
+    if not word:
         raise project.CourseError(f"the word is empty: give {what}")
 
 
@@ -652,7 +651,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     folder = _mlflow(file)
     _check_given(run_id, "a run id, as `mlops-course trace champion` shows it")
     typer.echo(spoken_of(file))
-    was, now = training.reproduce(folder, run_id)
+    was, now = training.reproduce(folder, telemetry.in_one_line(run_id))
     if was != now:
         raise project.CourseError(f"the model differs: {was[:12]} was registered, {now[:12]} came out")
     typer.echo(f"the same model: digest {now}")

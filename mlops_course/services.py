@@ -446,14 +446,6 @@ def bound(
         other = "Or choose another one: --port 8400, or PORT=8400 with make"
         raise CourseError(f"port {port} of {host} cannot be used: {error}. {other}") from None
 
-
-def _check_host(host: str) -> None:
-    try:
-        with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
-            probe.bind((host or "\0", 0))  # an empty one would be all addresses
-    except (OSError, ValueError, TypeError):  # no such name here, or no name at all
-        raise CourseError(f"{host!r} is no address of this machine: take 127.0.0.1, or 0.0.0.0 for all that it has") from None
-
 # %% ../notebooks/11_platform.ipynb #5d1f0c2a
 @contextmanager
 def running(
@@ -502,6 +494,14 @@ def _point_to(folder: Path) -> None:
     if note := _pointer(folder):
         with suppress(CourseError):  # a project that cannot be written to
             project.write_json(note, {"folder": str(folder)})
+
+
+def _check_host(host: str) -> None:
+    try:
+        with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
+            probe.bind((host or "\0", 0))  # an empty one would be all addresses
+    except (OSError, ValueError, TypeError):  # no such name here, or no name at all
+        raise CourseError(f"{host!r} is no address of this machine: take 127.0.0.1, or 0.0.0.0 for all that it has") from None
 
 # %% ../notebooks/11_platform.ipynb #5d1f0c2c
 import asyncio
