@@ -865,7 +865,7 @@ def _wanted(level: str | None, since: str | None, until: str | None, **more: str
     if empty := [f"--{name}" for name, value in given.items() if value == ""]:
         raise project.CourseError(f"{' and '.join(empty)} has no value: give one, or leave it out")
     if level not in (None, *telemetry.LEVELS):
-        raise project.CourseError(f"there is no level {level!r}; there are {', '.join(telemetry.LEVELS)}")
+        raise project.CourseError(f"there is no level {telemetry.in_one_line(level)}; there are {', '.join(telemetry.LEVELS)}")
     end = _moment(until)
     end = datetime.now(UTC) - end if isinstance(end, timedelta) else end
     return telemetry.Wanted(level=level, since=_moment(since), until=end, **more)

@@ -459,7 +459,7 @@ def test_the_command_passes_on_what_is_looked_for(out, words, expected):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--level", "bad"], "no level 'bad'"),
+        (["--level", "bad"], "no level bad;"),
         *[
             ([option, word], f"{word!r} is no time")
             for option in ("--since", "--until")
