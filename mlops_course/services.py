@@ -402,14 +402,23 @@ def _undone(folder: Path, told: dict, first: bool, alone=nullcontext) -> Iterato
 
 def check_port(service: Service) -> None:
     "Raise `CourseError` if somebody has the service's port."
-    with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last talks of an ended service do not count
-        try:
-            probe.bind(("127.0.0.1", service.port))
-        except OSError as error:
-            raise CourseError(
-                f"service {service.name} cannot have port {service.port}: {_holder(service.port) or error.strerror}"
-            ) from None
+    try:
+        _opened("127.0.0.1", service.port).close()
+    except CourseError as error:
+        raise CourseError(f"service {service.name} cannot have port {service.port}: {error}") from None
+
+
+def _opened(host: str, port: int) -> socket.socket:
+    "A socket that listens. Raises `CourseError` that says only why it cannot."
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last talks of an ended service do not count
+    try:
+        made.bind((host, port))
+        made.listen(2048)  # until then another service could bind it too
+    except (OSError, OverflowError) as error:
+        made.close()
+        raise CourseError(_holder(port) or getattr(error, "strerror", "ports go from 1 to 65535")) from None
+    return made
 
 
 def _holder(port: int) -> str:
@@ -421,7 +430,7 @@ def _holder(port: int) -> str:
                     if process.pid == connection.pid:
                         return f"the service {name} of {project.shown(Path(folder))} has it; `make stop` ends it"
                 name = psutil.Process(connection.pid).name()
-                return f"the program {name} (process {connection.pid}) has it; end it, or choose another port"
+                return f"the program {name} (process {connection.pid}) has it; end it"
     return ""
 
 
@@ -429,18 +438,13 @@ def bound(
     host: str,
     port: int,  # 0: any that is free
 ) -> socket.socket:
-    "A socket that listens. Raises `CourseError` if the port is taken."
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    "A socket that listens. Raises `CourseError` if the host is no address of this machine, or the port is taken."
+    _check_host(host)
     try:
-        made.bind((host, port))
-        made.listen(2048)  # until then another service could bind it too
-    except OSError as error:
-        made.close()
-        raise CourseError(
-            f"port {port} of {host} cannot be used: {_holder(port) or error.strerror}. Choose another one: --port 8400, or PORT=8400 with make"
-        ) from None
-    return made
+        return _opened(host, port)
+    except CourseError as error:
+        other = "Or choose another one: --port 8400, or PORT=8400 with make"
+        raise CourseError(f"port {port} of {host} cannot be used: {error}. {other}") from None
 
 # %% ../notebooks/11_platform.ipynb #5d1f0c2a
 @contextmanager
@@ -490,6 +494,14 @@ def _point_to(folder: Path) -> None:
     if note := _pointer(folder):
         with suppress(CourseError):  # a project that cannot be written to
             project.write_json(note, {"folder": str(folder)})
+
+
+def _check_host(host: str) -> None:
+    try:
+        with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
+            probe.bind((host or "\0", 0))  # an empty one would be all addresses
+    except (OSError, ValueError, TypeError):  # no such name here, or no name at all
+        raise CourseError(f"{host!r} is no address of this machine: take 127.0.0.1, or 0.0.0.0 for all that it has") from None
 
 # %% ../notebooks/11_platform.ipynb #5d1f0c2c
 import asyncio
@@ -572,6 +584,7 @@ def key_for(
     "What its callers must show; None: nothing. Raises `CourseError` if others can reach it and there is no key, or one that no header can carry."
     key = _key()
     if not key and not _is_loopback(host):
+        _check_host(host)
         raise CourseError(f"{host} can be reached from other machines: set a key in the variable {KEY} first")
     return key
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MASK', 'log', 'MOST_BYTES', 'MOST_FILES', 'RUN', 'LEVELS', 'hide', 'is_hidden', 'masked', 'logging_to', 'run_name',
-           'begin_run', 'Wanted', 'Found', 'log_files', 'search', 'follow', 'readable', 'Bar', 'histogram', 'drawn',
-           'stage_note', 'stage_notes', 'pipeline_metrics', 'pipeline_text', 'prometheus']
+           'begin_run', 'Wanted', 'Found', 'log_files', 'search', 'follow', 'in_one_line', 'readable', 'Bar',
+           'histogram', 'drawn', 'stage_note', 'stage_notes', 'pipeline_metrics', 'pipeline_text', 'prometheus']
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #0fe85d7a
 import re
@@ -401,6 +401,13 @@ _COLOURS = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
 _SAID_BEFORE = {"time", "level", "event", "service", "environment", "exception"}
 
 
+def in_one_line(
+    text: str,
+) -> str:
+    "A text of others as a terminal may show it: line breaks, and all else that it would obey, are escaped."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def readable(
     line: dict,  # of `Found.lines`
 ):
@@ -410,10 +417,10 @@ def readable(
     shown = Text().append(f"{str(line.get('time', ''))[:23].replace('T', ' '):<23} ", "dim")  # a style of the whole would dim all
     level = str(line.get("level", ""))
     shown.append(f"{level:<8}", _COLOURS.get(level, ""))
-    shown.append(f"{line.get('service', ''):<10} ").append(str(line.get("event", "")), "bold")
+    shown.append(f"{line.get('service', ''):<10} ").append(in_one_line(str(line.get("event", ""))), "bold")
     for name in sorted(line.keys() - _SAID_BEFORE):
         value = line[name] if isinstance(line[name], str) else json.dumps(line[name])
-        shown.append(f"  {name}=", "dim").append(value)
+        shown.append(f"  {in_one_line(name)}=", "dim").append(in_one_line(value))
     return shown.append(f"\n{line['exception']}") if "exception" in line else shown
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #703d2fa8

@@ -273,3 +273,63 @@ def test_the_live_company_names_taken_ports_and_missing_programs_before_it_build
     assert f"service serving cannot have port {port}: the program" in answer
     assert all(f"service {name} needs the program" in answer for name in ("prometheus", "alertmanager"))
     assert len(answer.splitlines()) == 3 and not (mine / "out/live/made").exists()
+
+
+# Words and addresses that cannot be
+
+
+@pytest.mark.parametrize("command", ["trace", "reproduce"])
+@pytest.mark.parametrize(
+    ("word", "message"), [("", "the word is empty: give .*a run id"), ("a\udcff", "is no text"), ("a\0", "is no text")]
+)
+def test_an_odd_word_is_answered_in_one_line(mine, command, word, message):
+    (mine / "out/dev/mlflow").mkdir(parents=True)
+    (mine / "out/dev/mlflow/mlflow.db").touch()
+    answer = said(command, word, code=1)
+
+    assert re.search(message, answer) and len(answer.splitlines()) == 1, answer
+
+
+def test_a_request_id_with_control_characters_is_traced_in_its_line(mine, monkeypatch):
+    from mlops_course import registry
+
+    name = "a\nb\r\x1b[2Kc"
+    entry = {"time": "2026-03-16T08:00:00Z", "request_id": name, "run_id": name, "candidates": [{"driver_id": 1, "score": name}]}
+    (mine / "out/dev/mlflow").mkdir(parents=True)
+    (mine / "out/dev/mlflow/mlflow.db").touch()
+    (mine / "out/dev/serving/predictions").mkdir(parents=True)
+    (mine / "out/dev/serving/predictions/2026-03-16.jsonl").write_text(json.dumps(entry) + "\n")
+    monkeypatch.setattr(registry, "connect", lambda folder: None)
+    monkeypatch.setattr(registry, "trace", lambda client, which: {"run_id": which})
+
+    lines = said("trace", name).splitlines()
+
+    assert [line.count(r"a\nb\r\x1b[2Kc") for line in lines] == [0, 0, 1, 1, 0, 1, 0, 1], lines
+
+
+@pytest.mark.parametrize("name", ["serve", "monitor", "retrain-on-alert"])
+def test_a_taken_port_is_refused_before_a_service_loads_with_one_cure(mine, monkeypatch, name):
+    monkeypatch.setattr(cli.importlib, "import_module", lambda module: pytest.fail(f"{module} was loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        answer = said(name, "--port", str(port), code=1)
+
+    assert f"port {port} of 127.0.0.1 cannot be used: " in answer and f"(process {os.getpid()}) has it" in answer
+    assert answer.lower().count("choose another") == 1 and len(answer.splitlines()) == 1, answer
+
+
+@pytest.mark.parametrize("host", ["", "nonsense", "256.0.0.1", "192.0.2.1", "a b", "2001:db8::1", "x" * 300, "ü" * 99])
+@pytest.mark.parametrize("key", ["", "a key"])
+def test_a_host_that_is_none_of_this_machine_is_called_so(mine, monkeypatch, host, key):
+    monkeypatch.setenv(services.KEY, key)
+    answer = said("serve", "--host", host, "--port", str(services.free_port()), code=1)
+
+    assert "is no address of this machine" in answer and "other machines" not in answer and len(answer.splitlines()) == 1, answer
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999999999999999999", "٣", "nine"])
+@pytest.mark.parametrize("name", ["serve", "monitor"])
+def test_a_port_that_cannot_be_is_refused_without_a_stack(mine, name, port):
+    answer = CliRunner().invoke(cli.app, [name, "--port", port])
+
+    assert answer.exit_code in (1, 2) and isinstance(answer.exception, SystemExit), answer.output

@@ -456,11 +456,47 @@ def test_the_command_passes_on_what_is_looked_for(out, words, expected):
     assert f"{expected} lines found" in logs("--folder", out, *words)
 
 
-@pytest.mark.parametrize(("words", "message"), [(["--level", "bad"], "no level bad"), (["--since", "noon"], "noon is no time")])
-def test_the_command_says_what_it_does_not_understand(out, words, message):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--level", "bad"], "no level bad;"),
+        *[
+            ([option, word], f"{word!r} is no time")
+            for option in ("--since", "--until")
+            for word in ("noon", "-1d", "9999-12-31T23:59-14:00")
+        ],
+        *[([option, "9" * many + "d"], "36500d at most") for option in ("--since", "--until") for many in (7, 11, 400)],
+        *[
+            ([f"--{name}", ""], f"--{name} has no value")
+            for name in ("request", "run", "stage", "service", "level", "text", "since", "until")
+        ],
+        *[([f"--{name}", "a\udcff"], r"'a\udcff' is no text") for name in ("request", "stage", "level", "text", "since", "folder", "env")],
+        (["--text", "a\0b"], r"'a\x00b' is no text"),
+    ],
+)
+def test_the_command_says_in_one_line_what_it_does_not_understand(out, words, message):
     told = CliRunner().invoke(cli.app, ["logs", "--folder", str(out), *words])
 
-    assert told.exit_code == 1 and message in told.output
+    assert told.exit_code == 1 and message in told.output and len(told.output.splitlines()) == 1, told.output
+
+
+@pytest.mark.parametrize("most", ["-1", "9" * 30])
+def test_a_number_of_lines_that_cannot_be_is_refused_with_those_that_can(out, most):
+    told = CliRunner().invoke(cli.app, ["logs", "--folder", str(out), "--most", most])
+
+    assert told.exit_code == 2 and re.search("(greater|less) than or equal to 1?0+ ", told.output)
+
+
+@pytest.mark.parametrize("words", [["--since", "36500d"], ["--until", "36500d"], ["--since", "0001-01-01"], ["--until", "9999-12-31"]])
+def test_the_longest_spans_and_the_farthest_times_can_be_asked(out, words):
+    assert "lines found" in logs("--folder", out, *words)
+
+
+def test_what_a_line_holds_stays_in_its_line_and_moves_no_cursor(out):
+    put(out / "logs/serving.jsonl", entry(90, "an\nevent", service="serving", request_id="a\nb\x1b[2Kc\u2028d"))
+    told = logs("--folder", out, "--request", "a\nb\x1b[2Kc\u2028d")
+
+    assert r"an\nevent" in told and r"request_id=a\nb\x1b[2Kc\u2028d" in told
 
 
 def test_only_what_stands_in_every_line_is_dim():
