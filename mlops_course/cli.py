@@ -77,6 +77,13 @@ def _without_target(link: Path) -> str:
     return f"{project.shown(link)} is a link to {os.readlink(link)}, which is not there: make that folder, or remove the link"
 
 
+def _check_words(words: list[str]) -> None:
+    "Raise `CourseError` for what was typed and is no text: no library takes it."
+    for word in words:
+        if re.search("[\0\ud800-\udfff]", word):
+            raise project.CourseError(f"{word!r} is no text: a command takes UTF-8 without NUL")
+
+
 def _user(number: int) -> str:
     try:
         return pwd.getpwuid(number).pw_name
@@ -129,9 +136,14 @@ from contextlib import suppress
 class _Plain(TyperGroup):
     "Commands whose `CourseError` is a message and exit code 1; so is a file that cannot be read or written."
 
+    def parse_args(self, ctx, args):
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx):
         try:
             _check_checkout()
+            _check_words(ctx.meta["words"])
             return super().invoke(ctx)
         except Exception as error:
             fault, clear = file_fault(error, _folder(ctx)), isinstance(error, project.CourseError)
@@ -592,6 +604,7 @@ def trace(
     from mlops_course import registry, serving
 
     folder = _mlflow(file)
+    _check_given(which, "a request's id, champion, a version or a run id")
     typer.echo(spoken_of(file))
     entry = serving.find(folder.with_name("serving") / "predictions", which)
     if entry:
@@ -602,7 +615,9 @@ def trace(
         _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
     except registry.UnknownVersion:
         shown = project.in_make("ui", file)
-        raise project.CourseError(f"{which} is no request, version, alias or run of this environment: `{shown}` shows its models") from None
+        raise project.CourseError(
+            f"{telemetry.in_one_line(which)} is no request, version, alias or run of this environment: `{shown}` shows its models"
+        ) from None
 
 
 def _show(values: dict, indent: str = "") -> None:
@@ -626,7 +641,7 @@ def _opened(value):
 def _plain(value) -> str:
     if isinstance(value, dict):
         return ""
-    return ", ".join(map(str, value)) or "-" if isinstance(value, list) else "-" if value in (None, "") else str(value)
+    return telemetry.in_one_line(", ".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)) or "-"
 
 
 def _show_rows(label: str, rows: list[dict]) -> None:
@@ -653,14 +668,20 @@ def rollback(file: _File = "env.yaml"):
     typer.echo(f"champion is version {registry.rollback(registry.connect(folder))} again")
 
 
+def _check_given(word: str, what: str) -> None:
+    if not word:
+        raise project.CourseError(f"the word is empty: give {what}")
+
+
 @app.command()
 def reproduce(run_id: str, file: _File = "env.yaml"):
     "Train a run again from its kept snapshot, and compare the model's digest."
     from mlops_course import training
 
     folder = _mlflow(file)
+    _check_given(run_id, "a run id, as `mlops-course trace champion` shows it")
     typer.echo(spoken_of(file))
-    was, now = training.reproduce(folder, run_id)
+    was, now = training.reproduce(folder, telemetry.in_one_line(run_id))
     if was != now:
         raise project.CourseError(f"the model differs: {was[:12]} was registered, {now[:12]} came out")
     typer.echo(f"the same model: digest {now}")
@@ -671,14 +692,27 @@ _Folder = Annotated[Path | None, typer.Option(help="another folder than the envi
 _Set = Annotated[list[str] | None, typer.Option("--set", help="a setting, such as port=8400; can be given again")]
 
 
-def _service(file: str, section: str, model: str, host: str | None, port: int | None, folder: Path | None, changes: list[str] | None):
+def _service(file: str, section: str, model: str, host, port, folder: Path | None, changes: list[str] | None, starts: bool = True):
     "The module of a service, and what its function takes: its folder, its settings, the environment's name."
     os.environ["PLOOMBER_ENV_FILENAME"] = file
-    told, module = project.environment(file), importlib.import_module(f"mlops_course.{section}")
+    told = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
     values = {**getattr(told, section), **{name: value for name, value in given.items() if value is not None}}
+    out = folder.resolve() if folder else project.root() / told.out
+    if starts:
+        _check_door(out, section, values)
+    module = importlib.import_module(f"mlops_course.{section}")
     chosen = project.validated(getattr(module, model), values, f"the section `{section}` of {file}, and --set")
-    return module, (folder.resolve() if folder else project.root() / told.out, chosen, told.name)
+    return module, (out, chosen, told.name)
+
+
+def _check_door(out: Path, name: str, values: dict) -> None:
+    "Raise `CourseError` before seconds of imports, if a service cannot listen where it will. What is no host or no port is refused later."
+    host, port = values.get("host", "127.0.0.1"), str(values.get("port"))
+    if isinstance(host, str) and re.fullmatch("[0-9]{1,5}", port):
+        services.key_for(host)
+        with services.present(out, name, host, int(port)):
+            pass
 
 
 def _check_built(folder: Path) -> None:
@@ -721,7 +755,7 @@ def retrain(
     port: int | None = None,
 ):
     "Order a retraining of the service that waits for alerts, whatever it was going to do by itself."
-    retraining, (folder, told, _) = _service(file, "retraining", "RetrainingSettings", host, port, None, None)
+    retraining, (folder, told, _) = _service(file, "retraining", "RetrainingSettings", host, port, None, None, starts=False)
     number = retraining.ask(services.address_of(told.host, told.port), reason, folder)
     typer.echo(f"case {number}: `{_typed('status', file)}` tells its story")
 
@@ -733,7 +767,7 @@ def live_on(
 ):
     "Let the simulated company live on, at six hours a second: its services watch it, a drift comes, and they answer."
     with services.ended_quietly("the live company"):
-        live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings)
+        live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings, starts=False)
         history, _ = live.history_of(file), services.key_shown()  # a key that cannot be used is said now
         with services.running(folder, "live"):
             with project.building(folder):  # it takes back what was made since the build
@@ -792,7 +826,7 @@ def _taken(port: int) -> str:
     with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
         return services._holder(port) or "another program answers there (on macOS AirPlay has port 5000)"
     try:
-        services.bound("127.0.0.1", port).close()
+        services._opened("127.0.0.1", port).close()
     except project.CourseError as error:
         return str(error)
     return ""
@@ -812,7 +846,7 @@ def ui(
         raise project.CourseError(f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db")
     if why := _taken(port or 5000):
         if port:
-            raise project.CourseError(f"MLflow cannot have port {port}: {why}. Choose another one: --port 5001, or PORT=5001 with make")
+            raise project.CourseError(f"MLflow cannot have port {port}: {why}. Or choose another one: --port 5001, or PORT=5001 with make")
         port = next((other for other in range(5001, 5100) if not _taken(other)), None) or services.free_port()
         typer.echo(f"port 5000 is taken, so MLflow has {port}: {why}")
     port = port or 5000
@@ -844,18 +878,24 @@ def _moment(text: str | None) -> datetime | timedelta | None:
     if text is None:
         return None
     if span := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
-        return timedelta(seconds=float(span[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[span[2]])
+        seconds = float(span[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[span[2]]
+        if seconds > 36_500 * 86_400:
+            raise project.CourseError(f"a span is of 36500d at most, and this one is longer: {text[:40]}")
+        return timedelta(seconds=seconds)
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise project.CourseError(f"{text} is no time: write 15m, 2h, 1d, or 2026-03-16T08:00") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter in a zone in which it is another year than 1 to 9999
+        raise project.CourseError(f"{text!r} is no time: write 15m, 2h, 1d, or 2026-03-16T08:00") from None
 
 
 def _wanted(level: str | None, since: str | None, until: str | None, **more: str | None) -> telemetry.Wanted:
     "What is looked for. Raises `CourseError` on a level or a time that nobody knows."
+    given = {"level": level, "since": since, "until": until, **more}
+    if empty := [f"--{name}" for name, value in given.items() if value == ""]:
+        raise project.CourseError(f"{' and '.join(empty)} has no value: give one, or leave it out")
     if level not in (None, *telemetry.LEVELS):
-        raise project.CourseError(f"there is no level {level}; there are {', '.join(telemetry.LEVELS)}")
+        raise project.CourseError(f"there is no level {telemetry.in_one_line(level)}; there are {', '.join(telemetry.LEVELS)}")
     end = _moment(until)
     end = datetime.now(UTC) - end if isinstance(end, timedelta) else end
     return telemetry.Wanted(level=level, since=_moment(since), until=end, **more)
@@ -872,7 +912,7 @@ def logs(
     text: Annotated[str | None, typer.Option(help="anywhere in the line")] = None,
     since: Annotated[str | None, typer.Option(help="15m, 2h, 1d, or a time such as 2026-03-16T08:00 (UTC)")] = None,
     until: Annotated[str | None, typer.Option(help="the same")] = None,
-    most: Annotated[int, typer.Option(help="lines to print, the newest; all are counted")] = 50,
+    most: Annotated[int, typer.Option(min=0, max=1_000_000, help="lines to print, the newest; all are counted")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with what comes, until Ctrl-C")] = False,
     folder: Annotated[Path | None, typer.Option(help="another folder with logs/ and serving/, such as out/lab")] = None,
 ):
