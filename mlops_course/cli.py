@@ -197,9 +197,6 @@ def _file_of(ctx: typer.Context, name: str) -> str:
 _File = Annotated[str, typer.Option("--env", envvar="PLOOMBER_ENV_FILENAME", callback=_file_of, help="the environment's file")]
 
 # %% ../notebooks/91_command_line.ipynb #374f4ef3
-import ast
-
-
 def fingerprint(
     file: str,  # of the environment, in the root
 ) -> str:
@@ -456,9 +453,8 @@ def _number(value: float | None) -> str:
 def _judged(told: dict) -> list[str]:
     "What training decided, and the numbers that it rests on."
     model, metrics, uplift, needed = told["model"], told["metrics"], told["uplift"], told["thresholds"]
-    first = any(
-        check["name"] == "uplift" for check in [*told["checks"], *told["unmeasured"]]
-    )  # a successor is compared with the champion instead
+    asked = [check["name"] for check in [*told["checks"], *told["unmeasured"]]]
+    first = "uplift" in asked  # a successor is compared with the champion instead
     most, least = (f"at most {needed['rmse']}; ", f" (at least {_percent(needed['uplift'])}, by the lower bound)") if first else ("", "")
     return [
         f"Training   {told['decision']}: {model['kind'] or 'no model'}"

@@ -626,11 +626,8 @@ def check_platform(
     told: LiveSettings,
 ) -> None:
     "Raise `CourseError` that names each program that is missing and each port that is taken; nothing was started yet."
-    ports = ports_of(project.environment(file)) | {"prometheus": told.prometheus_port, "alertmanager": told.alertmanager_port}
-    programs = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
     faults = []
-    for name, port in ports.items():
-        service = services.Service(name=name, command=(programs.get(name, "mlops-course"),), port=port)
+    for service in platform(file, told):
         for look in (services.program, services.check_port):
             try:
                 look(service)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 from pathlib import Path
 
@@ -257,8 +258,14 @@ def test_a_printed_command_of_ours_is_found_without_an_active_environment(mine):
     assert shlex.split(cli._typed("trace r-1", "env.my own.yaml")) == [".venv/bin/mlops-course", "trace", "r-1", "--env", "env.my own.yaml"]
 
 
-def test_the_live_company_names_taken_ports_and_missing_programs_before_it_builds(mine, monkeypatch):
-    monkeypatch.setenv("PATH", "")
+@pytest.mark.parametrize("program", [None, "alertmanager", "prometheus-alertmanager"])
+def test_the_live_company_names_taken_ports_and_missing_programs_before_it_builds(mine, monkeypatch, program):
+    shutil.copytree(Path(cli.__file__).parents[1] / "platform", mine / "platform")
+    there = mine / "programs"
+    there.mkdir()
+    for name in filter(None, [program]):
+        (there / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(there))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         settings = yaml.safe_load((Path(cli.__file__).parents[1] / "env.live.yaml").read_text(encoding="utf-8"))
@@ -270,9 +277,10 @@ def test_the_live_company_names_taken_ports_and_missing_programs_before_it_build
 
         answer = said("live", code=1)
 
+    missing = ["prometheus", *([] if program else ["alertmanager"])]
     assert f"service serving cannot have port {port}: the program" in answer
-    assert all(f"service {name} needs the program" in answer for name in ("prometheus", "alertmanager"))
-    assert len(answer.splitlines()) == 3 and not (mine / "out/live/made").exists()
+    assert all(f"service {name} needs the program" in answer for name in missing)
+    assert len(answer.splitlines()) == 1 + len(missing) and not (mine / "out/live/made").exists()
 
 
 # Words and addresses that cannot be
