@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import matplotlib.pyplot as plt
-from browser import CHROMIUM, MISSING, jupyterlab, open_lesson, page
+from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
@@ -50,14 +50,14 @@ def lessons(folder: Path) -> None:
         opened.screenshot(path=IMAGES / "lesson.png")
         open_lesson(opened, address, "00_start_here")
         cell = opened.locator(".jp-CodeCell", has_text="def small():")
-        cell.locator(".cm-content").click()
+        cursor_in(opened, cell.locator(".cm-content"))
         opened.keyboard.press("Control+A")
         opened.keyboard.type("def small():\nfrom mlops_course.project import environment\n\n")
         opened.keyboard.type('return environment("env.yaml", world={"drivers": 60})')
         for needed in ("from mlops_course.exercises import check", "print(show_progress())"):
-            opened.locator(".jp-CodeCell", has_text=needed).first.locator(".cm-content").click()
+            cursor_in(opened, opened.locator(".jp-CodeCell", has_text=needed).first.locator(".cm-content"))
             opened.keyboard.press("Control+Enter")
-        cell.locator(".cm-content").click()
+        cursor_in(opened, cell.locator(".cm-content"))
         opened.keyboard.press("Shift+Enter")
         opened.keyboard.press("Shift+Enter")
         solved = opened.locator(".jp-CodeCell", has_text='check("00.1", small)').get_by_text("pass", exact=True)

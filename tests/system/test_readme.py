@@ -1,12 +1,12 @@
 """README walked from its first command to its last, in a fresh copy with a home of its own: what it promises is printed."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +14,9 @@ import httpx
 import pandas as pd
 import pytest
 from online import wait_for
+from own_data import ENVIRONMENT, NAME, README, write_files
 from workshop import Workshop
 
-from mlops_course import project
-
-README = (project.root() / "README.md").read_text(encoding="utf-8")
-ZONE = "Asia/Ho_Chi_Minh"
 KEPT = re.compile(r"(PIP|UV)_.*|.*_(PROXY|proxy|CERT_FILE|CA_BUNDLE)|LANG|LC_.*|PYENV_ROOT")  # where this machine gets its packages
 
 
@@ -82,6 +79,16 @@ class Walk:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(30)
 
+    def stop_all(self) -> None:
+        "End what still runs, however the walk ended."
+        for terminal in self.terminals:
+            if terminal.poll() is None:
+                os.killpg(terminal.pid, signal.SIGKILL)
+                terminal.wait()
+        stop = self.course / ".venv/bin/mlops-course"
+        if stop.exists():
+            subprocess.run([stop, "stop"], cwd=self.course, env=self.variables, check=False, capture_output=True)
+
     # --- what README promises, by command --------------------------------------------------------
 
     def make_run(self) -> None:
@@ -122,12 +129,12 @@ class Walk:
         assert address.endswith(":8172") and httpx.get(f"{address}/docs", trust_env=False).status_code == 200
 
     def ask(self, command: str) -> None:
-        self.answer = httpx.Response(200, text=self.run(command)).json()
+        self.answer = json.loads(self.run(command))
         assert self.answer["request_id"] == "r-1" and self.answer["error"] is None
         assert self.answer["prediction"] in {1001, 1002, 1003}
 
     def trace(self) -> None:
-        time.sleep(0.5)  # the log is written after the answer
+        wait_for(lambda: any(self.course.glob("out/dev/serving/predictions/*.jsonl")))  # written after the answer
         traced = dict(re.findall(r"^(\w+) +(\S+)$", self.run("mlops-course trace r-1"), re.M))
         assert (traced["prediction"], traced["version"]) == (str(self.answer["prediction"]), "1")
         assert (self.course / f"out/dev/snapshots/{traced['snapshot']}.parquet").exists() and traced["run_id"]
@@ -138,7 +145,15 @@ class Walk:
 
     def make_live(self) -> None:
         printed = self.run("make live")
-        assert "version 2" in printed
+        assert re.search(r"^ *\d+\.\d s  new champion answers$", printed, re.M) and re.search(r"^new champion +[\d,]+ ", printed, re.M)
+
+    def status(self, command: str) -> None:
+        assert "The last loop" in self.run(command)
+
+    def logs(self, command: str) -> None:
+        written = {path.stem for path in self.course.glob("out/live/logs/*.jsonl")}
+        assert {"serving", "monitoring", "retraining", "live"} <= written
+        assert re.search(r"^\d[\d,]* lines found, 50 shown", self.run(command), re.M)
 
     def answers_aside(self) -> None:
         lesson = next(self.course.glob("notebooks/10_*.ipynb"))
@@ -156,17 +171,8 @@ class Walk:
     def own_data(self, command: str) -> None:
         data = self.home / "data"
         data.mkdir()
-        raw = self.course / "out/dev/raw"
-        stats = pd.read_parquet(raw / "driver_stats.parquet").drop_duplicates(["driver_id", "datetime"])
-        hour = stats.datetime.dt.tz_convert(ZONE).dt.strftime("%d.%m.%Y %H:%M")
-        named = {"conversion": stats.conv_rate, "acceptance": stats.acc_rate, "trips": stats.avg_daily_trips}
-        pd.DataFrame({"hour": hour, "driver": stats.driver_id, **named}).to_csv(data / "drivers.csv", sep=";", index=False)
-        trips = pd.read_parquet(raw / "labels.parquet").drop_duplicates(["driver_id", "event_timestamp"])
-        trips = trips.assign(event_timestamp=trips.event_timestamp.dt.tz_convert(ZONE).dt.tz_localize(None))
-        trips[["driver_id", "event_timestamp", "trip_completed"]].to_csv(data / "trips.csv", index=False)
-        pd.read_parquet(raw / "batch_request.parquet").to_csv(data / "to_score.csv", index=False)
-        described = re.search(r"```yaml\n(# (env\.\w+\.yaml)\n.*?)```", README, re.S)
-        (self.course / described[2]).write_text(described[1], encoding="utf-8")
+        write_files(self.course / "out/dev/raw", data)
+        (self.course / NAME).write_text(ENVIRONMENT, encoding="utf-8")
 
         assert re.search(r"^Champion .* version 1", self.run(command), re.M)
 
@@ -186,8 +192,8 @@ def steps(walk: Walk) -> dict[str, Callable]:
         "mlops-course trace r-1": walk.trace,
         "make stop": walk.make_stop,
         "make live": walk.make_live,
-        "mlops-course status": lambda command: walk.run(command),
-        "mlops-course logs": lambda command: walk.run(command),
+        "mlops-course status": walk.status,
+        "mlops-course logs": walk.logs,
         "mlops-course answers aside": walk.answers_aside,
         "git pull": lambda: walk.run("git pull"),
         "mlops-course answers back": walk.answers_back,
@@ -210,7 +216,4 @@ def test_readme_from_its_first_command_to_its_last(tmp_path):
             else:
                 known[next(name for name in known if name != "make" and command.startswith(name))](command)
     finally:
-        for terminal in walk.terminals:
-            if terminal.poll() is None:
-                os.killpg(terminal.pid, signal.SIGKILL)
-                terminal.wait()
+        walk.stop_all()
