@@ -345,13 +345,15 @@ def test_two_hundred_thousand_lines_are_searched_while_one_waits(tmp_path):
                 for n in range(200_000)]  # fmt: skip
     put(tmp_path / "logs/serving.jsonl", "\n".join(lines_of) + "\n")
 
-    began, used = time.monotonic(), time.process_time()
+    began = time.process_time()
+    assert len([json.loads(line) for line in lines_of]) == 200_000
+    read = time.process_time()
     assert search(tmp_path, Wanted(request="request 199999")).count == 1
     assert search(tmp_path, Wanted(level="warning")).count == 20_000
     assert search(tmp_path, Wanted()).count == 200_000
 
-    used = time.process_time() - used
-    assert used < 3 * 1.0, f"{used:.1f} s of the processor for three questions, {time.monotonic() - began:.1f} s on the clock"
+    ratio = (time.process_time() - read) / (read - began)
+    assert ratio < 6, f"three searches cost {ratio:.1f} times what it costs to read each line once"
 
 
 # --- following ---------------------------------------------------------------------------------------

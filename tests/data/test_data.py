@@ -540,11 +540,11 @@ def test_many_rows_are_cleaned_without_a_loop_over_them(tmp_path):
     source = files.source(frame, tmp_path / "s.parquet")
     data.read(files.source(frame.head(), tmp_path / "few.parquet"), STATISTICS, NOW)  # imports pandera
 
-    began = time.perf_counter()
+    began = time.process_time()
     read = data.read(source, STATISTICS, datetime(2026, 3, 1, tzinfo=UTC))
 
     assert len(read.kept) == 245_000
-    assert time.perf_counter() - began < 10  # 1 s alone on two cores; a row-by-row loop takes over a minute
+    assert time.process_time() - began < 20  # seconds of the processor: it takes 1; a row-by-row loop takes over a minute
 
 
 @pytest.mark.parametrize("path", ["~/drivers.csv", "${MY_DATA}/drivers.csv"])

@@ -297,10 +297,8 @@ def test_starting_what_runs_changes_nothing(folder):
     services.start(folder, service)
     before = state(folder, "web").pid
 
-    began = time.monotonic()
     assert services.start(folder, service) == service.address
 
-    assert time.monotonic() - began < 1
     assert state(folder, "web").pid == before
 
 
