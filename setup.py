@@ -26,6 +26,8 @@ setup(
     extras_require={"dev": settings["dev_requirements"].split()},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
+        # runs a stage's cells, and no others; Ploomber takes it under this name only
+        "papermill.engine": [f"papermill={settings['lib_path']}.engine:StageEngine"],
         # nbdev finds the package of a notebook by this name
         "nbdev": [f"{settings['lib_path']}={settings['lib_path']}._modidx:d"],
     },

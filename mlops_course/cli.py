@@ -200,12 +200,9 @@ _File = Annotated[str, typer.Option("--env", envvar="PLOOMBER_ENV_FILENAME", cal
 def fingerprint(
     file: str,  # of the environment, in the root
 ) -> str:
-    "Digest of all that a build depends on: settings, pipeline, the stages' code cells, the package."
-    root = project.root()
-    notebooks = [root / task["source"] for task in project.tasks().values()]
-    cells = {path.name: [cell["source"] for cell in _cells(path)] for path in notebooks}
-    files = [root / file, root / "pipeline.yaml", *sorted((root / "mlops_course").glob("*.py"))]
-    return project.digest_of({"cells": cells, "files": {path.name: project.digest(path) for path in files}})
+    "Digest of all that a build is made by: the pipeline, and of each stage the settings, the cells that run and the modules."
+    settings, pipeline = project.environment(file), project.digest(project.root() / "pipeline.yaml")
+    return project.digest_of([pipeline, {name: project.runs(name, settings) for name in project.tasks()}])
 
 
 def _cells(lesson: Path) -> list[dict]:
@@ -220,14 +217,14 @@ def _cells(lesson: Path) -> list[dict]:
 
 
 def check_cells() -> None:
-    "Raise `CourseError` that names the cell, if a stage's lesson holds code that Python cannot read."
+    "Raise `CourseError` that names the cell, if one that a build runs is no Python."
     from IPython.core.inputtransformer2 import TransformerManager
 
     for task in project.tasks().values():
         for cell in _cells(project.root() / task["source"]):
             code = "".join(cell["source"])
             try:
-                if cell["cell_type"] == "code":
+                if project.RUN & set(cell["metadata"].get("tags", [])):
                     ast.parse(TransformerManager().transform_cell(code))
             except SyntaxError as error:
                 line = (code.splitlines() or [""])[min(error.lineno or 1, code.count("\n") + 1) - 1].strip()
@@ -237,29 +234,48 @@ def check_cells() -> None:
 def stale(
     file: str,  # of the environment, in the root
 ) -> dict[str, list[str]]:
-    "What a build would have to mend, by stage: files that are missing or altered, or all that comes from changed code."
-    out = project.root() / project.environment(file).out
-    changes = {name: project.changed(out, name) for name in project.tasks()}
-    built = out / "made/build.json"
+    "What a build would have to mend, by stage: what is missing, altered or changed. `build`: one that has not come to its end."
+    for task in project.tasks().values():
+        _cells(project.root() / task["source"])
+    settings = project.environment(file)
+    changes = {name: project.changed(settings, name) for name in project.tasks()}
+    built = project.root() / settings.out / "made/build.json"
     if not built.is_file() or json.loads(built.read_text(encoding="utf-8"))["fingerprint"] != fingerprint(file):
-        changes["build"] = ["code or settings"]
+        changes["build"] = ["not finished"]
     return {name: found for name, found in changes.items() if found}
 
 # %% ../notebooks/91_command_line.ipynb #66a1bdd4
 def begin_build(
     dag,  # Ploomber's
 ) -> None:
-    "Name the run, and have each stage made again whose files, inputs or libraries are not those of its list. Ploomber's hook `on_render`."
+    "Name the run, and have each stage made again that does not stand as its own list says. Ploomber's hook `on_render`."
     telemetry.begin_run()
-    current = [task for task in dag.values() if task.exec_status.name == "Skipped"]  # none of them, if Ploomber is told to build all
-    stale = [task for task in current if project.changed(project.root() / task.params["environment"]["out"], task.name)]
-    for task in stale:
-        task.product.metadata.delete()
-    if stale:
-        for task in dag.values():
-            task.product.metadata.clear()  # what was read of the notes
-        for name in dag:  # in the order of the stages
-            dag[name].render()
+    current = [task for task in dag.values() if task.exec_status.name == "Skipped"]
+    if not current:  # the first stage is stale, or Ploomber was told to build all
+        return
+    again = {task.name for task in current if project.changed(_told(task), task.name)}
+    dag.differ = _differ()
+    for task in dag.values():  # in the order of the stages
+        if again & set(task.upstream):
+            again.add(task.name)
+        task.product.metadata.clear()  # what was read of the notes, and thought of them
+        task.render(force=task.name in again, outdated_by_code=False)
+
+
+def _told(task) -> project.Environment:
+    "The settings that Ploomber hands to a stage."
+    return project.validated(project.Environment, task.params["environment"], f"pipeline.yaml, the task {task.name}")
+
+
+def _differ():
+    "Sees no difference: Ploomber still compares the whole notebook of a first stage, whatever `outdated_by_code` says."
+    from ploomber.codediffer import CodeDiffer
+
+    class NoDiffer(CodeDiffer):
+        def is_different(self, *args, **options) -> tuple[bool, str]:
+            return False, ""
+
+    return NoDiffer()
 
 # %% ../notebooks/91_command_line.ipynb #b10aa671
 import atexit

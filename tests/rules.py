@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 RULES: list[Callable] = []
-LESSON = re.compile(r"^\*\*(\d+) minutes\*\* · before this: .+ · makes: .+$", re.M)
+LESSON = re.compile(r"^\*\*(\d+) minutes\*\* · before this: .+ · makes: (.+)$", re.M)
 MACHINE = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|tmp|work|var|private)/|[A-Z]:\\\\)")
 
 
@@ -26,6 +26,16 @@ class Notebook:
         self.markdown = [text(cell) for cell in self.cells if cell["cell_type"] == "markdown"]
         self.prose = "\n".join(re.sub(r"```.*?```|`[^`]*`", "", part, flags=re.S) for part in self.markdown)
         self.headings = [(len(m[1]), m[2]) for m in re.finditer(r"^(#{1,6}) (.+)$", self.prose, re.M)]
+
+    @property
+    def appendix(self) -> bool:
+        "Whether it is of the appendix: how the course is made, not what it teaches."
+        return self.path.name >= "90"
+
+    @property
+    def module(self) -> str:
+        "The module that it makes; empty if it makes none."
+        return next((m[1] for cell in self.code if (m := re.match(r"#\| default_exp (\w+)", text(cell)))), "")
 
     def outputs(self) -> Iterator[dict]:
         for cell in self.code:
@@ -93,6 +103,10 @@ def no_heading_jumps(notebook: Notebook) -> Iterator[str]:
 @rule
 def opens_and_closes_on_its_promises(notebook: Notebook) -> Iterator[str]:
     opening, closing = notebook.markdown[0], notebook.markdown[-1]
+    if notebook.appendix:
+        if LESSON.search(opening) or "you will" in opening or any(tagged(cell, "exercise") for cell in notebook.code):
+            yield "is of the appendix: no minutes, no promises, no exercises"
+        return
     if not LESSON.search(opening) or "In this lesson you will" not in opening:
         yield "must open with minutes, what comes before, what it makes, and `In this lesson you will`"
         return
@@ -105,9 +119,9 @@ def opens_and_closes_on_its_promises(notebook: Notebook) -> Iterator[str]:
 
 @rule
 def leads_to_the_next_lesson(notebook: Notebook) -> Iterator[str]:
-    lessons = sorted(notebook.path.parent.glob("[0-9]*.ipynb"))
+    lessons = sorted(notebook.path.parent.glob("[0-8]*.ipynb"))
     after = next((path for path in lessons if path.name > notebook.path.name), None)
-    if after:
+    if after and not notebook.appendix:
         title = f"{after.stem.split('_')[0]} {Notebook(after).markdown[0].splitlines()[0].removeprefix('# ')}"
         if f"\nNext: [{title}]({after.name})" not in notebook.markdown[-1]:
             yield f"must close on `Next: [{title}]({after.name})`"
@@ -208,14 +222,15 @@ def faults(path: Path) -> list[str]:
 
 
 def contents(folder: Path) -> str:
-    "The lessons as a Markdown table: what the README shows between its two marks."
+    "The lessons and the appendix as a Markdown table: what the README shows between its two marks."
     lines = ["| lesson | what it says of itself | minutes | module |", "| --- | --- | --- | --- |"]
-    for path in sorted(folder.glob("[0-9]*.ipynb")):
-        opening = Notebook(path).markdown[0].splitlines()
-        told = next(line for line in opening if LESSON.match(line))
-        module = re.search(r"makes: (.*)$", told)[1]
-        name = f"{path.stem.split('_')[0]} {opening[0].removeprefix('# ')}"
-        lines.append(f"| [{name}](notebooks/{path.name}) | {opening[1].removeprefix('> ')} | {LESSON.match(told)[1]} | {module} |")
+    notebooks = [Notebook(path) for path in sorted(folder.glob("[0-9]*.ipynb"))]
+    for notebook in notebooks:
+        opening = notebook.markdown[0].splitlines()
+        lesson = next((m for line in opening if (m := LESSON.match(line))), None)
+        name = f"{notebook.path.stem.split('_')[0]} {opening[0].removeprefix('# ')}"
+        minutes, makes = lesson.groups() if lesson else ("", f"`mlops_course.{notebook.module}`")
+        lines.append(f"| [{name}](notebooks/{notebook.path.name}) | {opening[1].removeprefix('> ')} | {minutes} | {makes} |")
     return "\n".join(lines)
 
 

@@ -22,9 +22,9 @@ def course(tmp_path, monkeypatch):
 
 
 def broken(source: str) -> str:
-    "The lesson with a cell of a learner's in it."
+    "The lesson with one more cell that a build runs."
     notebook = json.loads((project.root() / LESSON).read_text(encoding="utf-8"))
-    cell = {"cell_type": "code", "execution_count": None, "id": "mine", "metadata": {}, "outputs": [], "source": source}
+    cell = {"cell_type": "code", "execution_count": None, "id": "mine", "metadata": {"tags": ["stage"]}, "outputs": [], "source": source}
     notebook["cells"].append(cell)
     return json.dumps(notebook)
 

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
@@ -47,7 +48,7 @@ class Company:
         paths = {name: {k: Path(v.replace("{{out}}", "out/test")) for k, v in t["product"].items()} for name, t in project.tasks().items()}
         told = project.environment()
         for name, before in UPSTREAM.items():
-            about = {"name": told.name, "out": told.out, name: getattr(told, name)}
+            about = {"name": told.name, "out": told.out, "clock": told.clock, name: getattr(told, name)}
             product = {key: project.root() / path for key, path in paths[name].items()}
             with project.stage(name, product, {task: {} for task in before}, about):
                 for path in product.values():
@@ -62,6 +63,13 @@ class Company:
     @property
     def out(self) -> Path:
         return self.root / "out/test"
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        "Put `new` in the place of the first `old`."
+        path = self.root / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     def dag(self):
         "The pipeline as `ploomber build` loads it."
@@ -93,9 +101,14 @@ def built(tmp_path_factory) -> Company:
 @pytest.fixture
 def company(built, tmp_path, monkeypatch) -> Company:
     "The company as it was built; what a test does to it is undone."
-    kept = {folder: shutil.copytree(folder, tmp_path / folder.name) for folder in [built.out, built.theirs]}
+    kept = {
+        folder: shutil.copytree(folder, tmp_path / folder.relative_to(built.root.parent))
+        for folder in [built.out, built.theirs, built.root / "notebooks", built.root / "mlops_course"]
+    }
+    settings = (built.root / "env.test.yaml").read_bytes()
     yield built
     project.versions.cache_clear()
+    (built.root / "env.test.yaml").write_bytes(settings)
     for folder, copy in kept.items():
         shutil.rmtree(folder)
         shutil.copytree(copy, folder)
@@ -158,6 +171,25 @@ def product_deleted(company, patch):
     (company.out / "data/labels.parquet").unlink()
 
 
+def setting_changed(company, patch):
+    company.edit("env.test.yaml", "\ntraining:\n", "\ntraining:\n  report_rows: 99\n")
+
+
+def module_changed(company, patch):
+    company.edit("mlops_course/data.py", "", "# a line\n")
+
+
+def working_cell_changed(company, patch):
+    company.edit("notebooks/30_data_pipeline.ipynb", '"    data.run(stage)', '"    data.run(stage)  # changed')
+
+
+def working_cell_added(company, patch):
+    path = company.root / "notebooks/40_training_pipeline.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("print('one more')", metadata={"tags": ["stage"]}))
+    nbformat.write(notebook, path)
+
+
 @pytest.mark.parametrize(
     ("fault", "stage", "names"),
     [
@@ -173,6 +205,10 @@ def product_deleted(company, patch):
         (python_updated, "world", "Python"),
         (product_altered, "training", "training/decision.json"),
         (product_deleted, "data", "data/labels.parquet"),
+        (setting_changed, "training", "settings"),
+        (module_changed, "data", "mlops_course/data.py"),
+        (working_cell_changed, "data", "cells"),
+        (working_cell_added, "training", "cells"),
     ],
 )
 def test_what_a_stage_stands_on_is_not_changed_unnoticed(company, monkeypatch, fault, stage, names):
@@ -185,13 +221,38 @@ def test_what_a_stage_stands_on_is_not_changed_unnoticed(company, monkeypatch, f
 
 @pytest.mark.parametrize(
     ("fault", "stage"),
-    [(None, None), (replaced, "data"), (variable_of_a_file, "batch"), (library_updated, "world"), (product_altered, "training")],
+    [
+        (None, None),
+        (replaced, "data"),
+        (variable_of_a_file, "batch"),
+        (library_updated, "world"),
+        (product_altered, "training"),
+        (setting_changed, "training"),
+        (module_changed, "data"),
+        (working_cell_changed, "data"),
+        (working_cell_added, "training"),
+    ],
 )
 def test_ploomber_by_itself_makes_again_what_has_changed_and_what_comes_after_it(company, monkeypatch, fault, stage):
     if fault:
         fault(company, monkeypatch)
 
     assert company.stale() == AFTER.get(stage, [])
+
+
+@pytest.mark.parametrize("lesson", [task["source"] for task in project.tasks().values()])
+def test_prose_exercises_and_teaching_cells_do_not_change_a_build(company, lesson):
+    "Whatever a learner does to them: solve, break off in the middle of a line, run, delete, add."
+    notebook = nbformat.read(company.root / lesson, as_version=4)
+    for number, cell in enumerate(notebook.cells):
+        if not project.RUN & set(cell.metadata.get("tags", [])):
+            cell.source = f"def broken_{number}(" if cell.cell_type == "code" else "Other words."
+    del notebook.cells[1]
+    notebook.cells += [nbformat.v4.new_code_cell("1 +"), nbformat.v4.new_markdown_cell("A note.")]
+    nbformat.write(notebook, company.root / lesson)
+
+    assert cli.stale("env.test.yaml") == {} and company.stale() == []
+    cli.check_cells()
 
 
 def test_the_same_file_put_back_is_no_change(company):
@@ -220,7 +281,7 @@ def test_an_optional_file_that_comes_later_is_noticed(company):
 def test_what_is_replaced_while_a_stage_runs_counts_as_changed(company):
     told = project.environment()
     paths = {key: project.root() / path.replace("{{out}}", "out/test") for key, path in project.tasks()["batch"]["product"].items()}
-    with project.stage("batch", paths, {}, {"name": told.name, "out": told.out, "batch": told.batch}):
+    with project.stage("batch", paths, {}, {"name": told.name, "out": told.out, "clock": told.clock, "batch": told.batch}):
         (company.theirs / "to_score.csv").write_text("newer")
 
     assert cli.stale("env.test.yaml") == {"batch": ["${TO_SCORE}"]}

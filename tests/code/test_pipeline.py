@@ -13,7 +13,7 @@ PACKAGE = project.root() / "mlops_course"
 MODULES = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")}
 FLOORS = [
     {"project", "telemetry"},
-    {"problem"},
+    {"problem", "engine"},
     {"world", "data", "asof", "services", "checks"},
     {"features", "registry", "poc"},
     {"stream", "training", "batch", "serving", "monitoring", "experiments"},

@@ -173,7 +173,7 @@ def test_a_stage_that_does_not_make_its_products_is_refused(tmp_path, monkeypatc
     with pytest.raises(CourseError, match="ended without making raw"), project.stage("world"):
         pass
 
-    assert project.changed(tmp_path, "world") == ["made/world.json"]
+    assert project.changed(project.environment(out=str(tmp_path)), "world") == ["made/world.json"]
     last = json.loads((tmp_path / "logs/pipeline.jsonl").read_text().splitlines()[0])
     assert (last["event"], last["stage"], last["environment"]) == ("stage started", "world", "test")
 

@@ -366,13 +366,14 @@ def test_ten_million_driver_hours_fit_into_1_gb(tmp_path):
 
 
 def test_the_stage_lists_what_it_made(tmp_path, capsys):
-    out = run_stages(tmp_path, "world", world={"drivers": 60, "days": 2, "bookings_per_day": 50})
+    small = {"drivers": 60, "days": 2, "bookings_per_day": 50}
+    out, environment = run_stages(tmp_path, "world", world=small), project.environment(out=str(tmp_path), world=small)
     listed = json.loads((out / "made/world.json").read_text())["files"]
     assert {f"raw/{name}.parquet" for name in world.SCHEMAS} <= set(listed)
     assert "completed trips" in capsys.readouterr().out
-    assert project.changed(out, "world") == []
+    assert project.changed(environment, "world") == []
     (out / "raw/labels.parquet").unlink()
-    assert project.changed(out, "world") == ["raw/labels.parquet"]
+    assert project.changed(environment, "world") == ["raw/labels.parquet"]
 
 
 def test_the_stage_makes_no_files_where_nothing_is_simulated(tmp_path):

@@ -471,7 +471,7 @@ def test_the_same_files_give_the_same_products(tmp_path):
 
     made = [json.loads((out / "made/data.json").read_text()) for out in (one, two)]
     assert made[0] == made[1]
-    assert project.changed(one, "data") == []
+    assert files.changed(one, sources) == []
 
 
 def test_a_source_of_an_unknown_table_is_refused(tmp_path):
@@ -526,12 +526,12 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_looks_whole(tmp_pat
 
     assert ended.returncode < 0
     assert any(name.startswith(".statistics.parquet.") and name.endswith(".part") for name in left)
-    assert "statistics.parquet" not in left and project.changed(tmp_path / "out", "data") == ["made/data.json"]
+    assert "statistics.parquet" not in left and files.changed(tmp_path / "out", sources) == ["made/data.json"]
 
     files.run_data(tmp_path / "out", sources)
     files.run_data(tmp_path / "undisturbed", sources)
     digests = [project.digest(tmp_path / name / "data/statistics.parquet") for name in ("out", "undisturbed")]
-    assert digests[0] == digests[1] and project.changed(tmp_path / "out", "data") == []
+    assert digests[0] == digests[1] and files.changed(tmp_path / "out", sources) == []
 
 
 def test_many_rows_are_cleaned_without_a_loop_over_them(tmp_path):

@@ -111,8 +111,8 @@ class Walk:
 
     def progress(self) -> None:
         printed = self.run("mlops-course progress")
-        lessons = re.findall(r"^\| \[(\d\d) ", README, re.M)
-        assert {lesson for lesson in lessons if not re.search(rf"\b{lesson}[ _]", printed)} <= {"90", "91"}
+        lessons = re.findall(r"^\| \[([0-8]\d) ", README, re.M)  # from 90 on: the appendix
+        assert not [lesson for lesson in lessons if not re.search(rf"\b{lesson}[ _]", printed)]
 
     def make_ui(self) -> None:
         ui, address = self.begin("make ui", r"(http://\S+)")
