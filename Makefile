@@ -109,14 +109,14 @@ export: $(READY) ## write the package and the README's table from the notebooks,
 lint: $(READY) ## ruff, spelling, and the rules of the lessons
 	@rm -rf out/lint && python tests/rules.py --as-taught out/lint/notebooks notebooks/*.ipynb
 	ruff check . && ruff check out/lint/notebooks
-	ruff format --check . && ruff format --check out/lint/notebooks
+	ruff format --check . && ruff format --check --line-length 100 out/lint/notebooks
 	typos && typos out/lint/notebooks
 	@python tests/rules.py notebooks/*.ipynb
 
 .PHONY: format
 format: $(READY) ## format code and notebooks
 	ruff format . && ruff check --fix .
-	ruff format --isolated --line-length 140 notebooks/*.ipynb
+	ruff format --isolated --line-length 100 notebooks/*.ipynb
 
 .PHONY: test
 test: lint ## lint, package in step, all tests that need no server, every notebook verified

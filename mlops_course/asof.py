@@ -31,11 +31,16 @@ def quoted(name: str) -> str:
 def join_sql(
     time: str,  # the labels' column of time
     sides: list[Rows],
-    span: tuple | None = None,  # oldest and newest time of a label: rows that no label can see are not read
+    span: tuple
+    | None = None,  # oldest and newest time of a label: rows that no label can see are not read
 ) -> str:
     "One ASOF LEFT JOIN for each of `sides` to the table `labels`, whose column `n` numbers its rows: features in that order."
     joins = [_join(f"f{i}", time, side, span) for i, side in enumerate(sides)]
-    columns = [_known(f"f{i}", j, time, side.ttl, name) for i, side in enumerate(sides) for j, name in enumerate(side.columns)]
+    columns = [
+        _known(f"f{i}", j, time, side.ttl, name)
+        for i, side in enumerate(sides)
+        for j, name in enumerate(side.columns)
+    ]
     return "\n".join([f"SELECT {', '.join(columns)}", "FROM labels", *joins, "ORDER BY labels.n"])
 
 
@@ -63,7 +68,9 @@ def _within(rows: Rows, span: tuple | None) -> str:
     "Leave out rows that no label can see: younger than all of them, or too old for the oldest."
     if not span:
         return ""
-    oldest = f" AND {_utc(rows.time)} >= {_literal(span[0])} - {_interval(rows.ttl)}" if rows.ttl else ""
+    oldest = (
+        f" AND {_utc(rows.time)} >= {_literal(span[0])} - {_interval(rows.ttl)}" if rows.ttl else ""
+    )
     return f" WHERE {_utc(rows.time)} <= {_literal(span[1])}{oldest}"
 
 
@@ -101,7 +108,9 @@ def connect(
     "A DuckDB of a block's own: in UTC, bounded in memory, with a folder for what does not fit. Both are gone after the block."
     with tempfile.TemporaryDirectory(prefix="duckdb-") as spill:
         with duckdb.connect(config={"memory_limit": memory, "temp_directory": spill}) as connection:
-            connection.execute("SET TimeZone = 'UTC'")  # a time without zone is UTC, wherever this runs
+            connection.execute(
+                "SET TimeZone = 'UTC'"
+            )  # a time without zone is UTC, wherever this runs
             yield connection
 
 
@@ -114,7 +123,11 @@ def features_of(
     "The features of each label, one row a label, in the labels' order."
     needed = list(dict.fromkeys(label for side in sides for label in side.keys))
     times = pc.cast(labels[time], pa.timestamp("us", "UTC"), safe=False)
-    numbered = labels.select(needed).append_column("t", times).append_column("n", pa.array(np.arange(len(labels))))
+    numbered = (
+        labels.select(needed)
+        .append_column("t", times)
+        .append_column("n", pa.array(np.arange(len(labels))))
+    )
     bounds = pc.min_max(times).as_py()
     span = (bounds["min"], bounds["max"]) if bounds["min"] else None
     connection.register("labels", numbered)
@@ -139,7 +152,8 @@ def _text(value: str | Path) -> str:
 # %% ../notebooks/32_point_in_time.ipynb #13054284
 def as_of(
     labels: pd.DataFrame,  # one row a label, any order
-    features: pd.DataFrame | Path,  # one row for each time at which something became known; a Parquet file or a table
+    features: pd.DataFrame
+    | Path,  # one row for each time at which something became known; a Parquet file or a table
     *,
     entity: str,  # in both tables
     label_time: str,  # a time without zone is UTC
@@ -171,7 +185,10 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
-from feast.infra.offline_stores.offline_utils import get_pyarrow_schema_from_batch_source, infer_event_timestamp_from_entity_df
+from feast.infra.offline_stores.offline_utils import (
+    get_pyarrow_schema_from_batch_source,
+    infer_event_timestamp_from_entity_df,
+)
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
@@ -191,7 +208,9 @@ def file_of(
 ) -> str:
     "The path of a source. Raises `ValueError` if it is no Parquet file or folder."
     if not isinstance(source, FileSource) or "Delta" in type(source.file_format).__name__:
-        raise ValueError(f"AsofOfflineStore reads Parquet files (FileSource), not {type(source).__name__} {getattr(source, 'name', '')}")
+        raise ValueError(
+            f"AsofOfflineStore reads Parquet files (FileSource), not {type(source).__name__} {getattr(source, 'name', '')}"
+        )
     return FileSource.get_uri_for_file_path(config.repo_path, source.path)
 
 
@@ -205,7 +224,9 @@ def rows_of(
     source, projection = view.batch_source, view.projection
     table = parquet(file_of(source, config))
     in_file = {new: old for old, new in source.field_mapping.items()}
-    wanted = [ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == projection.name_to_use()]
+    wanted = [
+        ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == projection.name_to_use()
+    ]
     prefix = f"{projection.name_alias or view.name}__" if full_names else ""
     keys = [column.name for column in view.entity_columns if column.name != "__dummy_id"]
     return Rows(
@@ -221,7 +242,15 @@ def rows_of(
 class AsofJob(RetrievalJob):
     "A retrieval that runs when its answer is asked for."
 
-    def __init__(self, answer: Callable[[], pa.Table], config: RepoConfig, sql: str = "", metadata=None, on_demand=(), full_names=False):
+    def __init__(
+        self,
+        answer: Callable[[], pa.Table],
+        config: RepoConfig,
+        sql: str = "",
+        metadata=None,
+        on_demand=(),
+        full_names=False,
+    ):
         super().__init__()
         self._answer, self._config, self._sql, self._metadata = answer, config, sql, metadata
         self._on_demand, self._full_names = list(on_demand), full_names
@@ -251,10 +280,14 @@ def _refuse(labels: pa.Table, time: str, sides: list[Rows]) -> None:
     "Raise `ValueError` if the labels lack a key, or have a column with the name of a feature."
     missing = {key for side in sides for key in side.keys} - set(labels.column_names)
     if missing:
-        raise ValueError(f"the labels have no column {sorted(missing)}; they have {labels.column_names}")
+        raise ValueError(
+            f"the labels have no column {sorted(missing)}; they have {labels.column_names}"
+        )
     taken = {name for side in sides for name in side.columns} & set(labels.column_names)
     if taken:
-        raise ValueError(f"the labels have columns with the names of features: {sorted(taken)}; rename or drop them, or ask for full names")
+        raise ValueError(
+            f"the labels have columns with the names of features: {sorted(taken)}; rename or drop them, or ask for full names"
+        )
 
 
 def _pull(config, source, columns, time, created, start=None, end=None, more="") -> AsofJob:
@@ -262,7 +295,11 @@ def _pull(config, source, columns, time, created, start=None, end=None, more="")
     selected = [*map(quoted, dict.fromkeys([*columns, time]))]
     if created and created not in columns:  # Feast cannot put an empty time online
         selected.append(f"coalesce({_utc(created)}, {_utc(time)}) AS {quoted(created)}")
-    bounds = [f"{_utc(time)} {sign} {_literal(_aware(t))}" for sign, t in [(">=", start), ("<=", end)] if t]
+    bounds = [
+        f"{_utc(time)} {sign} {_literal(_aware(t))}"
+        for sign, t in [(">=", start), ("<=", end)]
+        if t
+    ]
     where = f"WHERE {' AND '.join(bounds)} " if bounds else ""
     sql = f"SELECT {', '.join(selected)} FROM {parquet(file_of(source, config))} {where}{more}"
 
@@ -291,11 +328,24 @@ class ParquetStore(OfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        order = ", ".join(f"{_utc(c)} DESC NULLS LAST" for c in [timestamp_field, created_timestamp_column] if c)
-        within = f"PARTITION BY {', '.join(map(quoted, join_key_columns))} " if join_key_columns else ""
+        order = ", ".join(
+            f"{_utc(c)} DESC NULLS LAST" for c in [timestamp_field, created_timestamp_column] if c
+        )
+        within = (
+            f"PARTITION BY {', '.join(map(quoted, join_key_columns))} " if join_key_columns else ""
+        )
         newest = f"QUALIFY row_number() OVER ({within}ORDER BY {order}) = 1"
         columns = [*join_key_columns, *feature_name_columns]
-        return _pull(config, data_source, columns, timestamp_field, created_timestamp_column, start_date, end_date, newest)
+        return _pull(
+            config,
+            data_source,
+            columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+            newest,
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -309,13 +359,28 @@ class ParquetStore(OfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         columns = [*join_key_columns, *feature_name_columns]
-        return _pull(config, data_source, columns, timestamp_field, created_timestamp_column, start_date, end_date)
+        return _pull(
+            config,
+            data_source,
+            columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+        )
 
     @staticmethod
-    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
         _, expected = get_pyarrow_schema_from_batch_source(config, feature_view.batch_source)
         if expected != table.column_names:
-            raise ValueError(f"{feature_view.name} has the columns {expected} in its source; these were to be added: {table.column_names}")
+            raise ValueError(
+                f"{feature_view.name} has the columns {expected} in its source; these were to be added: {table.column_names}"
+            )
         path = Path(file_of(feature_view.batch_source, config))
         with connect(config.offline_store.memory) as connection:
             connection.register("added", table)
@@ -327,8 +392,12 @@ class ParquetStore(OfflineStore):
                 connection.execute(f"COPY ({query}) TO {_text(beside)} (FORMAT parquet)")
 
     @staticmethod
-    def write_logged_features(config: RepoConfig, data: pa.Table | Path, source, logging_config, registry) -> None:
-        folder = Path(FileSource.get_uri_for_file_path(config.repo_path, logging_config.destination.path))
+    def write_logged_features(
+        config: RepoConfig, data: pa.Table | Path, source, logging_config, registry
+    ) -> None:
+        folder = Path(
+            FileSource.get_uri_for_file_path(config.repo_path, logging_config.destination.path)
+        )
         with writing(folder / f"{uuid4().hex}.parquet") as beside:
             pq.write_table(pq.read_table(data) if isinstance(data, Path) else data, beside)
 
@@ -363,7 +432,9 @@ class AsofOfflineStore(ParquetStore):
     ) -> RetrievalJob:
         if entity_df is None or unsupported:
             more = ", ".join(unsupported)
-            raise NotImplementedError(f"AsofOfflineStore needs entity_df, a table or a query of DuckDB, and takes nothing else: {more}")
+            raise NotImplementedError(
+                f"AsofOfflineStore needs entity_df, a table or a query of DuckDB, and takes nothing else: {more}"
+            )
         sides = [rows_of(view, feature_refs, full_feature_names, config) for view in feature_views]
         labels, time = labels_of(entity_df, config.offline_store.memory)
         _refuse(labels, time, sides)
@@ -371,13 +442,17 @@ class AsofOfflineStore(ParquetStore):
         def answer() -> pa.Table:
             with connect(config.offline_store.memory) as connection:
                 found = features_of(labels, time, sides, connection)
-            return pa.table([*labels.columns, *found.columns], [*labels.column_names, *found.column_names])
+            return pa.table(
+                [*labels.columns, *found.columns], [*labels.column_names, *found.column_names]
+            )
 
         bounds = pc.min_max(labels[time]).as_py()
         keys = [name for name in labels.column_names if name != time]
         metadata = RetrievalMetadata(feature_refs, keys, bounds["min"], bounds["max"])
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        return AsofJob(answer, config, join_sql(time, sides), metadata, on_demand, full_feature_names)
+        return AsofJob(
+            answer, config, join_sql(time, sides), metadata, on_demand, full_feature_names
+        )
 
 # %% ../notebooks/32_point_in_time.ipynb #3cb1874b
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -412,7 +487,9 @@ from .project import CourseError, in_make
 class UtcSqliteOnlineStoreConfig(FeastConfigBaseModel):
     "What feature_store.yaml may say under `online_store`."
 
-    type: Literal["mlops_course.asof.UtcSqliteOnlineStore"] = "mlops_course.asof.UtcSqliteOnlineStore"
+    type: Literal["mlops_course.asof.UtcSqliteOnlineStore"] = (
+        "mlops_course.asof.UtcSqliteOnlineStore"
+    )
     path: str = "online.db"  # from the folder of feature_store.yaml
 
 
@@ -435,10 +512,15 @@ def _opened(
 ) -> sqlite3.Connection:
     "The file of an online store, for any thread. Raises `CourseError` if another store has written it."
     path = path.resolve()
-    database = sqlite3.connect(f"{path.as_uri()}?mode={mode}", timeout=seconds, check_same_thread=False, uri=True)
+    database = sqlite3.connect(
+        f"{path.as_uri()}?mode={mode}", timeout=seconds, check_same_thread=False, uri=True
+    )
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version != _VERSION and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if (
+            version != _VERSION
+            and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        ):
             raise CourseError(
                 f"{path} is not of this online store but perhaps of Feast's own, whose times depend on the zone of a process: "
                 f"remove it and fill it again, by `{in_make('run')}` or by Feast's apply and materialize"
@@ -450,7 +532,11 @@ def _opened(
 
 # %% ../notebooks/32_point_in_time.ipynb #8a2c16ac
 def _table(config: RepoConfig, view: FeatureView) -> str:
-    return quoted(compute_table_id(config.project, view, config.registry.enable_online_feature_view_versioning))
+    return quoted(
+        compute_table_id(
+            config.project, view, config.registry.enable_online_feature_view_versioning
+        )
+    )
 
 
 def _key(config: RepoConfig, key: EntityKey) -> str:
@@ -458,7 +544,9 @@ def _key(config: RepoConfig, key: EntityKey) -> str:
 
 
 def _packed(values: dict[str, Value]) -> str:
-    return orjson.dumps({name: value.SerializeToString().hex() for name, value in values.items()}).decode()
+    return orjson.dumps(
+        {name: value.SerializeToString().hex() for name, value in values.items()}
+    ).decode()
 
 
 def _values(texts: dict[str, str]) -> dict[str, Value]:
@@ -477,7 +565,15 @@ class UtcSqliteOnlineStore(SqliteOnlineStore):
             self._conn = _opened(path, "rwc", 5)
         return self._conn
 
-    def update(self, config: RepoConfig, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial: bool) -> None:
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete,
+        tables_to_keep,
+        entities_to_delete,
+        entities_to_keep,
+        partial: bool,
+    ) -> None:
         with self._get_conn(config) as database:
             database.execute(f"PRAGMA user_version = {_VERSION}")
             for view in tables_to_keep:
@@ -495,10 +591,15 @@ class UtcSqliteOnlineStore(SqliteOnlineStore):
         self,
         config: RepoConfig,
         table: FeatureView,
-        data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],  # key, features, when they were known and written
+        data: list[
+            tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+        ],  # key, features, when they were known and written
         progress: Callable[[int], Any] | None,
     ) -> None:
-        rows = [(_key(config, key), *map(microseconds_of, times), _packed(values)) for key, values, *times in data]
+        rows = [
+            (_key(config, key), *map(microseconds_of, times), _packed(values))
+            for key, values, *times in data
+        ]
         with self._get_conn(config) as database:
             database.executemany(f"REPLACE INTO {_table(config, table)} VALUES (?, ?, ?, ?)", rows)
         if progress:
@@ -512,7 +613,10 @@ class UtcSqliteOnlineStore(SqliteOnlineStore):
         requested_features: list[str] | None = None,  # Feast takes what it has asked for
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         keys = [_key(config, key) for key in entity_keys]
-        found = {key: (time_of(known), _values(texts)) for key, known, texts in map(orjson.loads, self.rows(config, table, keys))}
+        found = {
+            key: (time_of(known), _values(texts))
+            for key, known, texts in map(orjson.loads, self.rows(config, table, keys))
+        }
         return [found.get(key, (None, None)) for key in keys]
 
     def rows(
@@ -525,4 +629,6 @@ class UtcSqliteOnlineStore(SqliteOnlineStore):
         if self._reader is None:
             self._reader = _opened(Path(self._get_db_path(config)), "ro", 1)
         question = _ROWS.format(table=_table(config, table))
-        return orjson.loads(self._reader.execute(question, [orjson.dumps(keys).decode()]).fetchone()[0])
+        return orjson.loads(
+            self._reader.execute(question, [orjson.dumps(keys).decode()]).fetchone()[0]
+        )

@@ -46,7 +46,10 @@ def schema(
     "The columns and types of a file of scores."
     asked = data.arrow_schema(CONTRACT.tables["request"])
     numbers = [(name, pa.float64()) for name in (*names, "score")]
-    text = [(name, pa.string()) for name in ("status", "model_name", "model_version", "run_id", "model_digest")]
+    text = [
+        (name, pa.string())
+        for name in ("status", "model_name", "model_version", "run_id", "model_digest")
+    ]
     return pa.schema([asked.field(CONTRACT.entity), asked.field(CONTRACT.time), *numbers, *text])
 
 # %% ../notebooks/50_batch_serving.ipynb #7f1fa1d7
@@ -59,7 +62,12 @@ class BatchSettings(project.Settings):
     request: data.Source
 
 
-REFUSED = pa.schema([(n, pa.int64() if n == "row" else pa.string()) for n in ("source", "row", "reason", "column", "value")])
+REFUSED = pa.schema(
+    [
+        (n, pa.int64() if n == "row" else pa.string())
+        for n in ("source", "row", "reason", "column", "value")
+    ]
+)
 
 
 def asked(
@@ -73,7 +81,9 @@ def asked(
     refused = came.refused.assign(source=source.file.name)
     data.write_table(refused, REFUSED, quarantine)
     if came.kept.empty:
-        reasons = ", ".join(f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items())
+        reasons = ", ".join(
+            f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items()
+        )
         guesses = "".join(f" Perhaps {hint}." for hint in data.hints(came, table))
         where = f"Each row stands in {project.shown(quarantine)}; ask {source.owner} to send the file again"
         raise project.CourseError(f"{source.path}: no row can be used: {reasons}.{guesses} {where}")
@@ -95,6 +105,17 @@ def run(
     scores = score(model, features.historical(store, rows))
     data.write_table(scores, schema(model.features), path)
     unknown = int(scores.score.isna().sum())
-    log.info("batch scored", rows=len(scores), unknown=unknown, refused=refused, version=model.version, run_id=model.run_id)
-    print(f"{len(scores) - unknown:,} rows scored by {model.name} version {model.version}: {project.shown(path)}")
-    print(f"without score, because no feature was known: {unknown:,}; refused, see quarantine.parquet beside it: {refused:,}")
+    log.info(
+        "batch scored",
+        rows=len(scores),
+        unknown=unknown,
+        refused=refused,
+        version=model.version,
+        run_id=model.run_id,
+    )
+    print(
+        f"{len(scores) - unknown:,} rows scored by {model.name} version {model.version}: {project.shown(path)}"
+    )
+    print(
+        f"without score, because no feature was known: {unknown:,}; refused, see quarantine.parquet beside it: {refused:,}"
+    )

@@ -36,7 +36,13 @@ def meets(
         schema(table).validate(frame, lazy=True)
     except SchemaErrors as broken:
         cases = broken.failure_cases.groupby(["column", "check"], dropna=False).size()
-        return Result(name, False, "; ".join(f"{column}: {check} ({count} times)" for (column, check), count in cases.items()))
+        return Result(
+            name,
+            False,
+            "; ".join(
+                f"{column}: {check} ({count} times)" for (column, check), count in cases.items()
+            ),
+        )
     return Result(name, True, f"{len(frame):,} rows keep to it")
 
 # %% ../notebooks/41_testing_ml.ipynb #0063e8fa
@@ -49,7 +55,11 @@ def within(
     "Are all values that are there from `low` to `high`?"
     values = frame[column].dropna()
     wrong = int((~values.between(low, high)).sum())
-    return Result(f"range: {column}", wrong == 0 if len(values) else None, f"{wrong:,} of {len(values):,} values outside {low} to {high}")
+    return Result(
+        f"range: {column}",
+        wrong == 0 if len(values) else None,
+        f"{wrong:,} of {len(values):,} values outside {low} to {high}",
+    )
 
 
 def filled(
@@ -62,7 +72,9 @@ def filled(
         return Result("missing values", None, "no rows")
     missing = frame[columns].isna().mean()
     return Result(
-        "missing values", bool(missing.max() <= at_most), f"{missing.max():.0%} of {missing.idxmax()} missing, at most {at_most:.0%}"
+        "missing values",
+        bool(missing.max() <= at_most),
+        f"{missing.max():.0%} of {missing.idxmax()} missing, at most {at_most:.0%}",
     )
 
 # %% ../notebooks/41_testing_ml.ipynb #7d562d0b
@@ -97,22 +109,31 @@ def apart_by_entity(
         wrong += int((span["min"] <= last.reindex(span.index)).sum())
         last = last.combine(span["max"], max).where(lambda both: both.notna(), last)
     return Result(
-        "splits: entities", wrong == 0, f"{wrong:,} of {len(last):,} entities have a row that is not later than one of an earlier split"
+        "splits: entities",
+        wrong == 0,
+        f"{wrong:,} of {len(last):,} entities have a row that is not later than one of an earlier split",
     )
 
 # %% ../notebooks/41_testing_ml.ipynb #88357393
 def apart_by_time(
     splits: dict[str, pd.DataFrame],
     time: str,
-    known: str | None = None,  # when a label was known: what a split knew must be older than the next split too
+    known: str
+    | None = None,  # when a label was known: what a split knew must be older than the next split too
 ) -> Result:
     "Is each split later than all that was known in the splits before? Empty splits make it not measurable."
     parts = list(splits.values())
     if any(part.empty for part in parts):
-        return Result("splits: time", None, f"empty: {', '.join(name for name, part in splits.items() if part.empty)}")
+        return Result(
+            "splits: time",
+            None,
+            f"empty: {', '.join(name for name, part in splits.items() if part.empty)}",
+        )
     ends = [part[[time, known] if known else [time]].max().max() for part in parts]
     wrong = sum(int((later[time] < end).sum()) for end, later in zip(ends, parts[1:], strict=False))
-    return Result("splits: time", wrong == 0, f"{wrong:,} rows are older than what an earlier split knew")
+    return Result(
+        "splits: time", wrong == 0, f"{wrong:,} rows are older than what an earlier split knew"
+    )
 
 # %% ../notebooks/41_testing_ml.ipynb #c106bc9b
 def auc(
@@ -125,7 +146,9 @@ def auc(
     if not positives or not negatives:
         return None
     ranks = pd.Series(np.asarray(score)).rank().to_numpy()
-    return float((ranks[label == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(
+        (ranks[label == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives)
+    )
 
 
 def no_giveaway(
@@ -137,12 +160,22 @@ def no_giveaway(
 ) -> Result:
     "Does no single feature, nor its being missing, separate the label almost perfectly?"
     if len(frame) < rows or frame[label].nunique() < 2:
-        return Result("leak of the label", None, f"{len(frame):,} rows with {frame[label].nunique()} classes are too few to tell")
-    columns = {f: frame[f].fillna(frame[f].median()) for f in features} | {f"{f} is missing": frame[f].isna() for f in features}
+        return Result(
+            "leak of the label",
+            None,
+            f"{len(frame):,} rows with {frame[label].nunique()} classes are too few to tell",
+        )
+    columns = {f: frame[f].fillna(frame[f].median()) for f in features} | {
+        f"{f} is missing": frame[f].isna() for f in features
+    }
     areas = {name: abs(auc(frame[label], values) - 0.5) + 0.5 for name, values in columns.items()}
     worst = max(areas, key=areas.get)
     verdict = areas[worst] <= at_most
-    return Result("leak of the label", verdict, f"{worst} {'does not separate' if verdict else 'separates'} the label almost perfectly")
+    return Result(
+        "leak of the label",
+        verdict,
+        f"{worst} {'does not separate' if verdict else 'separates'} the label almost perfectly",
+    )
 
 # %% ../notebooks/41_testing_ml.ipynb #1c33d301
 def from_the_past(
@@ -162,7 +195,11 @@ def from_the_past(
     first = history.astype(same_types).groupby(keys, dropna=False, as_index=False)[known].min()
     found = rows.astype(same_types).merge(first, on=keys, how="left")
     wrong = int((~(found[known] <= found[time])).sum())
-    return Result("features known in time", wrong == 0, f"{wrong:,} of {len(rows):,} rows have features that nobody knew yet")
+    return Result(
+        "features known in time",
+        wrong == 0,
+        f"{wrong:,} of {len(rows):,} rows have features that nobody knew yet",
+    )
 
 # %% ../notebooks/41_testing_ml.ipynb #e25c1174
 def gives_probabilities(
@@ -178,7 +215,9 @@ def gives_probabilities(
     except (ValueError, AttributeError) as error:
         return Result("output before training", False, str(error).partition("\n")[0])
     shaped = answer.shape == (len(rows), 2)
-    ranged = shaped and bool(np.all((answer >= 0) & (answer <= 1)) and np.allclose(answer.sum(axis=1), 1))
+    ranged = shaped and bool(
+        np.all((answer >= 0) & (answer <= 1)) and np.allclose(answer.sum(axis=1), 1)
+    )
     return Result(
         "output before training",
         ranged,
@@ -192,7 +231,11 @@ def repeats(
 ) -> Result:
     "Asked twice, does the model say the same?"
     apart = float(np.max(np.abs(score(rows) - score(rows)))) if len(rows) else None
-    return Result("same answer twice", None if apart is None else apart == 0, "no rows" if apart is None else f"apart by {apart:.3g}")
+    return Result(
+        "same answer twice",
+        None if apart is None else apart == 0,
+        "no rows" if apart is None else f"apart by {apart:.3g}",
+    )
 
 
 def ignores_order(
@@ -221,7 +264,11 @@ def does_not_fall(
         return Result(f"direction: {feature}", None, "no rows")
     fall = score(known) - score(known.assign(**{feature: known[feature] + step}))
     wrong = int((fall > by).sum())
-    return Result(f"direction: {feature}", wrong == 0, f"{wrong:,} of {len(known):,} scores fall by more than {by} when it rises by {step}")
+    return Result(
+        f"direction: {feature}",
+        wrong == 0,
+        f"{wrong:,} of {len(known):,} scores fall by more than {by} when it rises by {step}",
+    )
 
 # %% ../notebooks/41_testing_ml.ipynb #9415c0bd
 def fair(
@@ -233,7 +280,9 @@ def fair(
 ) -> Result:
     "Is the gap between promise and outcome about the same in every segment?"
     gaps = (
-        pd.DataFrame({"segment": np.asarray(segment), "gap": np.asarray(probability) - np.asarray(label)})
+        pd.DataFrame(
+            {"segment": np.asarray(segment), "gap": np.asarray(probability) - np.asarray(label)}
+        )
         .groupby("segment")
         .gap.agg(["mean", "size"])
     )
@@ -242,5 +291,7 @@ def fair(
         return Result("fair over segments", None, f"{len(gaps)} segments with {rows} rows")
     apart = float(gaps.max() - gaps.min())
     return Result(
-        "fair over segments", apart <= at_most, f"{gaps.idxmax()} is promised {apart:.2f} more than {gaps.idxmin()}, beside what came true"
+        "fair over segments",
+        apart <= at_most,
+        f"{gaps.idxmax()} is promised {apart:.2f} more than {gaps.idxmin()}, beside what came true",
     )

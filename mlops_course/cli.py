@@ -25,10 +25,16 @@ from typing import Annotated, BinaryIO
 
 # What PYTHONPATH brings from another Python is not for this one, nor for the programs that it starts.
 _paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-_foreign = {path for path in _paths if not Path(path).is_relative_to(sys.prefix) and not Path(path, "mlops_course").is_dir()}
+_foreign = {
+    path
+    for path in _paths
+    if not Path(path).is_relative_to(sys.prefix) and not Path(path, "mlops_course").is_dir()
+}
 if _foreign:
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in _paths if path not in _foreign)
-    sys.path[:] = [path for path in sys.path if path not in {os.path.abspath(path) for path in _foreign}]
+    sys.path[:] = [
+        path for path in sys.path if path not in {os.path.abspath(path) for path in _foreign}
+    ]
 
 import typer
 from typer.core import TyperGroup
@@ -64,13 +70,22 @@ def explained(
     if link := _lost_link(path):
         return _without_target(link)
     place = next(part for part in [path, *path.parents] if os.path.exists(part))
-    advice = _ADVICE[fault.errno].format(place=project.shown(place), owner=_user(place.stat().st_uid), user=_user(os.geteuid()))
+    advice = _ADVICE[fault.errno].format(
+        place=project.shown(place), owner=_user(place.stat().st_uid), user=_user(os.geteuid())
+    )
     return f"{project.shown(path)} cannot be used ({fault.strerror}): {advice}"
 
 
 def _lost_link(path: Path) -> Path | None:
     "The part of a path that is a link to something that is not there."
-    return next((part for part in [path, *path.parents] if os.path.islink(part) and not os.path.exists(part)), None)
+    return next(
+        (
+            part
+            for part in [path, *path.parents]
+            if os.path.islink(part) and not os.path.exists(part)
+        ),
+        None,
+    )
 
 
 def _without_target(link: Path) -> str:
@@ -106,14 +121,18 @@ def file_fault(
 ) -> OSError | None:
     "The fault of a file that an error comes from, if it comes from one."
     while error is not None:
-        if isinstance(error, sqlite3.Error) and (number := _OF_SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)):
+        if isinstance(error, sqlite3.Error) and (
+            number := _OF_SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        ):
             try:
                 check_writable(folder)  # SQLite does not say which file it was
             except OSError as fault:
                 return fault
             return OSError(number, str(error), str(folder))
         if isinstance(error, OSError):
-            named = isinstance(error.filename, str) and (error.errno in _ADVICE or _lost_link(Path(error.filename)))
+            named = isinstance(error.filename, str) and (
+                error.errno in _ADVICE or _lost_link(Path(error.filename))
+            )
             if named or error.errno in _NAMELESS:
                 return error
         error = error.__cause__
@@ -126,7 +145,11 @@ def check_writable(
     "Raise `OSError` for the first thing in a folder that this user cannot write."
     for path in [folder, *folder.rglob("*")]:
         if os.path.lexists(path) and not os.access(path, os.W_OK):
-            number = errno.EROFS if os.path.exists(path) and os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+            number = (
+                errno.EROFS
+                if os.path.exists(path) and os.statvfs(path).f_flag & os.ST_RDONLY
+                else errno.EACCES
+            )
             raise OSError(number, os.strerror(number), str(path))
 
 # %% ../notebooks/91_command_line.ipynb #39e404f9
@@ -149,7 +172,9 @@ class _Plain(TyperGroup):
             fault, clear = file_fault(error, _folder(ctx)), isinstance(error, project.CourseError)
             if not (fault or clear):
                 raise
-            said_best = clear and (fault is None or project.is_full(fault))  # that message says how much room is left
+            said_best = clear and (
+                fault is None or project.is_full(fault)
+            )  # that message says how much room is left
             typer.secho(str(error) if said_best else explained(fault), err=True, fg="red")
             raise typer.Exit(1) from None
 
@@ -163,9 +188,16 @@ def _folder(ctx: typer.Context) -> Path:
 
 def _check_checkout() -> None:
     "Raise `CourseError` if this command is of another checkout than the one around it, as in a copy with its old .venv."
-    own, here = Path(project.__file__).parent, next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "pipeline.yaml").is_file()), None)
+    own, here = (
+        Path(project.__file__).parent,
+        next(
+            (p for p in [Path.cwd(), *Path.cwd().parents] if (p / "pipeline.yaml").is_file()), None
+        ),
+    )
     if here and (here / "mlops_course").is_dir() and not (here / "mlops_course").samefile(own):
-        raise project.CourseError(f"this checkout is {here}, and the command is of {own.parent}: `make setup` makes one for this checkout")
+        raise project.CourseError(
+            f"this checkout is {here}, and the command is of {own.parent}: `make setup` makes one for this checkout"
+        )
 
 
 app = typer.Typer(
@@ -187,14 +219,22 @@ def _file_of(ctx: typer.Context, name: str) -> str:
                 raise project.CourseError(_without_target(link))
             return ctx.meta["file"]
     source = ctx.get_parameter_source("file")
-    named = {"COMMANDLINE": "--env", "ENVIRONMENT": "the variable PLOOMBER_ENV_FILENAME, or ENV of make"}.get(source.name, "the command")
+    named = {
+        "COMMANDLINE": "--env",
+        "ENVIRONMENT": "the variable PLOOMBER_ENV_FILENAME, or ENV of make",
+    }.get(source.name, "the command")
     there = sorted(path.name for path in root.glob("env*.yaml"))
     raise project.CourseError(
         f"no environment {name or '(an empty name)'} beside pipeline.yaml; there are {there}. It was named by {named}"
     )
 
 
-_File = Annotated[str, typer.Option("--env", envvar="PLOOMBER_ENV_FILENAME", callback=_file_of, help="the environment's file")]
+_File = Annotated[
+    str,
+    typer.Option(
+        "--env", envvar="PLOOMBER_ENV_FILENAME", callback=_file_of, help="the environment's file"
+    ),
+]
 
 # %% ../notebooks/91_command_line.ipynb #374f4ef3
 def fingerprint(
@@ -202,7 +242,9 @@ def fingerprint(
 ) -> str:
     "Digest of all that a build is made by: the pipeline, and of each stage the settings, the cells that run and the modules."
     settings, pipeline = project.environment(file), project.digest(project.root() / "pipeline.yaml")
-    return project.digest_of([pipeline, {name: project.runs(name, settings) for name in project.tasks()}])
+    return project.digest_of(
+        [pipeline, {name: project.runs(name, settings) for name in project.tasks()}]
+    )
 
 
 def _cells(lesson: Path) -> list[dict]:
@@ -211,9 +253,13 @@ def _cells(lesson: Path) -> list[dict]:
     try:
         return json.loads(lesson.read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError:
-        raise project.CourseError(f"{name} is missing, and it is a stage: `git checkout {name}` brings the course's back") from None
+        raise project.CourseError(
+            f"{name} is missing, and it is a stage: `git checkout {name}` brings the course's back"
+        ) from None
     except (ValueError, KeyError, TypeError):  # git's marks of a conflict, or half a file
-        raise project.CourseError(f"{name} is no notebook any more. Mend it; `git checkout {name}` gives up what is in it") from None
+        raise project.CourseError(
+            f"{name} is no notebook any more. Mend it; `git checkout {name}` gives up what is in it"
+        ) from None
 
 
 def check_cells() -> None:
@@ -227,8 +273,12 @@ def check_cells() -> None:
                 if project.RUN & set(cell["metadata"].get("tags", [])):
                     ast.parse(TransformerManager().transform_cell(code))
             except SyntaxError as error:
-                line = (code.splitlines() or [""])[min(error.lineno or 1, code.count("\n") + 1) - 1].strip()
-                raise project.CourseError(f"{task['source']}: Python cannot read {line!r} ({error.msg}). Mend that cell and save") from None
+                line = (code.splitlines() or [""])[
+                    min(error.lineno or 1, code.count("\n") + 1) - 1
+                ].strip()
+                raise project.CourseError(
+                    f"{task['source']}: Python cannot read {line!r} ({error.msg}). Mend that cell and save"
+                ) from None
 
 
 def stale(
@@ -240,7 +290,9 @@ def stale(
     settings = project.environment(file)
     changes = {name: project.changed(settings, name) for name in project.tasks()}
     built = project.root() / settings.out / "made/build.json"
-    if not built.is_file() or json.loads(built.read_text(encoding="utf-8"))["fingerprint"] != fingerprint(file):
+    if not built.is_file() or json.loads(built.read_text(encoding="utf-8"))[
+        "fingerprint"
+    ] != fingerprint(file):
         changes["build"] = ["not finished"]
     return {name: found for name, found in changes.items() if found}
 
@@ -264,7 +316,9 @@ def begin_build(
 
 def _told(task) -> project.Environment:
     "The settings that Ploomber hands to a stage."
-    return project.validated(project.Environment, task.params["environment"], f"pipeline.yaml, the task {task.name}")
+    return project.validated(
+        project.Environment, task.params["environment"], f"pipeline.yaml, the task {task.name}"
+    )
 
 
 def _differ():
@@ -283,7 +337,13 @@ import shutil
 import tempfile
 from contextlib import suppress
 
-PERSONAL = ("PYTHONSTARTUP", "PYTHONWARNINGS", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "JUPYTER_RUNTIME_DIR")
+PERSONAL = (
+    "PYTHONSTARTUP",
+    "PYTHONWARNINGS",
+    "JUPYTER_PATH",
+    "JUPYTER_CONFIG_PATH",
+    "JUPYTER_RUNTIME_DIR",
+)
 
 
 def set_apart() -> None:
@@ -292,7 +352,12 @@ def set_apart() -> None:
         os.environ.pop(name, None)
     empty = tempfile.mkdtemp(prefix="mlops-course-")
     atexit.register(shutil.rmtree, empty, ignore_errors=True)
-    os.environ.update({name: f"{empty}/{name.lower()}" for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")})
+    os.environ.update(
+        {
+            name: f"{empty}/{name.lower()}"
+            for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")
+        }
+    )
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
 
 
@@ -300,7 +365,9 @@ def forget_broken(
     out: Path,  # the folder of an environment
 ) -> None:
     "Take away Ploomber's notes that are not whole; their stages run again."
-    products = [template for task in project.tasks().values() for template in task["product"].values()]
+    products = [
+        template for task in project.tasks().values() for template in task["product"].values()
+    ]
     for product in (out / template.removeprefix("{{out}}/") for template in products):
         note = product.with_name(f".{product.name}.metadata")
         try:
@@ -323,10 +390,15 @@ def executor(
             try:
                 with project.building(folder):
                     if any(task.exec_status.name != "Skipped" for task in dag.values()):
-                        (folder / "made/build.json").unlink(missing_ok=True)  # what says that there is nothing to do
+                        (folder / "made/build.json").unlink(
+                            missing_ok=True
+                        )  # what says that there is nothing to do
                     return super().__call__(dag, show_progress)
             except project.CourseError as error:
-                with suppress(OSError), telemetry.logging_to(folder / "logs/pipeline.jsonl", run=telemetry.run_name()):
+                with (
+                    suppress(OSError),
+                    telemetry.logging_to(folder / "logs/pipeline.jsonl", run=telemetry.run_name()),
+                ):
                     telemetry.log.error("build refused", error=str(error))
                 raise DAGBuildError(str(error)) from None
 
@@ -339,7 +411,12 @@ def executor(
 def _events(log: Path, run: str) -> list[dict]:
     "The events of a run in `log`, which may be rotated meanwhile; what is no whole line, or not yet, is left out."
     files = [file for file in (log.with_name(f"{log.name}.1"), log) if file.is_file()]
-    lines = [line for file in files for line in file.read_bytes().split(b"\n")[:-1] if run.encode() in line]
+    lines = [
+        line
+        for file in files
+        for line in file.read_bytes().split(b"\n")[:-1]
+        if run.encode() in line
+    ]
     return [event for event in map(_event, lines) if event.get("run") == run]
 
 
@@ -364,8 +441,13 @@ def build(
     variables |= {"PLOOMBER_ENV_FILENAME": file, telemetry.RUN: run}
     command = [str(Path(sys.executable).with_name("ploomber")), "build"]
     shown = 0
-    with _printed(out / "logs/ploomber.log") as printed, console.status("loading the pipeline ...") as status:
-        work = subprocess.Popen(command, cwd=project.root(), stdout=printed, stderr=subprocess.STDOUT, env=variables)
+    with (
+        _printed(out / "logs/ploomber.log") as printed,
+        console.status("loading the pipeline ...") as status,
+    ):
+        work = subprocess.Popen(
+            command, cwd=project.root(), stdout=printed, stderr=subprocess.STDOUT, env=variables
+        )
         try:
             while True:
                 ended = _ended(work)
@@ -374,7 +456,9 @@ def build(
                     if event["event"] == "stage started":
                         status.update(f"{event['stage']} ...")
                     elif event["event"] == "stage finished":
-                        console.print(f"  {event['stage']:<10} {event['seconds']:6.1f} s", highlight=False)
+                        console.print(
+                            f"  {event['stage']:<10} {event['seconds']:6.1f} s", highlight=False
+                        )
                 if ended:
                     break
         finally:
@@ -397,7 +481,11 @@ def _printed(file: Path) -> Iterator[BinaryIO]:
             yield printed
         finally:
             printed.seek(0)
-            with suppress(project.CourseError), project.writing(file) as beside, open(beside, "wb") as kept:
+            with (
+                suppress(project.CourseError),
+                project.writing(file) as beside,
+                open(beside, "wb") as kept,
+            ):
                 shutil.copyfileobj(printed, kept)
 
 # %% ../notebooks/91_command_line.ipynb #6a6f1c02
@@ -426,7 +514,11 @@ def _failure(
     log, printed = out / "logs/ploomber.log", re.sub(r"\x1b\[[\d;]*m", "", printed)
     where = f"\n(all of it: {project.shown(log)})" if log.is_file() else ""
     if errors:
-        return (f"stage {errors[-1]['stage']} stopped: " if "stage" in errors[-1] else "") + errors[-1]["error"] + where
+        return (
+            (f"stage {errors[-1]['stage']} stopped: " if "stage" in errors[-1] else "")
+            + errors[-1]["error"]
+            + where
+        )
     if reason := _reason(printed, code, out):
         return (f"stage {stage} stopped: " if stage else "the build stopped: ") + reason + where
     check_writable(out)
@@ -438,18 +530,26 @@ def _reason(printed: str, code: int, out: Path) -> str | None:
     fullest = min([out, Path(tempfile.gettempdir())], key=_free)
     memory = psutil.virtual_memory()
     if project.is_full(printed) or _free(fullest) < 1e6:
-        return str(project.unwritten(printed if project.is_full(printed) else "disk is full", fullest))
+        return str(
+            project.unwritten(printed if project.is_full(printed) else "disk is full", fullest)
+        )
     if messages := re.findall(r"CourseError: (.+)", printed):
         return messages[-1]
     if "Kernel died" in printed or code == -signal.SIGKILL:
         free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB are free now"
         return f"it was killed, as the system does when memory has run out ({free}). Close other programs or use less data, and run again"
-    return f"it was ended by {signal.Signals(-code).name}. Run again: what was finished stays" if code < 0 else None
+    return (
+        f"it was ended by {signal.Signals(-code).name}. Run again: what was finished stays"
+        if code < 0
+        else None
+    )
 
 
 def _free(path: Path) -> float:
     "Bytes that are free on its disk."
-    return shutil.disk_usage(next(place for place in [path, *path.resolve().parents] if place.is_dir())).free
+    return shutil.disk_usage(
+        next(place for place in [path, *path.resolve().parents] if place.is_dir())
+    ).free
 
 # %% ../notebooks/91_command_line.ipynb #0afd0702
 def _percent(value: float) -> str:
@@ -468,13 +568,29 @@ def _number(value: float | None) -> str:
 
 def _judged(told: dict) -> list[str]:
     "What training decided, and the numbers that it rests on."
-    model, metrics, uplift, needed = told["model"], told["metrics"], told["uplift"], told["thresholds"]
+    model, metrics, uplift, needed = (
+        told["model"],
+        told["metrics"],
+        told["uplift"],
+        told["thresholds"],
+    )
     asked = [check["name"] for check in [*told["checks"], *told["unmeasured"]]]
     first = "uplift" in asked  # a successor is compared with the champion instead
-    most, least = (f"at most {needed['rmse']}; ", f" (at least {_percent(needed['uplift'])}, by the lower bound)") if first else ("", "")
+    most, least = (
+        (
+            f"at most {needed['rmse']}; ",
+            f" (at least {_percent(needed['uplift'])}, by the lower bound)",
+        )
+        if first
+        else ("", "")
+    )
     return [
         f"Training   {told['decision']}: {model['kind'] or 'no model'}"
-        + (f", version {model['version']}, digest {model['digest'][:12]}" if model["version"] else ""),
+        + (
+            f", version {model['version']}, digest {model['digest'][:12]}"
+            if model["version"]
+            else ""
+        ),
         *[f"           {reason}" for reason in told["reasons"]],
         f"Metrics    RMSE {_number(metrics['rmse'])} ({most}base rate {_number(metrics['base_rmse'])}), "
         f"AUC {_number(metrics['auc'])}, on {metrics['labels']:,} labels",
@@ -487,7 +603,11 @@ def _champion(mlflow: Path) -> str:
     from mlops_course import registry
 
     found = registry.champion(mlflow)
-    return f"{registry.NAME} version {found.version}" if found else "no champion: no model has passed the gate yet"
+    return (
+        f"{registry.NAME} version {found.version}"
+        if found
+        else "no champion: no model has passed the gate yet"
+    )
 
 # %% ../notebooks/91_command_line.ipynb #a535bca7
 from . import services
@@ -501,7 +621,11 @@ def summary(
     where = project.shown(out)
     if not (out / "training/decision.json").is_file():
         raise _absent(f"nothing was built in {where}", file, "run")
-    lines = [spoken_of(file), f"Champion   {_champion(out / 'mlflow')}", *_judged(_read(out / "training/decision.json"))]
+    lines = [
+        spoken_of(file),
+        f"Champion   {_champion(out / 'mlflow')}",
+        *_judged(_read(out / "training/decision.json")),
+    ]
     if (out / "training/truth.json").is_file():
         truth = _read(out / "training/truth.json")
         lines.append(
@@ -509,7 +633,9 @@ def summary(
             f"the best that anyone could reach is {_percent(truth['oracle_uplift'])}"
         )
     if (out / "batch/scores.parquet").is_file():
-        lines.append(f"Scores     {_rows(out / 'batch/scores.parquet'):,} drivers in {where}/batch/scores.parquet")
+        lines.append(
+            f"Scores     {_rows(out / 'batch/scores.parquet'):,} drivers in {where}/batch/scores.parquet"
+        )
     return "\n".join(
         [
             *lines,
@@ -553,7 +679,9 @@ def _last_used(file: str) -> str | None:
     "The file of another environment that was used after this one."
     used = {}
     for name in {file, *(path.name for path in project.root().glob("env*.yaml"))}:
-        with suppress(project.CourseError, OSError):  # one that cannot be used, or whose logs are rotated at this moment
+        with suppress(
+            project.CourseError, OSError
+        ):  # one that cannot be used, or whose logs are rotated at this moment
             logs = (project.root() / project.environment(name).out).glob("logs/*.jsonl")
             used[name] = max((log.stat().st_mtime for log in logs), default=0)
     last = max(used, key=used.get, default=file)
@@ -562,7 +690,11 @@ def _last_used(file: str) -> str | None:
 
 def _typed(words: str, file: str) -> str:
     "A command of ours as it can be typed in the project's folder, whether .venv is active or not."
-    program = ".venv/bin/mlops-course" if (project.root() / ".venv/bin/mlops-course").is_file() else "mlops-course"
+    program = (
+        ".venv/bin/mlops-course"
+        if (project.root() / ".venv/bin/mlops-course").is_file()
+        else "mlops-course"
+    )
     return f"{program} {words}" + ("" if file == "env.yaml" else f" --env {shlex.quote(file)}")
 
 # %% ../notebooks/91_command_line.ipynb #69089ee7
@@ -572,9 +704,21 @@ def run(file: _File = "env.yaml"):
     out = project.root() / project.environment(file).out
     changes = stale(file)
     if changes:
-        with project.building(out):  # for a moment: the build that it starts holds the lock itself, also when this process is killed
-            altered = [path for name, paths in changes.items() if name != "build" for path in paths if not path.startswith("made/")]
-        typer.echo(f"Building {project.shown(out)}" + (f" ({_few(altered)} missing or altered)" if altered else "") + " ...")
+        with project.building(
+            out
+        ):  # for a moment: the build that it starts holds the lock itself, also when this process is killed
+            altered = [
+                path
+                for name, paths in changes.items()
+                if name != "build"
+                for path in paths
+                if not path.startswith("made/")
+            ]
+        typer.echo(
+            f"Building {project.shown(out)}"
+            + (f" ({_few(altered)} missing or altered)" if altered else "")
+            + " ..."
+        )
         before = fingerprint(file)  # what is edited while the build runs counts as changed
         build(file)
         project.write_json(out / "made/build.json", {"fingerprint": before})
@@ -609,7 +753,12 @@ def _mlflow(file: str) -> Path:
 
 @app.command()
 def trace(
-    which: Annotated[str, typer.Argument(help="a request's id, champion, a version or a run id, as they stand beside each score")],
+    which: Annotated[
+        str,
+        typer.Argument(
+            help="a request's id, champion, a version or a run id, as they stand beside each score"
+        ),
+    ],
     file: _File = "env.yaml",
 ):
     "Go from a request, or from a score's model, back to the training run, its snapshot of data, its code and its parameters."
@@ -653,17 +802,30 @@ def _opened(value):
 def _plain(value) -> str:
     if isinstance(value, dict):
         return ""
-    return telemetry.in_one_line(", ".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)) or "-"
+    return (
+        telemetry.in_one_line(
+            ", ".join(map(str, value))
+            if isinstance(value, list)
+            else str("" if value is None else value)
+        )
+        or "-"
+    )
 
 
 def _show_rows(label: str, rows: list[dict]) -> None:
     "A table: a line for each row, a column for each name."
-    flat = [{label: label} | {k: _plain(v) for name, value in row.items() for k, v in _inside(name, value).items()} for row in rows]
+    flat = [
+        {label: label}
+        | {k: _plain(v) for name, value in row.items() for k, v in _inside(name, value).items()}
+        for row in rows
+    ]
     names = list(dict.fromkeys(name for row in flat for name in row))
     lines = [["", *names[1:]], *([row.get(name, "-") for name in names] for row in flat)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        typer.echo(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def _inside(name: str, value) -> dict:
@@ -695,26 +857,46 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(spoken_of(file))
     was, now = training.reproduce(folder, telemetry.in_one_line(run_id))
     if was != now:
-        raise project.CourseError(f"the model differs: {was[:12]} was registered, {now[:12]} came out")
+        raise project.CourseError(
+            f"the model differs: {was[:12]} was registered, {now[:12]} came out"
+        )
     typer.echo(f"the same model: digest {now}")
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
-_Host = Annotated[str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")]
+_Host = Annotated[
+    str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
+]
 _Folder = Annotated[Path | None, typer.Option(help="another folder than the environment's")]
-_Set = Annotated[list[str] | None, typer.Option("--set", help="a setting, such as port=8400; can be given again")]
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", help="a setting, such as port=8400; can be given again")
+]
 
 
-def _service(file: str, section: str, model: str, host, port, folder: Path | None, changes: list[str] | None, starts: bool = True):
+def _service(
+    file: str,
+    section: str,
+    model: str,
+    host,
+    port,
+    folder: Path | None,
+    changes: list[str] | None,
+    starts: bool = True,
+):
     "The module of a service, and what its function takes: its folder, its settings, the environment's name."
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     told = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
-    values = {**getattr(told, section), **{name: value for name, value in given.items() if value is not None}}
+    values = {
+        **getattr(told, section),
+        **{name: value for name, value in given.items() if value is not None},
+    }
     out = folder.resolve() if folder else project.root() / told.out
     if starts:
         _check_door(out, section, values)
     module = importlib.import_module(f"mlops_course.{section}")
-    chosen = project.validated(getattr(module, model), values, f"the section `{section}` of {file}, and --set")
+    chosen = project.validated(
+        getattr(module, model), values, f"the section `{section}` of {file}, and --set"
+    )
     return module, (out, chosen, told.name)
 
 
@@ -734,7 +916,13 @@ def _check_built(folder: Path) -> None:
 
 
 @app.command()
-def serve(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
+def serve(
+    file: _File = "env.yaml",
+    host: _Host = None,
+    port: int | None = None,
+    folder: _Folder = None,
+    settings: _Set = None,
+):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
     with services.ended_quietly("serving"):
         serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
@@ -742,19 +930,35 @@ def serve(file: _File = "env.yaml", host: _Host = None, port: int | None = None,
 
 
 @app.command()
-def monitor(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
+def monitor(
+    file: _File = "env.yaml",
+    host: _Host = None,
+    port: int | None = None,
+    folder: _Folder = None,
+    settings: _Set = None,
+):
     "Watch what the online service answers, and what came of it: drift, quality and performance for Prometheus, and a report."
     with services.ended_quietly("monitoring"):
-        monitoring, told = _service(file, "monitoring", "MonitoringSettings", host, port, folder, settings)
+        monitoring, told = _service(
+            file, "monitoring", "MonitoringSettings", host, port, folder, settings
+        )
         _check_built(told[0])
         monitoring.monitor(*told)
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
 @app.command("retrain-on-alert")
-def retrain_on_alert(file: _File = "env.yaml", host: _Host = None, port: int | None = None, folder: _Folder = None, settings: _Set = None):
+def retrain_on_alert(
+    file: _File = "env.yaml",
+    host: _Host = None,
+    port: int | None = None,
+    folder: _Folder = None,
+    settings: _Set = None,
+):
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
     with services.ended_quietly("retraining"):
-        retraining, told = _service(file, "retraining", "RetrainingSettings", host, port, folder, settings)
+        retraining, told = _service(
+            file, "retraining", "RetrainingSettings", host, port, folder, settings
+        )
         _check_built(told[0])
         retraining.serve(*told)
 
@@ -767,7 +971,9 @@ def retrain(
     port: int | None = None,
 ):
     "Order a retraining of the service that waits for alerts, whatever it was going to do by itself."
-    retraining, (folder, told, _) = _service(file, "retraining", "RetrainingSettings", host, port, None, None, starts=False)
+    retraining, (folder, told, _) = _service(
+        file, "retraining", "RetrainingSettings", host, port, None, None, starts=False
+    )
     number = retraining.ask(services.address_of(told.host, told.port), reason, folder)
     typer.echo(f"case {number}: `{_typed('status', file)}` tells its story")
 
@@ -779,24 +985,35 @@ def live_on(
 ):
     "Let the simulated company live on, at six hours a second: its services watch it, a drift comes, and they answer."
     with services.ended_quietly("the live company"):
-        live, (folder, told, _) = _service(file, "live", "LiveSettings", None, None, None, settings, starts=False)
-        history, _ = live.history_of(file), services.key_shown()  # a key that cannot be used is said now
+        live, (folder, told, _) = _service(
+            file, "live", "LiveSettings", None, None, None, settings, starts=False
+        )
+        history, _ = (
+            live.history_of(file),
+            services.key_shown(),
+        )  # a key that cannot be used is said now
         with services.running(folder, "live"):
             with project.building(folder):  # it takes back what was made since the build
                 live.prepare(folder, history)
             live.check_platform(file, told)
             if stale(file):
-                typer.echo("It builds first, so this takes about five minutes; without a build it is about three")
+                typer.echo(
+                    "It builds first, so this takes about five minutes; without a build it is about three"
+                )
                 run(file)
             live.run(file, told)
-        typer.echo(f"\nNext       `{_typed('status', file)}` tells the story of the loop, `{project.in_make('ui', file)}` opens its models")
+        typer.echo(
+            f"\nNext       `{_typed('status', file)}` tells the story of the loop, `{project.in_make('ui', file)}` opens its models"
+        )
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
 def _folders() -> list[Path]:
     "Where services of this checkout may run: out/, and the folders of environments that are elsewhere, or links to elsewhere."
     root, folders = project.root(), [(project.root() / "out").resolve()]
     for file in sorted(root.glob("env*.yaml")):
-        with suppress(project.CourseError):  # nobody can have started anything with a file that cannot be used
+        with suppress(
+            project.CourseError
+        ):  # nobody can have started anything with a file that cannot be used
             out = (root / project.environment(file.name).out).resolve()
             folders += [] if any(out.is_relative_to(folder) for folder in folders) else [out]
     return folders
@@ -821,7 +1038,11 @@ def progress():
 
 
 @app.command()
-def answers(what: Annotated[Literal["aside", "back"], typer.Argument(help="aside before the pull, back after it")]):
+def answers(
+    what: Annotated[
+        Literal["aside", "back"], typer.Argument(help="aside before the pull, back after it")
+    ],
+):
     "Make room for `git pull`: set your answers aside, and bring them back to lessons that may have changed. Nothing is lost."
     from mlops_course.exercises import bring_back, set_aside
 
@@ -836,7 +1057,10 @@ from contextlib import closing
 def _taken(port: int) -> str:
     "Why a port of this machine cannot be had; empty if it can."
     with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
-        return services._holder(port) or "another program answers there (on macOS AirPlay has port 5000)"
+        return (
+            services._holder(port)
+            or "another program answers there (on macOS AirPlay has port 5000)"
+        )
     try:
         services._opened("127.0.0.1", port).close()
     except project.CourseError as error:
@@ -847,40 +1071,74 @@ def _taken(port: int) -> str:
 @app.command()
 def ui(
     file: _File = "env.yaml",
-    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="on loopback; without it 5000, or the next that is free")] = None,
-    folder: Annotated[Path | None, typer.Option(help="another MLflow folder, such as out/lab/poc")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65_535, help="on loopback; without it 5000, or the next that is free"
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="another MLflow folder, such as out/lab/poc")
+    ] = None,
 ):
     "Open MLflow on the environment's runs and models."
     from mlops_course import registry
 
     folder = folder.resolve() if folder else _mlflow(file)
     if not (folder / "mlflow.db").is_file():
-        raise project.CourseError(f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db")
+        raise project.CourseError(
+            f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db"
+        )
     if why := _taken(port or 5000):
         if port:
-            raise project.CourseError(f"MLflow cannot have port {port}: {why}. Or choose another one: --port 5001, or PORT=5001 with make")
-        port = next((other for other in range(5001, 5100) if not _taken(other)), None) or services.free_port()
+            raise project.CourseError(
+                f"MLflow cannot have port {port}: {why}. Or choose another one: --port 5001, or PORT=5001 with make"
+            )
+        port = (
+            next((other for other in range(5001, 5100) if not _taken(other)), None)
+            or services.free_port()
+        )
         typer.echo(f"port 5000 is taken, so MLflow has {port}: {why}")
     port = port or 5000
     database, artifacts = registry.addresses(folder)
     where = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
     command = ("mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where)
-    mlflow = services.Service(name=f"ui-{port}", command=command, port=port, health="/health", variables=_QUIET, seconds=120)
+    mlflow = services.Service(
+        name=f"ui-{port}",
+        command=command,
+        port=port,
+        health="/health",
+        variables=_QUIET,
+        seconds=120,
+    )
     with services.ended_quietly("MLflow"):
-        typer.echo(f"MLflow starts on the runs of {project.shown(folder)}, which takes about ten seconds ...")
-        with services.in_terminal(project.root() / project.environment(file).out, mlflow) as process:
+        typer.echo(
+            f"MLflow starts on the runs of {project.shown(folder)}, which takes about ten seconds ..."
+        )
+        with services.in_terminal(
+            project.root() / project.environment(file).out, mlflow
+        ) as process:
             typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")
             process.wait()
         raise project.CourseError("MLflow has ended by itself")
 
 
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_AI_GATEWAY": "false", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 
 
 def _runs_page(folder: Path) -> str:
     "The page of the experiment that was used last. MLflow takes seconds to import, so its tables are read as they are."
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
-        if last := db.execute("SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1").fetchone():
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db,
+    ):
+        if last := db.execute(
+            "SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1"
+        ).fetchone():
             return f"#/experiments/{last[0]}/runs"
     return ""
 
@@ -892,22 +1150,33 @@ def _moment(text: str | None) -> datetime | timedelta | None:
     if span := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
         seconds = float(span[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[span[2]]
         if seconds > 36_500 * 86_400:
-            raise project.CourseError(f"a span is of 36500d at most, and this one is longer: {text[:40]}")
+            raise project.CourseError(
+                f"a span is of 36500d at most, and this one is longer: {text[:40]}"
+            )
         return timedelta(seconds=seconds)
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):  # the latter in a zone in which it is another year than 1 to 9999
-        raise project.CourseError(f"{text!r} is no time: write 15m, 2h, 1d, or 2026-03-16T08:00") from None
+    except (
+        ValueError,
+        OverflowError,
+    ):  # the latter in a zone in which it is another year than 1 to 9999
+        raise project.CourseError(
+            f"{text!r} is no time: write 15m, 2h, 1d, or 2026-03-16T08:00"
+        ) from None
 
 
-def _wanted(level: str | None, since: str | None, until: str | None, **more: str | None) -> telemetry.Wanted:
+def _wanted(
+    level: str | None, since: str | None, until: str | None, **more: str | None
+) -> telemetry.Wanted:
     "What is looked for. Raises `CourseError` on a level or a time that nobody knows."
     given = {"level": level, "since": since, "until": until, **more}
     if empty := [f"--{name}" for name, value in given.items() if value == ""]:
         raise project.CourseError(f"{' and '.join(empty)} has no value: give one, or leave it out")
     if level not in (None, *telemetry.LEVELS):
-        raise project.CourseError(f"there is no level {telemetry.in_one_line(level)}; there are {', '.join(telemetry.LEVELS)}")
+        raise project.CourseError(
+            f"there is no level {telemetry.in_one_line(level)}; there are {', '.join(telemetry.LEVELS)}"
+        )
     end = _moment(until)
     end = datetime.now(UTC) - end if isinstance(end, timedelta) else end
     return telemetry.Wanted(level=level, since=_moment(since), until=end, **more)
@@ -917,22 +1186,39 @@ def _wanted(level: str | None, since: str | None, until: str | None, **more: str
 def logs(
     file: _File = "env.yaml",
     request: Annotated[str | None, typer.Option(help="a request's id")] = None,
-    run: Annotated[str | None, typer.Option(help="a pipeline run, as it stands in its lines")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="a pipeline run, as it stands in its lines")
+    ] = None,
     stage: str | None = None,
     service: Annotated[str | None, typer.Option(help="pipeline, serving, ...")] = None,
-    level: Annotated[str | None, typer.Option(help="this bad or worse: info, warning, error")] = None,
+    level: Annotated[
+        str | None, typer.Option(help="this bad or worse: info, warning, error")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="anywhere in the line")] = None,
-    since: Annotated[str | None, typer.Option(help="15m, 2h, 1d, or a time such as 2026-03-16T08:00 (UTC)")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="15m, 2h, 1d, or a time such as 2026-03-16T08:00 (UTC)")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="the same")] = None,
-    most: Annotated[int, typer.Option(min=0, max=1_000_000, help="lines to print, the newest; all are counted")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with what comes, until Ctrl-C")] = False,
-    folder: Annotated[Path | None, typer.Option(help="another folder with logs/ and serving/, such as out/lab")] = None,
+    most: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="lines to print, the newest; all are counted")
+    ] = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="go on with what comes, until Ctrl-C")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="another folder with logs/ and serving/, such as out/lab")
+    ] = None,
 ):
     "Search what stages and services have logged, and the online service's answers."
     from rich.console import Console
 
-    wanted = _wanted(level, since, until, request=request, run=run, stage=stage, service=service, text=text)
-    out, console = folder.resolve() if folder else project.root() / project.environment(file).out, Console(highlight=False, soft_wrap=True)
+    wanted = _wanted(
+        level, since, until, request=request, run=run, stage=stage, service=service, text=text
+    )
+    out, console = (
+        folder.resolve() if folder else project.root() / project.environment(file).out,
+        Console(highlight=False, soft_wrap=True),
+    )
     if not telemetry.log_files(out, telemetry.Wanted()):
         raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
     if not folder:

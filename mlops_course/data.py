@@ -22,7 +22,18 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from .problem import CONTRACT, Column, Table, schema
-from .project import CourseError, Secrets, Settings, Stage, digest, now, root, shown, write_json, writing
+from mlops_course.project import (
+    CourseError,
+    Secrets,
+    Settings,
+    Stage,
+    digest,
+    now,
+    root,
+    shown,
+    write_json,
+    writing,
+)
 from .telemetry import log
 
 
@@ -32,7 +43,9 @@ class Source(Settings):
     path: str  # relative to the root; may hold ${VARIABLE}
     owner: str  # whom to ask about it
     format: Literal["parquet", "csv"] | None = None  # None: by the suffix
-    separator: str = Field(",", pattern=r"^[\t !#-~]$")  # of a CSV file: one ASCII character, no quotation mark
+    separator: str = Field(
+        ",", pattern=r"^[\t !#-~]$"
+    )  # of a CSV file: one ASCII character, no quotation mark
     decimal: Literal[".", ","] = "."  # of the numbers in a CSV file
     columns: dict[str, str] = Field({})  # name in the file: name in the contract, where they differ
     zone: str | None = None  # of times that are written without one; None: such a time is refused
@@ -53,11 +66,15 @@ class Source(Settings):
     def _time_format_has_a_day(cls, form: str | None) -> str | None:
         some = datetime(2026, 12, 31, 23, 45, tzinfo=UTC)
         try:
-            day = pd.to_datetime(some.strftime(form or "%Y-%m-%d"), format=form or None, utc=True).date()
+            day = pd.to_datetime(
+                some.strftime(form or "%Y-%m-%d"), format=form or None, utc=True
+            ).date()
         except ValueError:  # what pandas raises for a format that is none
             day = None
         if day != some.date():
-            raise ValueError(f"{form} does not say day and time as strptime does; one that does is %d.%m.%Y %H:%M")
+            raise ValueError(
+                f"{form} does not say day and time as strptime does; one that does is %d.%m.%Y %H:%M"
+            )
         return form
 
     @property
@@ -65,8 +82,15 @@ class Source(Settings):
         "Where the file is, variables filled in. A name may be composed differently on disk (macOS writes é as e and an accent)."
         for name in re.findall(r"\$\{(\w+)\}", self.path):
             if not os.environ.get(name):
-                raise CourseError(f"{self.path}: the environment variable {name} is not set. Set it to the folder that holds the file")
-        path = root() / Path(re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], self.path)).expanduser()
+                raise CourseError(
+                    f"{self.path}: the environment variable {name} is not set. Set it to the folder that holds the file"
+                )
+        path = (
+            root()
+            / Path(
+                re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], self.path)
+            ).expanduser()
+        )
         forms = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
         return next((one for one in [path, *forms] if os.path.lexists(one)), path)
 
@@ -92,26 +116,41 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
     try:
         mode = source.file.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise BadFile(f"{source.path}: a folder. Name one file in it; if the table is all of its files, write them as one first")
+            raise BadFile(
+                f"{source.path}: a folder. Name one file in it; if the table is all of its files, write them as one first"
+            )
         if not stat.S_ISREG(mode):  # to open a pipe would be to wait for its writer
-            raise BadFile(f"{source.path}: no file, but a pipe or a device. Write what comes from it to a file first")
+            raise BadFile(
+                f"{source.path}: no file, but a pipe or a device. Write what comes from it to a file first"
+            )
         file = open(source.file, "rb")  # noqa: SIM115
     except FileNotFoundError:
         what = "a link to a file that is not there" if source.file.is_symlink() else "no such file"
-        raise BadFile(f"{source.path}: {what}. Put it there, or change `path` of this source in the environment") from None
-    except (OSError, ValueError) as error:  # no rights, a circle of links, a name that no file can have
+        raise BadFile(
+            f"{source.path}: {what}. Put it there, or change `path` of this source in the environment"
+        ) from None
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # no rights, a circle of links, a name that no file can have
         reason = getattr(error, "strerror", None) or error
-        raise BadFile(f"{source.path}: cannot be opened: {reason}. Mend that, or change `path` of this source in the environment") from None
+        raise BadFile(
+            f"{source.path}: cannot be opened: {reason}. Mend that, or change `path` of this source in the environment"
+        ) from None
     with file:
         before = os.fstat(file.fileno())
         if before.st_size == 0:
-            raise BadFile(f"{source.path}: the file is empty. Ask its owner ({source.owner}) to send it again")
+            raise BadFile(
+                f"{source.path}: the file is empty. Ask its owner ({source.owner}) to send it again"
+            )
         try:
             yield file
         finally:
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise BadFile(f"{source.path}: somebody writes to it while it is read. Run again when it is whole") from None
+                raise BadFile(
+                    f"{source.path}: somebody writes to it while it is read. Run again when it is whole"
+                ) from None
 
 # %% ../notebooks/30_data_pipeline.ipynb #d6c848ea
 _KINDS = [  # how a file begins, what it is, and what to do
@@ -127,7 +166,11 @@ _KINDS = [  # how a file begins, what it is, and what to do
         "a spreadsheet, as Excel writes it",
         "save its sheet as CSV in UTF-8",
     ),
-    (rb"\xd0\xcf\x11\xe0", "a spreadsheet, as Excel wrote it before 2007", "save its sheet as CSV in UTF-8"),
+    (
+        rb"\xd0\xcf\x11\xe0",
+        "a spreadsheet, as Excel wrote it before 2007",
+        "save its sheet as CSV in UTF-8",
+    ),
     (rb"PK(\x03\x04|\x05\x06)", "a zip archive", "unpack it with `unzip`"),
     (rb"7z\xbc\xaf|Rar!\x1a|.{257}ustar", "an archive of files", "unpack it"),
     (rb"ORC.*\x00", "ORC", "write it as Parquet"),
@@ -136,11 +179,31 @@ _KINDS = [  # how a file begins, what it is, and what to do
     (rb"SQLite format 3\x00", "a database of SQLite", "write its table as Parquet"),
     (rb"\x89HDF|\x93NUMPY|\x80[\x02-\x05]", "arrays of a program", "write them as Parquet"),
     (rb"%PDF-", "a PDF", "ask for the table that it was made from"),
-    (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|([^\x00]\x00{3}){3}|(\x00{3}[^\x00]){3}", "text in UTF-32", "save it as UTF-8"),
-    (rb"\xff\xfe|\xfe\xff|([^\x00]\x00){4}|(\x00[^\x00]){4}", "text in UTF-16", "save it as UTF-8; in Excel as `CSV UTF-8`"),
-    (rb"(\xef\xbb\xbf)?\s*<(?i:!doctype|html|head|body|\?xml|!--)", "a page of HTML or XML, such as one to log in", "get the file itself"),
-    (rb'(\xef\xbb\xbf)?\s*([\[{]\s*["\[{]|\{\s*\}|\[\s*\])', "JSON or lines of JSON", "write it as CSV or Parquet"),
-    (rb"version https://git-lfs", "a pointer of Git LFS", "get the file itself with `git lfs pull`"),
+    (
+        rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff|([^\x00]\x00{3}){3}|(\x00{3}[^\x00]){3}",
+        "text in UTF-32",
+        "save it as UTF-8",
+    ),
+    (
+        rb"\xff\xfe|\xfe\xff|([^\x00]\x00){4}|(\x00[^\x00]){4}",
+        "text in UTF-16",
+        "save it as UTF-8; in Excel as `CSV UTF-8`",
+    ),
+    (
+        rb"(\xef\xbb\xbf)?\s*<(?i:!doctype|html|head|body|\?xml|!--)",
+        "a page of HTML or XML, such as one to log in",
+        "get the file itself",
+    ),
+    (
+        rb'(\xef\xbb\xbf)?\s*([\[{]\s*["\[{]|\{\s*\}|\[\s*\])',
+        "JSON or lines of JSON",
+        "write it as CSV or Parquet",
+    ),
+    (
+        rb"version https://git-lfs",
+        "a pointer of Git LFS",
+        "get the file itself with `git lfs pull`",
+    ),
 ]
 
 
@@ -151,9 +214,17 @@ def _kind_by_content(start: bytes) -> tuple[str, str] | None:
 
 def _other_encoding(source: Source, file: BinaryIO) -> BadFile:
     file.seek(0)
-    number = next(number for number, line in enumerate(file, start=1) if line.decode(errors="ignore").encode() != line)
-    what = f"line {number:,} is in another encoding, such as Windows-1252 (Latin-1), or no text at all"
-    return BadFile(f"{source.path}: not text in UTF-8: {what}. Save the file as UTF-8, or ask {source.owner} to send it again")
+    number = next(
+        number
+        for number, line in enumerate(file, start=1)
+        if line.decode(errors="ignore").encode() != line
+    )
+    what = (
+        f"line {number:,} is in another encoding, such as Windows-1252 (Latin-1), or no text at all"
+    )
+    return BadFile(
+        f"{source.path}: not text in UTF-8: {what}. Save the file as UTF-8, or ask {source.owner} to send it again"
+    )
 
 # %% ../notebooks/30_data_pipeline.ipynb #b943a736
 import csv
@@ -178,7 +249,11 @@ def header(
 
 def _head(source: Source, file: BinaryIO) -> Head:
     start = file.read(2**20)
-    return Head(_parquet_names(source, file, start), "", 0) if source.kind == "parquet" else _csv_head(source, file, start)
+    return (
+        Head(_parquet_names(source, file, start), "", 0)
+        if source.kind == "parquet"
+        else _csv_head(source, file, start)
+    )
 
 
 def _parquet_names(source: Source, file: BinaryIO, start: bytes) -> list[str]:
@@ -192,31 +267,47 @@ def _parquet_names(source: Source, file: BinaryIO, start: bytes) -> list[str]:
         if what not in ("", "Parquet"):
             raise BadFile(f"{source.path}: not a whole Parquet file, but {what}: {cure}") from None
         text = "" if what else "If it is text, set `format: csv`; else "
-        raise BadFile(f"{source.path}: not a whole Parquet file. {text}ask {source.owner} to send it again") from None
-    return [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]  # an index that pandas wrote
+        raise BadFile(
+            f"{source.path}: not a whole Parquet file. {text}ask {source.owner} to send it again"
+        ) from None
+    return [
+        name for name in names if not re.fullmatch(r"__index_level_\d+__", name)
+    ]  # an index that pandas wrote
 
 
 def _csv_head(source: Source, file: BinaryIO, start: bytes) -> Head:
     if known := _kind_by_content(start[:4096]):
-        raise BadFile(f"{source.path}: not text in UTF-8 with a row a line, but {known[0]}: {known[1]}")
+        raise BadFile(
+            f"{source.path}: not text in UTF-8 with a row a line, but {known[0]}: {known[1]}"
+        )
     lines = re.split(rb"\r\n|\r|\n", start, maxsplit=2)
     if b"\0" in lines[0]:
-        raise BadFile(f"{source.path}: not text in UTF-8, but bytes that no text has. Ask {source.owner} to send it again")
+        raise BadFile(
+            f"{source.path}: not text in UTF-8, but bytes that no text has. Ask {source.owner} to send it again"
+        )
     try:
         first, separator = lines[0].decode("utf-8-sig"), source.separator
-        named = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)  # Excel's way to name the separator
+        named = re.fullmatch(
+            r'"?sep=(.)"?', first, re.IGNORECASE
+        )  # Excel's way to name the separator
         if named and len(lines) > 1:
             first, separator = lines[1].decode(), named[1]
         [names] = csv.reader([first], delimiter=separator, strict=True) if first.strip() else [[]]
     except UnicodeDecodeError:
         raise _other_encoding(source, file) from None
     except csv.Error:
-        raise BadFile(f"{source.path}: a quotation mark in the first line is never closed. Write the names of the columns there") from None
+        raise BadFile(
+            f"{source.path}: a quotation mark in the first line is never closed. Write the names of the columns there"
+        ) from None
     if not names:
-        raise BadFile(f"{source.path}: the first line is empty. Write the names of the columns there")
+        raise BadFile(
+            f"{source.path}: the first line is empty. Write the names of the columns there"
+        )
     other = max(set(",;\t|") - {separator}, key=first.count)
     if len(names) == 1 and other in first:
-        raise BadFile(f"{source.path}: one column in the first line, so the separator is another: set `separator: {json.dumps(other)}`")
+        raise BadFile(
+            f"{source.path}: one column in the first line, so the separator is another: set `separator: {json.dumps(other)}`"
+        )
     return Head([_name(name) for name in names], separator, 2 if named else 1)
 
 
@@ -235,21 +326,42 @@ def matched(
     mapped = {_name(old): new for old, new in source.columns.items()}
     strange = [name for name in mapped.values() if name not in wanted]
     if strange:
-        raise CourseError(f"{source.path}: `columns` maps to {', '.join(strange)}, which the contract of {table.name} does not have")
+        raise CourseError(
+            f"{source.path}: `columns` maps to {', '.join(strange)}, which the contract of {table.name} does not have"
+        )
     if source.known == "created" and table.time and "created" not in wanted:
-        raise CourseError(f"{source.path}: `known: created`, but the contract of {table.name} has no column `created`. Set `known: event`")
+        raise CourseError(
+            f"{source.path}: `known: created`, but the contract of {table.name} has no column `created`. Set `known: event`"
+        )
     renamed = [mapped.get(_name(name), _name(name)) for name in names]
-    if not set(renamed) & set(wanted) and any(re.match(r"[+-]?[.,]?\d", name) for name in renamed):  # quoted nowhere: it may be personal
-        raise BadFile(f"{source.path}: the first line holds values. Write the names of the columns there: {', '.join(wanted)}")
-    doubled = [name for name, times in Counter(renamed).items() if name and times > 1]  # those without a name are nobody's
+    if not set(renamed) & set(wanted) and any(
+        re.match(r"[+-]?[.,]?\d", name) for name in renamed
+    ):  # quoted nowhere: it may be personal
+        raise BadFile(
+            f"{source.path}: the first line holds values. Write the names of the columns there: {', '.join(wanted)}"
+        )
+    doubled = [
+        name for name, times in Counter(renamed).items() if name and times > 1
+    ]  # those without a name are nobody's
     if doubled:
-        raise BadFile(f"{source.path}: column {_listed(doubled)} is there twice. Rename one in the file, or correct `columns`")
+        raise BadFile(
+            f"{source.path}: column {_listed(doubled)} is there twice. Rename one in the file, or correct `columns`"
+        )
     theirs = {new: old for old, new in mapped.items()}
-    missing = [theirs.get(name, name) for name, column in wanted.items() if name not in renamed and (not column.empty or name in theirs)]
+    missing = [
+        theirs.get(name, name)
+        for name, column in wanted.items()
+        if name not in renamed and (not column.empty or name in theirs)
+    ]
     if missing:
         alike = {name: old for name in missing for old in names if _letters(old) == _letters(name)}
-        cure = "".join(f", such as `{json.dumps(old, ensure_ascii=False)}: {mapped.get(name, name)}`" for name, old in alike.items())
-        raise BadFile(f"{source.path}: column {', '.join(missing)} is missing; there are {_listed(names)}. Map its name in `columns`{cure}")
+        cure = "".join(
+            f", such as `{json.dumps(old, ensure_ascii=False)}: {mapped.get(name, name)}`"
+            for name, old in alike.items()
+        )
+        raise BadFile(
+            f"{source.path}: column {', '.join(missing)} is missing; there are {_listed(names)}. Map its name in `columns`{cure}"
+        )
     return {new: old for new, old in zip(renamed, names, strict=True) if new in wanted}
 
 
@@ -288,7 +400,12 @@ def plain(
 
 def _is_text(array: pa.Array) -> bool:
     "Also as bytes, as Spark and Impala write it."
-    types = [pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary]
+    types = [
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+    ]
     return any(is_type(array.type) for is_type in types)
 
 
@@ -297,7 +414,9 @@ def _composed(text: pa.Array) -> pa.Array:
     if pc.all(pc.string_is_ascii(text)).as_py() is not False:
         return text
     words = text.dictionary_encode()
-    return pa.array([unicodedata.normalize("NFC", word) for word in words.dictionary.to_pylist()], pa.string()).take(words.indices)
+    return pa.array(
+        [unicodedata.normalize("NFC", word) for word in words.dictionary.to_pylist()], pa.string()
+    ).take(words.indices)
 
 # %% ../notebooks/30_data_pipeline.ipynb #a331d881
 _WHOLE = r"^[+-]?\d{1,30}(\.0*)?$"
@@ -318,10 +437,14 @@ def numbers(
         return array.cast(pa.int8()).cast(wanted) if flag else pa.nulls(len(array), wanted)
     if not pa.types.is_floating(array.type):
         text = array.cast(pa.string())
-        if decimal == "," and _is_text(array):  # then a point is between thousands, and no number that we know
+        if decimal == "," and _is_text(
+            array
+        ):  # then a point is between thousands, and no number that we know
             text = pc.replace_substring(pc.replace_substring(text, ".", " "), ",", ".")
         if flag:
-            text = pc.replace_substring_regex(pc.replace_substring_regex(text, "(?i)^true$", "1"), "(?i)^false$", "0")
+            text = pc.replace_substring_regex(
+                pc.replace_substring_regex(text, "(?i)^true$", "1"), "(?i)^false$", "0"
+            )
         text = pc.if_else(pc.match_substring_regex(text, _WHOLE if whole else _NUMBER), text, None)
         text = pc.replace_substring_regex(text, r"^\+|\.0*$" if whole else r"^\+", "")
         array = _int64(text) if whole else text.cast(wanted)
@@ -331,7 +454,9 @@ def numbers(
 def _int64(digits: pa.Array) -> pa.Array:
     "Text of digits as int64, missing where that cannot hold it."
     exact = digits.cast(pa.decimal128(38))
-    return pc.if_else(pc.less_equal(pc.abs(exact), pa.scalar(2**63 - 1, exact.type)), exact, None).cast(pa.int64())
+    return pc.if_else(
+        pc.less_equal(pc.abs(exact), pa.scalar(2**63 - 1, exact.type)), exact, None
+    ).cast(pa.int64())
 
 
 def _finite(array: pa.Array, whole: bool) -> pa.Array:
@@ -344,7 +469,10 @@ def _finite(array: pa.Array, whole: bool) -> pa.Array:
 
 # %% ../notebooks/30_data_pipeline.ipynb #b2e50276
 _UTC = pa.timestamp("us", "UTC")
-_FIRST, _LAST = pd.Timestamp("1678-01-01", tz="UTC"), pd.Timestamp(datetime.max, tz="UTC")  # what every library can count
+_FIRST, _LAST = (
+    pd.Timestamp("1678-01-01", tz="UTC"),
+    pd.Timestamp(datetime.max, tz="UTC"),
+)  # what every library can count
 
 
 def times(
@@ -373,7 +501,10 @@ def times(
 def _offsets(local: pd.Series, zone: str) -> np.ndarray:
     "From UTC, by the clock before a change that is near and by the one after it (PEP 495): mostly the same, so two equal rows."
     place, minutes = pd.factorize(local.dt.tz_localize(None).dt.floor("min"))
-    both = [[m.replace(tzinfo=ZoneInfo(zone), fold=fold).utcoffset() for m in minutes.to_pydatetime()] for fold in (0, 1)]
+    both = [
+        [m.replace(tzinfo=ZoneInfo(zone), fold=fold).utcoffset() for m in minutes.to_pydatetime()]
+        for fold in (0, 1)
+    ]
     return np.array(both, "timedelta64[us]")[:, place]
 
 
@@ -381,23 +512,41 @@ def _parsed(array: pa.Array, time_format: str | None) -> tuple[pa.Array, np.ndar
     "The times as if those without a zone were in UTC, and which of them have one. What microseconds cannot count is far in the future."
     array = array.cast(pa.timestamp("ms")) if pa.types.is_date(array.type) else array
     if pa.types.is_timestamp(array.type):
-        utc = array.cast(_UTC, safe=False)  # cuts nanoseconds off, and wraps around what is too large
-        same = pc.equal(utc.cast(array.type, safe=False), array) if array.type.unit in ("s", "ms") else True
-        return pc.if_else(same, utc, pa.scalar(2**63 - 1).cast(_UTC)), np.full(len(array), array.type.tz is not None)
+        utc = array.cast(
+            _UTC, safe=False
+        )  # cuts nanoseconds off, and wraps around what is too large
+        same = (
+            pc.equal(utc.cast(array.type, safe=False), array)
+            if array.type.unit in ("s", "ms")
+            else True
+        )
+        return pc.if_else(same, utc, pa.scalar(2**63 - 1).cast(_UTC)), np.full(
+            len(array), array.type.tz is not None
+        )
     text = array.cast(pa.string())
     if time_format:
         moments = pd.to_datetime(text.to_pandas(), format=time_format, utc=True, errors="coerce")
-        return pa.array(moments.dt.as_unit("us"), _UTC), np.full(len(array), "%z" in time_format.lower())
+        return pa.array(moments.dt.as_unit("us"), _UTC), np.full(
+            len(array), "%z" in time_format.lower()
+        )
     text = pc.if_else(pc.match_substring_regex(text, _TIME), text, None)
     zoned = pc.fill_null(pc.match_substring_regex(text, _WITH_ZONE), False)
-    for shape, other in [(r"^.{10}$", r"\0T00:00"), (r"(\.\d{6})\d+", r"\1"), (r" ([Z+-]\S*)$", r"\1")]:
+    for shape, other in [
+        (r"^.{10}$", r"\0T00:00"),
+        (r"(\.\d{6})\d+", r"\1"),
+        (r" ([Z+-]\S*)$", r"\1"),
+    ]:
         text = pc.replace_substring_regex(text, shape, other)
     text = pc.if_else(zoned, text, pc.binary_join_element_wise(text, "Z", ""))
     try:
         return text.cast(_UTC), zoned.to_numpy(False)
-    except pa.ArrowInvalid:  # one of them is on no calendar, such as February 30: each for itself, which takes longer
+    except (
+        pa.ArrowInvalid
+    ):  # one of them is on no calendar, such as February 30: each for itself, which takes longer
         words = text.dictionary_encode()
-        return pa.array([_moment(word) for word in words.dictionary.to_pylist()], _UTC).take(words.indices), zoned.to_numpy(False)
+        return pa.array([_moment(word) for word in words.dictionary.to_pylist()], _UTC).take(
+            words.indices
+        ), zoned.to_numpy(False)
 
 
 _TIME = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)? ?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
@@ -425,8 +574,13 @@ def pseudonyms(
     if key is None:
         return pa.nulls(len(array), pa.string())
     coded = array.cast(pa.string()).dictionary_encode()
-    names = [hmac.digest(key.encode(), value.encode(), hashlib.sha256).hex() for value in coded.dictionary.to_pylist()]
-    return pa.DictionaryArray.from_arrays(coded.indices, pa.array(names, pa.string())).cast(pa.string())
+    names = [
+        hmac.digest(key.encode(), value.encode(), hashlib.sha256).hex()
+        for value in coded.dictionary.to_pylist()
+    ]
+    return pa.DictionaryArray.from_arrays(coded.indices, pa.array(names, pa.string())).cast(
+        pa.string()
+    )
 
 # %% ../notebooks/30_data_pipeline.ipynb #fead398a
 class Ingested(NamedTuple):
@@ -447,41 +601,68 @@ def ingest(
     with _opened(source) as file:
         head = _head(source, file)
         columns = matched(head.names, source, table)
-        raw, broken, rows = _rows(source, file, head, {new: old for new, old in columns.items() if new in table.names})
-        provenance = _provenance(source, file, table, head.names, columns, key) | {"rows": len(rows) + len(broken)}
+        raw, broken, rows = _rows(
+            source, file, head, {new: old for new, old in columns.items() if new in table.names}
+        )
+        provenance = _provenance(source, file, table, head.names, columns, key) | {
+            "rows": len(rows) + len(broken)
+        }
     if len(rows) + len(broken) == 0:
-        raise BadFile(f"{source.path}: a header and no rows. Ask its owner ({source.owner}) to send it again")
+        raise BadFile(
+            f"{source.path}: a header and no rows. Ask its owner ({source.owner}) to send it again"
+        )
     frame, wrong = _typed(raw, rows, source, table, key)
-    public = raw.select([c.name for c in table.columns if c.name in raw.column_names and c.personal == "no"])
+    public = raw.select(
+        [c.name for c in table.columns if c.name in raw.column_names and c.personal == "no"]
+    )
     wrong["value"] = _as_json(_as_in_the_file(public.take(pa.array(rows.get_indexer(wrong.row)))))
     broken = refusals(broken, "unreadable", "", '"too many or too few values"')
     named = frame[CONTRACT.entity].dropna().unique() if CONTRACT.entity in frame else []
     refused = pd.concat([wrong, broken], ignore_index=True)
-    return Ingested(frame[~frame.index.isin(wrong.row)], refused, provenance, named if len(named) else None)
+    return Ingested(
+        frame[~frame.index.isin(wrong.row)], refused, provenance, named if len(named) else None
+    )
 
 
 def refusals(rows, reason="", column="", value="") -> pd.DataFrame:
     "Rows of a file that are refused: each with the reason, the column and the row as JSON."
-    return pd.DataFrame({"row": pd.Series(rows, dtype="int64"), "reason": reason, "column": column, "value": value})
+    return pd.DataFrame(
+        {"row": pd.Series(rows, dtype="int64"), "reason": reason, "column": column, "value": value}
+    )
 
 # %% ../notebooks/30_data_pipeline.ipynb #83a1d5e4
 import io
 
-_WITHOUT_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}  # text as Polars writes it; Arrow cannot do much with it
+_WITHOUT_VIEWS = {
+    pa.string_view(): pa.string(),
+    pa.binary_view(): pa.binary(),
+}  # text as Polars writes it; Arrow cannot do much with it
 
 
-def _rows(source: Source, file: BinaryIO, head: Head, kept: dict[str, str]) -> tuple[pa.Table, list[int], pd.Index]:
+def _rows(
+    source: Source, file: BinaryIO, head: Head, kept: dict[str, str]
+) -> tuple[pa.Table, list[int], pd.Index]:
     "The columns to keep under the contract's names, the numbers of rows that are none, and the numbers of the others."
     file.seek(0)
     if source.kind == "parquet":
         import pyarrow.parquet as pq
 
         try:  # old Spark writes times that nanoseconds in 64 bits cannot hold
-            raw = pq.ParquetFile(file, coerce_int96_timestamp_unit="us").read(list(kept.values())).select(list(kept.values()))
+            raw = (
+                pq.ParquetFile(file, coerce_int96_timestamp_unit="us")
+                .read(list(kept.values()))
+                .select(list(kept.values()))
+            )
         except (pa.ArrowException, OSError):
-            raise BadFile(f"{source.path}: not a whole Parquet file: a part is damaged. Ask {source.owner} to send it again") from None
+            raise BadFile(
+                f"{source.path}: not a whole Parquet file: a part is damaged. Ask {source.owner} to send it again"
+            ) from None
         types = [_WITHOUT_VIEWS.get(type, type) for type in raw.schema.types]
-        return raw.rename_columns(list(kept)).cast(pa.schema(zip(kept, types, strict=True))), [], pd.RangeIndex(raw.num_rows)
+        return (
+            raw.rename_columns(list(kept)).cast(pa.schema(zip(kept, types, strict=True))),
+            [],
+            pd.RangeIndex(raw.num_rows),
+        )
     from pyarrow import csv as reader
 
     text = io.TextIOWrapper(file, "utf-8", newline=None)
@@ -493,7 +674,9 @@ def _rows(source: Source, file: BinaryIO, head: Head, kept: dict[str, str]) -> t
     if not lines:
         return pa.schema([(name, pa.string()) for name in kept]).empty_table(), [], pd.RangeIndex(0)
     broken: list[int] = []
-    names = [str(place) for place in range(len(head.names))]  # some columns may have no name, or the same
+    names = [
+        str(place) for place in range(len(head.names))
+    ]  # some columns may have no name, or the same
     wanted = {name: names[head.names.index(old)] for name, old in kept.items()}
     file.seek(0)
     try:
@@ -501,9 +684,15 @@ def _rows(source: Source, file: BinaryIO, head: Head, kept: dict[str, str]) -> t
             file,
             reader.ReadOptions(use_threads=False, column_names=names, skip_rows=head.lines),
             reader.ParseOptions(
-                delimiter=head.separator, invalid_row_handler=lambda row: broken.append(row.number - head.lines - 1) or "skip"
+                delimiter=head.separator,
+                invalid_row_handler=lambda row: (
+                    broken.append(row.number - head.lines - 1) or "skip"
+                ),
             ),
-            reader.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=list(wanted.values())),
+            reader.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                include_columns=list(wanted.values()),
+            ),
         )
     except pa.ArrowInvalid:  # its message may quote a row, and a row may hold personal data
         raise _long_line(source) from None
@@ -513,28 +702,44 @@ def _rows(source: Source, file: BinaryIO, head: Head, kept: dict[str, str]) -> t
 
 
 def _long_line(source: Source) -> BadFile:
-    return BadFile(f"{source.path}: a value runs over several lines; is a quotation mark never closed? Write each row on one line")
+    return BadFile(
+        f"{source.path}: a value runs over several lines; is a quotation mark never closed? Write each row on one line"
+    )
 
 # %% ../notebooks/30_data_pipeline.ipynb #8822fe2c
-def _typed(raw: pa.Table, rows: pd.Index, source: Source, table: Table, key: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _typed(
+    raw: pa.Table, rows: pd.Index, source: Source, table: Table, key: str | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The table in the contract's types, and the rows in which a value could not be read."
     found, wrong = {}, [refusals([])]
     for column in (c for c in table.columns if c.name in table.names):
-        array = raw[column.name] if column.name in raw.column_names else pa.nulls(len(rows), pa.string())
+        array = (
+            raw[column.name]
+            if column.name in raw.column_names
+            else pa.nulls(len(rows), pa.string())
+        )
         try:
             values, problems = _values(plain(array), column, source, key)
         except pa.ArrowException:  # its message may quote a value
-            what = f"column {column.name} holds {array.type}, where the contract has one {column.kind}"
+            what = (
+                f"column {column.name} holds {array.type}, where the contract has one {column.kind}"
+            )
             raise BadFile(f"{source.path}: {what}, or is damaged. Send one value a row") from None
         found[column.name] = values.set_axis(rows)
         wrong += [refusals(rows[mask], reason, column.name) for reason, mask in problems.items()]
-    return pd.DataFrame(found, index=rows), pd.concat(wrong).drop_duplicates("row").sort_values("row")
+    return pd.DataFrame(found, index=rows), pd.concat(wrong).drop_duplicates("row").sort_values(
+        "row"
+    )
 
 
-def _values(array: pa.Array, column: Column, source: Source, key: str | None) -> tuple[pd.Series, dict[str, pd.Series]]:
+def _values(
+    array: pa.Array, column: Column, source: Source, key: str | None
+) -> tuple[pd.Series, dict[str, pd.Series]]:
     "A column in the contract's type, and for each reason to refuse a row those that have it."
     if column.kind == "text":
-        text = pseudonyms(array, key) if column.personal == "pseudonymize" else array.cast(pa.string())
+        text = (
+            pseudonyms(array, key) if column.personal == "pseudonymize" else array.cast(pa.string())
+        )
         return pd.Series(text.to_pandas(), dtype="string"), {}
     if column.kind == "time":
         values, problems = times(array, source.zone, source.time_format)
@@ -547,32 +752,67 @@ def _values(array: pa.Array, column: Column, source: Source, key: str | None) ->
     flag = column.kind == "integer" and (column.low, column.high) == (0, 1)
     read = numbers(array, column.kind == "integer", source.decimal, flag)
     unreadable = pc.and_(array.is_valid(), read.is_null())
-    return read.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get), {"unreadable": pd.Series(unreadable.to_numpy(False))}
+    return read.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get), {
+        "unreadable": pd.Series(unreadable.to_numpy(False))
+    }
 
 
 def _as_in_the_file(rows: pa.Table) -> pd.DataFrame:
     "The values of rows, those that JSON does not know as text."
-    return pd.DataFrame({name: _sayable(column).to_pandas() for name, column in zip(rows.column_names, rows.columns, strict=True)})
+    return pd.DataFrame(
+        {
+            name: _sayable(column).to_pandas()
+            for name, column in zip(rows.column_names, rows.columns, strict=True)
+        }
+    )
 
 
 def _sayable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
+    if (
+        pa.types.is_integer(column.type)
+        or pa.types.is_floating(column.type)
+        or pa.types.is_boolean(column.type)
+    ):
         return column
-    if pa.types.is_timestamp(column.type):  # pandas breaks at years of six digits, and Arrow shortens them where there is a zone
+    if pa.types.is_timestamp(
+        column.type
+    ):  # pandas breaks at years of six digits, and Arrow shortens them where there is a zone
         text = column.cast(pa.int64()).cast(pa.timestamp(column.type.unit)).cast(pa.string())
-        return pc.binary_join_element_wise(pc.replace_substring_regex(text, r"^([\d-]+) ", r"\1T"), "Z" if column.type.tz else "", "")
+        return pc.binary_join_element_wise(
+            pc.replace_substring_regex(text, r"^([\d-]+) ", r"\1T"),
+            "Z" if column.type.tz else "",
+            "",
+        )
     return column.cast(pa.string())
 
 
 def _as_json(frame: pd.DataFrame) -> list[str]:
     "A line of JSON for each row."
-    text = frame.to_json(orient="records", lines=True, date_format="iso", date_unit="us", double_precision=15, force_ascii=False)
+    text = frame.to_json(
+        orient="records",
+        lines=True,
+        date_format="iso",
+        date_unit="us",
+        double_precision=15,
+        force_ascii=False,
+    )
     return text.split("\n")[: len(frame)]
 
 
-def _provenance(source: Source, file: BinaryIO, table: Table, names: list[str], columns: dict[str, str], key: str | None) -> dict[str, Any]:
-    personal = {c.name: c.personal for c in table.columns if c.name in columns and c.personal != "no"}
-    pseudonymized = sorted(name for name, what in personal.items() if what == "pseudonymize" and key is not None)
+def _provenance(
+    source: Source,
+    file: BinaryIO,
+    table: Table,
+    names: list[str],
+    columns: dict[str, str],
+    key: str | None,
+) -> dict[str, Any]:
+    personal = {
+        c.name: c.personal for c in table.columns if c.name in columns and c.personal != "no"
+    }
+    pseudonymized = sorted(
+        name for name, what in personal.items() if what == "pseudonymize" and key is not None
+    )
     file.seek(0)
     return {
         "path": source.path,
@@ -588,7 +828,9 @@ def _provenance(source: Source, file: BinaryIO, table: Table, names: list[str], 
 # %% ../notebooks/30_data_pipeline.ipynb #be5456fa
 def missing(frame: pd.DataFrame, table: Table) -> pd.Series:
     "Rows without a value that the contract needs, each with the name of the column."
-    return _first({c.name: frame[c.name].isna() for c in table.columns if c.name in frame and not c.empty})
+    return _first(
+        {c.name: frame[c.name].isna() for c in table.columns if c.name in frame and not c.empty}
+    )
 
 
 def validate(
@@ -615,14 +857,22 @@ def validate(
 
 def _first(masks: dict[str, pd.Series]) -> pd.Series:
     "For each row in any of the masks, the name of the first that has it."
-    named = [pd.Series(name, mask.index[mask], dtype=object) for name, mask in masks.items() if mask.any()]
-    joined = pd.concat(named) if named else pd.Series(dtype=object, index=pd.Index([], dtype="int64"))
+    named = [
+        pd.Series(name, mask.index[mask], dtype=object)
+        for name, mask in masks.items()
+        if mask.any()
+    ]
+    joined = (
+        pd.concat(named) if named else pd.Series(dtype=object, index=pd.Index([], dtype="int64"))
+    )
     return joined[~joined.index.duplicated()]
 
 # %% ../notebooks/30_data_pipeline.ipynb #48c8bb27
 def future(frame: pd.DataFrame, table: Table, now: datetime) -> pd.Series:
     "Rows with a time later than now."
-    return _first({c.name: frame[c.name] > now for c in table.columns if c.kind == "time" and c.name in frame})
+    return _first(
+        {c.name: frame[c.name] > now for c in table.columns if c.kind == "time" and c.name in frame}
+    )
 
 
 def duplicate(frame: pd.DataFrame, table: Table) -> pd.Series:
@@ -640,7 +890,9 @@ def conflict(frame: pd.DataFrame, table: Table) -> pd.Series:
 def unknown(frame: pd.DataFrame, entities) -> pd.Series:
     "Rows about an entity of which no statistics ever came."
     entity = CONTRACT.entity
-    return _first({entity: ~frame[entity].isin(entities)} if entities is not None and entity in frame else {})
+    return _first(
+        {entity: ~frame[entity].isin(entities)} if entities is not None and entity in frame else {}
+    )
 
 # %% ../notebooks/30_data_pipeline.ipynb #8bbd7fd9
 def known_at(
@@ -665,13 +917,24 @@ def superseded(
         return _first({})
     order = frame.sort_values([table.time, "created"], na_position="first", kind="stable").index
     newness = pd.Series(np.arange(len(order)), index=order).reindex(frame.index)
-    rows = pd.DataFrame({"entity": frame[CONTRACT.entity], "known": known_at(frame, table, known), "newness": newness})
+    rows = pd.DataFrame(
+        {
+            "entity": frame[CONTRACT.entity],
+            "known": known_at(frame, table, known),
+            "newness": newness,
+        }
+    )
     rows = rows.sort_values(["entity", "known", "newness"], kind="stable")
-    newest = rows.groupby("entity").newness.cummax().groupby([rows.entity, rows.known]).transform("last")
+    newest = (
+        rows.groupby("entity").newness.cummax().groupby([rows.entity, rows.known]).transform("last")
+    )
     return _first({CONTRACT.known: rows.newness < newest})
 
 # %% ../notebooks/30_data_pipeline.ipynb #024b2b3d
-UNCOUNTED = ["duplicate", "superseded"]  # refused, but nothing is wrong with what their sender knows
+UNCOUNTED = [
+    "duplicate",
+    "superseded",
+]  # refused, but nothing is wrong with what their sender knows
 
 
 class Cleaned(NamedTuple):
@@ -704,9 +967,13 @@ def clean(
         found = rule(frame).sort_index()
         if found.empty:
             continue
-        refused.append(refusals(found.index, reason, found.to_numpy(), _as_json(frame.loc[found.index, shown])))
+        refused.append(
+            refusals(found.index, reason, found.to_numpy(), _as_json(frame.loc[found.index, shown]))
+        )
         frame = frame[~frame.index.isin(found.index)]
-    return Cleaned(_sorted(frame.astype(_integers(table)), table, known), pd.concat(refused, ignore_index=True))
+    return Cleaned(
+        _sorted(frame.astype(_integers(table)), table, known), pd.concat(refused, ignore_index=True)
+    )
 
 
 def _integers(table: Table) -> dict[str, str]:
@@ -765,8 +1032,14 @@ def over_limit(
     wrong, rows = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance["rows"]
     if len(wrong) <= limit * rows and len(read.kept):
         return None
-    reasons = (wrong.reason + wrong.column.map(lambda column: f" in {column}" if column else "")).value_counts().head(3)
-    worst = wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0].value_counts().head(3)  # no other text: it may be personal
+    reasons = (
+        (wrong.reason + wrong.column.map(lambda column: f" in {column}" if column else ""))
+        .value_counts()
+        .head(3)
+    )
+    worst = (
+        wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0].value_counts().head(3)
+    )  # no other text: it may be personal
     share = f"{len(wrong):,} of {rows:,} rows are refused ({len(wrong) / max(rows, 1):.1%}; the limit is {limit:.1%})"
     lines = [f"{name}: {share}, from {read.provenance['path']} (owner: {read.provenance['owner']})"]
     lines += [f"  {count:,} rows: {reason}" for reason, count in reasons.items()]
@@ -775,16 +1048,51 @@ def over_limit(
 
 
 _HINTS = [  # reason, kind of the column, how nearly all refused values of it look, and what is behind that most often
-    ("unreadable", "row", "", "another `separator`, or commas in numbers: rows have more or fewer values than the first line has names"),
+    (
+        "unreadable",
+        "row",
+        "",
+        "another `separator`, or commas in numbers: rows have more or fewer values than the first line has names",
+    ),
     ("unreadable", "number", r"[+-]?\d*,\d+", 'a comma is the decimal mark: set `decimal: ","`'),
     ("unreadable", "number", r"[+-]?\d*\.\d+", 'a point is the decimal mark: set `decimal: "."`'),
     ("unreadable", "number", r".*%", "percent: ask for shares from 0 to 1"),
-    ("out of range", "share", r"([2-9]|[1-9]\d)(\.\d+)?|100(\.0+)?", "percent: ask for shares from 0 to 1"),
-    ("unreadable", "time", r"\d{1,2}([./-])\d{1,2}\1\d{4}.*", r'the day or the month first: set `time_format`, such as "%d\1%m\1%Y %H:%M"'),
-    ("unreadable", "time", r"\d{9,19}(\.\d+)?", "seconds since 1970, or parts of them: ask for times such as 2026-01-05T08:00Z"),
-    ("unreadable", "time", r"\d{4}-\d{2}-\d{2}.*", "another form than `time_format` says: without it, ISO 8601 is read"),
-    ("future time", "time", ".*", "a `clock` of the environment that is behind, or another `zone` of the source"),
-    ("local time twice", "time", ".*", "times of a clock that was put back: ask for them in UTC, or with their zone"),
+    (
+        "out of range",
+        "share",
+        r"([2-9]|[1-9]\d)(\.\d+)?|100(\.0+)?",
+        "percent: ask for shares from 0 to 1",
+    ),
+    (
+        "unreadable",
+        "time",
+        r"\d{1,2}([./-])\d{1,2}\1\d{4}.*",
+        r'the day or the month first: set `time_format`, such as "%d\1%m\1%Y %H:%M"',
+    ),
+    (
+        "unreadable",
+        "time",
+        r"\d{9,19}(\.\d+)?",
+        "seconds since 1970, or parts of them: ask for times such as 2026-01-05T08:00Z",
+    ),
+    (
+        "unreadable",
+        "time",
+        r"\d{4}-\d{2}-\d{2}.*",
+        "another form than `time_format` says: without it, ISO 8601 is read",
+    ),
+    (
+        "future time",
+        "time",
+        ".*",
+        "a `clock` of the environment that is behind, or another `zone` of the source",
+    ),
+    (
+        "local time twice",
+        "time",
+        ".*",
+        "times of a clock that was put back: ask for them in UTC, or with their zone",
+    ),
     ("unknown entity", "integer", ".*", "statistics of another system, or of another time"),
 ]
 
@@ -794,7 +1102,10 @@ def hints(
     table: Table,
 ) -> list[str]:
     "What may be wrong with the file as a whole: one guess for each reason and column that has refused a tenth of it."
-    kinds = {c.name: {c.kind, "share" if (c.kind, c.high) == ("number", 1) else ""} for c in table.columns} | {"": {"row"}}
+    kinds = {
+        c.name: {c.kind, "share" if (c.kind, c.high) == ("number", 1) else ""}
+        for c in table.columns
+    } | {"": {"row"}}
     guesses = []
     for (reason, column), rows in read.refused.groupby(["reason", "column"], sort=False):
         values = [_value(text, column) for text in rows.value.head(1000)]
@@ -820,14 +1131,25 @@ def summary(
     lines = pd.DataFrame({"missing": frame.isna().sum(), "different": frame.nunique()})
     for name, share in {"least": 0.0, "middle": 0.5, "greatest": 1.0}.items():
         lines[name] = pd.Series(
-            {c: _brief(middle[c].quantile(share, interpolation="lower")) for c in middle if middle[c].notna().any()}, dtype=object
+            {
+                c: _brief(middle[c].quantile(share, interpolation="lower"))
+                for c in middle
+                if middle[c].notna().any()
+            },
+            dtype=object,
         )
     lines["note"] = ["one value only" if n == 1 and len(frame) > 1 else "" for n in lines.different]
     return lines.fillna("")
 
 
 def _brief(value) -> str:
-    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, pd.Timestamp) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:%Y-%m-%d %H:%M}"
+        if isinstance(value, pd.Timestamp)
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 # %% ../notebooks/30_data_pipeline.ipynb #52cadcd5
 def bars(
@@ -836,12 +1158,18 @@ def bars(
 ) -> str:
     "A histogram as SVG, without any library in the page."
     numbers = values.dropna()
-    numbers = numbers.astype("int64") if values.dtype.kind == "M" or isinstance(values.dtype, pd.DatetimeTZDtype) else numbers
+    numbers = (
+        numbers.astype("int64")
+        if values.dtype.kind == "M" or isinstance(values.dtype, pd.DatetimeTZDtype)
+        else numbers
+    )
     if numbers.nunique() < 2:
         return ""
     heights = np.histogram(numbers.to_numpy("float64"), count)[0]
     tops = np.round(heights / heights.max() * 30, 1)
-    marks = "".join(f'<rect x="{5 * i}" y="{30 - top}" width="4" height="{top}"/>' for i, top in enumerate(tops))
+    marks = "".join(
+        f'<rect x="{5 * i}" y="{30 - top}" width="4" height="{top}"/>' for i, top in enumerate(tops)
+    )
     words = f"{count} bars from the least value to the greatest; number {heights.argmax() + 1} is the highest"
     return f'<svg width="{5 * count}" height="30" role="img" aria-label="{words}">{marks}</svg>'
 
@@ -863,11 +1191,18 @@ def page(
     ]
     for name, frame in frames.items():
         said = catalogue[name]
-        parts.append(f"<h2>{name}</h2><p>{said['rows_in']:,} rows in, {said['rows_out']:,} kept, digest {said['snapshot'][:12]}</p>")
+        parts.append(
+            f"<h2>{name}</h2><p>{said['rows_in']:,} rows in, {said['rows_out']:,} kept, digest {said['snapshot'][:12]}</p>"
+        )
         if said["stale"]:
             parts.append("<p class='stale'>The newest row is older than the contract allows.</p>")
         if said["refused"]:
-            parts.append(pd.Series(said["refused"], name="rows refused").rename_axis("reason").to_frame().to_html(border=0))
+            parts.append(
+                pd.Series(said["refused"], name="rows refused")
+                .rename_axis("reason")
+                .to_frame()
+                .to_html(border=0)
+            )
         spread = {c: bars(frame[c]) if frame[c].dtype.kind in "iufM" else "" for c in frame}
         parts.append(summary(frame).assign(spread=spread).to_html(border=0, escape=False))
     return "\n".join(parts)
@@ -892,7 +1227,12 @@ def arrow_schema(
     table: Table,
 ) -> pa.Schema:
     "The columns and types in which a cleaned table is written."
-    types = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string(), "time": pa.timestamp("us", "UTC")}
+    types = {
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "text": pa.string(),
+        "time": pa.timestamp("us", "UTC"),
+    }
     fields = [(c.name, types[c.kind]) for c in table.columns if c.name in table.names]
     return pa.schema(fields + ([(CONTRACT.known, types["time"])] if table.time else []))
 
@@ -923,7 +1263,9 @@ def entry(
         "rows_in": came.provenance["rows"] if came else 0,
         "rows_out": len(kept),
         "refused": came.refused.reason.value_counts().sort_index().to_dict() if came else {},
-        "time_range": [kept[table.time].min().isoformat(), newest.isoformat()] if newest is not None else None,
+        "time_range": [kept[table.time].min().isoformat(), newest.isoformat()]
+        if newest is not None
+        else None,
         "known": known or table.known,
         "stale": bool(newest is not None and table.fresh and newest < now() - table.fresh),
         "readers": list(table.readers),
@@ -934,13 +1276,20 @@ def entry(
 class Data(Settings):
     "The section `data` of an environment."
 
-    quarantine_limit: float = Field(0.05, ge=0, le=1)  # refused rows over the rows of a file; above it the stage stops
+    quarantine_limit: float = Field(
+        0.05, ge=0, le=1
+    )  # refused rows over the rows of a file; above it the stage stops
     sources: dict[str, Source]
 
 # %% ../notebooks/30_data_pipeline.ipynb #348da12a
 from tqdm import tqdm
 
-_QUARANTINE = pa.schema([(n, pa.int64() if n == "row" else pa.string()) for n in ["table", "source", "row", "reason", "column", "value"]])
+_QUARANTINE = pa.schema(
+    [
+        (n, pa.int64() if n == "row" else pa.string())
+        for n in ["table", "source", "row", "reason", "column", "value"]
+    ]
+)
 
 
 def run(
@@ -949,17 +1298,30 @@ def run(
     "Ingest, clean, validate, explore and keep the files that the environment names."
     told = stage.settings(Data)
     found = read_all(told.sources, stage)
-    parts = [one.refused.assign(table=name, source=one.provenance["path"]) for name, one in found.items()]
+    parts = [
+        one.refused.assign(table=name, source=one.provenance["path"]) for name, one in found.items()
+    ]
     quarantine = pd.concat(parts or [_QUARANTINE.empty_table().to_pandas()], ignore_index=True)
     write_table(quarantine, _QUARANTINE, stage.product["quarantine"])
-    stops = [text for name, one in found.items() if (text := over_limit(name, one, told.quarantine_limit))]
+    stops = [
+        text
+        for name, one in found.items()
+        if (text := over_limit(name, one, told.quarantine_limit))
+    ]
     if stops:
         where = shown(stage.product["quarantine"])
         raise TooManyRefused(
-            "\n".join([*stops, f"Each refused row is in {where}. Mend the file, or raise data.quarantine_limit and know why"])
+            "\n".join(
+                [
+                    *stops,
+                    f"Each refused row is in {where}. Mend the file, or raise data.quarantine_limit and know why",
+                ]
+            )
         )
     catalogue = write_all(found, told.sources, stage)
-    write_json(stage.product["catalogue"], {"tables": catalogue, "quarantine_limit": told.quarantine_limit})
+    write_json(
+        stage.product["catalogue"], {"tables": catalogue, "quarantine_limit": told.quarantine_limit}
+    )
     rows = sum(said["rows_in"] for said in catalogue.values())
     print(
         f"{len(found)} files, {rows:,} rows: {rows - len(quarantine):,} kept, {len(quarantine):,} in quarantine. See {shown(stage.out / 'data')}"
@@ -974,14 +1336,28 @@ def read_all(
     tables = {name: table for name, table in CONTRACT.tables.items() if name in stage.product}
     strange = set(sources) - set(tables)
     if strange:
-        raise CourseError(f"data.sources names {', '.join(sorted(strange))}; the tables are {', '.join(tables)}")
+        raise CourseError(
+            f"data.sources names {', '.join(sorted(strange))}; the tables are {', '.join(tables)}"
+        )
     found: dict[str, Read] = {}
-    for name in tqdm([name for name in tables if name in sources], "data", unit="file", leave=False, delay=10):
+    for name in tqdm(
+        [name for name in tables if name in sources], "data", unit="file", leave=False, delay=10
+    ):
         entities = found["statistics"].entities if "statistics" in found else None
         one = found[name] = read(sources[name], tables[name], now(), entities)
-        inside = sources[name].file.is_relative_to(stage.out)  # then two builds in two folders say the same
-        one.provenance["path"] = sources[name].file.relative_to(stage.out).as_posix() if inside else sources[name].path
-        log.info("table cleaned", table=name, rows_in=one.provenance["rows"], rows_out=len(one.kept), refused=len(one.refused))
+        inside = sources[name].file.is_relative_to(
+            stage.out
+        )  # then two builds in two folders say the same
+        one.provenance["path"] = (
+            sources[name].file.relative_to(stage.out).as_posix() if inside else sources[name].path
+        )
+        log.info(
+            "table cleaned",
+            table=name,
+            rows_in=one.provenance["rows"],
+            rows_out=len(one.kept),
+            refused=len(one.refused),
+        )
     return found
 
 # %% ../notebooks/30_data_pipeline.ipynb #f2b6d1a8
@@ -994,13 +1370,26 @@ def write_all(
     catalogue, frames = {}, {}
     for name in (name for name in CONTRACT.tables if name in stage.product):
         table, came = CONTRACT.tables[name], found.get(name)
-        frames[name] = came.kept if came else arrow_schema(table).empty_table().to_pandas(types_mapper=_TEXT.get)
+        frames[name] = (
+            came.kept
+            if came
+            else arrow_schema(table).empty_table().to_pandas(types_mapper=_TEXT.get)
+        )
         write_table(frames[name], arrow_schema(table), stage.product[name])
         snapshot = stage.record(keep(stage.product[name], stage.out / "snapshots"))
-        said = catalogue[name] = entry(table, frames[name], came, sources[name].known if came else None, snapshot.stem)
+        said = catalogue[name] = entry(
+            table, frames[name], came, sources[name].known if came else None, snapshot.stem
+        )
         if said["stale"]:
-            log.warning("stale", table=name, newest=said["time_range"][1], fresh_hours=table.fresh.total_seconds() / 3600)
-            print(f"{name} is stale: its newest row is of {said['time_range'][1]}, and may be {table.fresh} old")
+            log.warning(
+                "stale",
+                table=name,
+                newest=said["time_range"][1],
+                fresh_hours=table.fresh.total_seconds() / 3600,
+            )
+            print(
+                f"{name} is stale: its newest row is of {said['time_range'][1]}, and may be {table.fresh} old"
+            )
     with writing(stage.product["profile"]) as beside:
         beside.write_text(page(frames, catalogue), encoding="utf-8")
     return catalogue

@@ -29,7 +29,9 @@ class StageEngine(NBClientEngine):
         kernel_name: str,
         **options: Any,  # of papermill's own engine
     ) -> None:
-        teaching = [cell for cell in nb_man.nb.cells if not project.RUN & set(cell.metadata.get("tags", []))]
+        teaching = [
+            cell for cell in nb_man.nb.cells if not project.RUN & set(cell.metadata.get("tags", []))
+        ]
         for cell in teaching:
             cell.metadata.setdefault("tags", []).append(SKIP)
         os.environ[project.CELLS] = project.digest_of_cells(nb_man.nb.cells)

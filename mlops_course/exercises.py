@@ -58,14 +58,20 @@ class Result(NamedTuple):
     hint: str = ""
 
     def __repr__(self) -> str:
-        return f"{self.name} {'PASS' if self.passed else 'not yet'}: {self.message}" + (f"\n{self.hint}" if self.hint else "")
+        return f"{self.name} {'PASS' if self.passed else 'not yet'}: {self.message}" + (
+            f"\n{self.hint}" if self.hint else ""
+        )
 
     def _repr_markdown_(self) -> str:
         mark = "✔ **pass**" if self.passed else "◻ **not yet**"
-        return f"{mark} · exercise {self.name} · {self.message}" + (f"\n\n> {self.hint}" if self.hint else "")
+        return f"{mark} · exercise {self.name} · {self.message}" + (
+            f"\n\n> {self.hint}" if self.hint else ""
+        )
 
 
-_tries: dict[str, int] = {}  # in this kernel, so that a lesson that runs from top to bottom shows the same each time
+_tries: dict[
+    str, int
+] = {}  # in this kernel, so that a lesson that runs from top to bottom shows the same each time
 
 
 def check(
@@ -75,12 +81,16 @@ def check(
     "Judge an answer: pass, or not yet with a hint that grows with each try. Never raises."
     if name not in EXERCISES:
         near = [known for known in EXERCISES if known.split(".")[0] == name.split(".")[0]]
-        return Result(name, False, f"there is no exercise {name}; this lesson has {', '.join(near) or 'none'}")
+        return Result(
+            name, False, f"there is no exercise {name}; this lesson has {', '.join(near) or 'none'}"
+        )
     asked, wrong = EXERCISES[name], ""
     try:
         asked.test(answer)
     except NotImplementedError:
-        return Result(name, False, "nothing is written yet", _hint(asked))  # no try: somebody has run the whole lesson
+        return Result(
+            name, False, "nothing is written yet", _hint(asked)
+        )  # no try: somebody has run the whole lesson
     except AssertionError as error:
         wrong = str(error) or "the answer is not right"
     except Exception as error:
@@ -158,7 +168,11 @@ def _make(folder: Path) -> Path:
 def _notes() -> Path:
     "The file of a learner's results. What an earlier course has kept in out/lab is moved there, and that is said."
     notes, old = learner_folder() / "progress.jsonl", project.root() / "out/lab/progress.jsonl"
-    if old.is_file() and old.stat().st_uid == os.geteuid() and not os.environ.get("MLOPS_COURSE_LAB"):
+    if (
+        old.is_file()
+        and old.stat().st_uid == os.geteuid()
+        and not os.environ.get("MLOPS_COURSE_LAB")
+    ):
         with suppress(OSError):
             with open(_make(notes.parent) / notes.name, "a", encoding="utf-8") as file:
                 file.write(old.read_text(encoding="utf-8", errors="replace").rstrip() + "\n")
@@ -171,13 +185,19 @@ def _remember(result: Result) -> None:
     "Add a result to the learner's notes; a folder that cannot be written is no reason to stop."
     if os.environ.get(project._BUILDING):
         return
-    line = {"exercise": result.name, "passed": result.passed, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    line = {
+        "exercise": result.name,
+        "passed": result.passed,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     try:
         notes = _notes()
         with open(_make(notes.parent) / notes.name, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
-        print(f"This try is not noted, {project.shown(learner_folder())} cannot be used: {error.strerror}")
+        print(
+            f"This try is not noted, {project.shown(learner_folder())} cannot be used: {error.strerror}"
+        )
     except project.CourseError as error:
         print(f"This try is not noted: {error}")
 
@@ -185,7 +205,9 @@ def _remember(result: Result) -> None:
 def _results() -> list[dict]:
     "A learner's results, in the order of their times."
     notes, lines = _notes(), []
-    for text in dict.fromkeys(notes.read_text(encoding="utf-8", errors="replace").splitlines() if notes.is_file() else []):
+    for text in dict.fromkeys(
+        notes.read_text(encoding="utf-8", errors="replace").splitlines() if notes.is_file() else []
+    ):
         with suppress(ValueError):  # a line that was cut
             lines.append(json.loads(text))
     return sorted(lines, key=lambda line: line["time"])
@@ -202,8 +224,19 @@ def progress() -> pd.DataFrame:
         names = [name for name in EXERCISES if name.split(".")[0] == number]
         if names:
             minutes, trouble = _minutes(path)
-            rows.append((path.stem, sum(name in done for name in names), len(names), minutes, spent.get(number, 0), trouble))
-    table = pd.DataFrame(rows, columns=["lesson", "passed", "exercises", "minutes", "spent", "trouble"])
+            rows.append(
+                (
+                    path.stem,
+                    sum(name in done for name in names),
+                    len(names),
+                    minutes,
+                    spent.get(number, 0),
+                    trouble,
+                )
+            )
+    table = pd.DataFrame(
+        rows, columns=["lesson", "passed", "exercises", "minutes", "spent", "trouble"]
+    )
     return table.astype({"minutes": "Int64"})  # a lesson may not say them
 
 
@@ -211,7 +244,9 @@ def _spent(lines: list[dict]) -> dict[str, int]:
     "Minutes by lesson between checks; a gap of more than half an hour was a break."
     seconds: dict[str, float] = {}
     for before, line in pairwise(lines):
-        gap = (datetime.fromisoformat(line["time"]) - datetime.fromisoformat(before["time"])).total_seconds()
+        gap = (
+            datetime.fromisoformat(line["time"]) - datetime.fromisoformat(before["time"])
+        ).total_seconds()
         number = line["exercise"].split(".")[0]
         seconds[number] = seconds.get(number, 0) + (gap if 0 <= gap <= 1800 else 0)
     return {number: round(total / 60) for number, total in seconds.items()}
@@ -232,7 +267,10 @@ def show_progress() -> str:
     table = progress()
     bar = lambda part, whole: "█" * round(10 * part / whole) + "·" * (10 - round(10 * part / whole))
     length = lambda r: r.trouble or ("" if pd.isna(r.minutes) else f"{r.minutes:>3} min")
-    lines = [f"{r.lesson:<28} {bar(r.passed, r.exercises)} {r.passed}/{r.exercises}  {length(r)}".rstrip() for r in table.itertuples()]
+    lines = [
+        f"{r.lesson:<28} {bar(r.passed, r.exercises)} {r.passed}/{r.exercises}  {length(r)}".rstrip()
+        for r in table.itertuples()
+    ]
     left = int(table.loc[table.passed < table.exercises, "minutes"].sum())
     complete = int((table.passed == table.exercises).sum())
     return "\n".join(
@@ -261,14 +299,26 @@ class _Lesson:
         except (ValueError, KeyError, TypeError, AttributeError):
             texts = []
         if not texts:
-            raise project.CourseError(f"{name} is no whole notebook. Copy it if answers of yours are in it: {_cure(name)}")
+            raise project.CourseError(
+                f"{name} is no whole notebook. Copy it if answers of yours are in it: {_cure(name)}"
+            )
 
     def _asked(self) -> Iterator[tuple[str, str]]:
         "The id of each exercise's cell, and the exercise: the last cell with that tag before a check, or the last before it."
         before = []
         for cell in (cell for cell in self.cells if cell["cell_type"] == "code"):
             if (name := re.match(r"check\(\"([\d.]+)\"", _text(cell))) and before:
-                yield next((c for c in reversed(before) if "exercise" in c["metadata"].get("tags", [])), before[-1])["id"], name[1]
+                yield (
+                    next(
+                        (
+                            c
+                            for c in reversed(before)
+                            if "exercise" in c["metadata"].get("tags", [])
+                        ),
+                        before[-1],
+                    )["id"],
+                    name[1],
+                )
             before = [] if name else [*before, cell]
 
     def twin(
@@ -278,11 +328,18 @@ class _Lesson:
     ) -> dict | None:
         "The same cell in this version: by its id, else its exercise, else its text."
         name = other.asked.get(cell["id"])
-        marks = [lambda c: c["id"] == cell["id"], lambda c: name and self.asked.get(c["id"]) == name, lambda c: _text(c) == _text(cell)]
+        marks = [
+            lambda c: c["id"] == cell["id"],
+            lambda c: name and self.asked.get(c["id"]) == name,
+            lambda c: _text(c) == _text(cell),
+        ]
         return next((c for mark in marks for c in self.cells if mark(c)), None)
 
     def called(self, cell: dict) -> str:
-        return self.asked.get(cell["id"]) or f"the cell `{next(iter(_text(cell).splitlines()), '')[:60]}`"
+        return (
+            self.asked.get(cell["id"])
+            or f"the cell `{next(iter(_text(cell).splitlines()), '')[:60]}`"
+        )
 
 
 def _text(cell: dict) -> str:
@@ -324,14 +381,26 @@ Keep a copy of notebooks/, take the new course, and copy your cells over by hand
 def _git(*words: str) -> str:
     "What git answers. Raises `CourseError` with git's own reason."
     try:
-        done = subprocess.run(["git", *words], cwd=project.root(), env=os.environ | {"LC_ALL": "C"}, capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", *words],
+            cwd=project.root(),
+            env=os.environ | {"LC_ALL": "C"},
+            capture_output=True,
+            check=False,
+        )
     except FileNotFoundError:
-        raise project.CourseError("git is not installed, and without it there is nothing to pull") from None
+        raise project.CourseError(
+            "git is not installed, and without it there is nothing to pull"
+        ) from None
     if b"not a git repository" in done.stderr:
         raise project.CourseError(_NO_CLONE)
     if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-        raise project.CourseError(f"git {words[0]} has failed, and the lessons are as they were: {reason[0]}")
+        reason = done.stderr.decode(errors="replace").strip().splitlines() or [
+            f"exit code {done.returncode}"
+        ]
+        raise project.CourseError(
+            f"git {words[0]} has failed, and the lessons are as they were: {reason[0]}"
+        )
     return done.stdout.decode()
 
 
@@ -344,7 +413,16 @@ def _common() -> str:
 
 def _changed(commit: str) -> list[str]:
     "Lessons that differ from those of a commit, and were there."
-    names = _git("diff", "--name-only", "--relative", "--diff-filter=M", "-z", commit, "--", "notebooks/*.ipynb")
+    names = _git(
+        "diff",
+        "--name-only",
+        "--relative",
+        "--diff-filter=M",
+        "-z",
+        commit,
+        "--",
+        "notebooks/*.ipynb",
+    )
     return [name for name in names.split("\0") if name]
 
 
@@ -379,8 +457,13 @@ def set_aside() -> Iterator[str]:
     mine = {path: (root / path).read_bytes() for path in course}
     for path, text in mine.items():
         if (aside / path.name).is_file() and (aside / path.name).read_bytes() != text:
-            raise project.CourseError(f"{path.stem} was set aside before, and has changed again: `mlops-course answers back` first")
-    written = {path: _merged(*(_Lesson(t, path.name) for t in (course[path], mine[path], course[path])))[0] for path in course}
+            raise project.CourseError(
+                f"{path.stem} was set aside before, and has changed again: `mlops-course answers back` first"
+            )
+    written = {
+        path: _merged(*(_Lesson(t, path.name) for t in (course[path], mine[path], course[path])))[0]
+        for path in course
+    }
     if not course:
         yield "No lesson differs from the course's: there is nothing to set aside"
         return
@@ -397,7 +480,11 @@ def set_aside() -> Iterator[str]:
         yield f"Changed too, and left as it is, though `git pull` may stop at it: {', '.join(others)}"
     committed = _changed("HEAD")
     yield "Next:"
-    yield from ["  git commit -m 'Answers set aside'", "  git pull --no-rebase"] if committed else ["  git pull"]
+    yield from (
+        ["  git commit -m 'Answers set aside'", "  git pull --no-rebase"]
+        if committed
+        else ["  git pull"]
+    )
     yield "  mlops-course answers back"
 
 # %% ../notebooks/90_exercises.ipynb #8d0f354a
@@ -410,7 +497,9 @@ def bring_back() -> Iterator[str]:
         if path and not path.exists():
             yield f"{copy.stem}: you have deleted it: `{_checkout(path.name)}`, then `mlops-course answers back` again"
             continue
-        kept = learner_folder() / "copies" / f"{copy.stem}.{datetime.now(UTC):%Y-%m-%dT%H%M%S}.ipynb"
+        kept = (
+            learner_folder() / "copies" / f"{copy.stem}.{datetime.now(UTC):%Y-%m-%dT%H%M%S}.ipynb"
+        )
         lines = _bring(copy, path, project.shown(kept))
         kept.parent.mkdir(exist_ok=True)
         copy.rename(kept)
@@ -424,7 +513,10 @@ def _today(name: str) -> Path | None:
     folder, number = project.root() / "notebooks", name.split("_")[0]
     names = [path.name for path in folder.glob(f"{number}_*.ipynb")]
     with suppress(project.CourseError):
-        names = names or [Path(line).name for line in _git("ls-tree", "--name-only", "-z", "HEAD", "notebooks/").split("\0")]
+        names = names or [
+            Path(line).name
+            for line in _git("ls-tree", "--name-only", "-z", "HEAD", "notebooks/").split("\0")
+        ]
     near = [each for each in names if each.startswith(f"{number}_") and each.endswith(".ipynb")]
     return folder / min(near, key=lambda each: (each != name, each)) if near else None
 
@@ -441,8 +533,12 @@ def _bring(
     if path.read_bytes() != course:
         now = _Lesson(path.read_bytes(), path.name)
         brought, both = _merged(now, _Lesson(text, copy.name), _Lesson(course, copy.name))
-        text = (json.dumps(now.notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-        conflict = "CONFLICT: {} is no longer what you began with. The lesson stays as it is, yours is {}"
+        text = (
+            json.dumps(now.notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        ).encode()
+        conflict = (
+            "CONFLICT: {} is no longer what you began with. The lesson stays as it is, yours is {}"
+        )
         lines = [f"{', '.join(brought)} back in the lesson"] if brought else []
         lines += [conflict.format(each, kept) for each in both]
     with project.writing(path) as beside:
@@ -479,7 +575,9 @@ def _(answer):
     told, before = answer(), project.environment("env.yaml")
     assert hasattr(told, "world"), "give back what `environment` makes"
     assert told.world["drivers"] == 60, f"the company still has {told.world['drivers']} drivers"
-    assert {**told.world, "drivers": 0} == {**before.world, "drivers": 0}, "the other settings of the world must stay"
+    assert {**told.world, "drivers": 0} == {**before.world, "drivers": 0}, (
+        "the other settings of the world must stay"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #af31d0c2
 @exercise(
@@ -520,15 +618,21 @@ def _(answer):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "scores.csv"
         answer(file, ["1001,0.7", "1002,0.4"])
-        assert file.read_text() == "1001,0.7\n1002,0.4\n", "two good lines should stand in the file, each with its line end"
+        assert file.read_text() == "1001,0.7\n1002,0.4\n", (
+            "two good lines should stand in the file, each with its line end"
+        )
         try:
             answer(file, broken())
         except ValueError:
             pass
         else:
             raise AssertionError("the error of `lines` should reach the caller")
-        assert file.read_text() == "1001,0.7\n1002,0.4\n", "lines that failed in the middle: the old file was lost"
-        assert [path.name for path in Path(folder).iterdir()] == ["scores.csv"], "a half file was left beside"
+        assert file.read_text() == "1001,0.7\n1002,0.4\n", (
+            "lines that failed in the middle: the old file was lost"
+        )
+        assert [path.name for path in Path(folder).iterdir()] == ["scores.csv"], (
+            "a half file was left beside"
+        )
 
 # %% ../notebooks/90_exercises.ipynb #e018af94
 @exercise(
@@ -567,7 +671,9 @@ def _(answer):
         (folder / "b").write_text("B")
         assert answer(folder, digests) == ["b"], "b was changed, although it is still there"
         (folder / "a").unlink()
-        assert answer(folder, digests) == ["a", "b"], "a was deleted and b was changed: both, sorted"
+        assert answer(folder, digests) == ["a", "b"], (
+            "a was deleted and b was changed: both, sorted"
+        )
 
 # %% ../notebooks/90_exercises.ipynb #a5a0c301
 @exercise(
@@ -577,7 +683,10 @@ def _(answer):
         "The break-even probability if a broken promise cost 8 instead of 3."
         raise NotImplementedError
     """,
-    hints=["`Costs` takes each price by its name.", "`Costs(cancelled=...)` has a property `break_even`."],
+    hints=[
+        "`Costs` takes each price by its name.",
+        "`Costs(cancelled=...)` has a property `break_even`.",
+    ],
     solution="""
     def break_even_when_riders_leave():
         from mlops_course.problem import Costs
@@ -596,7 +705,9 @@ def _(answer):
     from mlops_course.problem import COSTS, Costs
 
     assert answer() != COSTS.break_even, "this is the break-even at the price of today"
-    assert abs(answer() - Costs(cancelled=8).break_even) < 1e-9, "at 8 for a broken promise and 4 for a kept one it is another number"
+    assert abs(answer() - Costs(cancelled=8).break_even) < 1e-9, (
+        "at 8 for a broken promise and 4 for a kept one it is another number"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #c455330c
 @exercise(
@@ -680,8 +791,12 @@ def _(answer):
     ten = nine + timedelta(hours=1)
     assert answer(nine, None) != nine, "an hour cannot be known before it has ended"
     assert answer(nine, None) == ten, "without `created` it is the hour's end"
-    assert answer(nine, ten + timedelta(minutes=4)) == ten + timedelta(minutes=4), "written at 10:04, known at 10:04"
-    assert answer(nine, nine + timedelta(minutes=30)) == ten, "written too early by a fast clock: still not before the hour's end"
+    assert answer(nine, ten + timedelta(minutes=4)) == ten + timedelta(minutes=4), (
+        "written at 10:04, known at 10:04"
+    )
+    assert answer(nine, nine + timedelta(minutes=30)) == ten, (
+        "written too early by a fast clock: still not before the hour's end"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #2f9d3b3a
 @exercise(
@@ -714,12 +829,16 @@ def _(answer):
 def _(answer):
     found = answer()
     assert type(found).__name__ == "Service", "a `services.Service` was asked for"
-    assert found.command == ("mlops-course", "monitor"), "the command is the program and its argument, a string each; no shell reads it"
+    assert found.command == ("mlops-course", "monitor"), (
+        "the command is the program and its argument, a string each; no shell reads it"
+    )
     assert found.health, "an open port is not yet a service: which path says that it can be used?"
     assert (found.name, found.port, found.health) == ("monitoring", 8309, "/ready"), (
         "name, port and path are in the drawing and in the question"
     )
-    assert found.variables == {"REFERENCE": "out/dev"}, "its folder is a variable of its environment"
+    assert found.variables == {"REFERENCE": "out/dev"}, (
+        "its folder is a variable of its environment"
+    )
     assert found.seconds == 20, "it should be given 20 seconds, not a minute"
 
 # %% ../notebooks/90_exercises.ipynb #603b93e1
@@ -746,9 +865,15 @@ def _(answer):
 )
 def _(answer):
     note = {"pid": 4711, "born": 12.5}
-    assert not answer(note, {4711: 90_210.0, 1: 0.0}), "process 4711 was born later than the note says: it is somebody's editor"
-    assert answer(note, {4711: 12.5, 1: 0.0}), "the process of the note runs: number and time of birth are its own"
-    assert not answer(note, {1: 0.0, 4712: 12.5}), "a process with another number is another process, whenever it was born"
+    assert not answer(note, {4711: 90_210.0, 1: 0.0}), (
+        "process 4711 was born later than the note says: it is somebody's editor"
+    )
+    assert answer(note, {4711: 12.5, 1: 0.0}), (
+        "the process of the note runs: number and time of birth are its own"
+    )
+    assert not answer(note, {1: 0.0, 4712: 12.5}), (
+        "a process with another number is another process, whenever it was born"
+    )
     assert not answer(note, {}), "nothing runs"
 
 # %% ../notebooks/90_exercises.ipynb #b0ddba73
@@ -780,13 +905,19 @@ def _(answer):
     message="a stranger",
 )
 def _(answer):
-    assert not answer(lambda: "", lambda: False, 5), "the service has died; what answers on its port is a stranger"
+    assert not answer(lambda: "", lambda: False, 5), (
+        "the service has died; what answers on its port is a stranger"
+    )
     reasons = iter(["refused", "503", "503", "", "503"])
     assert answer(lambda: next(reasons), lambda: True, 5), "it could be used at the fourth question"
     assert next(reasons, None) == "503", "do not go on asking when it can be used"
     asked = []
-    assert not answer(lambda: asked.append(1) or "503", lambda: len(asked) < 2, 50), "it died after two questions"
-    assert len(asked) == 2, f"it died after two questions, and was asked {len(asked)} times: do not wait for the dead"
+    assert not answer(lambda: asked.append(1) or "503", lambda: len(asked) < 2, 50), (
+        "it died after two questions"
+    )
+    assert len(asked) == 2, (
+        f"it died after two questions, and was asked {len(asked)} times: do not wait for the dead"
+    )
     asked.clear()
     assert not answer(lambda: asked.append(1) or "503", lambda: True, 3), "it was never ready"
     assert len(asked) == 3, f"three questions were allowed, {len(asked)} were asked"
@@ -824,10 +955,18 @@ def _(answer):
 )
 def _(answer):
     coin, normal = answer("no_signal"), answer("normal")
-    assert abs(coin) < 1e-9, f"where a coin decides nobody can gain anything, and you found {coin:.0%}: which scenario is it?"
-    assert 0.15 < normal < 0.45, f"in the usual company the oracle gains about three in ten, and you found {normal:.0%}"
-    assert answer("covariate_drift") == normal, "a holiday moves what the model sees and leaves the truth alone: the gain stays the same"
-    assert answer("concept_drift") != normal, "on day 1 the bonus for accepting is there, and the truth is another one"
+    assert abs(coin) < 1e-9, (
+        f"where a coin decides nobody can gain anything, and you found {coin:.0%}: which scenario is it?"
+    )
+    assert 0.15 < normal < 0.45, (
+        f"in the usual company the oracle gains about three in ten, and you found {normal:.0%}"
+    )
+    assert answer("covariate_drift") == normal, (
+        "a holiday moves what the model sees and leaves the truth alone: the gain stays the same"
+    )
+    assert answer("concept_drift") != normal, (
+        "on day 1 the bonus for accepting is there, and the truth is another one"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #28360951
 @exercise(
@@ -858,13 +997,25 @@ def _(answer):
     import numpy as np
 
     chance = answer(np.array([[2.0, 0.8, 3.0, 5.0, np.inf], [1.0, 2.0, np.inf, np.inf, np.inf]]))
-    assert chance[0, 0] > 0, "the second nearest is never sent, and the log will say nothing about her"
-    assert not chance[0, 4] and not chance[1, 2:].any(), "a driver who is no candidate (infinite km) has a chance to be sent"
-    assert np.allclose(chance.sum(1), 1), f"the chances of a booking sum to 1, yours to {chance.sum(1).round(3).tolist()}"
-    assert np.allclose(chance[0, :4], [0.025, 0.925, 0.025, 0.025]), "of 4 candidates each has 0.1 / 4, and the nearest 0.9 on top"
-    assert np.allclose(chance[1, :2], [0.95, 0.05]), "of 2 candidates each has 0.1 / 2, and the nearest 0.9 on top"
+    assert chance[0, 0] > 0, (
+        "the second nearest is never sent, and the log will say nothing about her"
+    )
+    assert not chance[0, 4] and not chance[1, 2:].any(), (
+        "a driver who is no candidate (infinite km) has a chance to be sent"
+    )
+    assert np.allclose(chance.sum(1), 1), (
+        f"the chances of a booking sum to 1, yours to {chance.sum(1).round(3).tolist()}"
+    )
+    assert np.allclose(chance[0, :4], [0.025, 0.925, 0.025, 0.025]), (
+        "of 4 candidates each has 0.1 / 4, and the nearest 0.9 on top"
+    )
+    assert np.allclose(chance[1, :2], [0.95, 0.05]), (
+        "of 2 candidates each has 0.1 / 2, and the nearest 0.9 on top"
+    )
     twins = answer(np.array([[1.0, 1.0, 4.0, 6.0]]))
-    assert np.allclose(twins, [[0.475, 0.475, 0.025, 0.025]]), "two drivers are equally near: they share the 0.9"
+    assert np.allclose(twins, [[0.475, 0.475, 0.025, 0.025]]), (
+        "two drivers are equally near: they share the 0.9"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #4ead22d2
 @exercise(
@@ -895,14 +1046,28 @@ def _(answer):
 def _(answer):
     import pandas as pd
 
-    log = pd.DataFrame({"request_id": ["a", "b", "c", "d"], "driver_id": [1, 2, 3, 4], "propensity": [0.8, 0.8, 0.1, 0.5]})
+    log = pd.DataFrame(
+        {
+            "request_id": ["a", "b", "c", "d"],
+            "driver_id": [1, 2, 3, 4],
+            "propensity": [0.8, 0.8, 0.1, 0.5],
+        }
+    )
     log["trip_completed"] = [1, 1, 0, 1]
     choice = pd.DataFrame({"request_id": ["d", "c", "b", "a"], "driver_id": [9, 3, 2, 1]})
     found = answer(log, choice)
-    assert found != 2 / 3, "this is a mean without weights: the trip that was chosen against the odds counts like the easy ones"
-    assert found is None or abs(found - 4.5 / 14.5) > 1e-9, "booking d was made with driver 4, the choice is 9: it says nothing"
-    assert found is not None and abs(found - 0.2) < 1e-9, "weights 1.25, 1.25 and 10, and only the first two completed: 2.5 / 12.5"
-    assert answer(log, choice.assign(driver_id=9)) is None, "a choice with which the log never agrees: nothing can be said, so None"
+    assert found != 2 / 3, (
+        "this is a mean without weights: the trip that was chosen against the odds counts like the easy ones"
+    )
+    assert found is None or abs(found - 4.5 / 14.5) > 1e-9, (
+        "booking d was made with driver 4, the choice is 9: it says nothing"
+    )
+    assert found is not None and abs(found - 0.2) < 1e-9, (
+        "weights 1.25, 1.25 and 10, and only the first two completed: 2.5 / 12.5"
+    )
+    assert answer(log, choice.assign(driver_id=9)) is None, (
+        "a choice with which the log never agrees: nothing can be said, so None"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #0e4f2b41
 @exercise(
@@ -963,10 +1128,18 @@ def _(answer):
     rows["created"] = rows.event_timestamp + pd.Timedelta(hours=2)
     border = begin + pd.Timedelta(hours=30)
     learn, judge = answer(rows, border)
-    assert (learn.event_timestamp < border).all(), "a trip after the border is among those to learn from"
-    assert (learn.created < border).all(), "a label that was not yet known at the border is among those to learn from"
-    assert (judge.event_timestamp >= border).all(), "a trip before the border is among those to judge on"
-    assert (len(learn), len(judge)) == (28, 10), "some rows were lost that belong to one of the halves"
+    assert (learn.event_timestamp < border).all(), (
+        "a trip after the border is among those to learn from"
+    )
+    assert (learn.created < border).all(), (
+        "a label that was not yet known at the border is among those to learn from"
+    )
+    assert (judge.event_timestamp >= border).all(), (
+        "a trip before the border is among those to judge on"
+    )
+    assert (len(learn), len(judge)) == (28, 10), (
+        "some rows were lost that belong to one of the halves"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #9ca5e52f
 @exercise(
@@ -996,15 +1169,29 @@ def _(answer):
 )
 def _(answer):
     known = answer("logistic", "3f2a", ["conv_rate", "acc_rate"], {"C": 1, "steps": 300})
-    assert answer("logistic", "3f2a", ["conv_rate", "acc_rate"], {"steps": 300, "C": 1}) == known, "the order of parameters does not matter"
+    assert answer("logistic", "3f2a", ["conv_rate", "acc_rate"], {"steps": 300, "C": 1}) == known, (
+        "the order of parameters does not matter"
+    )
     for what, other in {
         "another name": ("boosting", "3f2a", ["conv_rate", "acc_rate"], {"C": 1, "steps": 300}),
         "other data": ("logistic", "77aa", ["conv_rate", "acc_rate"], {"C": 1, "steps": 300}),
         "other features": ("logistic", "3f2a", ["acc_rate"], {"C": 1, "steps": 300}),
-        "features in another order": ("logistic", "3f2a", ["acc_rate", "conv_rate"], {"C": 1, "steps": 300}),
-        "another parameter": ("logistic", "3f2a", ["conv_rate", "acc_rate"], {"C": 2, "steps": 300}),
+        "features in another order": (
+            "logistic",
+            "3f2a",
+            ["acc_rate", "conv_rate"],
+            {"C": 1, "steps": 300},
+        ),
+        "another parameter": (
+            "logistic",
+            "3f2a",
+            ["conv_rate", "acc_rate"],
+            {"C": 2, "steps": 300},
+        ),
     }.items():
-        assert answer(*other) != known, f"a trial with {what} has the same key, and will never be made"
+        assert answer(*other) != known, (
+            f"a trial with {what} has the same key, and will never be made"
+        )
 
 # %% ../notebooks/90_exercises.ipynb #619ebd5c
 @exercise(
@@ -1061,18 +1248,28 @@ def _(answer):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tai_xe.csv"
         rows = "1003;05/01/2026 09:00;0,71;0,9;12\n1004;13/01/2026 17:00;0,4;0,85;7\n"
-        file.write_text("tai_xe;datetime;conv_rate;acc_rate;avg_daily_trips\n" + rows, encoding="utf-8")
+        file.write_text(
+            "tai_xe;datetime;conv_rate;acc_rate;avg_daily_trips\n" + rows, encoding="utf-8"
+        )
         source = answer(str(file))
         assert hasattr(source, "separator"), "give back a `Source`"
         source = Source(**source.model_dump())  # the lesson has a class `Source` of its own
         came = ingest(source, STATISTICS)
     hours = came.frame.datetime.tolist()
     moment = pd.Timestamp("2026-01-05T02:00Z")
-    assert moment + pd.Timedelta(hours=7) not in hours, "09:00 in Ho Chi Minh City was read as 09:00 in UTC, seven hours too late"
-    assert len(came.refused) == 0, f"rows were refused: {came.refused.reason.iloc[0]}, in {came.refused.column.iloc[0]}"
-    assert hours[0] == moment, f"05/01 is the fifth of January, 09:00 there is 02:00 in UTC; you read {hours[0]}"
+    assert moment + pd.Timedelta(hours=7) not in hours, (
+        "09:00 in Ho Chi Minh City was read as 09:00 in UTC, seven hours too late"
+    )
+    assert len(came.refused) == 0, (
+        f"rows were refused: {came.refused.reason.iloc[0]}, in {came.refused.column.iloc[0]}"
+    )
+    assert hours[0] == moment, (
+        f"05/01 is the fifth of January, 09:00 there is 02:00 in UTC; you read {hours[0]}"
+    )
     assert came.frame.conv_rate.tolist() == [0.71, 0.4], "0,71 is 0.71"
-    assert "operations" in source.owner, "whom shall we ask about the file? It comes from driver operations"
+    assert "operations" in source.owner, (
+        "whom shall we ask about the file? It comes from driver operations"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #279ad3ea
 @exercise(
@@ -1105,18 +1302,37 @@ def _(answer):
     import pandas as pd
 
     nine = pd.Timestamp("2026-01-05T09:00Z")
-    told = [(1001, 0.7), (1002, 0.4), (1002, 0.8), (1003, 0.5), (1003, 0.5), (1004, 0.6), (1004, 0.6), (1004, 0.9)]
+    told = [
+        (1001, 0.7),
+        (1002, 0.4),
+        (1002, 0.8),
+        (1003, 0.5),
+        (1003, 0.5),
+        (1004, 0.6),
+        (1004, 0.6),
+        (1004, 0.9),
+    ]
     frame = pd.DataFrame(told, columns=["driver_id", "conv_rate"])
     frame = frame.assign(datetime=nine, created=nine + pd.Timedelta(minutes=63))
     kept = answer(frame.copy())
     drivers = kept.driver_id.tolist()
-    assert kept[kept.driver_id == 1002].conv_rate.tolist() != [0.4], "driver 1002 has two stories, 0.4 and 0.8, and the first was believed"
-    assert 1002 not in drivers, "driver 1002 has two stories, 0.4 and 0.8: nobody can say which is right, so none is kept"
-    assert 1003 in drivers, "the row of driver 1003 was sent twice, value for value: this is no conflict, and one copy stays"
+    assert kept[kept.driver_id == 1002].conv_rate.tolist() != [0.4], (
+        "driver 1002 has two stories, 0.4 and 0.8, and the first was believed"
+    )
+    assert 1002 not in drivers, (
+        "driver 1002 has two stories, 0.4 and 0.8: nobody can say which is right, so none is kept"
+    )
+    assert 1003 in drivers, (
+        "the row of driver 1003 was sent twice, value for value: this is no conflict, and one copy stays"
+    )
     assert drivers.count(1003) == 1, "the row of driver 1003 is there twice"
-    assert 1004 not in drivers, "driver 1004: a story that is told twice is no truer than the other one"
+    assert 1004 not in drivers, (
+        "driver 1004: a story that is told twice is no truer than the other one"
+    )
     assert drivers == [1001, 1003], "the row of driver 1001 is in order and should stay"
-    apart = frame.iloc[1:3].assign(created=[nine + pd.Timedelta(minutes=63), nine + pd.Timedelta(minutes=90)])
+    apart = frame.iloc[1:3].assign(
+        created=[nine + pd.Timedelta(minutes=63), nine + pd.Timedelta(minutes=90)]
+    )
     assert len(answer(apart)) == 2, "the same hour, written again later: another key, so both stay"
 
 # %% ../notebooks/90_exercises.ipynb #a224f3b8
@@ -1151,14 +1367,22 @@ def _(answer):
     usual = [(at(8), at(9, 4)), (at(9), at(10, 3)), (at(10), at(11, 6))]
     last = (at(11), at(20))
     found = answer([*usual, last])
-    assert at(11) not in found, "the hour from 11:00 came eight hours late, but nothing newer was known then: it is the newest"
+    assert at(11) not in found, (
+        "the hour from 11:00 came eight hours late, but nothing newer was known then: it is the newest"
+    )
     assert found == [], "no newer hour was known before any of these rows"
     late = [(at(8), at(10, 30)), (at(9), at(10, 3)), (at(10), at(11, 6))]
-    assert answer(late) == [at(8)], "at 10:30 the hour from 9:00 was known already: that from 8:00 would take the driver back in time"
+    assert answer(late) == [at(8)], (
+        "at 10:30 the hour from 9:00 was known already: that from 8:00 would take the driver back in time"
+    )
     assert answer(late[::-1]) == [at(8)], "the order of the file is no order of time"
     both = [(at(8), at(12)), (at(9), at(12)), (at(10), at(12))]
-    assert answer(both) == [at(8), at(9)], "three hours that became known together: only the newest of them is ever used"
-    assert answer([(at(9), at(10)), (at(9), at(10) + timedelta(minutes=5))]) == [], "the same hour, written again: neither is newer"
+    assert answer(both) == [at(8), at(9)], (
+        "three hours that became known together: only the newest of them is ever used"
+    )
+    assert answer([(at(9), at(10)), (at(9), at(10) + timedelta(minutes=5))]) == [], (
+        "the same hour, written again: neither is newer"
+    )
     assert answer([]) == [], "no rows, no late ones"
 
 # %% ../notebooks/90_exercises.ipynb #f9639e47
@@ -1199,10 +1423,18 @@ def _(answer):
 
     def read(config, view, keys, names):  # a store of two rows, in the form of Feast's answer
         ids = [key.entity_values[0].int64_val for key in keys]
-        return [(known[i], {name: Value(double_val=0.5) for name in names}) if i in known else (None, None) for i in ids]
+        return [
+            (known[i], {name: Value(double_val=0.5) for name in names})
+            if i in known
+            else (None, None)
+            for i in ids
+        ]
 
     class Store:
-        provider, config = SimpleNamespace(online_read=read), SimpleNamespace(online_store=SimpleNamespace(type="memory"))
+        provider, config = (
+            SimpleNamespace(online_read=read),
+            SimpleNamespace(online_store=SimpleNamespace(type="memory")),
+        )
 
         def get_feature_view(self, name, allow_registry_cache=False):
             return SimpleNamespace(ttl=timedelta(days=7))
@@ -1210,10 +1442,18 @@ def _(answer):
     store = Store()
     ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
     told = answer(store, ids, sunday)
-    assert told != 3, "`online` gives a row also for a driver of whom nothing is known: count those who have features"
-    assert told == 2, "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have features; the time to live is 7 days"
-    assert answer(store, ids, monday + timedelta(days=8)) == 1, "after eight days Monday's row is too old. Was `at` handed on to `online`?"
-    assert answer(store, ids, monday + timedelta(days=30)) == 0, "after thirty days both rows are too old"
+    assert told != 3, (
+        "`online` gives a row also for a driver of whom nothing is known: count those who have features"
+    )
+    assert told == 2, (
+        "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have features; the time to live is 7 days"
+    )
+    assert answer(store, ids, monday + timedelta(days=8)) == 1, (
+        "after eight days Monday's row is too old. Was `at` handed on to `online`?"
+    )
+    assert answer(store, ids, monday + timedelta(days=30)) == 0, (
+        "after thirty days both rows are too old"
+    )
     assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
 
 # %% ../notebooks/90_exercises.ipynb #d3c4b841
@@ -1262,10 +1502,18 @@ def _(answer):
 
     def read(config, view, keys, names):  # a store of three rows, in the form of Feast's answer
         ids = [key.entity_values[0].int64_val for key in keys]
-        return [(monday, {name: Value(double_val=rates[i]) for name in names}) if i in rates else (None, None) for i in ids]
+        return [
+            (monday, {name: Value(double_val=rates[i]) for name in names})
+            if i in rates
+            else (None, None)
+            for i in ids
+        ]
 
     class Store:
-        provider, config = SimpleNamespace(online_read=read), SimpleNamespace(online_store=SimpleNamespace(type="memory"))
+        provider, config = (
+            SimpleNamespace(online_read=read),
+            SimpleNamespace(online_store=SimpleNamespace(type="memory")),
+        )
 
         def get_feature_view(self, name, allow_registry_cache=False):
             return SimpleNamespace(ttl=timedelta(days=7))
@@ -1273,18 +1521,30 @@ def _(answer):
     store = Store()
 
     def model(table):
-        assert list(table.columns) == list(CONTRACT.features), "the model takes the contract's features, in the contract's order"
+        assert list(table.columns) == list(CONTRACT.features), (
+            "the model takes the contract's features, in the contract's order"
+        )
         assert len(table), "the model was asked about nobody; many models stop with an error then"
         assert table.notna().all(axis=None), "the model was asked about a driver without features"
         return table.conv_rate.tolist()
 
     told = answer(store, model, [1777, 1001, 1002], monday)
-    assert told.get(1777) != 0, "driver 1777 is new: that nothing is known of her is not a rate of 0"
-    assert told.get(1777) is None, "driver 1777 is new and has no features: the score in her place is somebody else's score"
-    assert told == {1777: None, 1001: 0.9, 1002: 0.3}, "each driver keeps her own score, also with a new driver among them"
-    assert answer(store, model, [1003, 1001], monday) == {1003: 0.6, 1001: 0.9}, "drivers in another order keep their scores"
+    assert told.get(1777) != 0, (
+        "driver 1777 is new: that nothing is known of her is not a rate of 0"
+    )
+    assert told.get(1777) is None, (
+        "driver 1777 is new and has no features: the score in her place is somebody else's score"
+    )
+    assert told == {1777: None, 1001: 0.9, 1002: 0.3}, (
+        "each driver keeps her own score, also with a new driver among them"
+    )
+    assert answer(store, model, [1003, 1001], monday) == {1003: 0.6, 1001: 0.9}, (
+        "drivers in another order keep their scores"
+    )
     later = answer(store, model, [1001], monday + timedelta(days=8))
-    assert later == {1001: None}, "after eight days the row is too old, and the driver counts as unknown"
+    assert later == {1001: None}, (
+        "after eight days the row is too old, and the driver counts as unknown"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #375fec61
 @exercise(
@@ -1319,14 +1579,26 @@ def _(answer):
     frame["conv_rate"] = [0.5, 0.6, 0.7, 0.4, 0.3, 0.8, 0.2, 0.1]
     told = answer(frame, until, 7 * day)
     online = dict(zip(told.driver_id, told.conv_rate, strict=True))
-    assert online.get(1001) != 0.7, "the service would know a row of driver 1001 that becomes known a day after `until`"
-    assert online.get(1001) == 0.6, "driver 1001 has two rows that may be used, and the newer one says 0.6"
-    assert online.get(1002) == 0.4, "driver 1002: the newest is the row that became known last, wherever it stands in the file"
-    assert 1003 not in online, "the only row of driver 1003 is nine days old, and the time to live is seven"
+    assert online.get(1001) != 0.7, (
+        "the service would know a row of driver 1001 that becomes known a day after `until`"
+    )
+    assert online.get(1001) == 0.6, (
+        "driver 1001 has two rows that may be used, and the newer one says 0.6"
+    )
+    assert online.get(1002) == 0.4, (
+        "driver 1002: the newest is the row that became known last, wherever it stands in the file"
+    )
+    assert 1003 not in online, (
+        "the only row of driver 1003 is nine days old, and the time to live is seven"
+    )
     assert online.get(1004) == 0.2, "a row that became known at `until` itself may be used"
-    assert online.get(1005) == 0.1, "a row that is as old as the time to live, and no older, may still be used"
+    assert online.get(1005) == 0.1, (
+        "a row that is as old as the time to live, and no older, may still be used"
+    )
     assert len(told) == len(online), "one row a driver"
-    assert len(answer(frame[:0], until, 7 * day)) == 0, "no statistics: nothing goes online, and nothing stops"
+    assert len(answer(frame[:0], until, 7 * day)) == 0, (
+        "no statistics: nothing goes online, and nothing stops"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #0c359f66
 @exercise(
@@ -1365,15 +1637,39 @@ def _(answer):
 def _(answer):
     import pandas as pd
 
-    nine, hour, minute = pd.Timestamp("2026-01-05T09:00Z"), pd.Timedelta(hours=1), pd.Timedelta(minutes=1)
-    statistics = pd.DataFrame({"driver_id": [1001, 1001, 1001, 1002], "datetime": [nine, nine + hour, nine + 2 * hour, nine]})
+    nine, hour, minute = (
+        pd.Timestamp("2026-01-05T09:00Z"),
+        pd.Timedelta(hours=1),
+        pd.Timedelta(minutes=1),
+    )
+    statistics = pd.DataFrame(
+        {
+            "driver_id": [1001, 1001, 1001, 1002],
+            "datetime": [nine, nine + hour, nine + 2 * hour, nine],
+        }
+    )
     statistics["known_at"] = statistics.datetime + hour + 4 * minute
-    times = [nine + 30 * minute, nine + 62 * minute, nine + 64 * minute, nine + 5 * hour, nine + 64 * minute, nine - minute]
-    labels = pd.DataFrame({"driver_id": [1001, 1001, 1001, 1001, 1002, 1002], "event_timestamp": times})
+    times = [
+        nine + 30 * minute,
+        nine + 62 * minute,
+        nine + 64 * minute,
+        nine + 5 * hour,
+        nine + 64 * minute,
+        nine - minute,
+    ]
+    labels = pd.DataFrame(
+        {"driver_id": [1001, 1001, 1001, 1001, 1002, 1002], "event_timestamp": times}
+    )
     told = answer(labels, statistics)
-    assert told != 0, "0: of each row the hour had begun, but it was not over and not written. From when was the row known?"
-    assert told == 3, f"the first three labels meet an hour that was not known yet, and you found {told}"
-    assert answer(labels[3:], statistics) == 0, "a row that became known at the label's own moment, or before, is no cheating"
+    assert told != 0, (
+        "0: of each row the hour had begun, but it was not over and not written. From when was the row known?"
+    )
+    assert told == 3, (
+        f"the first three labels meet an hour that was not known yet, and you found {told}"
+    )
+    assert answer(labels[3:], statistics) == 0, (
+        "a row that became known at the label's own moment, or before, is no cheating"
+    )
     assert answer(labels[:0], statistics) == 0, "no labels, none that cheats"
 
 # %% ../notebooks/90_exercises.ipynb #084f3f9d
@@ -1414,20 +1710,45 @@ def _(answer):
     import pandas as pd
 
     ten, hour = pd.Timestamp("2026-01-05T10:00Z"), pd.Timedelta(hours=1)
-    features = pd.DataFrame({"driver_id": [1001, 1001, 1002], "known_at": [ten, ten + hour, ten], "conv_rate": [0.5, 0.6, 0.3]})
+    features = pd.DataFrame(
+        {
+            "driver_id": [1001, 1001, 1002],
+            "known_at": [ten, ten + hour, ten],
+            "conv_rate": [0.5, 0.6, 0.3],
+        }
+    )
     labels = pd.DataFrame({"n": range(6), "driver_id": [1002, 1001, 1009, 1001, 1001, 1002]})
-    labels["event_timestamp"] = [ten + 5 * hour, ten + 2 * hour, ten + hour, ten + hour, ten - hour, ten + 3 * hour]
+    labels["event_timestamp"] = [
+        ten + 5 * hour,
+        ten + 2 * hour,
+        ten + hour,
+        ten + hour,
+        ten - hour,
+        ten + 3 * hour,
+    ]
     told = answer(labels, features)
     rates = dict(zip(told.n, told.conv_rate, strict=True))
     assert 2 in rates, "label 2 was lost: driver 1009 is new, and her trip happened all the same"
-    assert 4 in rates, "label 4 was lost: nothing was known yet at 09:00, and the trip happened all the same"
-    assert pd.isna(rates[2]) and pd.isna(rates[4]), "the model would see the future: nothing was known for labels 2 and 4, so NaN"
-    assert rates[3] == 0.6, "label 3 is of 11:00, and the row with 0.6 became known at 11:00: it may be used"
-    assert (rates[0], rates[1], rates[5]) == (0.3, 0.6, 0.3), "some labels have a row that is not the newest one known"
+    assert 4 in rates, (
+        "label 4 was lost: nothing was known yet at 09:00, and the trip happened all the same"
+    )
+    assert pd.isna(rates[2]) and pd.isna(rates[4]), (
+        "the model would see the future: nothing was known for labels 2 and 4, so NaN"
+    )
+    assert rates[3] == 0.6, (
+        "label 3 is of 11:00, and the row with 0.6 became known at 11:00: it may be used"
+    )
+    assert (rates[0], rates[1], rates[5]) == (0.3, 0.6, 0.3), (
+        "some labels have a row that is not the newest one known"
+    )
     assert len(told) == 6, f"6 labels went in, {len(told)} rows came out"
-    assert told.n.tolist() == list(range(6)), f"the labels came back in another order: {told.n.tolist()}"
+    assert told.n.tolist() == list(range(6)), (
+        f"the labels came back in another order: {told.n.tolist()}"
+    )
     mixed = answer(labels.sort_values("driver_id"), features)
-    assert mixed.n.tolist() == list(range(6)), "the order is that of `n`, however the labels come in"
+    assert mixed.n.tolist() == list(range(6)), (
+        "the order is that of `n`, however the labels come in"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #34028751
 @exercise(
@@ -1458,17 +1779,35 @@ def _(answer):
     from datetime import UTC, datetime, timedelta
 
     ten, hour, week = datetime(2026, 1, 5, 10, tzinfo=UTC), timedelta(hours=1), timedelta(days=7)
-    row = lambda known, value, written=0: (ten + known * hour, ten + (known + written) * hour, value)
+    row = lambda known, value, written=0: (
+        ten + known * hour,
+        ten + (known + written) * hour,
+        value,
+    )
     rows = [row(-1, 0.5), row(0, 0.6), row(2, 0.9)]
-    assert answer(ten + hour, rows, week) != 0.9, "the model would see the future: the row with 0.9 becomes known an hour after the label"
+    assert answer(ten + hour, rows, week) != 0.9, (
+        "the model would see the future: the row with 0.9 becomes known an hour after the label"
+    )
     assert answer(ten + hour, rows, week) == 0.6, "two rows may be used, and the newer one says 0.6"
-    assert answer(ten + hour, rows[::-1], week) == 0.6, "the same rows turned round: the order of the file is no order of time"
-    assert answer(ten, rows, week) == 0.6, "a row that became known at the label's own moment may be used"
-    assert answer(ten + 20 * week, rows, week) is None, "all rows are months old, and the time to live is a week: unknown, so None"
-    assert answer(ten + 2 * hour + week, rows, week) == 0.9, "a row that is as old as the time to live, and no older, may be used"
+    assert answer(ten + hour, rows[::-1], week) == 0.6, (
+        "the same rows turned round: the order of the file is no order of time"
+    )
+    assert answer(ten, rows, week) == 0.6, (
+        "a row that became known at the label's own moment may be used"
+    )
+    assert answer(ten + 20 * week, rows, week) is None, (
+        "all rows are months old, and the time to live is a week: unknown, so None"
+    )
+    assert answer(ten + 2 * hour + week, rows, week) == 0.9, (
+        "a row that is as old as the time to live, and no older, may be used"
+    )
     twice = [row(0, 0.7, written=2), row(0, 0.2, written=1)]
-    assert answer(ten + hour, twice, week) == 0.7, "two rows with one time: the one that was written last counts, wherever it stands"
-    assert answer(ten - 2 * hour, rows, week) is None, "before the first row nothing was known, so None"
+    assert answer(ten + hour, twice, week) == 0.7, (
+        "two rows with one time: the one that was written last counts, wherever it stands"
+    )
+    assert answer(ten - 2 * hour, rows, week) is None, (
+        "before the first row nothing was known, so None"
+    )
     assert answer(ten, [], week) is None, "a driver without rows is unknown, so None"
 
 # %% ../notebooks/90_exercises.ipynb #a4da5ece
@@ -1501,10 +1840,18 @@ def _(answer):
 def _(answer):
     thousand = [0.9] * 990 + [0.01] * 10
     found = answer(thousand)
-    assert found != 1000, "a thousand are the bookings; ten of them weigh ninety times as much as the others"
-    assert found < 900, f"{found:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
-    assert abs(found - 43.57) < 0.1, f"{found:,.2f} is not the squared sum of the weights over the sum of their squares"
-    assert abs(answer([0.2] * 50) - 50) < 1e-9, "fifty equal weights are worth fifty bookings, whatever the propensity"
+    assert found != 1000, (
+        "a thousand are the bookings; ten of them weigh ninety times as much as the others"
+    )
+    assert found < 900, (
+        f"{found:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
+    )
+    assert abs(found - 43.57) < 0.1, (
+        f"{found:,.2f} is not the squared sum of the weights over the sum of their squares"
+    )
+    assert abs(answer([0.2] * 50) - 50) < 1e-9, (
+        "fifty equal weights are worth fifty bookings, whatever the propensity"
+    )
     assert answer([]) == 0, "no bookings are worth nothing"
 
 # %% ../notebooks/90_exercises.ipynb #ea1ecd34
@@ -1573,11 +1920,19 @@ def _(answer):
     propensity, completed = np.array([0.5, 0.5, 0.1, 0.5]), np.array([1.0, 1.0, 0.0, 1.0])
     found = answer(picked, logged, propensity, completed)
     assert found is not None, "they agree in three of four bookings, so it can be measured"
-    assert abs(found - 2 / 3) > 1e-9, "two of three is counted as if each agreement were equally likely; the third stands for ten bookings"
+    assert abs(found - 2 / 3) > 1e-9, (
+        "two of three is counted as if each agreement were equally likely; the third stands for ten bookings"
+    )
     assert abs(found - 1) > 1e-9, "divide by the sum of the weights, not by the number of bookings"
-    assert abs(found - 4 / 14) < 1e-9, f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {found:.3f}"
-    assert answer(picked, logged, propensity, np.ones(4)) == 1, "if all trips are completed, the share is 1"
-    assert answer(picked, logged[::-1] + 9, propensity, completed) is None, "they never agree: nothing was measured, so None"
+    assert abs(found - 4 / 14) < 1e-9, (
+        f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {found:.3f}"
+    )
+    assert answer(picked, logged, propensity, np.ones(4)) == 1, (
+        "if all trips are completed, the share is 1"
+    )
+    assert answer(picked, logged[::-1] + 9, propensity, completed) is None, (
+        "they never agree: nothing was measured, so None"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #eeea2ea8
 @exercise(
@@ -1619,11 +1974,19 @@ def _(answer):
     day = np.arange(len(time)) // 200
     even = pd.Series(np.zeros(len(time)))
     restless = pd.Series(np.where(day % 2 == 0, 0.31, -0.30))
-    assert not answer(time, restless), "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a few days"
+    assert not answer(time, restless), (
+        "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a few days"
+    )
     assert answer(time, even), "an equal model is no worse, and may replace the champion"
-    assert answer(time, even - ACCEPTANCE.no_worse / 2), "a loss smaller than `no_worse` is allowed, day by day"
-    assert not answer(time, even - 2 * ACCEPTANCE.no_worse), "a steady loss of twice `no_worse` is too much"
-    assert not answer(time[:200], even[:200] + 0.5), "one day is no evidence: the interval is None, and the champion stays"
+    assert answer(time, even - ACCEPTANCE.no_worse / 2), (
+        "a loss smaller than `no_worse` is allowed, day by day"
+    )
+    assert not answer(time, even - 2 * ACCEPTANCE.no_worse), (
+        "a steady loss of twice `no_worse` is too much"
+    )
+    assert not answer(time[:200], even[:200] + 0.5), (
+        "one day is no evidence: the interval is None, and the champion stays"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #5db746ee
 @exercise(
@@ -1662,10 +2025,16 @@ def _(answer):
 
     found = answer(*company(5, 7, 200))
     assert hasattr(found, "passed"), "give back the `Result` of the check"
-    assert found.passed is not True, "new drivers completed 0.5 and old ones 0.7: the same promise to both is not equally honest"
+    assert found.passed is not True, (
+        "new drivers completed 0.5 and old ones 0.7: the same promise to both is not equally honest"
+    )
     assert found.passed is False, "with 200 rows in each segment it can be measured"
-    assert answer(*company(6, 6, 200)).passed is True, "where both segments complete 0.6, the promise of 0.6 is fair"
-    assert answer(*company(5, 7, 50)).passed is None, "50 rows in a segment are too few to tell: not measurable"
+    assert answer(*company(6, 6, 200)).passed is True, (
+        "where both segments complete 0.6, the promise of 0.6 is fair"
+    )
+    assert answer(*company(5, 7, 50)).passed is None, (
+        "50 rows in a segment are too few to tell: not measurable"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #19a36d9e
 @exercise(
@@ -1716,10 +2085,16 @@ def _(answer):
 
     said = "on average the score rises, and for the drivers who convert best it falls"
     assert answer(bent, rows, "conv_rate").passed is False, said
-    assert answer(rising, rows, "conv_rate").passed is True, "this score rises with `conv_rate` in every row"
-    assert answer(rising, rows, "acc_rate").passed is True, "this score has nothing to do with `acc_rate`, so it does not fall"
+    assert answer(rising, rows, "conv_rate").passed is True, (
+        "this score rises with `conv_rate` in every row"
+    )
+    assert answer(rising, rows, "acc_rate").passed is True, (
+        "this score has nothing to do with `acc_rate`, so it does not fall"
+    )
     assert answer(nearly_level, rows, "conv_rate").passed is True, "a fall of 0.005 does not count"
-    assert answer(rising, rows.head(0), "conv_rate").passed is None, "without rows nothing was measured: `passed` is None"
+    assert answer(rising, rows.head(0), "conv_rate").passed is None, (
+        "without rows nothing was measured: `passed` is None"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #e8534f10
 @exercise(
@@ -1767,14 +2142,25 @@ def _(answer):
         return 0.5 + (values - values.mean()) / 2
 
     def one_depends(some):
-        return good(some) + 0.2 * ((some.conv_rate == rows.conv_rate.iloc[-1]) & (len(some) > 1)).to_numpy()
+        return (
+            good(some)
+            + 0.2 * ((some.conv_rate == rows.conv_rate.iloc[-1]) & (len(some) > 1)).to_numpy()
+        )
 
     found = answer(beside_the_mean, rows)
-    assert found.passed is False, "each row is compared with the mean of the batch, so a driver alone always gets 0.5, and this passed"
+    assert found.passed is False, (
+        "each row is compared with the mean of the batch, so a driver alone always gets 0.5, and this passed"
+    )
     assert answer(good, rows).passed is True, "each score depends on its own row only"
-    assert answer(one_depends, rows).passed is False, "the last row alone is told something else: look at all rows"
-    assert answer(lambda some: good(some) + 1e-13 * len(some), rows).passed is True, "a difference of 1e-12 is rounding, and no fault"
-    assert answer(good, rows.head(0)).passed is None, "without rows nothing was measured: `passed` is None"
+    assert answer(one_depends, rows).passed is False, (
+        "the last row alone is told something else: look at all rows"
+    )
+    assert answer(lambda some: good(some) + 1e-13 * len(some), rows).passed is True, (
+        "a difference of 1e-12 is rounding, and no fault"
+    )
+    assert answer(good, rows.head(0)).passed is None, (
+        "without rows nothing was measured: `passed` is None"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #7a3dfb0b
 @exercise(
@@ -1815,8 +2201,12 @@ def _(answer):
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for name in reversed(source.namelist()):
             target.writestr(zipfile.ZipInfo(name, (1999, 12, 31, 0, 0, 0)), source.read(name))
-    assert answer(first, again), "the same data and parameters give the same model; only dates and addresses in memory differ"
-    assert answer(first, packed.getvalue()), "the same file packed again on another day holds the same model"
+    assert answer(first, again), (
+        "the same data and parameters give the same model; only dates and addresses in memory differ"
+    )
+    assert answer(first, packed.getvalue()), (
+        "the same file packed again on another day holds the same model"
+    )
     assert not answer(first, weaker), "a model with another strength is another model"
 
 # %% ../notebooks/90_exercises.ipynb #a493f2e7
@@ -1856,12 +2246,22 @@ def _(answer):
 )
 def _(answer):
     found = answer(["1", "2", "3", "rollback", "rollback"])
-    assert found != "3", "version 3 was rolled back, and the second rollback made it champion: a bad model came back by itself"
+    assert found != "3", (
+        "version 3 was rolled back, and the second rollback made it champion: a bad model came back by itself"
+    )
     assert found == "1", f"two rollbacks after 1, 2, 3 lead to version 1, not to {found}"
-    assert answer(["1", "2", "rollback", "4"]) == "4", "a promotion after a rollback counts like any other"
-    assert answer(["1", "2", "rollback", "4", "rollback"]) == "1", "2 was rolled back before, so below 4 lies 1"
-    assert answer(["1", "2", "2", "rollback"]) == "1", "2 was champion already when it was promoted again; one rollback leads to 1"
-    assert answer(["1", "rollback"]) == "1", "there is nothing before the first champion, so it stays"
+    assert answer(["1", "2", "rollback", "4"]) == "4", (
+        "a promotion after a rollback counts like any other"
+    )
+    assert answer(["1", "2", "rollback", "4", "rollback"]) == "1", (
+        "2 was rolled back before, so below 4 lies 1"
+    )
+    assert answer(["1", "2", "2", "rollback"]) == "1", (
+        "2 was champion already when it was promoted again; one rollback leads to 1"
+    )
+    assert answer(["1", "rollback"]) == "1", (
+        "there is nothing before the first champion, so it stays"
+    )
     assert answer([]) is None, "without a promotion there is no champion"
 
 # %% ../notebooks/90_exercises.ipynb #d41b297e
@@ -1912,18 +2312,32 @@ def _(answer):
     def loaded(*contents):  # what the disk gives at the first read, at the second, and so on
         made.clear()
         disk = list(contents)
-        return answer(lambda: disk.pop(0) if len(disk) > 1 else disk[0], hashlib.sha256(b"good").hexdigest(), make)
+        return answer(
+            lambda: disk.pop(0) if len(disk) > 1 else disk[0],
+            hashlib.sha256(b"good").hexdigest(),
+            make,
+        )
 
-    assert loaded(b"good") == "a model of 4 bytes", "this is the file that was registered: give back what `make` made of it"
+    assert loaded(b"good") == "a model of 4 bytes", (
+        "this is the file that was registered: give back what `make` made of it"
+    )
     for contents in [(b"evil",), (b"",)]:
         try:
             loaded(*contents)
         except Exception as error:
-            assert type(error).__name__ == "DigestMismatch", f"another file should raise DigestMismatch, not {type(error).__name__}"
+            assert type(error).__name__ == "DigestMismatch", (
+                f"another file should raise DigestMismatch, not {type(error).__name__}"
+            )
         else:
-            raise AssertionError(f"a model was loaded from {contents[0]}, which is not the file that was registered")
-        assert not made, "a model was made before the digest was compared: the program in the file has already run"
-    assert loaded(b"good", b"evil") and made == [b"good"], "the file was swapped between two reads: what was compared was not loaded"
+            raise AssertionError(
+                f"a model was loaded from {contents[0]}, which is not the file that was registered"
+            )
+        assert not made, (
+            "a model was made before the digest was compared: the program in the file has already run"
+        )
+    assert loaded(b"good", b"evil") and made == [b"good"], (
+        "the file was swapped between two reads: what was compared was not loaded"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #6867a18f
 @exercise(
@@ -1959,13 +2373,30 @@ def _(answer):
             one = np.asarray(rows, float)[:, 0]
             return np.column_stack([1 - one, one])
 
-    champion = Loaded(First(), "driver-completion", "3", "0" * 32, ("conv_rate", "acc_rate", "avg_daily_trips"), "f" * 64)
-    rows = pd.DataFrame({"driver_id": [1001, 1002, 1003], "acc_rate": [0.2, 0.9, 0.5], "conv_rate": [0.9, 0.3, 0.6]})
+    champion = Loaded(
+        First(),
+        "driver-completion",
+        "3",
+        "0" * 32,
+        ("conv_rate", "acc_rate", "avg_daily_trips"),
+        "f" * 64,
+    )
+    rows = pd.DataFrame(
+        {"driver_id": [1001, 1002, 1003], "acc_rate": [0.2, 0.9, 0.5], "conv_rate": [0.9, 0.3, 0.6]}
+    )
     rows["avg_daily_trips"] = 2.0
-    assert answer(champion, rows) != 1002, "1002 accepts most: `acc_rate` came first in this file, and was taken for `conv_rate`"
-    assert answer(champion, rows) == 1001, "1001 converts most, and this model asks for nothing else"
-    assert answer(champion, rows[[*champion.features, "driver_id"]]) == 1001, "in the model's own order it is 1001 too"
-    assert answer(champion, rows.assign(avg_daily_trips=0.0, remark="quiet")) == 1001, "a column unknown to the model does not matter"
+    assert answer(champion, rows) != 1002, (
+        "1002 accepts most: `acc_rate` came first in this file, and was taken for `conv_rate`"
+    )
+    assert answer(champion, rows) == 1001, (
+        "1001 converts most, and this model asks for nothing else"
+    )
+    assert answer(champion, rows[[*champion.features, "driver_id"]]) == 1001, (
+        "in the model's own order it is 1001 too"
+    )
+    assert answer(champion, rows.assign(avg_daily_trips=0.0, remark="quiet")) == 1001, (
+        "a column unknown to the model does not matter"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #d0754b83
 @exercise(
@@ -2006,14 +2437,29 @@ def _(answer):
 
     names = ("conv_rate", "acc_rate", "avg_daily_trips")
     champion = Loaded(Filling(), "driver-completion", "3", "0" * 32, names, "f" * 64)
-    rows = pd.DataFrame({"driver_id": [1004, 9999, 1001, 1002], "event_timestamp": pd.Timestamp("2026-01-05T09:00Z")})
+    rows = pd.DataFrame(
+        {
+            "driver_id": [1004, 9999, 1001, 1002],
+            "event_timestamp": pd.Timestamp("2026-01-05T09:00Z"),
+        }
+    )
     rows[list(names)] = [[0.3, 0.5, 2], [np.nan] * 3, [0.9, 0.2, np.nan], [0.4, 0.8, 1]]
     found = list(answer(champion, rows))
-    assert len(found) == 4, f"{len(found)} answers for 4 drivers: nobody can tell whose score is missing"
-    assert found[1] is None, "nothing is known of 9999, and the score of the average driver looks like knowledge: None"
-    assert found[2] is not None, "of 1001 only `avg_daily_trips` is missing: the model can live with that"
-    assert found == [0.3, None, 0.9, 0.4], f"the scores in the order of the rows are 0.3, None, 0.9, 0.4, not {found}"
-    assert list(answer(champion, rows[1:2])) == [None], "a list of one unknown driver has one answer, None"
+    assert len(found) == 4, (
+        f"{len(found)} answers for 4 drivers: nobody can tell whose score is missing"
+    )
+    assert found[1] is None, (
+        "nothing is known of 9999, and the score of the average driver looks like knowledge: None"
+    )
+    assert found[2] is not None, (
+        "of 1001 only `avg_daily_trips` is missing: the model can live with that"
+    )
+    assert found == [0.3, None, 0.9, 0.4], (
+        f"the scores in the order of the rows are 0.3, None, 0.9, 0.4, not {found}"
+    )
+    assert list(answer(champion, rows[1:2])) == [None], (
+        "a list of one unknown driver has one answer, None"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #11648596
 @exercise(
@@ -2051,10 +2497,18 @@ def _(answer):
     scores["status"] = ["scored", "scored", "scored", "no features"]
     found = answer(scores, now)
     assert found != 1001, "1001 had the highest score three hours ago; perhaps she went home since"
-    assert found == 1003, "1003 has the highest score of those that are at most an hour old; an hour is not too old"
-    assert answer(scores, now + pd.Timedelta(minutes=1)) == 1002, "a minute later 1003 is too old, and 1002 is left"
-    assert answer(scores[scores.driver_id == 9999], now) is None, "9999 has no score, and nobody else is on the list: None"
-    assert answer(scores, now + pd.Timedelta(days=1)) is None, "all scores are of yesterday: None, and a person should look why"
+    assert found == 1003, (
+        "1003 has the highest score of those that are at most an hour old; an hour is not too old"
+    )
+    assert answer(scores, now + pd.Timedelta(minutes=1)) == 1002, (
+        "a minute later 1003 is too old, and 1002 is left"
+    )
+    assert answer(scores[scores.driver_id == 9999], now) is None, (
+        "9999 has no score, and nobody else is on the list: None"
+    )
+    assert answer(scores, now + pd.Timedelta(days=1)) is None, (
+        "all scores are of yesterday: None, and a person should look why"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #d6dd6a20
 @exercise(
@@ -2087,8 +2541,12 @@ def _(answer):
     from mlops_course.serving import choose
 
     told = answer()
-    assert told.cache_seconds <= 1, f"with cache_seconds={told.cache_seconds:g} an answer is up to an hour old while the store is well"
-    assert told.last_known_seconds >= 3600, f"after {told.last_known_seconds:g} s without the store there are no answers; an hour has 3,600"
+    assert told.cache_seconds <= 1, (
+        f"with cache_seconds={told.cache_seconds:g} an answer is up to an hour old while the store is well"
+    )
+    assert told.last_known_seconds >= 3600, (
+        f"after {told.last_known_seconds:g} s without the store there are no answers; an hour has 3,600"
+    )
     drawn = sum(choose(f"r-{i}", [1, 2], [0.9, 0.1], told.explore).explored for i in range(500))
     assert drawn == 0, f"{drawn} of 500 requests were drawn: `explore` is their share"
 
@@ -2133,18 +2591,30 @@ def _(answer):
     def choose(drivers):
         return next(best)
 
-    assert answer(answered, log, "r-1", [1001, 1002], choose) == 1002, "the first answer is what `choose` says"
+    assert answer(answered, log, "r-1", [1001, 1002], choose) == 1002, (
+        "the first answer is what `choose` says"
+    )
     again = answer(answered, log, "r-1", [1001, 1002], choose)
-    assert log == ["r-1"], f"the log has {len(log)} entries for r-1: a lost answer that was asked for again looks like two bookings"
-    assert again == 1002, "the same question got another driver: two drivers are on their way to one rider"
-    assert answer(answered, log, "r-1", [1002, 1001], choose) == 1002, "the same candidates in another order are the same question"
+    assert log == ["r-1"], (
+        f"the log has {len(log)} entries for r-1: a lost answer that was asked for again looks like two bookings"
+    )
+    assert again == 1002, (
+        "the same question got another driver: two drivers are on their way to one rider"
+    )
+    assert answer(answered, log, "r-1", [1002, 1001], choose) == 1002, (
+        "the same candidates in another order are the same question"
+    )
     try:
         answer(answered, log, "r-1", [1003, 1004], choose)
     except ValueError:
         pass
     else:
-        raise AssertionError("r-1 came with other candidates and got a driver who is none of them: raise ValueError")
-    assert answer(answered, log, "r-2", [1003, 1004], choose) == 1003 and log == ["r-1", "r-2"], "r-2 is a new request"
+        raise AssertionError(
+            "r-1 came with other candidates and got a driver who is none of them: raise ValueError"
+        )
+    assert answer(answered, log, "r-2", [1003, 1004], choose) == 1003 and log == ["r-1", "r-2"], (
+        "r-2 is a new request"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #e6f49188
 @exercise(
@@ -2188,15 +2658,23 @@ def _(answer):
         raise ConnectionError
 
     memory = {}
-    assert answer(memory, well, 1001, 0, 300) == ({"conv_rate": 0.8}, False), "the store answers: its features, and not degraded"
+    assert answer(memory, well, 1001, 0, 300) == ({"conv_rate": 0.8}, False), (
+        "the store answers: its features, and not degraded"
+    )
     assert answer(memory, down, 1001, 200, 300) == ({"conv_rate": 0.8}, True), (
         "200 s later the store is down: the last known features, degraded"
     )
     found = answer(memory, down, 1001, 400, 300)
-    assert found == (None, True), f"after 400 s the answer was {found[0]}: features older than it may be decide about a trip"
-    assert answer({}, down, 1002, 0, 300) == (None, True), "nothing was ever known of 1002, and the store is down: None, degraded"
+    assert found == (None, True), (
+        f"after 400 s the answer was {found[0]}: features older than it may be decide about a trip"
+    )
+    assert answer({}, down, 1002, 0, 300) == (None, True), (
+        "nothing was ever known of 1002, and the store is down: None, degraded"
+    )
     answer(memory, well, 1001, 500, 300)
-    assert answer(memory, down, 1001, 700, 300)[0] is not None, "at 500 s the store answered again, and that counts at 700 s"
+    assert answer(memory, down, 1001, 700, 300)[0] is not None, (
+        "at 500 s the store answered again, and that counts at 700 s"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #c02202de
 @exercise(
@@ -2206,7 +2684,10 @@ def _(answer):
         "Write the event `file arrived` with 1532 rows, from `driver operations`, to `log`."
         raise NotImplementedError
     """,
-    hints=["An event has a name that never changes; what changes are values.", '`log.info("file arrived", rows=..., owner=...)`'],
+    hints=[
+        "An event has a name that never changes; what changes are values.",
+        '`log.info("file arrived", rows=..., owner=...)`',
+    ],
     solution="""
     def note(log):
         log.info("file arrived", rows=1532, owner="driver operations")
@@ -2224,7 +2705,9 @@ def _(answer):
     answer(log)
     assert len(log.calls) == 1, f"one event was asked for, {len(log.calls)} came"
     call = log.calls[0]
-    assert call.args == ("file arrived",), "the event's name is `file arrived` alone: a sentence cannot be searched"
+    assert call.args == ("file arrived",), (
+        "the event's name is `file arrived` alone: a sentence cannot be searched"
+    )
     assert call.kwargs.get("rows") == 1532, "the number of rows should be a value named `rows`"
     assert "driver operations" in call.kwargs.values(), "whose file was it?"
 
@@ -2258,10 +2741,14 @@ def _(answer):
     message="JSONDecodeError",
 )
 def _(answer):
-    lines = '{"event": "stage started", "stage": "data"}\n{"event": "stage failed", "stage": "data"}\n'
+    lines = (
+        '{"event": "stage started", "stage": "data"}\n{"event": "stage failed", "stage": "data"}\n'
+    )
     assert answer("") == [], "an empty log has no failed stage"
     assert answer(lines) == ["data"], "data has failed"
-    assert answer(lines + '{"event": "stage fai') == ["data"], "the half line at the end should wait"
+    assert answer(lines + '{"event": "stage fai') == ["data"], (
+        "the half line at the end should wait"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #a44f0889
 @exercise(
@@ -2295,10 +2782,18 @@ def _(answer):
     import tempfile
     from pathlib import Path
 
-    told = [("finished", "data", 3.5), ("finished", "training", 21.0), ("failed", "batch", 60.0), ("finished", "features", 9.0)]
+    told = [
+        ("finished", "data", 3.5),
+        ("finished", "training", 21.0),
+        ("failed", "batch", 60.0),
+        ("finished", "features", 9.0),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.jsonl"
-        lines = [json.dumps({"event": f"stage {event}", "stage": stage, "seconds": seconds}) for event, stage, seconds in told]
+        lines = [
+            json.dumps({"event": f"stage {event}", "stage": stage, "seconds": seconds})
+            for event, stage, seconds in told
+        ]
         file.write_text("\n".join(lines) + "\n")
         assert answer(file) != "batch", "batch has failed after 60 seconds; it never finished"
         assert answer(file) == "training", "training took 21 seconds, longer than the others"
@@ -2330,7 +2825,9 @@ def _(answer):
 )
 def _(answer):
     found = answer([100, 140, 10, 30])
-    assert found != -70, "-70 requests in a minute: the service was started again after 140, and its counter with it"
+    assert found != -70, (
+        "-70 requests in a minute: the service was started again after 140, and its counter with it"
+    )
     assert found == 70, f"40 before the restart and 30 after it are 70, not {found}"
     assert answer([5, 9, 9, 12]) == 7, "without a restart it is the last reading less the first one"
     assert answer([5]) == 0 and answer([]) == 0, "one reading says nothing of a rise"
@@ -2368,17 +2865,39 @@ def _(answer):
     from mlops_course.monitoring import judge
 
     told = answer()
-    assert told.missing <= 1, f"missing={told.missing:g} is more than all of them: it is a share, and 2 % is 0.02"
+    assert told.missing <= 1, (
+        f"missing={told.missing:g} is more than all of them: it is a share, and 2 % is 0.02"
+    )
     assert told.window_requests == 300, f"the window has {told.window_requests:,} requests, not 300"
-    assert told.window_hours <= 48, f"a window may reach back {told.window_hours:g} hours; two days have 48"
-    assert told.fewest_labels <= 80, f"with 80 labels performance is not judged: it waits for {told.fewest_labels}"
+    assert told.window_hours <= 48, (
+        f"a window may reach back {told.window_hours:g} hours; two days have 48"
+    )
+    assert told.fewest_labels <= 80, (
+        f"with 80 labels performance is not judged: it waits for {told.fewest_labels}"
+    )
     time = pd.Timestamp("2026-03-16T01:30Z")
-    rows = pd.DataFrame({"request_id": [str(n) for n in range(100)], "event_timestamp": time, "driver_id": range(1001, 1101)})
-    rows = rows.assign(conv_rate=0.6, acc_rate=0.7, avg_daily_trips=9.0, score=0.7, known_at=time - pd.Timedelta(hours=1))
+    rows = pd.DataFrame(
+        {
+            "request_id": [str(n) for n in range(100)],
+            "event_timestamp": time,
+            "driver_id": range(1001, 1101),
+        }
+    )
+    rows = rows.assign(
+        conv_rate=0.6,
+        acc_rate=0.7,
+        avg_daily_trips=9.0,
+        score=0.7,
+        known_at=time - pd.Timedelta(hours=1),
+    )
     labels = pd.DataFrame({"trip_completed": [], "score": []})
     for gaps, alarm in [(1, False), (4, True)]:
-        found = judge(rows.assign(conv_rate=rows.conv_rate.where(rows.index >= gaps)), labels, None, told)
-        assert found.detected["quality"] == alarm, f"{gaps} of 100 driver-hours lack a feature: alarm should be {alarm}"
+        found = judge(
+            rows.assign(conv_rate=rows.conv_rate.where(rows.index >= gaps)), labels, None, told
+        )
+        assert found.detected["quality"] == alarm, (
+            f"{gaps} of 100 driver-hours lack a feature: alarm should be {alarm}"
+        )
 
 # %% ../notebooks/90_exercises.ipynb #3de686df
 @exercise(
@@ -2421,14 +2940,28 @@ def _(answer):
         return [("prediction", name, None) for name in names]
 
     early = answer([("label", "b", 0), *predicted("a", "b"), ("label", "a", 1)])
-    assert early == 0.5, f"one trip of two was completed, not {early:.0%}: a label that came before its prediction was lost"
-    twice = answer([*predicted("a", "b"), ("label", "a", 1), ("label", "b", 0), ("label", "a", 1), ("label", "a", 1)])
-    assert twice == 0.5, f"one trip of two was completed, not {twice:.0%}: a label that came three times is one label"
+    assert early == 0.5, (
+        f"one trip of two was completed, not {early:.0%}: a label that came before its prediction was lost"
+    )
+    twice = answer(
+        [
+            *predicted("a", "b"),
+            ("label", "a", 1),
+            ("label", "b", 0),
+            ("label", "a", 1),
+            ("label", "a", 1),
+        ]
+    )
+    assert twice == 0.5, (
+        f"one trip of two was completed, not {twice:.0%}: a label that came three times is one label"
+    )
     changed = answer([*predicted("a"), ("label", "a", 1), ("label", "a", 0)])
     assert changed == 1, "of two labels for one request the first counts, as in the service"
     stranger = answer([*predicted("a"), ("label", "z", 0), ("label", "a", 1)])
     assert stranger == 1, "a label without a prediction is no trip that the model has promised"
-    assert answer(predicted("a")) is None, "no label has come: there is no share yet, so return None"
+    assert answer(predicted("a")) is None, (
+        "no label has come: there is no share yet, so return None"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #421856c0
 @exercise(
@@ -2463,15 +2996,21 @@ def _(answer):
 
     usual = rows((5, 1, 0.9), (5, 2, 0.7), (12, 3, 0.4), (12, 4, 0.2))
     night = answer(rows((5, 1, 0.9), (5, 2, 0.7)), usual)
-    assert abs(night) < 1e-9, f"a normal hour at dawn is {night:+.2f} from normal: it was compared with hours of the whole day"
+    assert abs(night) < 1e-9, (
+        f"a normal hour at dawn is {night:+.2f} from normal: it was compared with hours of the whole day"
+    )
     standing = answer(rows(*[(5, 1, 0.9)] * 8, (5, 2, 0.7)), usual)
-    assert abs(standing) < 1e-9, f"{standing:+.2f}: driver 1 was a candidate eight times in one hour, and counts eight times"
+    assert abs(standing) < 1e-9, (
+        f"{standing:+.2f}: driver 1 was a candidate eight times in one hour, and counts eight times"
+    )
     last = answer(rows((5, 1, 0.1), (5, 1, 0.9), (5, 2, 0.7)), usual)
     assert abs(last) < 1e-9, "a driver who is seen twice in an hour counts with the last value"
     often = answer(rows((5, 1, 0.9), (5, 2, 0.7)), rows(*[(5, 1, 0.9)] * 9, (5, 2, 0.7)))
     assert abs(often) < 1e-9, "in `usual` a driver counts once an hour as well"
     moved = answer(rows((5, 1, 1.0), (12, 3, 0.6)), usual)
-    assert abs(moved - 0.25) < 1e-9, f"0.2 above normal at dawn and 0.3 at noon are +0.25, not {moved:+.2f}"
+    assert abs(moved - 0.25) < 1e-9, (
+        f"0.2 above normal at dawn and 0.3 at noon are +0.25, not {moved:+.2f}"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #108a3ccd
 @exercise(
@@ -2509,11 +3048,21 @@ def _(answer):
     training = TrainingSettings(**told.training)
     assert training.test_days == 14, f"the test has {training.test_days} days, not 14"
     early = 14 - told.fresh_days
-    assert early <= 0, f"after {told.fresh_days} fresh days a test of 14 days begins {early} days before the alert"
-    assert told.fresh_days == 14, f"{told.fresh_days} days are waited for, and the test needs only 14"
-    assert training.train_days == 10, f"it learns from {training.train_days or 'all'} days, not from 10"
-    assert training.validation_days < 10, "no day is left to train on: validation_days are among the train_days"
-    assert told.pause_hours == 168, f"{told.pause_hours:g} hours lie between two cases; a week has 168"
+    assert early <= 0, (
+        f"after {told.fresh_days} fresh days a test of 14 days begins {early} days before the alert"
+    )
+    assert told.fresh_days == 14, (
+        f"{told.fresh_days} days are waited for, and the test needs only 14"
+    )
+    assert training.train_days == 10, (
+        f"it learns from {training.train_days or 'all'} days, not from 10"
+    )
+    assert training.validation_days < 10, (
+        "no day is left to train on: validation_days are among the train_days"
+    )
+    assert told.pause_hours == 168, (
+        f"{told.pause_hours:g} hours lie between two cases; a week has 168"
+    )
     assert told.attempts == 2, f"a case may have {told.attempts} trainings, not 2"
 
 # %% ../notebooks/90_exercises.ipynb #952f6cff
@@ -2540,12 +3089,23 @@ def _(answer):
     message="next week",
 )
 def _(answer):
-    week = [("a", "Monday", "firing"), ("a", "Monday", "firing"), ("a", "Monday", "resolved"), ("a", "next Monday", "firing")]
-    assert answer(week) != 1, "the drift of next week is a new trouble, although it has the same labels: it was taken for one seen before"
+    week = [
+        ("a", "Monday", "firing"),
+        ("a", "Monday", "firing"),
+        ("a", "Monday", "resolved"),
+        ("a", "next Monday", "firing"),
+    ]
+    assert answer(week) != 1, (
+        "the drift of next week is a new trouble, although it has the same labels: it was taken for one seen before"
+    )
     assert answer(week[:2]) == 1, "an alert that was sent twice is one trouble"
     assert answer(week) == 2, "an alert that is over is no new trouble"
-    assert answer([("b", "Monday", "resolved")]) == 0, "the end of a trouble that nobody has heard of starts nothing"
-    assert answer([("a", "Monday", "firing"), ("b", "Monday", "firing")]) == 2, "other labels are another trouble"
+    assert answer([("b", "Monday", "resolved")]) == 0, (
+        "the end of a trouble that nobody has heard of starts nothing"
+    )
+    assert answer([("a", "Monday", "firing"), ("b", "Monday", "firing")]) == 2, (
+        "other labels are another trouble"
+    )
     assert answer([]) == 0, "without alerts there is no trouble"
 
 # %% ../notebooks/90_exercises.ipynb #bc1a4700
@@ -2572,11 +3132,17 @@ def _(answer):
     message="for ever",
 )
 def _(answer):
-    assert not answer(3, [2]), "version 3 is newer than the rollback of 2: one rollback would switch retraining off for ever"
-    assert answer(1, [2]), "version 1 is back because a person took back version 2: a retraining would overrule her"
+    assert not answer(3, [2]), (
+        "version 3 is newer than the rollback of 2: one rollback would switch retraining off for ever"
+    )
+    assert answer(1, [2]), (
+        "version 1 is back because a person took back version 2: a retraining would overrule her"
+    )
     assert not answer(1, []), "nobody has rolled back, so the alert counts"
     assert answer(1, [3, 2]), "two champions were taken back, one after the other"
-    assert answer(10, [9, 11]) and not answer(10, [9]), "numbers are compared as numbers: 11 comes after 10, and 9 before"
+    assert answer(10, [9, 11]) and not answer(10, [9]), (
+        "numbers are compared as numbers: 11 comes after 10, and 9 before"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #e231f4e1
 @exercise(
@@ -2618,16 +3184,36 @@ def _(answer):
     booked = datetime(2026, 3, 16, 9, tzinfo=UTC)
 
     def trips(*hours):
-        return [Trip("r", booked, [1], [1.0], [0.5], [1], 1, booked + timedelta(hours=h) if h is not None else None) for h in hours]
+        return [
+            Trip(
+                "r",
+                booked,
+                [1],
+                [1.0],
+                [0.5],
+                [1],
+                1,
+                booked + timedelta(hours=h) if h is not None else None,
+            )
+            for h in hours
+        ]
 
     half = answer(trips(0.5, None), 0.95)
-    assert half is None, f"one of two bookings never gets a label, so 95 of 100 never will: the answer is None, not {half}"
+    assert half is None, (
+        f"one of two bookings never gets a label, so 95 of 100 never will: the answer is None, not {half}"
+    )
     found = answer(trips(*[0.5] * 18, 5.5, None), 0.95)
-    assert found == 6, f"18 of 20 after half an hour, the 19th after five and a half: 6 hours, not {found}"
-    assert answer(trips(1.0), 1) == 1, "a label that comes after exactly an hour is there after an hour"
+    assert found == 6, (
+        f"18 of 20 after half an hour, the 19th after five and a half: 6 hours, not {found}"
+    )
+    assert answer(trips(1.0), 1) == 1, (
+        "a label that comes after exactly an hour is there after an hour"
+    )
     company = world.Company(world.WorldSettings(drivers=60, days=4, bookings_per_day=1000))
     day = trips_of(next(world.bookings(company, day=1)))
-    assert answer(day, 0.97) > answer(day, 0.5) == 1, "half of a day's labels are there within an hour, and 97 of 100 much later"
+    assert answer(day, 0.97) > answer(day, 0.5) == 1, (
+        "half of a day's labels are there within an hour, and 97 of 100 much later"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #f0da8c13
 @exercise(
@@ -2693,8 +3279,12 @@ def _(answer):
             box.look()
         if state != "more":
             assert box.waiting, f"the service was {state}, and the label {label!r} is lost"
-    assert taken == ["a", "b", "c"], f"three labels were to be taken, in their order, each once; it was {taken}"
-    assert box.waiting == ["came meanwhile"], "a label that came while the others were sent is lost, or those that were taken still wait"
+    assert taken == ["a", "b", "c"], (
+        f"three labels were to be taken, in their order, each once; it was {taken}"
+    )
+    assert box.waiting == ["came meanwhile"], (
+        "a label that came while the others were sent is lost, or those that were taken still wait"
+    )
 
 # %% ../notebooks/90_exercises.ipynb #47c76a71
 @exercise(
@@ -2731,8 +3321,14 @@ def _(answer):
     assert propensity != 1, (
         "the old policy drew her with a probability of 0.2; written down as certain, she would count five times too little"
     )
-    assert propensity == 0.2, f"the old policy drew driver 1003 with a probability of 0.2, not {propensity}"
-    assert answer(told, drivers, chance, 1003) == (1021, 0.87), "with an answer, its driver and its propensity count"
+    assert propensity == 0.2, (
+        f"the old policy drew driver 1003 with a probability of 0.2, not {propensity}"
+    )
+    assert answer(told, drivers, chance, 1003) == (1021, 0.87), (
+        "with an answer, its driver and its propensity count"
+    )
     for nobody in (None, 1999):
         found = answer({**told, "prediction": nobody}, drivers, chance, 1003)
-        assert found == (1003, 0.2), f"an answer that names {nobody} is no answer: (1003, 0.2), not {found}"
+        assert found == (1003, 0.2), (
+            f"an answer that names {nobody} is no answer: (1003, 0.2), not {found}"
+        )

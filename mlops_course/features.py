@@ -26,11 +26,26 @@ def definitions(
     table = CONTRACT.tables[VIEW]
     columns = {column.name: column for column in table.columns}
     who = columns[CONTRACT.entity]
-    entity = Entity(name=who.name, join_keys=[who.name], value_type=_type(who).to_value_type(), description=who.about)
+    entity = Entity(
+        name=who.name,
+        join_keys=[who.name],
+        value_type=_type(who).to_value_type(),
+        description=who.about,
+    )
     written = "created" if created else ""
-    source = FileSource(name=f"{VIEW}_file", path=path, timestamp_field=CONTRACT.known, created_timestamp_column=written)
-    schema = [Field(name=name, dtype=_type(columns[name]), description=columns[name].about) for name in CONTRACT.features]
-    view = FeatureView(name=VIEW, entities=[entity], ttl=ttl, schema=schema, source=source, description=table.about)
+    source = FileSource(
+        name=f"{VIEW}_file",
+        path=path,
+        timestamp_field=CONTRACT.known,
+        created_timestamp_column=written,
+    )
+    schema = [
+        Field(name=name, dtype=_type(columns[name]), description=columns[name].about)
+        for name in CONTRACT.features
+    ]
+    view = FeatureView(
+        name=VIEW, entities=[entity], ttl=ttl, schema=schema, source=source, description=table.about
+    )
     return [entity, source, view]
 
 
@@ -38,7 +53,12 @@ def _type(column):
     "A column's kind as a type of Feast."
     from feast import types
 
-    return {"integer": types.Int64, "number": types.Float64, "text": types.String, "time": types.UnixTimestamp}[column.kind]
+    return {
+        "integer": types.Int64,
+        "number": types.Float64,
+        "text": types.String,
+        "time": types.UnixTimestamp,
+    }[column.kind]
 
 # %% ../notebooks/31_feature_store.ipynb #17be7ee3
 from typing import Any
@@ -52,10 +72,15 @@ class FeatureSettings(Settings):
     "The section `features` of an environment."
 
     ttl_hours: float = 168  # older rows count as unknown
-    online_store: dict[str, Any] = Field({"type": "sqlite"})  # in Feast's words, say {type: redis, connection_string: localhost:6378}
+    online_store: dict[str, Any] = Field(
+        {"type": "sqlite"}
+    )  # in Feast's words, say {type: redis, connection_string: localhost:6378}
 
 
-FEASTS_SQLITE = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")  # what it reads depends on the zone of a process
+FEASTS_SQLITE = (
+    "sqlite",
+    "feast.infra.online_stores.sqlite.SqliteOnlineStore",
+)  # what it reads depends on the zone of a process
 SQLITE = "mlops_course.asof.UtcSqliteOnlineStore"  # the same without that fault
 
 
@@ -65,7 +90,11 @@ def store_settings(
 ) -> dict:
     "What feature_store.yaml says. Its paths begin at its own folder."
     kind = online_store.get("type", "sqlite")
-    online = online_store if kind not in (*FEASTS_SQLITE, SQLITE) else {"path": "online.db", **online_store, "type": SQLITE}
+    online = (
+        online_store
+        if kind not in (*FEASTS_SQLITE, SQLITE)
+        else {"path": "online.db", **online_store, "type": SQLITE}
+    )
     return {
         "project": project,
         "provider": "local",
@@ -93,7 +122,9 @@ def open_store(
     from feast import FeatureStore
 
     if not (folder / "feature_store.yaml").is_file():
-        raise CourseError(f"no feature store in {folder}: run notebooks/31_feature_store.ipynb first, or `{in_make('run')}` for all")
+        raise CourseError(
+            f"no feature store in {folder}: run notebooks/31_feature_store.ipynb first, or `{in_make('run')}` for all"
+        )
     store = FeatureStore(repo_path=str(folder.resolve()))
     if store.config.online_store.type in FEASTS_SQLITE:
         raise CourseError(
@@ -145,13 +176,24 @@ def newest(
         return []
     read = _from_sqlite if store.config.online_store.type == SQLITE else _from_feast
     found = read(store, [int(i) for i in ids])
-    return found if until is None else [_NOTHING if row.known and row.known > until else row for row in found]
+    return (
+        found
+        if until is None
+        else [_NOTHING if row.known and row.known > until else row for row in found]
+    )
 
 
 def _from_feast(store: "FeatureStore", ids: list[int]) -> list[Newest]:
-    found = store.provider.online_read(store.config, _view(store), [_key(i) for i in ids], list(CONTRACT.features))
-    rows = [Newest(tuple(_number((row or {}).get(name)) for name in CONTRACT.features), known) for known, row in found]
-    return [_NOTHING if row == (_NOTHING.values, _EPOCH) else row for row in rows]  # as Redis says it
+    found = store.provider.online_read(
+        store.config, _view(store), [_key(i) for i in ids], list(CONTRACT.features)
+    )
+    rows = [
+        Newest(tuple(_number((row or {}).get(name)) for name in CONTRACT.features), known)
+        for known, row in found
+    ]
+    return [
+        _NOTHING if row == (_NOTHING.values, _EPOCH) else row for row in rows
+    ]  # as Redis says it
 
 
 @lru_cache(maxsize=4)
@@ -210,15 +252,20 @@ SLACK = timedelta(minutes=5)  # the clocks of two machines may differ by this mu
 def online(
     store: "FeatureStore",
     ids: Sequence[int],  # entities, in any order, also twice
-    at: datetime | None = None,  # None: now. Rows older than the time to live count as unknown, and rows from later are not there
+    at: datetime
+    | None = None,  # None: now. Rows older than the time to live count as unknown, and rows from later are not there
 ) -> pd.DataFrame:
     "One row for each of `ids`, in their order: the newest features, and from when they were known; NaN and NaT where nothing is."
     at = pd.Timestamp(at or now())
     found = newest(store, ids, at + SLACK)
-    frame = pd.DataFrame([row.values for row in found], columns=list(CONTRACT.features), dtype=float)
+    frame = pd.DataFrame(
+        [row.values for row in found], columns=list(CONTRACT.features), dtype=float
+    )
     frame.insert(0, CONTRACT.entity, [int(i) for i in ids])
     frame[CONTRACT.known] = pd.to_datetime([row.known for row in found], utc=True).as_unit("us")
-    frame.loc[frame[CONTRACT.known] < at - time_to_live(store), list(CONTRACT.features)] = float("nan")
+    frame.loc[frame[CONTRACT.known] < at - time_to_live(store), list(CONTRACT.features)] = float(
+        "nan"
+    )
     return frame
 
 
@@ -244,7 +291,10 @@ def push(
 
 
 def _left_out(rows: pd.DataFrame, of: int) -> str:
-    first = "; ".join(f"{entity}: {known}" for entity, known in rows[[CONTRACT.entity, CONTRACT.known]].head(3).itertuples(index=False))
+    first = "; ".join(
+        f"{entity}: {known}"
+        for entity, known in rows[[CONTRACT.entity, CONTRACT.known]].head(3).itertuples(index=False)
+    )
     more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
     reason = f"{len(rows)} of {of} rows are not online, because their {CONTRACT.known} is missing or later than now"
     return f"{reason} ({CONTRACT.entity} {first}{more}). The others are online; mend the clock that wrote these"
@@ -300,11 +350,17 @@ from .project import environment, root, shown, tasks, validated
 def of_environment() -> list:
     "The definitions over the statistics of the environment's build, for Feast's own command line."
     told = environment()
-    settings = validated(FeatureSettings, told.features, f"the section `features` of environment {told.name}")
+    settings = validated(
+        FeatureSettings, told.features, f"the section `features` of environment {told.name}"
+    )
     path = root() / tasks()["data"]["product"]["statistics"].replace("{{out}}", told.out.as_posix())
     if not path.is_file():
-        raise CourseError(f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, or `{in_make('run')}` for all of them")
-    return definitions(str(path), timedelta(hours=settings.ttl_hours), "created" in pq.read_schema(path).names)
+        raise CourseError(
+            f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, or `{in_make('run')}` for all of them"
+        )
+    return definitions(
+        str(path), timedelta(hours=settings.ttl_hours), "created" in pq.read_schema(path).names
+    )
 
 # %% ../notebooks/31_feature_store.ipynb #80a39fb4
 from .project import Stage
@@ -322,6 +378,10 @@ def run(
     ids = sorted(pd.read_parquet(statistics, columns=[CONTRACT.entity])[CONTRACT.entity].unique())
     fresh = online(store, ids)[CONTRACT.features[0]].notna().sum()
     stage.count("online", fresh)
-    log.info("features applied", features=list(CONTRACT.features), entities=len(ids), online=int(fresh))
+    log.info(
+        "features applied", features=list(CONTRACT.features), entities=len(ids), online=int(fresh)
+    )
     print(f"{len(CONTRACT.features)} features of {len(ids)} entities in {shown(folder)}")
-    print(f"online: {fresh}; unknown, because nothing newer than {settings.ttl_hours:g} h is there: {len(ids) - fresh}")
+    print(
+        f"online: {fresh}; unknown, because nothing newer than {settings.ttl_hours:g} h is there: {len(ids) - fresh}"
+    )

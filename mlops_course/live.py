@@ -34,10 +34,14 @@ def trips_of(
     made: dict[str, pa.Table],  # a piece of `world.bookings`
 ) -> list[Trip]:
     "The bookings of a piece of the world, in the order of time."
-    booked, labels, truth = (made[name].to_pydict().values() for name in ("bookings", "labels", "truth"))
+    booked, labels, truth = (
+        made[name].to_pydict().values() for name in ("bookings", "labels", "truth")
+    )
     told = dict(zip(*itemgetter(0, -1)(list(labels)), strict=True))
     trips = []
-    for booking, (request, rows) in zip(zip(*booked, strict=True), groupby(zip(*truth, strict=True), itemgetter(0)), strict=True):
+    for booking, (request, rows) in zip(
+        zip(*booked, strict=True), groupby(zip(*truth, strict=True), itemgetter(0)), strict=True
+    ):
         of_each = [list(column) for column in zip(*rows, strict=True)][1:]
         trips.append(Trip(request, booking[1], *of_each, booking[2], told.get(request)))
     return trips
@@ -52,7 +56,9 @@ class Calendar:
     "What is going to happen, each thing once."
 
     def __init__(self):
-        self._things: list[tuple[datetime, int, Any]] = []  # a heap; the number is the order of what happens together
+        self._things: list[
+            tuple[datetime, int, Any]
+        ] = []  # a heap; the number is the order of what happens together
         self._numbers = count()
 
     def add(self, when: datetime, thing: Any) -> None:
@@ -106,7 +112,9 @@ class Life:
         self.company, self.day, self._week = company, since, world.Week(company.settings.drivers)
         self.begin = self.midnight(since)
         self._hours, self._trips, self._ends = Calendar(), Calendar(), Calendar()
-        for day in range(-world.WEEK, since):  # they fill the week's totals; some of their rows and labels have not come yet
+        for day in range(
+            -world.WEEK, since
+        ):  # they fill the week's totals; some of their rows and labels have not come yet
             self._write(day)
             for trip in self._booked(day) if day >= max(since - 2, 0) else ():
                 self.send(trip, trip.logged)
@@ -126,7 +134,9 @@ class Life:
             for trip in self._booked(self.day):
                 self._trips.add(trip.moment, trip)
             self.day += 1
-        return Happened(*(calendar.until(moment) for calendar in (self._hours, self._trips, self._ends)))
+        return Happened(
+            *(calendar.until(moment) for calendar in (self._hours, self._trips, self._ends))
+        )
 
     def send(
         self,
@@ -136,11 +146,15 @@ class Life:
         "A driver is sent, and so it is certain how the trip will end."
         if trip.label_at:
             completed = trip.completed[trip.drivers.index(driver)]
-            self._ends.add(trip.label_at, End(trip.label_at, trip.request_id, trip.moment, driver, completed))
+            self._ends.add(
+                trip.label_at, End(trip.label_at, trip.request_id, trip.moment, driver, completed)
+            )
 
     def _write(self, day: int) -> None:
         for piece in world.statistics(self.company, day, self._week):
-            for row in piece.filter(pc.greater(piece["created"], pa.scalar(self.begin))).to_pylist():
+            for row in piece.filter(
+                pc.greater(piece["created"], pa.scalar(self.begin))
+            ).to_pylist():
                 self._hours.add(row["created"], row)
 
     def _booked(self, day: int) -> list[Trip]:
@@ -166,7 +180,12 @@ class News:
         push: Callable[[pd.DataFrame], None],  # to the online store; called in a thread, may raise
     ):
         newest = history.group_by(CONTRACT.entity).aggregate([(STATISTICS.time, "max")])
-        self._hour = dict(zip(*(newest[name].to_pylist() for name in (CONTRACT.entity, f"{STATISTICS.time}_max")), strict=True))
+        self._hour = dict(
+            zip(
+                *(newest[name].to_pylist() for name in (CONTRACT.entity, f"{STATISTICS.time}_max")),
+                strict=True,
+            )
+        )
         self.push = push
         self.waiting: dict[int, dict] = {}
 
@@ -179,7 +198,10 @@ class News:
             driver, hour = row[CONTRACT.entity], row[STATISTICS.time]
             if driver not in self._hour or hour > self._hour[driver]:
                 self._hour[driver] = hour
-                self.waiting[driver] = {**row, CONTRACT.known: max(row["created"], hour + STATISTICS.span)}
+                self.waiting[driver] = {
+                    **row,
+                    CONTRACT.known: max(row["created"], hour + STATISTICS.span),
+                }
 
     async def send(self) -> None:
         "Push what waits. What cannot be pushed waits again, but where something newer has come."
@@ -198,7 +220,12 @@ import pyarrow.parquet as pq
 
 from .project import writing
 
-FILES = ("driver_stats", "candidates", "bookings", "labels")  # in the order in which they are written
+FILES = (
+    "driver_stats",
+    "candidates",
+    "bookings",
+    "labels",
+)  # in the order in which they are written
 
 
 class Files:
@@ -244,15 +271,21 @@ from .project import Settings
 class LiveSettings(Settings):
     "The section `live` of an environment."
 
-    speed: float = Field(21_600, gt=0, le=1_000_000)  # the clock's seconds in a real one: a day takes four
-    days: int = Field(40, ge=1, le=3_650)  # that the company lives on, after its services have started
+    speed: float = Field(
+        21_600, gt=0, le=1_000_000
+    )  # the clock's seconds in a real one: a day takes four
+    days: int = Field(
+        40, ge=1, le=3_650
+    )  # that the company lives on, after its services have started
     drift: str = "concept_drift"  # one of the world's scenarios
     after_days: int = Field(6, ge=0, le=3_650)  # of normal traffic, then the drift begins
     tick_seconds: float = 0.02  # from one look at the clock to the next
     push_seconds: float = 0.2  # statistics go online this often,
     tell_seconds: float = 0.25  # labels to monitoring,
     flush_seconds: float = 1.0  # and all of it to the company's files
-    patience_seconds: float = 2.0  # a booking waits this long for its answer, then the old policy sends somebody
+    patience_seconds: float = (
+        2.0  # a booking waits this long for its answer, then the old policy sends somebody
+    )
     most_waiting: int = 100  # bookings that wait at the same time; one more does not wait
     prometheus_port: int = 9090
     alertmanager_port: int = 9093
@@ -412,7 +445,10 @@ class Live:
         self.files.add("bookings", [(trip.request_id, trip.moment, sent.driver, sent.propensity)])
         self.files.add("candidates", [(trip.request_id, driver) for driver in trip.drivers])
         if trip.moment > self.began:
-            self.answered, self.unanswered = self.answered + bool(answer), self.unanswered + (not answer)
+            self.answered, self.unanswered = (
+                self.answered + bool(answer),
+                self.unanswered + (not answer),
+            )
             self.recent.append(truth_of(trip, sent, milliseconds))
             self._truth.append(json.dumps(self.recent[-1]) + "\n")
 
@@ -430,7 +466,8 @@ async def repeat(
     seconds: float,  # from one beginning to the next
     over: asyncio.Event,
     name: str = "work",
-    trouble: dict[str, str] | None = None,  # has, under the name, why the work fails, as long as it does
+    trouble: dict[str, str]
+    | None = None,  # has, under the name, why the work fails, as long as it does
 ) -> None:
     "Do `work` again and again; what fails is said once and tried again. At the end it is done a last time."
     trouble, last = {} if trouble is None else trouble, False
@@ -468,7 +505,9 @@ async def live_on(
         "labels": (live.labels.send, told.tell_seconds),
         "files": (live.flush, told.flush_seconds),
     }
-    tasks = [asyncio.create_task(repeat(*work, over, name, live.trouble)) for name, work in works.items()]
+    tasks = [
+        asyncio.create_task(repeat(*work, over, name, live.trouble)) for name, work in works.items()
+    ]
     dead = set()
     try:
         while project.now() < until and not dead:
@@ -509,7 +548,11 @@ def asks(
         if status != 200:
             raise refusal("serving", status, body)
         value = orjson.loads(body)
-        return Sent(value["prediction"], value["propensity"], value["version"]) if value["prediction"] in trip.drivers else None
+        return (
+            Sent(value["prediction"], value["propensity"], value["version"])
+            if value["prediction"] in trip.drivers
+            else None
+        )
 
     return ask
 
@@ -563,7 +606,9 @@ def prepare(
         for path in folder.iterdir():
             if path.name not in _STAYS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        shutil.copytree(folder / FIRST, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_STAYS))
+        shutil.copytree(
+            folder / FIRST, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_STAYS)
+        )
 
 
 def keep(
@@ -585,7 +630,11 @@ def _same(one: Path, other: Path) -> bool:
 # %% ../notebooks/63_live_company.ipynb #98ac0ab5
 from . import telemetry
 
-PORTS = {"serving": 8172, "monitoring": 8309, "retraining": 8310}  # unless the environment says another
+PORTS = {
+    "serving": 8172,
+    "monitoring": 8309,
+    "retraining": 8310,
+}  # unless the environment says another
 
 
 def ports_of(
@@ -603,21 +652,41 @@ def platform(
     from mlops_course import retraining
 
     environment = project.environment(file)
-    folder, ports, written = project.root() / environment.out, ports_of(environment), project.root() / "platform"
+    folder, ports, written = (
+        project.root() / environment.out,
+        ports_of(environment),
+        project.root() / "platform",
+    )
     key_file = services.keep_key(folder)
 
     def ours(name: str, command: str, **more) -> services.Service:
-        return services.Service(name=name, command=("mlops-course", command, "--env", file), port=ports[name], health="/ready", **more)
+        return services.Service(
+            name=name,
+            command=("mlops-course", command, "--env", file),
+            port=ports[name],
+            health="/ready",
+            **more,
+        )
 
     targets = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-    to = {"every": "1s", "alertmanager": f"127.0.0.1:{told.alertmanager_port}", "key_file": key_file}
+    to = {
+        "every": "1s",
+        "alertmanager": f"127.0.0.1:{told.alertmanager_port}",
+        "key_file": key_file,
+    }
     receiver = f"http://{targets['retraining']}/alerts"
     return [
         ours("serving", "serve"),
         ours("monitoring", "monitor"),
-        ours("retraining", "retrain-on-alert", variables={services.KEY: key_file.read_text(encoding="utf-8")}),
+        ours(
+            "retraining",
+            "retrain-on-alert",
+            variables={services.KEY: key_file.read_text(encoding="utf-8")},
+        ),
         retraining.alertmanager(folder, written, receiver, told.alertmanager_port, key_file),
-        services.Service(**telemetry.prometheus(folder, written, targets, told.prometheus_port, **to)),
+        services.Service(
+            **telemetry.prometheus(folder, written, targets, told.prometheus_port, **to)
+        ),
     ]
 
 
@@ -644,7 +713,11 @@ def phases(
     "Of each booking: before the drift, or after it with the old champion, or since a new one answers."
     drifted = pd.to_datetime(truth.time, utc=True, format="ISO8601") >= drift
     new = drifted & truth.version.notna() & ~truth.version.isin(truth.version[~drifted].dropna())
-    return pd.Series("before the drift", truth.index).mask(drifted, "old champion").mask(new.cummax(), "new champion")
+    return (
+        pd.Series("before the drift", truth.index)
+        .mask(drifted, "old champion")
+        .mask(new.cummax(), "new champion")
+    )
 
 
 def recovery(
@@ -652,7 +725,12 @@ def recovery(
     drift: datetime,
 ) -> pd.DataFrame:
     "True shares of completed trips by phase: of the drivers who were sent, of the best that could be, of the old policy."
-    of = {"trips": ("chosen", "size"), "sent": ("chosen", "mean"), "best": ("best", "mean"), "old policy": ("logged", "mean")}
+    of = {
+        "trips": ("chosen", "size"),
+        "sent": ("chosen", "mean"),
+        "best": ("best", "mean"),
+        "old policy": ("logged", "mean"),
+    }
     return truth.groupby(phases(truth, drift).rename("phase"), sort=False).agg(**of).round(3)
 
 # %% ../notebooks/63_live_company.ipynb #6381146c
@@ -670,17 +748,27 @@ class Watch:
         folder: Path,  # of the environment
         drift: datetime,  # its first moment
     ):
-        self.live, self.serving, self.monitoring, self.folder, self.drift = live, serving, monitoring, folder, drift
+        self.live, self.serving, self.monitoring, self.folder, self.drift = (
+            live,
+            serving,
+            monitoring,
+            folder,
+            drift,
+        )
         self.version, self.detected = "?", []
         self.moments: dict[str, float] = {}  # by what happened first then; seconds since 1970
 
     async def look(self) -> list[str]:
         "Ask the services. What is new, a line each."
         with suppress(OSError, ValueError, KeyError, TypeError):
-            self.version = orjson.loads((await services.answer(self.serving, "/model"))[1])["version"]
+            self.version = orjson.loads((await services.answer(self.serving, "/model"))[1])[
+                "version"
+            ]
         with suppress(OSError):
             told = (await services.answer(self.monitoring, "/metrics"))[1].decode(errors="replace")
-            found = re.findall(r'^monitoring_drift_detected\{kind="(\w+)",version="(\w+)"\} 1', told, re.M)
+            found = re.findall(
+                r'^monitoring_drift_detected\{kind="(\w+)",version="(\w+)"\} 1', told, re.M
+            )
             self.detected = [f"{kind} of version {version}" for kind, version in found]
         new = {what: when for what, when in self._happened() if what not in self.moments}
         self.moments |= new
@@ -694,7 +782,13 @@ class Watch:
             yield _DRIFT, now - (project.now() - self.drift).total_seconds() / self.live.told.speed
         yield from ((f"alarm: {what}", now) for what in self.detected)
         for case in retraining.read_cases(self.folder):
-            yield from ((f"case {case.number}: {step['what']}", datetime.fromisoformat(step["real"]).timestamp()) for step in case.steps)
+            yield from (
+                (
+                    f"case {case.number}: {step['what']}",
+                    datetime.fromisoformat(step["real"]).timestamp(),
+                )
+                for step in case.steps
+            )
         yield f"version {self.version} answers", now
 
     def _said(self, what: str, when: float) -> str:
@@ -708,7 +802,10 @@ class Watch:
         "The present: what matters most comes first, and what finds no room is left out."
         recent, reasons = list(self.live.recent), self.live.reasons.most_common(1)
         took = sorted(row["ms"] for row in recent if row["version"]) or [0]
-        share = {name: sum(row[name] for row in recent) / max(len(recent), 1) for name in ("chosen", "best")}
+        share = {
+            name: sum(row[name] for row in recent) / max(len(recent), 1)
+            for name in ("chosen", "best")
+        }
         kinds = sorted({found.partition(" ")[0] for found in self.detected})
         parts = [
             f"{project.now():%b %d %H:%M}",
@@ -719,7 +816,9 @@ class Watch:
             *(f"{self.live.unanswered:,} not answered: {why}" for why, _ in reasons),
             f"p99 {took[int(len(took) * 0.99)]:.0f} ms",
         ]
-        return " · ".join(part for place, part in enumerate(parts) if len(" · ".join(parts[: place + 1])) <= width)
+        return " · ".join(
+            part for place, part in enumerate(parts) if len(" · ".join(parts[: place + 1])) <= width
+        )
 
 # %% ../notebooks/63_live_company.ipynb #fca15b11
 def legs(
@@ -731,9 +830,20 @@ def legs(
     phase = phases(truth, drift)
     begin = truth.real[phase != "before the drift"].min()
     found = {"new champion answers": truth.real[phase == "new champion"].min()}
-    for name, pattern in {"alarm": "alarm: ", "alert": r"case \d+: alerted", "training ended": r"case \d+: decided"}.items():
-        found[name] = min((when for what, when in moments.items() if re.match(pattern, what) and when >= begin), default=float("nan"))
-    return {name: round(when - begin, 1) for name, when in sorted(found.items(), key=itemgetter(1)) if when == when}
+    for name, pattern in {
+        "alarm": "alarm: ",
+        "alert": r"case \d+: alerted",
+        "training ended": r"case \d+: decided",
+    }.items():
+        found[name] = min(
+            (when for what, when in moments.items() if re.match(pattern, what) and when >= begin),
+            default=float("nan"),
+        )
+    return {
+        name: round(when - begin, 1)
+        for name, when in sorted(found.items(), key=itemgetter(1))
+        if when == when
+    }
 
 # %% ../notebooks/63_live_company.ipynb #935f7a43
 import signal
@@ -752,14 +862,23 @@ def run(
     history = history_of(file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the services end too
     keep(folder)
-    push = partial(features.push, features.open_store(folder / "features"))  # seconds, in which no clock runs yet
+    push = partial(
+        features.push, features.open_store(folder / "features")
+    )  # seconds, in which no clock runs yet
     listed = platform(file, told)
     end = clock_end(environment, history, told, listed)
     project.set_clock(folder, history.end, told.speed, end)
-    with telemetry.logging_to(folder / "logs/live.jsonl", service="live", environment=environment.name), suppress(KeyboardInterrupt):
+    with (
+        telemetry.logging_to(
+            folder / "logs/live.jsonl", service="live", environment=environment.name
+        ),
+        suppress(KeyboardInterrupt),
+    ):
         try:
             lives = f"then the company lives on for {told.days} days, {86_400 / told.speed:.3g} s each (Ctrl-C ends it)"
-            print(f"{len(listed)} services start, which takes half a minute; {lives} ...", flush=True)
+            print(
+                f"{len(listed)} services start, which takes half a minute; {lives} ...", flush=True
+            )
             for service in listed:
                 print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
             company = going_on(history, told, project.now())
@@ -779,7 +898,11 @@ def going_on(
 ) -> world.Company:
     "The company whose past is `history`, and whose services are ready now."
     tomorrow = history.days + (now - history.end).days + 1
-    more = {"days": tomorrow + told.days, "scenario": told.drift, "drift_day": tomorrow + told.after_days}
+    more = {
+        "days": tomorrow + told.days,
+        "scenario": told.drift,
+        "drift_day": tomorrow + told.after_days,
+    }
     return world.Company(history.model_copy(update=more))
 
 
@@ -792,29 +915,46 @@ def clock_end(
     "When the clock stops: after the last day of a company whose services take all the time that they may to start, and the days that a case may wait then. Services whose company was killed live no longer than that."
     from mlops_course.retraining import RetrainingSettings
 
-    loop = project.validated(RetrainingSettings, environment.retraining, f"the section `retraining` of {environment.name}")
+    loop = project.validated(
+        RetrainingSettings,
+        environment.retraining,
+        f"the section `retraining` of {environment.name}",
+    )
     waits = loop.fresh_days + loop.attempts * loop.retry_days + loop.pause_hours / 24
     starting = timedelta(seconds=told.speed * sum(service.seconds for service in listed))
     return history.end + starting + timedelta(days=1 + told.days + waits)
 
 # %% ../notebooks/63_live_company.ipynb #a20dd92c
-async def _run(folder: Path, life: Life, told: LiveSettings, push, ports: dict[str, int], until: datetime) -> None:
+async def _run(
+    folder: Path, life: Life, told: LiveSettings, push, ports: dict[str, int], until: datetime
+) -> None:
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    clients = [services.async_client(f"http://127.0.0.1:{ports[name]}", folder) for name in ("serving", "monitoring")]
+    clients = [
+        services.async_client(f"http://127.0.0.1:{ports[name]}", folder)
+        for name in ("serving", "monitoring")
+    ]
     async with clients[0] as serving, clients[1] as monitoring:
         live = Live(life, folder, told, asks(serving), push, tells(monitoring))
-        watch = Watch(live, serving, monitoring, folder, life.midnight(life.company.settings.drift_day))
+        watch = Watch(
+            live, serving, monitoring, folder, life.midnight(life.company.settings.drift_day)
+        )
         task = asyncio.create_task(live_on(live, until))
         with console.status("") as status:
             while not task.done():
                 for line in await watch.look():
                     console.print(line)
-                story = {"drift": watch.drift.isoformat(), "moments": watch.moments, "unanswered": dict(live.reasons.most_common(5))}
+                story = {
+                    "drift": watch.drift.isoformat(),
+                    "moments": watch.moments,
+                    "unanswered": dict(live.reasons.most_common(5)),
+                }
                 project.write_json(folder / "live/story.json", story)
-                status.update(Text(watch.line(console.width - 2), overflow="ellipsis", no_wrap=True))
+                status.update(
+                    Text(watch.line(console.width - 2), overflow="ellipsis", no_wrap=True)
+                )
                 await asyncio.wait([task], timeout=1)
         await task
 
@@ -825,10 +965,20 @@ def summary(
     "What came of the last run."
     story = json.loads((folder / "live/story.json").read_text(encoding="utf-8"))
     drift = datetime.fromisoformat(story["drift"])
-    truth = pd.read_json(folder / "live/truth.jsonl", lines=True, dtype={"version": "string"}, convert_dates=False)
-    lines = [f"{seconds:7.1f} s  {what}" for what, seconds in legs(truth, drift, story["moments"]).items()]
+    truth = pd.read_json(
+        folder / "live/truth.jsonl", lines=True, dtype={"version": "string"}, convert_dates=False
+    )
+    lines = [
+        f"{seconds:7.1f} s  {what}"
+        for what, seconds in legs(truth, drift, story["moments"]).items()
+    ]
     table = [f"{'Completed trips':<17} {'trips':>7}   of those sent   at best   old policy"]
     for phase, row in recovery(truth, drift).iterrows():
-        table.append(f"{phase:<17} {row.trips:7,.0f} {row.sent:15.1%} {row.best:9.1%} {row['old policy']:12.1%}")
-    lost = [f"{bookings:,} bookings without an answer: {reason}" for reason, bookings in story.get("unanswered", {}).items()]
+        table.append(
+            f"{phase:<17} {row.trips:7,.0f} {row.sent:15.1%} {row.best:9.1%} {row['old policy']:12.1%}"
+        )
+    lost = [
+        f"{bookings:,} bookings without an answer: {reason}"
+        for reason, bookings in story.get("unanswered", {}).items()
+    ]
     return "\n".join(["", "Since the first drifted request", *lines, "", *table, *lost])

@@ -19,7 +19,13 @@ import pandas as pd
 
 from .problem import CONTRACT
 
-TIME, ENTITY, BOOKING, LABEL, KNOWN = CONTRACT.time, CONTRACT.entity, CONTRACT.booking, CONTRACT.label, CONTRACT.known
+TIME, ENTITY, BOOKING, LABEL, KNOWN = (
+    CONTRACT.time,
+    CONTRACT.entity,
+    CONTRACT.booking,
+    CONTRACT.label,
+    CONTRACT.known,
+)
 FEATURES, PROPENSITY, SCORE, HOUR = list(CONTRACT.features), CONTRACT.propensity, "score", "hour"
 
 
@@ -27,13 +33,21 @@ def driver_hours(
     candidates: pd.DataFrame,  # a row a candidate, in the order of time
 ) -> pd.DataFrame:
     "A row for each entity and hour in which it was a candidate: as it was seen last, with the column `hour`."
-    return candidates.assign(**{HOUR: candidates[TIME].dt.floor("h")}).drop_duplicates([ENTITY, HOUR], keep="last")
+    return candidates.assign(**{HOUR: candidates[TIME].dt.floor("h")}).drop_duplicates(
+        [ENTITY, HOUR], keep="last"
+    )
 
 # %% ../notebooks/61_model_monitoring.ipynb #1b4a76e9
 from typing import NamedTuple
 
-BINS, FEW = 102, 20  # cells of the grid; driver-hours that are needed to speak of an hour of the week, or of a change
-USUAL, NEAR = 0.98, 1e-12  # a column with so large a share of one value hardly varies; values so near each other are one
+BINS, FEW = (
+    102,
+    20,
+)  # cells of the grid; driver-hours that are needed to speak of an hour of the week, or of a change
+USUAL, NEAR = (
+    0.98,
+    1e-12,
+)  # a column with so large a share of one value hardly varies; values so near each other are one
 CHANCE = 5  # standard errors of a share that are still chance
 
 
@@ -81,15 +95,23 @@ class Traffic:
     def _count(self, units: pd.DataFrame, name: str) -> np.ndarray:
         known = units[units[name].notna()]
         day = (known[HOUR].dt.floor("D") - self.begin).dt.days.to_numpy()
-        cell = (day * 24 + known[HOUR].dt.hour.to_numpy()) * BINS + np.searchsorted(self.grids[name].edges, known[name])
-        return np.bincount(cell, minlength=self.days * 24 * BINS).reshape(self.days, 24, BINS).astype(float)
+        cell = (day * 24 + known[HOUR].dt.hour.to_numpy()) * BINS + np.searchsorted(
+            self.grids[name].edges, known[name]
+        )
+        return (
+            np.bincount(cell, minlength=self.days * 24 * BINS)
+            .reshape(self.days, 24, BINS)
+            .astype(float)
+        )
 
     def table(self, name: str, without: tuple[int, int] = (0, 0)) -> np.ndarray:
         "The distribution in each hour of the week, 168 x BINS, without some days; of that hour on all days where it has few rows."
         if (name, without) not in self._tables:
             day = np.arange(self.days)
             kept = (day < without[0]) | (day >= without[1])
-            week = np.stack([self.counts[name][kept & (self.weekday == day)].sum(0) for day in range(7)])
+            week = np.stack(
+                [self.counts[name][kept & (self.weekday == day)].sum(0) for day in range(7)]
+            )
             hour = week.sum(0)
             hour = np.where(hour.sum(-1, keepdims=True) >= FEW, hour, hour.sum(0))
             week = np.where(week.sum(-1, keepdims=True) >= FEW, week, hour).reshape(168, BINS)
@@ -99,7 +121,10 @@ class Traffic:
     def distance(
         self,
         units: pd.DataFrame,
-        without: tuple[int, int] = (0, 0),  # days that are left out, from the first one to before the second
+        without: tuple[int, int] = (
+            0,
+            0,
+        ),  # days that are left out, from the first one to before the second
     ) -> dict[str, float]:
         "How far each column is from normal traffic of the same hours of the week, in its scale; NaN with few rows here or none there."
         found, week = {}, (units[HOUR].dt.weekday * 24 + units[HOUR].dt.hour).to_numpy()
@@ -109,7 +134,9 @@ class Traffic:
             here = np.bincount(np.searchsorted(grid.edges, value[known]), minlength=BINS)
             there = np.bincount(week[known], minlength=168) @ self.table(name, without)
             moved = abs((here - there).cumsum())[:-1] @ grid.widths / max(known.sum(), 1)
-            found[name] = float(moved / grid.scale) if known.sum() >= FEW and there.any() else float("nan")
+            found[name] = (
+                float(moved / grid.scale) if known.sum() >= FEW and there.any() else float("nan")
+            )
         return found
 
 # %% ../notebooks/61_model_monitoring.ipynb #8cac82ad
@@ -135,7 +162,9 @@ def own_distances(
 ) -> pd.DataFrame:
     "How far stretches of normal traffic are from the rest of it, and how many driver-hours they have, a row a stretch. Raises `CourseError` if there is no rest."
     if traffic.days < 14:
-        raise CourseError(f"{traffic.days} days of normal traffic cannot say how far it wanders: 14 are needed, 28 or more are better")
+        raise CourseError(
+            f"{traffic.days} days of normal traffic cannot say how far it wanders: 14 are needed, 28 or more are better"
+        )
     found, needed = [], candidates[[BOOKING, TIME, ENTITY, *traffic.grids]]
     for stretch in stretches(needed, requests, max(1, requests // 5)):
         units = driver_hours(stretch)
@@ -144,7 +173,9 @@ def own_distances(
         moved = traffic.distance(units, (int(days.min()) - around, int(days.max()) + around + 1))
         found.append({**moved, "driver_hours": len(units)})
     if not found:
-        raise CourseError(f"the reference has fewer than {requests:,} requests: it is shorter than a window")
+        raise CourseError(
+            f"the reference has fewer than {requests:,} requests: it is shorter than a window"
+        )
     return pd.DataFrame(found)
 
 # %% ../notebooks/61_model_monitoring.ipynb #90d19c85
@@ -169,7 +200,9 @@ class Performance(NamedTuple):
         "How far the mean residual is from normal, and the squared one above it, as shares of the alarm."
         off = np.asarray(label, float) - np.asarray(score, float)
         wide = spreads * np.sqrt(1 + self.effective / max(len(off), 1))
-        residual, squared = (off.mean() - self.residual, (off**2).mean() - self.squared) if len(off) else (0.0, 0.0)
+        residual, squared = (
+            (off.mean() - self.residual, (off**2).mean() - self.squared) if len(off) else (0.0, 0.0)
+        )
         return {
             "residual": float(abs(residual) / (wide * self.spread[0])),
             "squared_error": float(max(squared, 0) / (wide * self.spread[1])),
@@ -181,17 +214,27 @@ def performance_of(
     draws: int = 2_000,
 ) -> Performance | None:
     "The performance of the model's choices, from the log of another policy. None if it cannot be measured."
-    ranked = candidates[candidates[SCORE].notna()].sort_values([BOOKING, SCORE, ENTITY], ascending=[True, False, True])
+    ranked = candidates[candidates[SCORE].notna()].sort_values(
+        [BOOKING, SCORE, ENTITY], ascending=[True, False, True]
+    )
     both = ranked.drop_duplicates(BOOKING).dropna(subset=[PROPENSITY, LABEL])
     weight, off = (1 / both[PROPENSITY]).to_numpy(), (both[LABEL] - both[SCORE]).to_numpy(float)
     sums = pd.DataFrame({"weight": weight, "residual": weight * off, "squared": weight * off**2})
     days = sums.groupby(both[TIME].dt.floor("D").dt.tz_localize(None).to_numpy()).sum().to_numpy()
     if len(days) < 7:
         return None
-    drawn = np.random.default_rng(7).multinomial(len(days), np.full(len(days), 1 / len(days)), draws) @ days
+    drawn = (
+        np.random.default_rng(7).multinomial(len(days), np.full(len(days), 1 / len(days)), draws)
+        @ days
+    )
     residual, squared = days.sum(0)[1:] / days.sum(0)[0]
     spread = (drawn[:, 1:] / drawn[:, :1]).std(0)
-    return Performance(float(residual), float(squared), tuple(map(float, spread)), float(weight.sum() ** 2 / (weight**2).sum()))
+    return Performance(
+        float(residual),
+        float(squared),
+        tuple(map(float, spread)),
+        float(weight.sum() ** 2 / (weight**2).sum()),
+    )
 
 # %% ../notebooks/61_model_monitoring.ipynb #e0e6216f
 from pydantic import Field
@@ -215,7 +258,9 @@ class MonitoringSettings(Settings):
     spreads: float = 8.0  # performance: so many spreads from normal
     missing: float = 0.05  # quality: share of driver-hours without one of the features,
     out_of_range: float = 0.01  # with one outside of the contract,
-    stale: float = 0.25  # or with features older than the contract's `fresh`; after a day off they are
+    stale: float = (
+        0.25  # or with features older than the contract's `fresh`; after a day off they are
+    )
     feed_hours: float = 8  # and hours since any driver's features were new, while requests come
     active_requests: int = 200  # a version counts while it is among so many of the newest requests
     refresh_seconds: float = 0.5  # from one look at the log to the next
@@ -229,7 +274,13 @@ class MonitoringSettings(Settings):
 class Reference:
     "What is normal for a version of the model: its traffic, its performance, or both."
 
-    def __init__(self, units: pd.DataFrame, farthest: dict[str, float], usual_units: float, performance: Performance | None):
+    def __init__(
+        self,
+        units: pd.DataFrame,
+        farthest: dict[str, float],
+        usual_units: float,
+        performance: Performance | None,
+    ):
         self.units = units
         self.farthest = farthest  # that normal traffic was from itself, by column; empty: too short to say, and drift is not judged
         self.usual_units = usual_units  # driver-hours of a window
@@ -257,7 +308,10 @@ class Reference:
         units: pd.DataFrame,  # driver-hours of a window
     ) -> np.ndarray:
         "Weights that give the reference the window's hours of the week; that hour on all days, or all hours, where it has few of one."
-        week = [(rows[HOUR].dt.weekday * 24 + rows[HOUR].dt.hour).to_numpy() for rows in (units, self.units)]
+        week = [
+            (rows[HOUR].dt.weekday * 24 + rows[HOUR].dt.hour).to_numpy()
+            for rows in (units, self.units)
+        ]
         weights = np.zeros(len(self.units))
         for hour, share in zip(*np.unique(week[0], return_counts=True), strict=True):
             same = [week[1] == hour, week[1] % 24 == hour % 24]
@@ -296,7 +350,10 @@ def quality(
     "The shares of driver-hours with a problem, and the hours since any features were new."
     if units.empty:
         return dict.fromkeys([*PROBLEMS, "feed_hours"], 0.0)
-    outside = [(units[name] < _COLUMNS[name].low) | (units[name] > _COLUMNS[name].high) for name in FEATURES]
+    outside = [
+        (units[name] < _COLUMNS[name].low) | (units[name] > _COLUMNS[name].high)
+        for name in FEATURES
+    ]
     old = units[TIME] - units[KNOWN] > CONTRACT.tables["statistics"].fresh
     age = (units[TIME].max() - units[KNOWN].max()).total_seconds() / 3600
     return {
@@ -312,7 +369,9 @@ class Verdict(NamedTuple):
 
     requests: int
     labels: int
-    scores: dict[str, float]  # of features, score, residual, squared_error: 1 is the alarm; NaN: not judged
+    scores: dict[
+        str, float
+    ]  # of features, score, residual, squared_error: 1 is the alarm; NaN: not judged
     quality: dict[str, float]
     limits: dict[str, float]  # of quality; empty: not judged
     rmse: float
@@ -343,7 +402,9 @@ def judge(
     scores = dict.fromkeys([*FEATURES, SCORE, "residual", "squared_error"], nan)
     if reference and reference.traffic and requests >= told.window_requests:
         limits = reference.limits(units, told.distance)
-        scores |= {name: moved / limits[name] for name, moved in reference.traffic.distance(units).items()}
+        scores |= {
+            name: moved / limits[name] for name, moved in reference.traffic.distance(units).items()
+        }
     usual = reference.performance if reference else None
     if usual and len(labelled) >= told.fewest_labels:
         scores |= usual.scores(labelled[LABEL], labelled[SCORE], told.spreads)
@@ -352,8 +413,14 @@ def judge(
         labels=len(labelled),
         scores=scores,
         quality=quality(units),
-        limits={name: getattr(told, name) for name in [*PROBLEMS, "feed_hours"] if requests >= told.fewest_requests},
-        rmse=float(np.sqrt(((labelled[LABEL] - labelled[SCORE]) ** 2).mean())) if len(labelled) else nan,
+        limits={
+            name: getattr(told, name)
+            for name in [*PROBLEMS, "feed_hours"]
+            if requests >= told.fewest_requests
+        },
+        rmse=float(np.sqrt(((labelled[LABEL] - labelled[SCORE]) ** 2).mean()))
+        if len(labelled)
+        else nan,
         rmse_reference=usual.rmse if usual else nan,
         unlabelled=unlabelled,
     )
@@ -391,7 +458,9 @@ class Label(NamedTuple):
     request_id: str
     entity: int
     label: int
-    time: float  # of the booking, or if that is not known, of the label's arrival; seconds since 1970
+    time: (
+        float  # of the booking, or if that is not known, of the label's arrival; seconds since 1970
+    )
 
 
 class Span(NamedTuple):
@@ -435,7 +504,9 @@ class Kept:
         self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self._lock = threading.RLock()
         self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_TABLES}")
-        if self.ask("PRAGMA user_version")[0][0] < 1:  # of a time when labels kept the time that their sender gave them
+        if (
+            self.ask("PRAGMA user_version")[0][0] < 1
+        ):  # of a time when labels kept the time that their sender gave them
             with self._change() as db:
                 db.execute("UPDATE labels SET time = booked WHERE joined")
                 db.execute("PRAGMA user_version = 1")
@@ -482,10 +553,21 @@ def _row(
     "A prediction as it is kept, None if it cannot be read; and from how many candidates the time of their features was taken away."
     try:
         candidates = [
-            [c[ENTITY], c["score"], _seconds(c.get(KNOWN)), *((c.get("values") or {}).get(name) for name in FEATURES)]
+            [
+                c[ENTITY],
+                c["score"],
+                _seconds(c.get(KNOWN)),
+                *((c.get("values") or {}).get(name) for name in FEATURES),
+            ]
             for c in entry["candidates"]
         ]
-        about = (str(entry["request_id"]), _seconds(entry["time"]), str(entry["version"]), entry["prediction"], entry["score"])
+        about = (
+            str(entry["request_id"]),
+            _seconds(entry["time"]),
+            str(entry["version"]),
+            entry["prediction"],
+            entry["score"],
+        )
         numbers = {type(value) for each in (about[3:], *candidates) for value in each} <= _NUMBERS
         if about[1] is None or not numbers or not -(2**63) <= (about[3] or 0) < 2**63:
             return None, 0
@@ -523,12 +605,17 @@ class Labels(Kept):
     def _placed(self, db: sqlite3.Connection, told: Label, span: Span) -> str:
         if told.time > span.newest:
             return "future"
-        found = db.execute("SELECT version, time, score, entity FROM predictions WHERE request_id = ?", (told.request_id,)).fetchone()
+        found = db.execute(
+            "SELECT version, time, score, entity FROM predictions WHERE request_id = ?",
+            (told.request_id,),
+        ).fetchone()
         if found and found[3] != told.entity:
             return "unknown"
         if not found and told.time < span.oldest:
             return "unknown"  # a prediction of that time is no longer kept
-        if not db.execute("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, 0, NULL, NULL, NULL)", told).rowcount:
+        if not db.execute(
+            "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, 0, NULL, NULL, NULL)", told
+        ).rowcount:
             return "double"
         if not found:
             return "waiting"
@@ -539,7 +626,9 @@ class Labels(Kept):
     def _meet(self, row: tuple) -> None:
         "A prediction has come: was its label here before?"
         request_id, booked, version, entity, score, _ = row
-        found = self._db.execute("SELECT entity FROM labels WHERE request_id = ?", (request_id,)).fetchone()
+        found = self._db.execute(
+            "SELECT entity FROM labels WHERE request_id = ?", (request_id,)
+        ).fetchone()
         if found and found[0] == entity:
             self._db.execute(_JOIN, (version, booked, booked, score, request_id))
             _count(self._db, "labels", {"joined": 1})
@@ -576,14 +665,19 @@ class State(Labels):
             _count(db, "predictions", {**new, "unreadable": outcomes["unreadable"]})
             _count(db, "refused", {what: outcomes[what.split()[1]] for what in list(REFUSED)[:3]})
             if file:
-                db.execute("INSERT INTO files VALUES (?, ?) ON CONFLICT DO UPDATE SET read = excluded.read", (file, read))
+                db.execute(
+                    "INSERT INTO files VALUES (?, ?) ON CONFLICT DO UPDATE SET read = excluded.read",
+                    (file, read),
+                )
         return +outcomes + Counter(new=new.total())
 
     def more(self, entry: dict[str, Any]) -> None:
         "Keep a prediction, or one more candidate of a request that came before: for senders that tell of each candidate on its own."
         row, _ = _row(entry)
         with self._change() as db:
-            found = db.execute("SELECT candidates FROM predictions WHERE request_id = ?", row[:1]).fetchone()
+            found = db.execute(
+                "SELECT candidates FROM predictions WHERE request_id = ?", row[:1]
+            ).fetchone()
             before = orjson.loads(found[0]) if found and found[0] else []
             fresh = [c for c in orjson.loads(row[5]) if c[0] not in {b[0] for b in before}]
             if not found:
@@ -592,7 +686,10 @@ class State(Labels):
                 _count(db, "predictions", {row[2]: 1})
             elif fresh:
                 told = (orjson.dumps(before + fresh), row[4], row[0])
-                db.execute("UPDATE predictions SET candidates = ?, score = coalesce(score, ?) WHERE request_id = ?", told)
+                db.execute(
+                    "UPDATE predictions SET candidates = ?, score = coalesce(score, ?) WHERE request_id = ?",
+                    told,
+                )
 
 # %% ../notebooks/61_model_monitoring.ipynb #9c0e2f27
 from .telemetry import log
@@ -618,7 +715,9 @@ def read_log(
             with open(file, "rb") as opened:
                 opened.seek(read)
                 piece = opened.read(PIECE)
-            whole = piece[: piece.rfind(b"\n") + 1] or piece[: PIECE if len(piece) == PIECE else 0]  # no line is as long as a piece
+            whole = (
+                piece[: piece.rfind(b"\n") + 1] or piece[: PIECE if len(piece) == PIECE else 0]
+            )  # no line is as long as a piece
             new += state.add(map(_parsed, whole.splitlines()), file.name, read + len(whole))["new"]
     return new
 
@@ -637,11 +736,19 @@ def written_until(
     "The last moment that is written down in a folder, of those that its last clock can have shown: others were sent by somebody."
     try:
         settings = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
-        times = {name: datetime.fromisoformat(value) for name, value in settings.items() if isinstance(value, str)}
+        times = {
+            name: datetime.fromisoformat(value)
+            for name, value in settings.items()
+            if isinstance(value, str)
+        }
         limit = project.Clock(**{**settings, **times}).time().timestamp()
     except (OSError, ValueError, TypeError):
         return None
-    known = [time for (time,) in state.ask("SELECT max(time) FROM predictions WHERE time <= ?", limit) if time]
+    known = [
+        time
+        for (time,) in state.ask("SELECT max(time) FROM predictions WHERE time <= ?", limit)
+        if time
+    ]
     for file in sorted((folder / "serving/predictions").glob("*.jsonl"))[-1:]:
         with open(file, "rb") as opened:
             opened.seek(max(0, file.stat().st_size - PIECE // 10))
@@ -656,7 +763,14 @@ def versions_of(
 ) -> list[str]:
     "The versions that have answered them."
     newest = "SELECT version FROM predictions WHERE time <= ? ORDER BY number DESC LIMIT ?"
-    return [v for (v,) in state.ask(f"SELECT DISTINCT version FROM ({newest}) ORDER BY version", state.span().newest, requests)]
+    return [
+        v
+        for (v,) in state.ask(
+            f"SELECT DISTINCT version FROM ({newest}) ORDER BY version",
+            state.span().newest,
+            requests,
+        )
+    ]
 
 
 def window_of(
@@ -666,20 +780,31 @@ def window_of(
 ) -> tuple[pd.DataFrame, pd.DataFrame, float]:
     "The candidates of a version's newest requests, its newest labelled choices, and the share of the requests without a label."
     now = state.span().newest
-    newest = (
-        "FROM predictions WHERE version = ? AND time BETWEEN 0 AND ? AND candidates IS NOT NULL ORDER BY time DESC, number DESC LIMIT ?"
-    )
-    found = state.ask(f"SELECT request_id, time, candidates {newest}", version, now, told.window_requests)[::-1]
+    newest = "FROM predictions WHERE version = ? AND time BETWEEN 0 AND ? AND candidates IS NOT NULL ORDER BY time DESC, number DESC LIMIT ?"
+    found = state.ask(
+        f"SELECT request_id, time, candidates {newest}", version, now, told.window_requests
+    )[::-1]
     oldest = found[-1][1] - told.window_hours * 3600 if found else 0
-    rows = [(request, time, *c) for request, time, candidates in found if time >= oldest for c in orjson.loads(candidates)]
+    rows = [
+        (request, time, *c)
+        for request, time, candidates in found
+        if time >= oldest
+        for c in orjson.loads(candidates)
+    ]
     window = pd.DataFrame(rows, columns=[BOOKING, TIME, ENTITY, SCORE, KNOWN, *FEATURES])
     window = window.astype({SCORE: float, KNOWN: float, **dict.fromkeys(FEATURES, float)})
     window[KNOWN] = window[KNOWN].where(window[KNOWN].between(0, now))
-    window[TIME], window[KNOWN] = (pd.to_datetime(window[name], unit="s", utc=True) for name in (TIME, KNOWN))
+    window[TIME], window[KNOWN] = (
+        pd.to_datetime(window[name], unit="s", utc=True) for name in (TIME, KNOWN)
+    )
     labels = "FROM labels WHERE version = ? AND booked BETWEEN ? AND ?"
     newest = f"SELECT label, score {labels} AND score IS NOT NULL ORDER BY booked DESC LIMIT ?"
-    labelled = pd.DataFrame(state.ask(newest, version, oldest, now, told.window_labels), columns=[LABEL, SCORE])
-    with_label = state.ask(f"SELECT count(*) {labels}", version, found[0][1] if found else 0, now)[0][0]
+    labelled = pd.DataFrame(
+        state.ask(newest, version, oldest, now, told.window_labels), columns=[LABEL, SCORE]
+    )
+    with_label = state.ask(f"SELECT count(*) {labels}", version, found[0][1] if found else 0, now)[
+        0
+    ][0]
     return window, labelled, max(0.0, 1 - with_label / len(found)) if found else float("nan")
 
 
@@ -688,7 +813,9 @@ def forget(
     told: MonitoringSettings,
 ) -> None:
     "Drop what is older than the settings keep, seen from the newest prediction that can be believed, and the candidates that no window needs."
-    newest, number = state.ask("SELECT max(time), max(number) FROM predictions WHERE time <= ?", state.span().newest)[0]
+    newest, number = state.ask(
+        "SELECT max(time), max(number) FROM predictions WHERE time <= ?", state.span().newest
+    )[0]
     if newest is None:
         return
     old = newest - told.keep_days * 86_400
@@ -698,7 +825,10 @@ def forget(
         db.execute("DELETE FROM labels WHERE time < ?", (old,))
         db.execute("DELETE FROM predictions WHERE time < ?", (old,))
         gone = number - BLOBS * told.window_requests
-        db.execute("UPDATE predictions SET candidates = NULL WHERE number < ? AND candidates IS NOT NULL", (gone,))
+        db.execute(
+            "UPDATE predictions SET candidates = NULL WHERE number < ? AND candidates IS NOT NULL",
+            (gone,),
+        )
 
 
 def completed_share(
@@ -727,7 +857,9 @@ def candidates_for(
     story = registry.trace(client, version)
     file = folder / f"snapshots/{story.get('snapshot')}.parquet"
     if not file.is_file() or "until" not in story:
-        raise CourseError(f"the snapshot that version {version} was trained from is not in {project.shown(file.parent)}")
+        raise CourseError(
+            f"the snapshot that version {version} was trained from is not in {project.shown(file.parent)}"
+        )
     rows = pd.read_parquet(file)
     rows = rows[rows[BOOKING].notna() & (rows[TIME] > rows[TIME].max() - pd.Timedelta(days=days))]
     rows = rows[rows[TIME] >= pd.Timestamp(story["since"])] if "since" in story else rows
@@ -756,7 +888,11 @@ def kept_reference(
     kept = _place(folder, version)
     try:
         note = json.loads(kept.with_suffix(".json").read_text(encoding="utf-8"))
-        return _opened(pd.read_parquet(kept), note) if note["made_of"] == _made_of(folder, version, told) else None
+        return (
+            _opened(pd.read_parquet(kept), note)
+            if note["made_of"] == _made_of(folder, version, told)
+            else None
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -771,8 +907,14 @@ def keep_reference(
     kept, usual = _place(folder, version), made.performance
     with project.writing(kept) as beside:
         made.units.to_parquet(beside, index=False)
-    note = {"made_of": _made_of(folder, version, told), "farthest": made.farthest, "usual_units": made.usual_units}
-    project.write_json(kept.with_suffix(".json"), {**note, "performance": usual and usual._asdict()})
+    note = {
+        "made_of": _made_of(folder, version, told),
+        "farthest": made.farthest,
+        "usual_units": made.usual_units,
+    }
+    project.write_json(
+        kept.with_suffix(".json"), {**note, "performance": usual and usual._asdict()}
+    )
 
 
 def _place(folder: Path, version: str) -> Path:
@@ -782,21 +924,34 @@ def _place(folder: Path, version: str) -> Path:
 def _made_of(folder: Path, version: str, told: MonitoringSettings) -> dict[str, Any]:
     "With another run, other settings or another grid a reference is made anew."
     grid = [BINS, USUAL, NEAR]
-    return {"run_id": _run_of(folder, version), "window_requests": told.window_requests, "days": told.reference_days, "grid": grid}
+    return {
+        "run_id": _run_of(folder, version),
+        "window_requests": told.window_requests,
+        "days": told.reference_days,
+        "grid": grid,
+    }
 
 
 def _opened(units: pd.DataFrame, note: dict) -> Reference:
     usual = note["performance"]
     return Reference(
-        units, note["farthest"], note["usual_units"], Performance(**{**usual, "spread": tuple(usual["spread"])}) if usual else None
+        units,
+        note["farthest"],
+        note["usual_units"],
+        Performance(**{**usual, "spread": tuple(usual["spread"])}) if usual else None,
     )
 
 
 def _run_of(folder: Path, version: str) -> str | None:
     "The training run of a version; MLflow takes seconds to import, so its table is read as it is."
     try:
-        with closing(sqlite3.connect(f"{(folder / 'mlflow').resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
-            found = db.execute("SELECT run_id FROM model_versions WHERE name = ? AND version = ?", [registry.NAME, version]).fetchone()
+        with closing(
+            sqlite3.connect(f"{(folder / 'mlflow').resolve().as_uri()}/mlflow.db?mode=ro", uri=True)
+        ) as db:
+            found = db.execute(
+                "SELECT run_id FROM model_versions WHERE name = ? AND version = ?",
+                [registry.NAME, version],
+            ).fetchone()
     except sqlite3.Error:
         return None
     return found[0] if found else None
@@ -819,22 +974,36 @@ def report(
 
         units, columns = driver_hours(window), [*FEATURES, SCORE]
         limits, weights = reference.limits(units, told.distance), reference.weights(units)
-        usual = reference.units.sample(min(rows, np.count_nonzero(weights)), weights=weights, random_state=7)
+        usual = reference.units.sample(
+            min(rows, np.count_nonzero(weights)), weights=weights, random_state=7
+        )
         both = [table[columns].replace([np.inf, -np.inf], np.nan) for table in (units, usual)]
         drift = []
         for name, grid in reference.traffic.grids.items():
-            if grid.usual is not None:  # Evidently has no shares: what has moved has moved by this, on average, in its own unit
+            if (
+                grid.usual is not None
+            ):  # Evidently has no shares: what has moved has moved by this, on average, in its own unit
                 for table in both:
-                    table[name] = table[name].mask((table[name] - grid.usual).abs() <= grid.edges[1] - grid.usual, grid.usual)
+                    table[name] = table[name].mask(
+                        (table[name] - grid.usual).abs() <= grid.edges[1] - grid.usual, grid.usual
+                    )
                 off = (both[0][name] - grid.usual).abs()
-                limits[name] *= np.nan_to_num(off[off > 0].mean(), nan=1.0) / max(both[1][name].std(ddof=0), 0.001)
+                limits[name] *= np.nan_to_num(off[off > 0].mean(), nan=1.0) / max(
+                    both[1][name].std(ddof=0), 0.001
+                )
             if all(_drawable(table[name].dropna()) for table in both):
-                drift.append(ValueDrift(column=name, method="wasserstein", threshold=float(f"{limits[name]:.3g}")))
+                drift.append(
+                    ValueDrift(
+                        column=name, method="wasserstein", threshold=float(f"{limits[name]:.3g}")
+                    )
+                )
         made = Report([*drift, *(MissingValueCount(column=name) for name in columns)]).run(*both)
         title = f"Traffic until {window[TIME].max():%Y-%m-%d %H:%M} beside normal traffic"
         with project.writing(file) as beside:
             page = made.get_html_str(as_iframe=False)
-            beside.write_text(page.replace("<head>", f"<head><title>{title}</title>", 1), encoding="utf-8")
+            beside.write_text(
+                page.replace("<head>", f"<head><title>{title}</title>", 1), encoding="utf-8"
+            )
 
 
 def _drawable(values: pd.Series) -> bool:
@@ -903,7 +1072,11 @@ def failed(
     failures: MutableMapping | None = None,  # how often, by name
 ) -> None:
     "Note a failure. The log has it once, until it `works` again."
-    why = str(error) if isinstance(error, CourseError) else traceback.format_exception_only(error)[0].strip()
+    why = (
+        str(error)
+        if isinstance(error, CourseError)
+        else traceback.format_exception_only(error)[0].strip()
+    )
     first, trouble[name] = name not in trouble, why
     if failures is not None:
         failures[name] = failures.get(name, 0) + 1
@@ -961,7 +1134,9 @@ async def repeated(
 
     def again(*each):
         with suppress(Exception):
-            failed(each[-1], RuntimeError("its task has ended, and is begun again"), trouble, failures)
+            failed(
+                each[-1], RuntimeError("its task has ended, and is begun again"), trouble, failures
+            )
         asyncio.get_running_loop().call_later(1, begin, *each)
 
     for each in works:
@@ -984,11 +1159,20 @@ class Health:
 
     def __init__(self, told: MonitoringSettings):
         self.told = told
-        self.trouble, self.failures = Shared(), Shared()  # why something does not work now, and how often it did not, by its name
+        self.trouble, self.failures = (
+            Shared(),
+            Shared(),
+        )  # why something does not work now, and how often it did not, by its name
         self.ended = threading.Event()  # set: what is under way elsewhere is given up
         self._failed: dict[str, float] = {}  # when, by `time.monotonic`
-        self.refused: dict[str, int] = {}  # times since the beginning, by `REFUSED`; replaced as a whole
-        self._before, self._last, self._turn = {}, 0.0, threading.Lock()  # the same before some came; when the last one came
+        self.refused: dict[
+            str, int
+        ] = {}  # times since the beginning, by `REFUSED`; replaced as a whole
+        self._before, self._last, self._turn = (
+            {},
+            0.0,
+            threading.Lock(),
+        )  # the same before some came; when the last one came
 
     @contextmanager
     def trying(self, what: str) -> Iterator[None]:
@@ -1025,19 +1209,27 @@ class Health:
             new = {what: n - self._before.get(what, 0) for what, n in refused.items()}
             texts = [f"{n:,} {REFUSED[what]} were refused" for what, n in new.items() if n > 0]
             if ahead:
-                texts.append(f"{ahead:,} predictions that are kept are dated after now and do not count")
+                texts.append(
+                    f"{ahead:,} predictions that are kept are dated after now and do not count"
+                )
             if not texts:
                 return works("times", self.trouble)
             if "times" not in self.trouble:
                 log.warning("times refused", reasons=texts)
-            self.trouble["times"] = f"{', '.join(texts)}; here it is {project.now():%Y-%m-%d %H:%M}: is this clock wrong, or a sender's?"
+            self.trouble["times"] = (
+                f"{', '.join(texts)}; here it is {project.now():%Y-%m-%d %H:%M}: is this clock wrong, or a sender's?"
+            )
 
 
 def _log_changes(version: str, before: Verdict | None, verdict: Verdict) -> None:
     for kind, over in verdict.detected.items():
         if over != (before is not None and before.detected[kind]):
-            scores = {name: round(value, 3) for name, value in verdict.scores.items() if value == value}
-            (log.warning if over else log.info)("drift" if over else "drift is over", kind=kind, version=version, scores=scores)
+            scores = {
+                name: round(value, 3) for name, value in verdict.scores.items() if value == value
+            }
+            (log.warning if over else log.info)(
+                "drift" if over else "drift is over", kind=kind, version=version, scores=scores
+            )
 
 # %% ../notebooks/61_model_monitoring.ipynb #d1103851
 from functools import cached_property
@@ -1053,7 +1245,10 @@ class Monitor(Health):
     ):
         super().__init__(told)
         self.folder, self.reports = folder, folder / "monitoring/reports"
-        self.references, self.reported = Shared(), Shared()  # by version; of a report, when, and what was detected then
+        self.references, self.reported = (
+            Shared(),
+            Shared(),
+        )  # by version; of a report, when, and what was detected then
         self.verdicts: dict[str, Verdict] = {}  # replaced as a whole, as are the others here
         self.judged: dict[str, float] = {}  # until when a verdict holds, by `time.monotonic`
         self.completed, self.counts = float("nan"), {"predictions": {}, "labels": {}}
@@ -1088,7 +1283,9 @@ class Monitor(Health):
 
     def times(self) -> None:
         "Notice the times that were refused."
-        ahead = self.state.ask("SELECT count(*) FROM predictions WHERE time > ?", self.state.span().newest)[0][0]
+        ahead = self.state.ask(
+            "SELECT count(*) FROM predictions WHERE time > ?", self.state.span().newest
+        )[0][0]
         self.notice(self.state.counts("refused"), ahead)
 
     def active(self) -> list[str]:
@@ -1101,11 +1298,20 @@ class Monitor(Health):
         for version in active:
             with self.trying(f"verdict of version {version}"):
                 window, labelled, unlabelled = window_of(self.state, version, self.told)
-                new[version] = judge(window, labelled, self.references.get(version), self.told, unlabelled)
+                new[version] = judge(
+                    window, labelled, self.references.get(version), self.told, unlabelled
+                )
         for version, verdict in new.items():
             _log_changes(version, self.verdicts.get(version), verdict)
-        self.judged = {version: began if version in new else self.judged.get(version, began) for version in active}
-        self.verdicts = {version: verdict for version, verdict in {**self.verdicts, **new}.items() if version in active}
+        self.judged = {
+            version: began if version in new else self.judged.get(version, began)
+            for version in active
+        }
+        self.verdicts = {
+            version: verdict
+            for version, verdict in {**self.verdicts, **new}.items()
+            if version in active
+        }
         self.completed = completed_share(self.state)
         return len(new) == len(active)
 
@@ -1129,7 +1335,9 @@ class Apart:
 
         words = "import sys; from mlops_course import monitoring; monitoring._apart(*sys.argv[1:])"
         command = [sys.executable, "-c", words, work, str(folder), version, told.model_dump_json()]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
         with suppress(psutil.Error):  # it may have ended
             psutil.Process(self._process.pid).nice(nice)
 
@@ -1173,10 +1381,17 @@ def refer(monitor: Monitor) -> None:
             with monitor.trying(about):
                 found = kept_reference(monitor.folder, version, monitor.told)
                 if not found:
-                    Apart("make_reference", monitor.folder, version, monitor.told).result(monitor.ended)
+                    Apart("make_reference", monitor.folder, version, monitor.told).result(
+                        monitor.ended
+                    )
                     found = kept_reference(monitor.folder, version, monitor.told)
                 monitor.references[version] = found
-                log.info("reference", version=version, drift=bool(found.traffic), performance=bool(found.performance))
+                log.info(
+                    "reference",
+                    version=version,
+                    drift=bool(found.traffic),
+                    performance=bool(found.performance),
+                )
     monitor.referred = True
 
 
@@ -1193,11 +1408,18 @@ def write_reports(monitor: Monitor) -> None:
     for version, verdict in monitor.verdicts.items():
         reference, about = monitor.references.get(version), f"report of version {version}"
         when, then = monitor.reported.get(version, (float("-inf"), None))
-        if not reference or not reference.traffic or verdict.requests < monitor.told.window_requests or monitor.rests(about):
+        if (
+            not reference
+            or not reference.traffic
+            or verdict.requests < monitor.told.window_requests
+            or monitor.rests(about)
+        ):
             continue
         if verdict.detected != then or time.monotonic() - when > monitor.told.report_seconds:
             with monitor.trying(about):
-                name = Apart("write_report", monitor.folder, version, monitor.told, nice=19).result(monitor.ended)
+                name = Apart("write_report", monitor.folder, version, monitor.told, nice=19).result(
+                    monitor.ended
+                )
                 monitor.reported[version] = (time.monotonic(), verdict.detected)
                 for old in sorted(monitor.reports.glob("*.html"))[:-20]:
                     old.unlink(missing_ok=True)
@@ -1206,9 +1428,18 @@ def write_reports(monitor: Monitor) -> None:
 # %% ../notebooks/61_model_monitoring.ipynb #bd200d96
 _VERDICT = {
     "monitoring_rmse": ("Of the newest labelled choices", lambda v: v.rmse),
-    "monitoring_rmse_reference": ("What is normal for the version's own choices", lambda v: v.rmse_reference),
-    "monitoring_unlabelled_share": ("Of the window's requests, those without a label", lambda v: v.unlabelled),
-    "monitoring_feed_age_hours": ("Since any features were new, at the newest request", lambda v: v.quality["feed_hours"]),
+    "monitoring_rmse_reference": (
+        "What is normal for the version's own choices",
+        lambda v: v.rmse_reference,
+    ),
+    "monitoring_unlabelled_share": (
+        "Of the window's requests, those without a label",
+        lambda v: v.unlabelled,
+    ),
+    "monitoring_feed_age_hours": (
+        "Since any features were new, at the newest request",
+        lambda v: v.quality["feed_hours"],
+    ),
     "monitoring_window_requests": ("How many requests the verdict rests on", lambda v: v.requests),
     "monitoring_window_labels": ("How many labels the verdict rests on", lambda v: v.labels),
 }
@@ -1233,34 +1464,77 @@ class Metrics:
 
         verdicts = self.monitor.verdicts
         each = [(version, v) for version, v in verdicts.items()]
-        kinds = [([kind, version], over) for version, v in each for kind, over in v.detected.items()]
-        yield gauge("monitoring_drift_detected", "1 while over the limit", ["kind", "version"], kinds)
-        scores = [([name, version], value) for version, v in each for name, value in v.scores.items()]
-        yield gauge("monitoring_drift_score", "Share of the alarm: 1 is over", ["feature", "version"], scores)
+        kinds = [
+            ([kind, version], over) for version, v in each for kind, over in v.detected.items()
+        ]
+        yield gauge(
+            "monitoring_drift_detected", "1 while over the limit", ["kind", "version"], kinds
+        )
+        scores = [
+            ([name, version], value) for version, v in each for name, value in v.scores.items()
+        ]
+        yield gauge(
+            "monitoring_drift_score",
+            "Share of the alarm: 1 is over",
+            ["feature", "version"],
+            scores,
+        )
         shares = [([name, version], v.quality[name]) for version, v in each for name in PROBLEMS]
-        yield gauge("monitoring_quality_share", "Driver-hours with a problem", ["problem", "version"], shares)
+        yield gauge(
+            "monitoring_quality_share",
+            "Driver-hours with a problem",
+            ["problem", "version"],
+            shares,
+        )
         for name, (about, value) in _VERDICT.items():
             yield gauge(name, about, ["version"], [([version], value(v)) for version, v in each])
         there = list(self.monitor.references.items())
         has = [(["drift", version], bool(found and found.traffic)) for version, found in there]
-        has += [(["performance", version], bool(found and found.performance)) for version, found in there]
-        yield gauge("monitoring_reference", "Has the version a reference for this?", ["kind", "version"], has)
+        has += [
+            (["performance", version], bool(found and found.performance))
+            for version, found in there
+        ]
+        yield gauge(
+            "monitoring_reference",
+            "Has the version a reference for this?",
+            ["kind", "version"],
+            has,
+        )
         yield gauge(
             "monitoring_completed_share",
             "Completed trips of the last 30 days, of those whose end is known",
             [],
             [([], self.monitor.completed)],
         )
-        ages = [([version], time.monotonic() - until) for version, until in self.monitor.judged.items()]
-        yield gauge("monitoring_verdict_age_seconds", "Since the verdict was the newest that could be given", ["version"], ages)
+        ages = [
+            ([version], time.monotonic() - until) for version, until in self.monitor.judged.items()
+        ]
+        yield gauge(
+            "monitoring_verdict_age_seconds",
+            "Since the verdict was the newest that could be given",
+            ["version"],
+            ages,
+        )
         late = float("nan") if self.monitor.read is None else time.monotonic() - self.monitor.read
-        yield gauge("monitoring_up_to_date_seconds", "Since all of the log had been read", [], [([], late)])
+        yield gauge(
+            "monitoring_up_to_date_seconds", "Since all of the log had been read", [], [([], late)]
+        )
         counts, refused = self.monitor.counts, {**dict.fromkeys(REFUSED, 0), **self.monitor.refused}
         for name, about, labels, values in [
             ("predictions", "Predictions, each counted once", ["version"], counts["predictions"]),
-            ("labels", "Labels, each counted once", ["outcome"], {**dict.fromkeys(OUTCOMES, 0), **counts["labels"]}),
+            (
+                "labels",
+                "Labels, each counted once",
+                ["outcome"],
+                {**dict.fromkeys(OUTCOMES, 0), **counts["labels"]},
+            ),
             ("refused", "Times that cannot be believed", ["of", "reason"], refused),
-            ("failures", "What did not work, since the start", ["what"], {"look": 0, **dict(self.monitor.failures.items())}),
+            (
+                "failures",
+                "What did not work, since the start",
+                ["what"],
+                {"look": 0, **dict(self.monitor.failures.items())},
+            ),
         ]:
             family = CounterMetricFamily(f"monitoring_{name}", about, labels=labels)
             for of, n in values.items():
@@ -1280,7 +1554,14 @@ from .serving import Digits, Number
 Entity = Annotated[Number | Digits, AfterValidator(int)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Probability = Annotated[FiniteFloat, Field(ge=0, le=1)]
-OPEN = ("/health", "/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")  # need no key
+OPEN = (
+    "/health",
+    "/ready",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+    "/static-offline-docs",
+)  # need no key
 
 
 class SeenCandidate(BaseModel):
@@ -1309,7 +1590,9 @@ class Ended(BaseModel):
     request_id: Name
     driver_id: Entity
     trip_completed: Annotated[int, Field(strict=True, ge=0, le=1)]
-    event_timestamp: AwareDatetime | None = Field(None, description="of the booking; without it the label counts from its arrival")
+    event_timestamp: AwareDatetime | None = Field(
+        None, description="of the booking; without it the label counts from its arrival"
+    )
 
 
 class Iteration(BaseModel):
@@ -1325,10 +1608,17 @@ class Iteration(BaseModel):
 
     def entry(self, version: str) -> dict[str, Any]:
         "As serving's log has it."
-        row = {name: next(iter(values.values()), None) for name, values in self.model_dump().items()}
+        row = {
+            name: next(iter(values.values()), None) for name, values in self.model_dump().items()
+        }
         candidate = {ENTITY: row[ENTITY], "score": row["prediction"], "values": row}
         score = row["prediction"] if row["best_driver_id"] == row[ENTITY] else None
-        about = {"time": project.now(), "request_id": row["request_id"], "prediction": row["best_driver_id"], "score": score}
+        about = {
+            "time": project.now(),
+            "request_id": row["request_id"],
+            "prediction": row["best_driver_id"],
+            "score": score,
+        }
         return {**about, "version": version, "candidates": [candidate]}
 
 # %% ../notebooks/61_model_monitoring.ipynb #f57ce049
@@ -1342,9 +1632,17 @@ class Door:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers, came = dict(scope["headers"]), 0
-        shown = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        if self.key and not scope["path"].startswith(OPEN) and not secrets.compare_digest(shown, self.key.encode()):
-            return await refusal(401, "the header X-API-Key is missing or wrong")(scope, receive, send)
+        shown = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(
+            b"Bearer "
+        )
+        if (
+            self.key
+            and not scope["path"].startswith(OPEN)
+            and not secrets.compare_digest(shown, self.key.encode())
+        ):
+            return await refusal(401, "the header X-API-Key is missing or wrong")(
+                scope, receive, send
+            )
         size = headers.get(b"content-length", b"0")
         if not size.isdigit() or int(size) > self.body_bytes:
             return await refusal(413, self._much)(scope, receive, send)
@@ -1380,7 +1678,9 @@ def refusing(app) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request, error):
-        wrong = [f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors()[:5]]
+        wrong = [
+            f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors()[:5]
+        ]
         return refusal(422, "; ".join(wrong))
 
     @app.exception_handler(HTTPException)
@@ -1406,19 +1706,29 @@ def _take(app, monitor: Monitor) -> None:
     @app.post("/predictions")
     def predictions(batch: list[Prediction]) -> dict[str, int]:
         "Answers of a service whose log cannot be read from here. How many were new."
-        return {"new": 0, **answer(monitor.state.add([prediction.model_dump() for prediction in batch]))}
+        return {
+            "new": 0,
+            **answer(monitor.state.add([prediction.model_dump() for prediction in batch])),
+        }
 
     @app.post("/labels")
     def labels(batch: list[Ended]) -> dict[str, int]:
         "How trips ended, in any order, as often as it is sent. What came of each."
         now = project.now()
-        rows = [Label(e.request_id, e.driver_id, e.trip_completed, (e.event_timestamp or now).timestamp()) for e in batch]
+        rows = [
+            Label(
+                e.request_id, e.driver_id, e.trip_completed, (e.event_timestamp or now).timestamp()
+            )
+            for e in batch
+        ]
         return answer(monitor.state.label(rows))
 
     @app.post("/iterate", response_class=PlainTextResponse)
     def iterate(row: Iteration) -> str:
         "One candidate of an answer, in the form of the seed course."
-        monitor.state.more(row.entry(next(iter(monitor.active()), None) or _champion(monitor.folder) or "unknown"))
+        monitor.state.more(
+            row.entry(next(iter(monitor.active()), None) or _champion(monitor.folder) or "unknown")
+        )
         return "ok"
 
 
@@ -1432,7 +1742,9 @@ def _show(app, monitor: Monitor) -> None:
         "Where the newest report is: a link, and the file."
         files = sorted(monitor.reports.glob("*.html"))
         if not files:
-            raise HTTPException(404, "no report yet: a window must be full, and its version needs a reference")
+            raise HTTPException(
+                404, "no report yet: a window must be full, and its version needs a reference"
+            )
         return {"link": f"/report/{files[-1].name}", "file": project.shown(files[-1])}
 
     @app.get("/report/{name}", response_class=FileResponse)
@@ -1459,9 +1771,15 @@ def _say(app, monitor: Monitor, metrics) -> None:
         "Has the log been read, and is there a reference? What is wrong nevertheless stands in `trouble`."
         good = monitor.read is not None and monitor.referred
         response.status_code = 200 if good else 503
-        ages = {f"verdict of version {version}": time.monotonic() - until for version, until in monitor.judged.items()}
+        ages = {
+            f"verdict of version {version}": time.monotonic() - until
+            for version, until in monitor.judged.items()
+        }
         old = [f"{name}: it is {age:.0f} seconds old" for name, age in ages.items() if age > LATE]
-        return {"ready": good, "trouble": [f"{name}: {why}" for name, why in monitor.trouble.items()] + old}
+        return {
+            "ready": good,
+            "trouble": [f"{name}: {why}" for name, why in monitor.trouble.items()] + old,
+        }
 
     @app.get("/metrics", response_class=Response)
     def prometheus():
@@ -1495,7 +1813,11 @@ def application(
             monitor.ended.set()
         log.info("service stopped")
 
-    app = FastAPIOffline(title="Monitoring of driver completion", version=installed("mlops-course"), lifespan=lifespan)
+    app = FastAPIOffline(
+        title="Monitoring of driver completion",
+        version=installed("mlops-course"),
+        lifespan=lifespan,
+    )
     app.add_middleware(Door, body_bytes=monitor.told.body_bytes, key=key)
     refusing(app)
 
@@ -1514,13 +1836,24 @@ def monitor(
     import uvicorn
 
     key = key_for(told.host)
-    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")  # a database that was replaced is opened anew
+    os.environ.setdefault(
+        "MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool"
+    )  # a database that was replaced is opened anew
     with (
         present(folder, "monitoring", told.host, told.port) as door,
         logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name),
     ):
         app = application(Monitor(folder, told), key)
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
         log.info("service started", host=told.host, port=door.getsockname()[1])
-        print(f"monitoring on http://{told.host}:{told.port} (/docs describes it, Ctrl-C ends it)", flush=True)
+        print(
+            f"monitoring on http://{told.host}:{told.port} (/docs describes it, Ctrl-C ends it)",
+            flush=True,
+        )
         uvicorn.Server(config).run(sockets=[door])

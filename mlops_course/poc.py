@@ -64,7 +64,9 @@ def track(
 ) -> str:
     "Keep a trial as an MLflow run and return its id; the same trial is found, not made again."
     data = project.digest_of(pd.util.hash_pandas_object(rows, index=False).astype(str).tolist())
-    key = project.digest_of({"name": name, "data": data, "features": features, "parameters": parameters})
+    key = project.digest_of(
+        {"name": name, "data": data, "features": features, "parameters": parameters}
+    )
     found = registry.find(client, key)
     if found:
         return found.run_id
@@ -85,8 +87,19 @@ def table(
     client,  # of registry.connect
 ) -> pd.DataFrame:
     "The finished trials, best first: name, features, data digest, rmse."
-    found = client.search_runs([registry.experiment(client)], "attributes.status = 'FINISHED'", order_by=["metrics.rmse"])
-    rows = [(r.info.run_name, r.data.params["features"], r.data.tags["data"][:8], r.data.metrics["rmse"], r.info.run_id) for r in found]
+    found = client.search_runs(
+        [registry.experiment(client)], "attributes.status = 'FINISHED'", order_by=["metrics.rmse"]
+    )
+    rows = [
+        (
+            r.info.run_name,
+            r.data.params["features"],
+            r.data.tags["data"][:8],
+            r.data.metrics["rmse"],
+            r.info.run_id,
+        )
+        for r in found
+    ]
     return pd.DataFrame(rows, columns=["trial", "features", "data", "rmse", "run"])
 
 

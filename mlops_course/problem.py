@@ -21,7 +21,9 @@ class Acceptance(Settings):
     no_worse: float = 0.02  # completed trips a booking that a new champion may lose to the present one, by its lower bound
     labels: int = 2_000  # in the test window, at least
     drivers: int = 50  # with a label in the test window, at least
-    effective_sample: float = 500  # bookings in which the model's choice was also the logged one, weighted, at least
+    effective_sample: float = (
+        500  # bookings in which the model's choice was also the logged one, weighted, at least
+    )
     days: int = 14  # in the test window, at least: the interval is clustered by day
     paired_days: int = 7  # the same where a champion is compared with its successor, booking by booking: one whole week
 
@@ -34,7 +36,9 @@ class Costs(Settings):
 
     completed: float = 4.0  # a promised trip that completes brings this
     cancelled: float = 3.0  # a promised trip that does not (false positive) costs this
-    passed_over: float = 1.0  # a driver not promised who would have completed (false negative) costs this
+    passed_over: float = (
+        1.0  # a driver not promised who would have completed (false negative) costs this
+    )
 
     def value(
         self,
@@ -60,12 +64,16 @@ class Column(Settings):
     "One column of a table, as its sender and its readers agreed."
 
     name: str
-    kind: Literal["integer", "number", "text", "time"]  # int64, float64, string, timestamp in UTC with microseconds
+    kind: Literal[
+        "integer", "number", "text", "time"
+    ]  # int64, float64, string, timestamp in UTC with microseconds
     about: str  # what it says, with its unit
     low: float | None = None
     high: float | None = None
     empty: bool = False  # may a value be missing?
-    personal: Literal["no", "drop", "pseudonymize"] = "no"  # does it tell who somebody is, and what is done then
+    personal: Literal["no", "drop", "pseudonymize"] = (
+        "no"  # does it tell who somebody is, and what is done then
+    )
 
 
 class Table(Settings):
@@ -75,9 +83,15 @@ class Table(Settings):
     about: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]  # one row for each
-    time: str | None = None  # the column that says when it happened; None: it has no time of its own
-    known: Literal["event", "created"] = "event"  # a row counts from its time, or from when it was written, if later
-    span: timedelta = timedelta(0)  # a row is about this long from its time on, and known at its end
+    time: str | None = (
+        None  # the column that says when it happened; None: it has no time of its own
+    )
+    known: Literal["event", "created"] = (
+        "event"  # a row counts from its time, or from when it was written, if later
+    )
+    span: timedelta = timedelta(
+        0
+    )  # a row is about this long from its time on, and known at its end
     fresh: timedelta | None = None  # the newest row may be this old
     readers: tuple[str, ...] = ()
 
@@ -101,11 +115,31 @@ STATISTICS = Table(
     columns=(
         _time("datetime", "the beginning of the hour"),
         _driver,
-        Column(name="conv_rate", kind="number", about="completed over accepted trips of the last seven days", low=0, high=1),
-        Column(name="acc_rate", kind="number", about="accepted over offered trips of the last seven days", low=0, high=1),
-        Column(name="avg_daily_trips", kind="integer", about="trips a day over the last seven days", low=0, high=1_000),
+        Column(
+            name="conv_rate",
+            kind="number",
+            about="completed over accepted trips of the last seven days",
+            low=0,
+            high=1,
+        ),
+        Column(
+            name="acc_rate",
+            kind="number",
+            about="accepted over offered trips of the last seven days",
+            low=0,
+            high=1,
+        ),
+        Column(
+            name="avg_daily_trips",
+            kind="integer",
+            about="trips a day over the last seven days",
+            low=0,
+            high=1_000,
+        ),
         _created,
-        Column(name="driver_phone", kind="text", about="telephone number", empty=True, personal="drop"),
+        Column(
+            name="driver_phone", kind="text", about="telephone number", empty=True, personal="drop"
+        ),
     ),
     key=("driver_id", "datetime", "created"),
     time="datetime",
@@ -123,9 +157,23 @@ BOOKINGS = Table(
         _request,
         _time("event_timestamp", "when the booking was made"),
         _driver,
-        Column(name="propensity", kind="number", about="probability with which the logged policy chose this driver", low=1e-6, high=1),
-        Column(name="rider_id", kind="text", about="the rider's number", empty=True, personal="pseudonymize"),
-        Column(name="rider_phone", kind="text", about="telephone number", empty=True, personal="drop"),
+        Column(
+            name="propensity",
+            kind="number",
+            about="probability with which the logged policy chose this driver",
+            low=1e-6,
+            high=1,
+        ),
+        Column(
+            name="rider_id",
+            kind="text",
+            about="the rider's number",
+            empty=True,
+            personal="pseudonymize",
+        ),
+        Column(
+            name="rider_phone", kind="text", about="telephone number", empty=True, personal="drop"
+        ),
     ),
     key=("request_id",),
     time="event_timestamp",
@@ -146,10 +194,21 @@ LABELS = Table(
     name="labels",
     about="how a trip ended, from the booking app",
     columns=(
-        Column(name="request_id", kind="text", about="the booking's name; the seed course's files have none", empty=True),
+        Column(
+            name="request_id",
+            kind="text",
+            about="the booking's name; the seed course's files have none",
+            empty=True,
+        ),
         _time("event_timestamp", "when the booking was made"),
         _driver,
-        Column(name="trip_completed", kind="integer", about="1 if the trip was completed, else 0", low=0, high=1),
+        Column(
+            name="trip_completed",
+            kind="integer",
+            about="1 if the trip was completed, else 0",
+            low=0,
+            high=1,
+        ),
         _created,
     ),
     key=("driver_id", "event_timestamp", "request_id"),
@@ -195,7 +254,14 @@ CONTRACT = Contract(
     booking="request_id",
     propensity="propensity",
 )
-hide(*(column.name for table in CONTRACT.tables.values() for column in table.columns if column.personal != "no"))
+hide(
+    *(
+        column.name
+        for table in CONTRACT.tables.values()
+        for column in table.columns
+        if column.personal != "no"
+    )
+)
 
 # %% ../notebooks/10_problem.ipynb #b4040226
 def schema(
@@ -204,7 +270,12 @@ def schema(
     "The contract of `table` as a pandera schema: types, ranges, empty values. Keys are the data stage's business."
     import pandera.pandas as pa
 
-    dtypes = {"integer": "int64", "number": "float64", "text": "string", "time": "datetime64[us, UTC]"}
+    dtypes = {
+        "integer": "int64",
+        "number": "float64",
+        "text": "string",
+        "time": "datetime64[us, UTC]",
+    }
 
     def column(c: Column) -> pa.Column:
         bounds = [pa.Check.ge(c.low)] if c.low is not None else []
@@ -212,4 +283,6 @@ def schema(
         return pa.Column(dtypes[c.kind], bounds, nullable=c.empty, description=c.about)
 
     kept = [c for c in table.columns if c.personal != "drop"]
-    return pa.DataFrameSchema({c.name: column(c) for c in kept}, name=table.name, strict=True, ordered=True)
+    return pa.DataFrameSchema(
+        {c.name: column(c) for c in kept}, name=table.name, strict=True, ordered=True
+    )

@@ -25,28 +25,78 @@ class Topic(NamedTuple):
 
 TOPICS = [
     Topic("principle", "CI/CD automation", "71_ci_cd", "delivery", ""),
-    Topic("principle", "workflow orchestration", "00_start_here", "project", "system/test_build.py"),
-    Topic("principle", "reproducibility", "42_model_registry", "registry", "model/test_registry.py"),
-    Topic("principle", "versioning of data, model and code", "42_model_registry", "registry", "model/test_registry.py"),
+    Topic(
+        "principle", "workflow orchestration", "00_start_here", "project", "system/test_build.py"
+    ),
+    Topic(
+        "principle", "reproducibility", "42_model_registry", "registry", "model/test_registry.py"
+    ),
+    Topic(
+        "principle",
+        "versioning of data, model and code",
+        "42_model_registry",
+        "registry",
+        "model/test_registry.py",
+    ),
     Topic("principle", "collaboration", "10_problem", "problem", "code/test_problem.py"),
-    Topic("principle", "continuous training and evaluation", "62_alerts_and_retraining", "retraining", "model/test_retraining.py"),
-    Topic("principle", "metadata tracking", "40_training_pipeline", "training", "model/test_training.py"),
-    Topic("principle", "continuous monitoring", "61_model_monitoring", "monitoring", "model/test_monitoring.py"),
-    Topic("principle", "feedback loops", "62_alerts_and_retraining", "retraining", "model/test_retraining.py"),
+    Topic(
+        "principle",
+        "continuous training and evaluation",
+        "62_alerts_and_retraining",
+        "retraining",
+        "model/test_retraining.py",
+    ),
+    Topic(
+        "principle",
+        "metadata tracking",
+        "40_training_pipeline",
+        "training",
+        "model/test_training.py",
+    ),
+    Topic(
+        "principle",
+        "continuous monitoring",
+        "61_model_monitoring",
+        "monitoring",
+        "model/test_monitoring.py",
+    ),
+    Topic(
+        "principle",
+        "feedback loops",
+        "62_alerts_and_retraining",
+        "retraining",
+        "model/test_retraining.py",
+    ),
     Topic("workflow", "problem analysis", "10_problem", "problem", "code/test_problem.py"),
-    Topic("workflow", "rules of data transformation", "30_data_pipeline", "data", "data/test_data.py"),
+    Topic(
+        "workflow", "rules of data transformation", "30_data_pipeline", "data", "data/test_data.py"
+    ),
     Topic("workflow", "data pipeline", "31_feature_store", "features", "data/test_features.py"),
     Topic("workflow", "model experimentation", "21_poc", "poc", "model/test_poc.py"),
-    Topic("workflow", "automated pipeline", "40_training_pipeline", "training", "model/test_training.py"),
+    Topic(
+        "workflow",
+        "automated pipeline",
+        "40_training_pipeline",
+        "training",
+        "model/test_training.py",
+    ),
     Topic("component", "CI/CD", "71_ci_cd", "delivery", ""),
     Topic("component", "source repository", "00_start_here", "project", "code/test_project.py"),
     Topic("component", "workflow orchestration", "70_orchestration", "orchestration", ""),
     Topic("component", "feature store", "31_feature_store", "features", "data/test_features.py"),
-    Topic("component", "model training infrastructure", "40_training_pipeline", "training", "model/test_training.py"),
+    Topic(
+        "component",
+        "model training infrastructure",
+        "40_training_pipeline",
+        "training",
+        "model/test_training.py",
+    ),
     Topic("component", "model registry", "42_model_registry", "registry", "model/test_registry.py"),
     Topic("component", "metadata store", "42_model_registry", "registry", "model/test_registry.py"),
     Topic("component", "model serving", "51_online_serving", "serving", "model/test_serving.py"),
-    Topic("component", "monitoring", "61_model_monitoring", "monitoring", "model/test_monitoring.py"),
+    Topic(
+        "component", "monitoring", "61_model_monitoring", "monitoring", "model/test_monitoring.py"
+    ),
 ]
 
 # %% ../notebooks/00_start_here.ipynb #47d80fa2
@@ -79,7 +129,9 @@ def root(
     for folder in [start, *start.parents]:
         if (folder / "pipeline.yaml").is_file() and (folder / "settings.ini").is_file():
             return _usable(folder, _READ_OTHERWISE)
-    raise CourseError(f"no project around {start}: run this from the folder that has pipeline.yaml and settings.ini")
+    raise CourseError(
+        f"no project around {start}: run this from the folder that has pipeline.yaml and settings.ini"
+    )
 
 
 _READ_OTHERWISE = {
@@ -100,7 +152,9 @@ def _usable(
         if unicodedata.category(mark) in ("Cc", "Cs"):
             why = "a line of text cannot hold it"
         if why:
-            raise CourseError(f"the course cannot work in the folder {str(folder)!r} because of its {mark!r}: {why}. Move or rename it")
+            raise CourseError(
+                f"the course cannot work in the folder {str(folder)!r} because of its {mark!r}: {why}. Move or rename it"
+            )
     return folder
 
 # %% ../notebooks/00_start_here.ipynb #00860ac0
@@ -108,7 +162,10 @@ def shown(
     path: Path,
 ) -> str:
     "A path as a person reads it: from the root of the project, if it is below it."
-    for place in (Path(os.path.abspath(path)), path.resolve()):  # `out` may be a link to another disk
+    for place in (
+        Path(os.path.abspath(path)),
+        path.resolve(),
+    ):  # `out` may be a link to another disk
         if place.is_relative_to(root()):
             return os.path.relpath(place, root())
     return str(path)
@@ -151,11 +208,16 @@ class Secrets(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLOPS_COURSE_")
 
     pseudonym_key: SecretStr | None = None  # without it, columns to pseudonymize are dropped
-    api_key: SecretStr | None = None  # what callers of a service show; needed where it can be reached from other machines
+    api_key: SecretStr | None = (
+        None  # what callers of a service show; needed where it can be reached from other machines
+    )
 
 
 def _merged(base: dict, changes: dict) -> dict:
-    return base | {k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in changes.items()}
+    return base | {
+        k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
+        for k, v in changes.items()
+    }
 
 
 def _filled(value: Any, **names: str) -> Any:
@@ -180,7 +242,9 @@ def validated(
         return model.model_validate(values)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise CourseError("\n".join([f"settings that cannot be used, in {where}:", *lines])) from None
+        raise CourseError(
+            "\n".join([f"settings that cannot be used, in {where}:", *lines])
+        ) from None
 
 
 def environment(
@@ -191,13 +255,19 @@ def environment(
     file = file or os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
     path = root() / file
     if not path.is_file():
-        raise CourseError(f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}")
-    given = {name: value for name, value in _parsed(path, file).items() if value is not None}  # an empty section is none
+        raise CourseError(
+            f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}"
+        )
+    given = {
+        name: value for name, value in _parsed(path, file).items() if value is not None
+    }  # an empty section is none
     values = _merged(given, changes)
     try:
         filled = _filled(values, name=values.get("name"), out=str(values.get("out")))
     except RecursionError:
-        raise CourseError(f"{file} holds a value that contains itself: an alias, such as *name, inside of what &name stands for") from None
+        raise CourseError(
+            f"{file} holds a value that contains itself: an alias, such as *name, inside of what &name stands for"
+        ) from None
     found = validated(Environment, filled, file)
     if str(found.out).startswith("~"):
         raise CourseError(
@@ -217,13 +287,21 @@ def _parsed(path: Path, file: str) -> dict:
         raise CourseError(f"{file} cannot be read: {error.strerror}") from None
     except CourseError as error:
         raise CourseError(f"{file}, {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that no calendar has
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: a date that no calendar has
         mark = getattr(error, "problem_mark", None)
         how = "Indent lines with blanks, not with tabs, and put texts with any of : { [ # in quotes"
-        raise CourseError(f"{file}{f', line {mark.line + 1}' if mark else ''}: this cannot be read as YAML. {how}") from None
+        raise CourseError(
+            f"{file}{f', line {mark.line + 1}' if mark else ''}: this cannot be read as YAML. {how}"
+        ) from None
     if not isinstance(values, dict):
         what = "is empty" if values is None else "holds no settings with names"
-        raise CourseError(f"{file} {what}. An environment has a `name`, a folder `out` and its sections; env.yaml shows how")
+        raise CourseError(
+            f"{file} {what}. An environment has a `name`, a folder `out` and its sections; env.yaml shows how"
+        )
     return values
 
 
@@ -253,7 +331,9 @@ class Clock(NamedTuple):
     until: datetime | None = None  # here it stops; None: it has no end
 
     def time(self) -> datetime:
-        seconds = max(0.0, (datetime.now(UTC) - self.real).total_seconds() * self.speed)  # the real clock may be set back
+        seconds = max(
+            0.0, (datetime.now(UTC) - self.real).total_seconds() * self.speed
+        )  # the real clock may be set back
         if self.until and seconds >= (self.until - self.began).total_seconds():
             return self.until.astimezone(UTC)
         return (self.began + timedelta(seconds=seconds)).astimezone(UTC)
@@ -275,16 +355,21 @@ from contextlib import suppress
 from filelock import ReadWriteLock, Timeout
 
 CLOCK = "MLOPS_COURSE_CLOCK"  # a variable: the clock that a process has set, for all that it starts
-_members: ReadWriteLock | None = None  # held for reading by each process that lives by the clock of its folder
+_members: ReadWriteLock | None = (
+    None  # held for reading by each process that lives by the clock of its folder
+)
 
 
 def run_clock(
     folder: Path,  # an environment's
-    newest: datetime | None = None,  # the last moment that this service has written down: its time never goes back
+    newest: datetime
+    | None = None,  # the last moment that this service has written down: its time never goes back
 ) -> None:
     "Let the clock of this process run: a service calls it once, when it starts. While others of the folder live, theirs is joined."
     fixed, real = environment().clock, datetime.now(UTC)
-    limit = _reached(folder) or max(fixed or real, real)  # what claims to be later was written by a clock that was wrong
+    limit = _reached(folder) or max(
+        fixed or real, real
+    )  # what claims to be later was written by a clock that was wrong
     written = [moment for moment in (newest, _last_answer(folder, limit)) if moment]
     _live_by(folder, _handed(folder) or Clock(max([fixed, *written]) if fixed else real, real))
 
@@ -299,7 +384,9 @@ def set_clock(
     mine = Clock(began, datetime.now(UTC), speed, until)
     if _live_by(folder, mine) != mine:
         leave_clock()
-        raise CourseError(f"services of {shown(folder)} run by a clock of their own: `make stop` ends them")
+        raise CourseError(
+            f"services of {shown(folder)} run by a clock of their own: `make stop` ends them"
+        )
     os.environ[CLOCK] = json.dumps({"folder": str(folder.resolve()), **mine._asdict()}, default=str)
 
 
@@ -325,13 +412,19 @@ def _live_by(folder: Path, mine: Clock) -> Clock:
         _running = _clock_in(json.loads((folder / "clock.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         leave_clock()
-        raise CourseError(f"the clock of {shown(folder)} cannot be used ({error}): `make stop`, then start again") from None
+        raise CourseError(
+            f"the clock of {shown(folder)} cannot be used ({error}): `make stop`, then start again"
+        ) from None
     return _running
 
 # %% ../notebooks/00_start_here.ipynb #2f8ff18f
 def _clock_in(settings: dict[str, Any]) -> Clock:
     "A clock as JSON has it."
-    times = {name: datetime.fromisoformat(settings[name]) for name in ("began", "real", "until") if settings[name]}
+    times = {
+        name: datetime.fromisoformat(settings[name])
+        for name in ("began", "real", "until")
+        if settings[name]
+    }
     return Clock(times["began"], times["real"], float(settings["speed"]), times.get("until"))
 
 
@@ -357,7 +450,9 @@ def _last_answer(folder: Path, limit: datetime) -> datetime | None:
         with suppress(OSError), open(file, "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 1_000_000))
             for line in reversed(log.read().splitlines()):
-                with suppress(ValueError, KeyError, TypeError, OverflowError):  # one that is not whole
+                with suppress(
+                    ValueError, KeyError, TypeError, OverflowError
+                ):  # one that is not whole
                     moment = datetime.fromisoformat(json.loads(line)["time"]).astimezone(UTC)
                     if moment <= limit:
                         return moment
@@ -392,7 +487,12 @@ def digest_of_code(
         tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+            ):
                 node.body = body[1:]
         trees[module] = _outline(tree)
     return digest_of(trees)
@@ -404,7 +504,10 @@ def _outline(node: Any) -> Any:
         return [_outline(each) for each in node]
     if not isinstance(node, ast.AST):
         return repr(node)
-    return [type(node).__name__, {name: _outline(value) for name, value in ast.iter_fields(node) if value not in (None, [])}]
+    return [
+        type(node).__name__,
+        {name: _outline(value) for name, value in ast.iter_fields(node) if value not in (None, [])},
+    ]
 
 # %% ../notebooks/00_start_here.ipynb #5d1f27c9
 import errno
@@ -429,7 +532,11 @@ def room(
     disk, longest = os.statvfs(there), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     free, total = _size(disk.f_bavail * disk.f_frsize), _size(disk.f_blocks * disk.f_frsize)
     names = ", for no more files" if disk.f_files and not disk.f_favail else ""
-    limit = "" if longest == resource.RLIM_INFINITY else f"; a file may have {_size(longest)} at most (`ulimit -f`)"
+    limit = (
+        ""
+        if longest == resource.RLIM_INFINITY
+        else f"; a file may have {_size(longest)} at most (`ulimit -f`)"
+    )
     return f"{free} of {total} are free in {there}{names}{limit}"
 
 
@@ -447,7 +554,9 @@ def unwritten(
     if is_full(reason):
         words = _TOO_LARGE if _TOO_LARGE.lower() in str(reason).lower() else "the disk is full"
         reason = f"{words} ({room(path)}, and that is not enough)"
-    return CourseError(f"could not {deed} {path}: {reason}. Nothing was changed; free some space or rights and run again")
+    return CourseError(
+        f"could not {deed} {path}: {reason}. Nothing was changed; free some space or rights and run again"
+    )
 
 # %% ../notebooks/00_start_here.ipynb #21bf9fcb
 from collections.abc import Iterator
@@ -480,7 +589,9 @@ def write_json(
 ) -> None:
     "Write `value` as JSON with sorted keys, whole or not at all."
     with writing(path) as beside:
-        beside.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+        beside.write_text(
+            json.dumps(value, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
+        )
 
 # %% ../notebooks/00_start_here.ipynb #f236a848
 import sys
@@ -505,7 +616,9 @@ def locked(
         raise unwritten(error, file, "lock") from error
     try:
         since = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-        write_json(_note(file), {"what": what, "pid": os.getpid(), "command": _command(), "since": since})
+        write_json(
+            _note(file), {"what": what, "pid": os.getpid(), "command": _command(), "since": since}
+        )
         yield
     finally:
         lock.release()
@@ -565,7 +678,9 @@ class Stage:
     product: dict[str, Path]  # what it makes
     upstream: dict[str, dict[str, Path]]  # what the stages before it made
     files: dict[str, Path] = field(default_factory=dict)  # made beside the products: see `record`
-    rows: dict[str, int] = field(default_factory=dict)  # of what has no rows of its own: see `count`
+    rows: dict[str, int] = field(
+        default_factory=dict
+    )  # of what has no rows of its own: see `count`
 
     @property
     def out(self) -> Path:
@@ -574,7 +689,11 @@ class Stage:
 
     def settings(self, model: type[Settings]) -> Any:
         "This stage's section of the environment, as a `model`."
-        return validated(model, getattr(self.environment, self.name), f"the section `{self.name}` of environment {self.environment.name}")
+        return validated(
+            model,
+            getattr(self.environment, self.name),
+            f"the section `{self.name}` of environment {self.environment.name}",
+        )
 
     def record(self, path: Path) -> Path:
         "Count `path` among what this stage made, so that its loss is noticed."
@@ -588,7 +707,10 @@ class Stage:
 
 def tasks() -> dict[str, dict]:
     "The tasks of pipeline.yaml by name, as they stand there."
-    return {task["name"]: task for task in yaml.safe_load((root() / "pipeline.yaml").read_text(encoding="utf-8"))["tasks"]}
+    return {
+        task["name"]: task
+        for task in yaml.safe_load((root() / "pipeline.yaml").read_text(encoding="utf-8"))["tasks"]
+    }
 
 
 def lab() -> Path:
@@ -607,10 +729,17 @@ def check_in_step(
     text = module.read_text(encoding="utf-8") if module.is_file() else ""
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         directive, _, source = "".join(cell["source"]).partition("\n")
-        source = re.sub(r"^from mlops_course( import|\.)", lambda m: "from . import" if m[1] == " import" else "from .", source, flags=re.M)
+        source = re.sub(
+            r"^from mlops_course( import|\.)",
+            lambda m: "from . import" if m[1] == " import" else "from .",
+            source,
+            flags=re.M,
+        )
         if cell["cell_type"] == "code" and directive == "#| export" and source.strip() not in text:
             first = source.strip().splitlines()[0]
-            raise CourseError(f"{notebook.name} and {module.name} differ, from the cell that begins with `{first}`: run `nbdev_export`")
+            raise CourseError(
+                f"{notebook.name} and {module.name} differ, from the cell that begins with `{first}`: run `nbdev_export`"
+            )
 
 # %% ../notebooks/00_start_here.ipynb #55648f25
 import shlex
@@ -619,13 +748,19 @@ import shutil
 
 def _planned(name: str, environment: Environment) -> dict[str, Path]:
     "The products of a stage in the environment's folder, as pipeline.yaml plans them."
-    return {k: root() / _filled(v, out=environment.out.as_posix()) for k, v in tasks()[name]["product"].items()}
+    return {
+        k: root() / _filled(v, out=environment.out.as_posix())
+        for k, v in tasks()[name]["product"].items()
+    }
 
 
 def _by_name(task: str, environment: Environment, given: dict) -> dict[str, Path]:
     "Given paths as pipeline.yaml plans them: Ploomber has followed the links, such as an `out` on another disk."
     planned = _planned(task, environment)
-    return {k: planned[k] if k in planned and planned[k].resolve() == Path(v).resolve() else Path(v) for k, v in given.items()}
+    return {
+        k: planned[k] if k in planned and planned[k].resolve() == Path(v).resolve() else Path(v)
+        for k, v in given.items()
+    }
 
 
 def _inputs(
@@ -664,7 +799,10 @@ def check_inputs(
             )
 
 
-_NOTES = {"nb", "made"}  # products that nobody reads as data: the executed notebook and the list of files
+_NOTES = {
+    "nb",
+    "made",
+}  # products that nobody reads as data: the executed notebook and the list of files
 
 # %% ../notebooks/00_start_here.ipynb #6087bb91
 import time
@@ -676,7 +814,9 @@ from .telemetry import log, logging_to, pipeline_text, run_name, stage_note, sta
 def stage(
     name: str,  # a task of pipeline.yaml, and the module that does its work
     product: dict | None = None,  # from Ploomber; None: write to the lab
-    upstream: dict | list | None = None,  # from Ploomber; in the lab the names in the notebook's cell
+    upstream: dict
+    | list
+    | None = None,  # from Ploomber; in the lab the names in the notebook's cell
     environment: dict | None = None,  # from Ploomber; in the lab what replaces values of the file
 ) -> Iterator[Stage]:
     "Run a block as a stage: alone, inputs checked, products whole, its digests and its log kept."
@@ -709,17 +849,34 @@ _environment = environment  # `stage` has an argument of that name
 def _noted(stage: Stage) -> Iterator[None]:
     "Log how a stage begins and ends; note what it has read and made only when it has ended well."
     began = time.monotonic()
-    with logging_to(stage.out / "logs/pipeline.jsonl", environment=stage.environment.name, run=run_name(), stage=stage.name):
+    with logging_to(
+        stage.out / "logs/pipeline.jsonl",
+        environment=stage.environment.name,
+        run=run_name(),
+        stage=stage.name,
+    ):
         try:
-            read = _read(getattr(stage.environment, stage.name))  # what is replaced from here on counts as altered
-            ran = runs(stage.name, stage.environment) | ({"cells": os.environ[CELLS]} if CELLS in os.environ else {})
+            read = _read(
+                getattr(stage.environment, stage.name)
+            )  # what is replaced from here on counts as altered
+            ran = runs(stage.name, stage.environment) | (
+                {"cells": os.environ[CELLS]} if CELLS in os.environ else {}
+            )
             _begin(stage)
             log.info("stage started")
             yield
-            write_json(stage.product["made"], {**_made(stage), "read": read, "ran": ran, "versions": versions()})
+            write_json(
+                stage.product["made"],
+                {**_made(stage), "read": read, "ran": ran, "versions": versions()},
+            )
         except Exception as error:
             clear = _clear(error, stage.out)
-            log.error("stage failed", error=str(clear), exc_info=True, seconds=round(time.monotonic() - began, 3))
+            log.error(
+                "stage failed",
+                error=str(clear),
+                exc_info=True,
+                seconds=round(time.monotonic() - began, 3),
+            )
             _measure(stage, time.monotonic() - began, failed=True)
             if clear is error:
                 raise
@@ -731,8 +888,14 @@ def _noted(stage: Stage) -> Iterator[None]:
 def _clear(error: Exception, out: Path) -> Exception:
     "The error itself, or its message for a person if something of the build could not be written."
     name = getattr(error, "filename", None)
-    refused = getattr(error, "errno", None) in _REFUSED and name and Path(str(name)).is_relative_to(out)
-    return unwritten(error, Path(str(name or out))) if refused or (is_full(error) and not isinstance(error, CourseError)) else error
+    refused = (
+        getattr(error, "errno", None) in _REFUSED and name and Path(str(name)).is_relative_to(out)
+    )
+    return (
+        unwritten(error, Path(str(name or out)))
+        if refused or (is_full(error) and not isinstance(error, CourseError))
+        else error
+    )
 
 
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -750,12 +913,20 @@ def _begin(stage: Stage) -> None:
 
 def _made(stage: Stage) -> dict:
     "What a stage made: files with their digests, and the folders that later work may change."
-    paths = {path.relative_to(stage.out).as_posix(): path for key, path in stage.product.items() if key not in _NOTES}
+    paths = {
+        path.relative_to(stage.out).as_posix(): path
+        for key, path in stage.product.items()
+        if key not in _NOTES
+    }
     lost = [name for name, path in paths.items() if not path.exists()]
     if lost:
         raise CourseError(f"stage {stage.name} ended without making {', '.join(lost)}")
     files = {**{k: p for k, p in paths.items() if p.is_file()}, **stage.files}
-    return {"stage": stage.name, "files": {k: digest(p) for k, p in files.items()}, "folders": [k for k, p in paths.items() if p.is_dir()]}
+    return {
+        "stage": stage.name,
+        "files": {k: digest(p) for k, p in files.items()},
+        "folders": [k for k, p in paths.items() if p.is_dir()],
+    }
 
 # %% ../notebooks/00_start_here.ipynb #65b51d2e
 def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
@@ -764,7 +935,11 @@ def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # stages may end at the same time
-            note = stage_note(stage_notes(stage.out).get(stage.name, {}), seconds, None if failed else _rows(stage))
+            note = stage_note(
+                stage_notes(stage.out).get(stage.name, {}),
+                seconds,
+                None if failed else _rows(stage),
+            )
             write_json(folder / f"{stage.name}.json", note)
             with writing(folder / "pipeline.prom") as beside:
                 beside.write_bytes(pipeline_text(stage.out))
@@ -776,14 +951,24 @@ def _rows(stage: Stage) -> dict[str, int]:
     "How many rows a stage has made: of its parquet files, and what it has counted itself."
     from pyarrow import parquet
 
-    made = [path for key, path in stage.product.items() if key not in _NOTES] + list(stage.files.values())
-    files = {path.stem: path for path in made if path.suffix == ".parquet" and path.parent.name != "snapshots"}
-    return {**{name: parquet.read_metadata(path).num_rows for name, path in files.items()}, **stage.rows}
+    made = [path for key, path in stage.product.items() if key not in _NOTES] + list(
+        stage.files.values()
+    )
+    files = {
+        path.stem: path
+        for path in made
+        if path.suffix == ".parquet" and path.parent.name != "snapshots"
+    }
+    return {
+        **{name: parquet.read_metadata(path).num_rows for name, path in files.items()},
+        **stage.rows,
+    }
 
 # %% ../notebooks/00_start_here.ipynb #c20e8d45
 def _digests(
     files: dict[str, Path],  # by name
-    notes: Path | None = None,  # keeps the digests, with the sizes and times of their files; None: every file is read
+    notes: Path
+    | None = None,  # keeps the digests, with the sizes and times of their files; None: every file is read
 ) -> dict[str, str | None]:
     "Digest of each file, None where none can be read. A file that looks as it was noted is not read again."
     noted, found, new = _json(notes) if notes else {}, {}, {}
@@ -824,7 +1009,11 @@ def _read(
     section: Any,  # of an environment
 ) -> dict[str, str | None]:
     "Digests of the files that a section names, and of the key that pseudonyms of what is in them are made with."
-    named = [text for text in _texts(section) if os.path.isfile(_located(text)) or re.search(r"^(?!.*://).*\.\w+$", text)]
+    named = [
+        text
+        for text in _texts(section)
+        if os.path.isfile(_located(text)) or re.search(r"^(?!.*://).*\.\w+$", text)
+    ]
     return _seen([*named, _KEY] if any(os.path.isfile(_located(text)) for text in named) else named)
 
 
@@ -845,7 +1034,9 @@ def _seen(texts: list[str], notes: Path | None = None) -> dict[str, str | None]:
     found = _digests({text: _located(text) for text in texts if text != _KEY}, notes)
     if _KEY in texts:
         secret = Secrets().pseudonym_key
-        found[_KEY] = digest_of(secret.get_secret_value())[:8] if secret else None  # enough to notice another key
+        found[_KEY] = (
+            digest_of(secret.get_secret_value())[:8] if secret else None
+        )  # enough to notice another key
     return found
 
 
@@ -853,13 +1044,17 @@ def _seen(texts: list[str], notes: Path | None = None) -> dict[str, str | None]:
 def versions() -> dict[str, str]:
     "The version of Python, and of each installed library that requirements.lock pins."
     lock, found = root() / "requirements.lock", {"Python": platform.python_version()}
-    for name in re.findall(r"^([\w.-]+)==", lock.read_text(encoding="utf-8") if lock.is_file() else "", flags=re.M):
+    for name in re.findall(
+        r"^([\w.-]+)==", lock.read_text(encoding="utf-8") if lock.is_file() else "", flags=re.M
+    ):
         with suppress(metadata.PackageNotFoundError):  # pinned for another system
             found[name] = metadata.version(name)
     return found
 
 # %% ../notebooks/00_start_here.ipynb #b3c41f0b
-RUN = frozenset({"parameters", "injected-parameters", "stage"})  # tags of the cells that a build runs
+RUN = frozenset(
+    {"parameters", "injected-parameters", "stage"}
+)  # tags of the cells that a build runs
 CELLS = "MLOPS_COURSE_CELLS"  # a variable: the digest of those that it runs now, which may not be those in the file any more
 
 
@@ -868,7 +1063,9 @@ def digest_of_cells(
 ) -> str:
     "SHA-256, in hex, of the cells that a build runs."
     tagged = [(set(cell["metadata"].get("tags", [])), "".join(cell["source"])) for cell in cells]
-    return digest_of([source for tags, source in tagged if tags & RUN and "injected-parameters" not in tags])
+    return digest_of(
+        [source for tags, source in tagged if tags & RUN and "injected-parameters" not in tags]
+    )
 
 
 def runs(
@@ -879,7 +1076,11 @@ def runs(
     task = tasks()[name]
     settings = environment.model_dump(mode="json", include={"name", "clock", name})
     cells = digest_of_cells(_json(root() / task["source"]).get("cells", []))
-    return {"settings": digest_of(settings), "cells": cells, **_digests({p: root() / p for p in task["params"]["resources_"].values()})}
+    return {
+        "settings": digest_of(settings),
+        "cells": cells,
+        **_digests({p: root() / p for p in task["params"]["resources_"].values()}),
+    }
 
 # %% ../notebooks/00_start_here.ipynb #d6a8ab96
 def changed(
@@ -894,10 +1095,19 @@ def changed(
     files = _differences(listed["files"], _digests({k: out / k for k in listed["files"]}, notes))
     folders = [k for k in listed["folders"] if not (out / k).is_dir()]
     read = _differences(listed.get("read", {}), _seen(listed.get("read", {}), notes))
-    inside = [_located(k).relative_to(out).as_posix() if _located(k).is_relative_to(out) else k for k in read]
+    inside = [
+        _located(k).relative_to(out).as_posix() if _located(k).is_relative_to(out) else k
+        for k in read
+    ]
     ran = _differences(listed.get("ran", {}), runs(name, environment))
     ran_on = listed.get("versions") or versions()
-    return [*files, *folders, *inside, *ran, *(f"{k} {ran_on.get(k, versions().get(k))}" for k in _differences(ran_on, versions()))]
+    return [
+        *files,
+        *folders,
+        *inside,
+        *ran,
+        *(f"{k} {ran_on.get(k, versions().get(k))}" for k in _differences(ran_on, versions())),
+    ]
 
 
 def _differences(one: dict, other: dict) -> list[str]:
@@ -906,7 +1116,9 @@ def _differences(one: dict, other: dict) -> list[str]:
 # %% ../notebooks/00_start_here.ipynb #a383e5e0
 import html
 
-STYLE: dict[str, Any] = {  # of matplotlib; the colours stay apart for colour-blind readers, and on white
+STYLE: dict[
+    str, Any
+] = {  # of matplotlib; the colours stay apart for colour-blind readers, and on white
     "axes.prop_cycle": "cycler(color=['#074994', '#ca7c0e', '#15a279', '#e00f4b', '#aa74ad', '#404612'],"
     " linestyle=['-', '--', '-.', ':', (0, (6, 1, 1, 1, 1, 1)), (0, (5, 5))])",
     "figure.facecolor": "white",  # under dark themes too
@@ -939,7 +1151,11 @@ def _hatch(axes) -> None:
     from matplotlib.patches import Rectangle
 
     series = [bars for bars in axes.containers if hasattr(bars, "patches")]
-    marks = [[mark] for mark in getattr(axes.get_legend(), "legend_handles", []) if isinstance(mark, Rectangle)]
+    marks = [
+        [mark]
+        for mark in getattr(axes.get_legend(), "legend_handles", [])
+        if isinstance(mark, Rectangle)
+    ]
     for groups in (series, marks):
         for group, hatch in zip(groups, HATCHES, strict=False):
             for bar in group:

@@ -32,7 +32,9 @@ def trusted() -> dict[str, str]:
     from scipy.interpolate import BSpline
 
     spline = skops.io.get_untrusted_types(data=skops.io.dumps(BSpline([0, 1], [1], 0)))
-    return TRUSTED | {name: TRUSTED["scipy.interpolate.BSpline"] for name in spline if name.startswith("scipy.")}
+    return TRUSTED | {
+        name: TRUSTED["scipy.interpolate.BSpline"] for name in spline if name.startswith("scipy.")
+    }
 
 # %% ../notebooks/42_model_registry.ipynb #6e6b9ccc
 class UntrustedModel(project.CourseError):
@@ -48,14 +50,20 @@ def loads(
     try:
         unknown = set(skops.io.get_untrusted_types(data=file)) - set(trusted())
     except Exception as error:  # whatever stands in a file that anybody may have made
-        raise UntrustedModel(f"this is no model in skops format ({error}). Save it with registry.save_model") from None
+        raise UntrustedModel(
+            f"this is no model in skops format ({error}). Save it with registry.save_model"
+        ) from None
     if unknown:
         names = ", ".join(sorted(unknown))
-        raise UntrustedModel(f"the model holds what is not trusted: {names}. See what it does; if it is safe, name it in registry.TRUSTED")
+        raise UntrustedModel(
+            f"the model holds what is not trusted: {names}. See what it does; if it is safe, name it in registry.TRUSTED"
+        )
     try:
         return skops.io.loads(file, trusted=sorted(trusted()))
     except Exception as error:
-        raise UntrustedModel(f"the model cannot be put together ({error}). Save it again with registry.save_model") from None
+        raise UntrustedModel(
+            f"the model cannot be put together ({error}). Save it again with registry.save_model"
+        ) from None
 
 # %% ../notebooks/42_model_registry.ipynb #8f58ed05
 import hashlib
@@ -72,7 +80,9 @@ def canonical(
     "The same model without what depends on when and where it was saved: dates, addresses, the order of sets."
     source = zipfile.ZipFile(io.BytesIO(file))
     arrays = {name: source.read(name) for name in source.namelist() if name != "schema.json"}
-    names = {name: hashlib.sha256(data).hexdigest() + Path(name).suffix for name, data in arrays.items()}
+    names = {
+        name: hashlib.sha256(data).hexdigest() + Path(name).suffix for name, data in arrays.items()
+    }
     schema = _numbered(_plain(source.read("schema.json"), names))
     return _zipped({names[name]: data for name, data in arrays.items()} | {"schema.json": schema})
 
@@ -93,7 +103,11 @@ def _plain(schema: bytes, names: dict[str, str]) -> bytes:
 def _numbered(schema: bytes) -> bytes:
     "Each object gets a number of its own. Two places that shared an equal value no longer do; a fitted model does not mind."
     numbers = count()
-    return json.dumps(json.loads(schema, object_hook=lambda n: {**n, "__id__": next(numbers)} if "__id__" in n else n)).encode()
+    return json.dumps(
+        json.loads(
+            schema, object_hook=lambda n: {**n, "__id__": next(numbers)} if "__id__" in n else n
+        )
+    ).encode()
 
 
 def _zipped(entries: dict[str, bytes]) -> bytes:
@@ -110,7 +124,9 @@ from importlib.metadata import version
 
 import numpy as np
 
-warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, when MLflow imports it in a kernel without widgets
+warnings.filterwarnings(
+    "ignore", "IProgress not found"
+)  # of tqdm, when MLflow imports it in a kernel without widgets
 
 
 def save_model(
@@ -170,7 +186,9 @@ def addresses(
 def _uri(database: Path) -> str:
     from sqlalchemy import URL
 
-    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()  # for `sqlite:` MLflow makes folders of its letters
+    return URL.create(
+        "sqlite+pysqlite", database=str(database)
+    ).render_as_string()  # for `sqlite:` MLflow makes folders of its letters
 
 # %% ../notebooks/42_model_registry.ipynb #829a6da6
 import logging
@@ -190,7 +208,9 @@ def connect(
 
     for chatter in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(chatter).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "The ``noload`` loader strategy")  # of SQLAlchemy, about MLflow's own tables
+    warnings.filterwarnings(
+        "ignore", "The ``noload`` loader strategy"
+    )  # of SQLAlchemy, about MLflow's own tables
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     uri, artifacts = addresses(folder)
@@ -213,7 +233,10 @@ def _move(database: Path, before: str, after: str) -> None:
     from contextlib import closing
 
     with closing(sqlite3.connect(database)) as db, db:
-        db.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", [after, before])
+        db.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+            [after, before],
+        )
         moved = "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?"
         db.execute(moved, [after, len(before) + 1, len(before), before])
 
@@ -258,7 +281,9 @@ def log_model(
 ) -> str:
     "Save a model as the artifact `model` of a run. Returns the model's digest."
     with tempfile.TemporaryDirectory() as scratch:
-        digest = save_model(model, Path(scratch) / "model", features, run_id=run_id, artifact_path="model")
+        digest = save_model(
+            model, Path(scratch) / "model", features, run_id=run_id, artifact_path="model"
+        )
         client.log_artifacts(run_id, f"{scratch}/model", "model")
     return digest
 
@@ -291,10 +316,16 @@ def version_of(
         found = get(NAME, which)
     except MlflowException:
         if which == "champion":
-            raise NoChampion("there is no champion: no model has passed the gate of notebooks/40_training_pipeline.ipynb") from None
-        raise UnknownVersion(f"{NAME} has no version or alias {which!r}; `{project.in_make('ui')}` shows those that there are") from None
+            raise NoChampion(
+                "there is no champion: no model has passed the gate of notebooks/40_training_pipeline.ipynb"
+            ) from None
+        raise UnknownVersion(
+            f"{NAME} has no version or alias {which!r}; `{project.in_make('ui')}` shows those that there are"
+        ) from None
     if "key" not in found.tags:
-        raise UnknownVersion(f"the registration of version {found.version} of {NAME} did not come to its end: run the training again")
+        raise UnknownVersion(
+            f"the registration of version {found.version} of {NAME} did not come to its end: run the training again"
+        )
     return found
 
 # %% ../notebooks/42_model_registry.ipynb #deb4e74c
@@ -318,7 +349,9 @@ def find(
         first = min(versions, key=lambda v: int(v.version))
         return Found(first.run_id, str(first.version))
     finished = f"tags.`key` = '{key}' and attributes.status = 'FINISHED'"
-    runs = client.search_runs([experiment(client)], finished, order_by=["attributes.start_time"], max_results=1)
+    runs = client.search_runs(
+        [experiment(client)], finished, order_by=["attributes.start_time"], max_results=1
+    )
     return Found(runs[0].info.run_id, None) if runs else None
 
 # %% ../notebooks/42_model_registry.ipynb #831c87e3
@@ -331,7 +364,8 @@ def register(
     client,
     run_id: str,
     key: str,  # digest of data, code and parameters
-    tags: dict[str, str] | None = None,  # what `trace` shall answer: the digests of snapshot and code
+    tags: dict[str, str]
+    | None = None,  # what `trace` shall answer: the digests of snapshot and code
 ) -> str:
     "Register a run's model as `challenger` and return its version. A key that is registered already gives its version, and nothing new."
     with _alone(_folder(client)):
@@ -340,11 +374,17 @@ def register(
             return found.version
         files = _files(client, run_id)
         if "model.skops" not in files:
-            raise UnknownVersion(f"run {run_id} has no model in skops format: call registry.log_model first")
+            raise UnknownVersion(
+                f"run {run_id} has no model in skops format: call registry.log_model first"
+            )
         loads(files["model.skops"])
         if not client.search_registered_models(f"name = '{NAME}'"):
             client.create_registered_model(NAME)
-        version = str(client.create_model_version(NAME, f"runs:/{run_id}/model", run_id, tags={**(tags or {}), **_seals(files)}).version)
+        version = str(
+            client.create_model_version(
+                NAME, f"runs:/{run_id}/model", run_id, tags={**(tags or {}), **_seals(files)}
+            ).version
+        )
         client.set_registered_model_alias(NAME, "challenger", version)
         client.set_model_version_tag(NAME, version, "key", key)
         log.info("model registered", version=version, run_id=run_id, key=key)
@@ -357,7 +397,9 @@ def _run(client, run_id: str):
     try:
         return client.get_run(run_id)
     except MlflowException:
-        raise UnknownVersion(f"there is no run {run_id}; `{project.in_make('ui')}` shows those that there are") from None
+        raise UnknownVersion(
+            f"there is no run {run_id}; `{project.in_make('ui')}` shows those that there are"
+        ) from None
 
 
 def artifacts(
@@ -371,7 +413,11 @@ def artifacts(
 def _files(client, run_id: str) -> dict[str, bytes]:
     "All files of a run's model, by their path in its folder."
     folder = artifacts(client, run_id) / "model"
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _digests(files: dict[str, bytes]) -> dict[str, str]:
@@ -380,7 +426,11 @@ def _digests(files: dict[str, bytes]) -> dict[str, str]:
 
 def _seals(files: dict[str, bytes]) -> dict[str, str]:
     found = _digests(files)
-    return {"model_digest": found["model.skops"], "files_digest": project.digest_of(found), "files": json.dumps(found)}
+    return {
+        "model_digest": found["model.skops"],
+        "files_digest": project.digest_of(found),
+        "files": json.dumps(found),
+    }
 
 # %% ../notebooks/42_model_registry.ipynb #cf459780
 from dataclasses import dataclass
@@ -420,14 +470,17 @@ def checked(
     wrong = [name for name in sorted(now | then) if now.get(name) != then.get(name)]
     if wrong:
         what = f"{', '.join(wrong)} of version {version.version} of {NAME}"
-        raise DigestMismatch(f"not loaded: {what} is not what was registered. Roll back, or run the training again")
+        raise DigestMismatch(
+            f"not loaded: {what} is not what was registered. Roll back, or run the training again"
+        )
     return version, files
 
 # %% ../notebooks/42_model_registry.ipynb #722f40a7
 def load(
     client,
     which: str = "champion",  # or another alias, or a version's number
-    decision: Path | None = None,  # training's decision.json: if there is no champion, the message says why
+    decision: Path
+    | None = None,  # training's decision.json: if there is no champion, the message says why
 ) -> Loaded:
     "A registered model. Nothing of it is loaded before each of its files was compared with its digest."
     try:
@@ -445,17 +498,28 @@ def _opened(version: str, run_id: str, files: dict[str, bytes]) -> Loaded:
     except UntrustedModel:
         if other := _elsewhere(files):
             what = f"version {version} of {NAME} cannot be opened: it was saved with {other}"
-            raise OtherLibraries(f"{what}. Run the training again here, or go back to those") from None
+            raise OtherLibraries(
+                f"{what}. Run the training again here, or go back to those"
+            ) from None
         raise
     return Loaded(model, NAME, version, run_id, features, _digests(files)["model.skops"])
 
 
 def _elsewhere(files: dict[str, bytes]) -> str:
     "The Python and the libraries that have saved a model, where they are others than here."
-    pinned = dict(line.split("==") for line in files["requirements.txt"].decode().splitlines() if "==" in line)
-    saved = {"Python": yaml.safe_load(files["python_env.yaml"])["python"].rpartition(".")[0], **pinned}
+    pinned = dict(
+        line.split("==") for line in files["requirements.txt"].decode().splitlines() if "==" in line
+    )
+    saved = {
+        "Python": yaml.safe_load(files["python_env.yaml"])["python"].rpartition(".")[0],
+        **pinned,
+    }
     here = {"Python": platform.python_version().rpartition(".")[0], **libraries()}
-    return ", ".join(f"{name} {saved.get(name)} (here {here[name]})" for name in here if saved.get(name) != here[name])
+    return ", ".join(
+        f"{name} {saved.get(name)} (here {here[name]})"
+        for name in here
+        if saved.get(name) != here[name]
+    )
 
 
 def saved_elsewhere(
@@ -483,7 +547,10 @@ def keep(
     for name, content in files.items():
         with project.writing(folder / "model" / name) as beside:
             beside.write_bytes(content)
-    project.write_json(folder / "kept.json", {"version": str(version.version), "run_id": version.run_id, "files": _digests(files)})
+    project.write_json(
+        folder / "kept.json",
+        {"version": str(version.version), "run_id": version.run_id, "files": _digests(files)},
+    )
 
 
 def load_copy(
@@ -498,7 +565,9 @@ def load_copy(
     files = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     wrong = [name for name, then in told["files"].items() if _digests(files).get(name) != then]
     if wrong:
-        raise DigestMismatch(f"not loaded: {', '.join(wrong)} in {project.shown(folder)} is not what was kept. Remove the folder")
+        raise DigestMismatch(
+            f"not loaded: {', '.join(wrong)} in {project.shown(folder)} is not what was kept. Remove the folder"
+        )
     return _opened(told["version"], told["run_id"], files)
 
 # %% ../notebooks/42_model_registry.ipynb #4bde0135
@@ -531,16 +600,24 @@ def champion(
     import sqlite3
     from contextlib import closing
 
-    with closing(sqlite3.connect(f"{Path(folder).resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
+    with closing(
+        sqlite3.connect(f"{Path(folder).resolve().as_uri()}/mlflow.db?mode=ro", uri=True)
+    ) as db:
         versions = "registered_model_aliases JOIN model_versions USING (name, version)"
-        found = db.execute(f"SELECT run_id, version FROM {versions} WHERE name = ? AND alias = 'champion'", [NAME]).fetchone()
+        found = db.execute(
+            f"SELECT run_id, version FROM {versions} WHERE name = ? AND alias = 'champion'", [NAME]
+        ).fetchone()
     return Found(found[0], str(found[1])) if found else None
 
 
 def _champions(client) -> list[str]:
     "The champions one after another, without those that were rolled back; the present one is the last."
     present = aliases(client).get("champion")
-    return [*json.loads(client.get_model_version(NAME, present).tags.get("before", "[]")), present] if present else []
+    return (
+        [*json.loads(client.get_model_version(NAME, present).tags.get("before", "[]")), present]
+        if present
+        else []
+    )
 
 
 def _crown(client, version: str, before: list[str]) -> None:
@@ -556,7 +633,9 @@ def rollback(
     with _alone(_folder(client)):
         champions = _champions(client) or [str(version_of(client, "champion").version)]
         if len(champions) == 1:
-            raise NoChampion(f"version {champions[0]} was the first champion: there is nothing to go back to")
+            raise NoChampion(
+                f"version {champions[0]} was the first champion: there is nothing to go back to"
+            )
         *before, target, present = champions
         checked(client, target)
         client.set_model_version_tag(NAME, present, "rolled_back", project.now().isoformat())
@@ -572,7 +651,9 @@ def trace(
     "What a model was made of: version, run, key, digests of model, snapshot and code, parameters."
     if len(which) == 32:
         run = _run(client, which)
-        version = next(iter(client.search_model_versions(f"name = '{NAME}' and run_id = '{which}'")), None)
+        version = next(
+            iter(client.search_model_versions(f"name = '{NAME}' and run_id = '{which}'")), None
+        )
     else:
         version = version_of(client, which)
         run = _run(client, version.run_id)
@@ -580,4 +661,11 @@ def trace(
     tags |= {k: v for k, v in (version.tags if version else {}).items() if k != "files"}
     number = str(version.version) if version else None
     names = sorted(alias for alias, of in aliases(client).items() if of == number)
-    return {"model": NAME, "version": number, "aliases": names, "run_id": run.info.run_id, **tags, "parameters": run.data.params}
+    return {
+        "model": NAME,
+        "version": number,
+        "aliases": names,
+        "run_id": run.info.run_id,
+        **tags,
+        "parameters": run.data.params,
+    }

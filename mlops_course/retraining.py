@@ -51,14 +51,26 @@ class RetrainingSettings(Settings):
     port: int = 8310
     body_bytes: int = 1_000_000  # of one request, at most
     serving: str | None = None  # is asked which version answers; None: at the environment's port
-    training: dict[str, Any] = Field({"test_days": 8, "validation_days": 1, "train_days": 4})  # replaces values of the section `training`
-    fresh_days: Annotated[int, Field(ge=0, le=3_650)] = 9  # to wait for after an alert: the days of the test, and two more to learn from
-    retry_days: Annotated[int, Field(ge=1, le=3_650)] = 3  # more, where the gate has found too little evidence
+    training: dict[str, Any] = Field(
+        {"test_days": 8, "validation_days": 1, "train_days": 4}
+    )  # replaces values of the section `training`
+    fresh_days: Annotated[int, Field(ge=0, le=3_650)] = (
+        9  # to wait for after an alert: the days of the test, and two more to learn from
+    )
+    retry_days: Annotated[int, Field(ge=1, le=3_650)] = (
+        3  # more, where the gate has found too little evidence
+    )
     attempts: Annotated[int, Field(ge=1, le=100)] = 3  # trainings of a case, at most
-    pause_hours: Annotated[float, Field(ge=0, le=87_600)] = 24  # from the end of a case to the next training
+    pause_hours: Annotated[float, Field(ge=0, le=87_600)] = (
+        24  # from the end of a case to the next training
+    )
     training_seconds: float = 3_600  # a training that takes longer is ended
-    takeover_seconds: float = 60  # and serving has so long to notice the new champion; both of the clock on the wall
-    refresh_seconds: Annotated[float, Field(gt=0)] = 0.2  # from one look at the open case to the next
+    takeover_seconds: float = (
+        60  # and serving has so long to notice the new champion; both of the clock on the wall
+    )
+    refresh_seconds: Annotated[float, Field(gt=0)] = (
+        0.2  # from one look at the open case to the next
+    )
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #58efe55b
 from datetime import UTC, datetime, timedelta
@@ -85,7 +97,10 @@ class Case(BaseModel):
 
     def note(self, what: str, **more) -> bool:
         "Add a step, and say it in the log. True: there is something to be kept."
-        now = {"time": project.now().isoformat(timespec="seconds"), "real": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        now = {
+            "time": project.now().isoformat(timespec="seconds"),
+            "real": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
         self.steps.append({"what": what, **now, **more})
         log.info(what, case=self.number, **more)
         return True
@@ -154,15 +169,31 @@ def _numbers(folder: Path) -> dict[int, Path]:
 
 def _read_files(folder: Path) -> dict[Path, Case | str]:
     "The case in each file, or why there is none."
-    return {file: _read(number, file) for number, file in _numbers(folder).items() if file.suffix == ".json"}
+    return {
+        file: _read(number, file)
+        for number, file in _numbers(folder).items()
+        if file.suffix == ".json"
+    }
 
 
 def _read(number: int, file: Path) -> Case | str:
     try:
         case = Case.model_validate_json(file.read_bytes())
-        moments = [datetime.fromisoformat(step[name]).utcoffset() for step in case.steps for name in ("time", "real")]
-        whole = case.steps and None not in moments and all(isinstance(step["what"], str) for step in case.steps)
-        needed = {"waiting": True, "training": case.last("training"), "promoted": case.last("decided") and case.promoted}
+        moments = [
+            datetime.fromisoformat(step[name]).utcoffset()
+            for step in case.steps
+            for name in ("time", "real")
+        ]
+        whole = (
+            case.steps
+            and None not in moments
+            and all(isinstance(step["what"], str) for step in case.steps)
+        )
+        needed = {
+            "waiting": True,
+            "training": case.last("training"),
+            "promoted": case.last("decided") and case.promoted,
+        }
         if whole and case.number == number and needed.get(case.state, case.last("closed")):
             return case
         return "its steps do not fit its state"
@@ -212,8 +243,14 @@ def due_at(
 ) -> datetime:
     "When a training may begin: after fresh days, after the pause, and not on a day that has only begun, which would count as one of the test."
     fresh = now + timedelta(days=told.fresh_days)
-    due = max(fresh, min(ended, now) + timedelta(hours=told.pause_hours)) if ended else fresh  # no case ends later than now
-    return max(due, due.replace(hour=12, minute=0, second=0, microsecond=0)) if told.fresh_days else due
+    due = (
+        max(fresh, min(ended, now) + timedelta(hours=told.pause_hours)) if ended else fresh
+    )  # no case ends later than now
+    return (
+        max(due, due.replace(hour=12, minute=0, second=0, microsecond=0))
+        if told.fresh_days
+        else due
+    )
 
 
 def plan_again(
@@ -233,7 +270,11 @@ def outcome_of(
 ) -> dict[str, Any]:
     "What a case needs of a decision: its result, the version, the reasons, and whether more days could change it."
     unmeasured = [check for check in decision["checks"] if check["passed"] is None]
-    missing = [check for check in decision["checks"] if not check["passed"] and check["name"].startswith("evidence")]
+    missing = [
+        check
+        for check in decision["checks"]
+        if not check["passed"] and check["name"].startswith("evidence")
+    ]
     return {
         "decision": decision["decision"],
         "version": decision["model"]["version"],
@@ -248,7 +289,9 @@ def decide(
     told: RetrainingSettings,
 ) -> bool:
     "Close the case, let it wait for more days, or for serving to take the new champion over."
-    case.note("decided", decision=found["decision"], version=found["version"], reasons=found["reasons"])
+    case.note(
+        "decided", decision=found["decision"], version=found["version"], reasons=found["reasons"]
+    )
     if found["decision"] == "promoted":
         case.state, case.promoted = "promoted", found["version"]
         return True
@@ -271,14 +314,19 @@ def follow(
     if champion != case.promoted:
         return case.close("overtaken", [f"version {case.promoted} is champion no more"])
     if case.seconds_since("decided") > told.takeover_seconds:
-        return case.close("not taken over", [f"serving does not answer with version {case.promoted}"])
+        return case.close(
+            "not taken over", [f"serving does not answer with version {case.promoted}"]
+        )
     return False
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #2c019566
 import json
 from importlib import import_module
 
-STAGES = {"data": ["world"], "training": ["data", "features"]}  # what is run again, and what it stands on
+STAGES = {
+    "data": ["world"],
+    "training": ["data", "features"],
+}  # what is run again, and what it stands on
 
 
 def retrain(
@@ -290,13 +338,18 @@ def retrain(
     paths = {name: _products(name, folder) for name in project.tasks()}
     for name, before in STAGES.items():
         about = {"name": told.name, "out": folder, "clock": told.clock, name: getattr(told, name)}
-        with project.stage(name, paths[name], {task: paths[task] for task in before}, about) as stage:
+        with project.stage(
+            name, paths[name], {task: paths[task] for task in before}, about
+        ) as stage:
             import_module(f"mlops_course.{name}").run(stage)
     return json.loads(paths["training"]["decision"].read_text(encoding="utf-8"))
 
 
 def _products(name: str, folder: Path) -> dict[str, Path]:
-    return {key: Path(path.replace("{{out}}", str(folder))) for key, path in project.tasks()[name]["product"].items()}
+    return {
+        key: Path(path.replace("{{out}}", str(folder)))
+        for key, path in project.tasks()[name]["product"].items()
+    }
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #6a01b946
 import os
@@ -325,8 +378,17 @@ def work(
             with project.building(Path(folder), "a retraining", wait=-1):
                 found = outcome_of(retrain(Path(folder), json.loads(training)))
         except Exception as error:
-            why = str(error) if isinstance(error, project.CourseError) else f"{type(error).__name__}: {error}"
-            found = {"decision": "failed", "version": None, "reasons": [why], "more_days_may_help": False}
+            why = (
+                str(error)
+                if isinstance(error, project.CourseError)
+                else f"{type(error).__name__}: {error}"
+            )
+            found = {
+                "decision": "failed",
+                "version": None,
+                "reasons": [why],
+                "more_days_may_help": False,
+            }
         project.write_json(Path(outcome), found)
 
 
@@ -371,10 +433,17 @@ def read_outcome(
     "What came of a training; that it failed, where the file does not say."
     try:
         outcome = json.loads(file.read_text(encoding="utf-8"))
-        return {name: outcome[name] for name in ("decision", "version", "reasons", "more_days_may_help")}
+        return {
+            name: outcome[name] for name in ("decision", "version", "reasons", "more_days_may_help")
+        }
     except (OSError, ValueError, KeyError, TypeError):
         reasons = [f"{project.shown(file)} cannot be read"]
-        return {"decision": "failed", "version": None, "reasons": reasons, "more_days_may_help": False}
+        return {
+            "decision": "failed",
+            "version": None,
+            "reasons": reasons,
+            "more_days_may_help": False,
+        }
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #722c52b6
 from collections.abc import Iterator
@@ -411,7 +480,9 @@ class Cases:
     def begin(self, due: datetime, ordered: bool = False) -> Case:
         "A new case; it is kept with its first step."
         number = max([0, *_numbers(self.folder)]) + 1
-        self.cases.append(Case(number=number, version=self.champion(), state="waiting", due=due, ordered=ordered))
+        self.cases.append(
+            Case(number=number, version=self.champion(), state="waiting", due=due, ordered=ordered)
+        )
         return self.cases[-1]
 
     def champion(self) -> str | None:
@@ -449,9 +520,13 @@ class Inbox(Cases):
                 self.counts[answer] += 1
             return [answer for answer, _ in taken]
 
-    def _take(self, alert: Alert, champion: str | None, back: str | None, latest: datetime) -> tuple[str, Case | None]:
+    def _take(
+        self, alert: Alert, champion: str | None, back: str | None, latest: datetime
+    ) -> tuple[str, Case | None]:
         "The answer, and the case that it changes."
-        answer = "future" if alert.startsAt > latest else answer_to(alert, self.cases, champion, back)
+        answer = (
+            "future" if alert.startsAt > latest else answer_to(alert, self.cases, champion, back)
+        )
         if answer in ("opened", "joined"):
             return answer, self._note(alert)
         if answer == "resolved":
@@ -460,7 +535,9 @@ class Inbox(Cases):
             why = f"version {back} was rolled back by hand; `mlops-course retrain` starts one when you want it"
             log.warning("alert held", alert=alert.name, reason=why)
         else:
-            (log.warning if answer == "future" else log.info)("alert ignored", alert=alert.name, reason=ANSWERS[answer])
+            (log.warning if answer == "future" else log.info)(
+                "alert ignored", alert=alert.name, reason=ANSWERS[answer]
+            )
         return answer, None
 
     def _note(self, alert: Alert) -> Case:
@@ -476,8 +553,14 @@ class Inbox(Cases):
         return case
 
     def _resolve(self, alert: Alert) -> Case | None:
-        cases = [case for case in self.cases if case.alerts.get(alert.fingerprint) == alert.startsAt]
-        if not cases or cases[-1].count("resolved") >= MOST or any(s.get("fingerprint") == alert.fingerprint for s in cases[-1].steps):
+        cases = [
+            case for case in self.cases if case.alerts.get(alert.fingerprint) == alert.startsAt
+        ]
+        if (
+            not cases
+            or cases[-1].count("resolved") >= MOST
+            or any(s.get("fingerprint") == alert.fingerprint for s in cases[-1].steps)
+        ):
             return None
         cases[-1].note("resolved", alert=alert.name, fingerprint=alert.fingerprint)
         return cases[-1]
@@ -504,7 +587,9 @@ class Retraining(Inbox):
     ):
         super().__init__(folder, told)
         self.train = train
-        self.answering = answering or (lambda: serving_version(told.serving or serving_of_environment()))
+        self.answering = answering or (
+            lambda: serving_version(told.serving or serving_of_environment())
+        )
         self.trouble = Shared()  # why something does not work now, by its name
         self._training: Training | None = None
         self._unsaved = False  # a step that could not be written down
@@ -535,9 +620,17 @@ class Retraining(Inbox):
 
     def _begin(self, case: Case) -> bool:
         if (tries := case.count("training")) >= self.told.attempts:
-            return case.close("failed", [f"{tries} trainings have not come to an end: see {project.shown(trainings(self.folder))}"])
+            return case.close(
+                "failed",
+                [
+                    f"{tries} trainings have not come to an end: see {project.shown(trainings(self.folder))}"
+                ],
+            )
         longer = self.told.retry_days * case.count("too little evidence")
-        changes = {**self.told.training, "test_days": self.told.training.get("test_days", 8) + longer}
+        changes = {
+            **self.told.training,
+            "test_days": self.told.training.get("test_days", 8) + longer,
+        }
         self._training = self.train(self.folder, f"{case.number:04}-{tries + 1}", changes)
         case.state = "training"
         return case.note("training", process=self._training.process.pid, run=self._training.run)
@@ -554,7 +647,9 @@ class Retraining(Inbox):
             return self._begin(case)
         if case.seconds_since("training") > self.told.training_seconds:
             self._training.end()
-            return case.close("failed", [f"the training took longer than {self.told.training_seconds:g} seconds"])
+            return case.close(
+                "failed", [f"the training took longer than {self.told.training_seconds:g} seconds"]
+            )
         return False
 
     def stop(self) -> None:
@@ -591,7 +686,9 @@ def story(
     lines = [f"case {case.number}, about version {case.version}: {case.result or case.state}"]
     for step in case.steps:
         seconds = (datetime.fromisoformat(step["real"]) - began).total_seconds()
-        lines.append(f"{seconds:8.1f} s  {step['time'][:16].replace('T', ' ')}  {step['what']}{_more(step)}")
+        lines.append(
+            f"{seconds:8.1f} s  {step['time'][:16].replace('T', ' ')}  {step['what']}{_more(step)}"
+        )
     return lines
 
 
@@ -599,9 +696,13 @@ def _more(step: dict[str, Any]) -> str:
     told = {
         name: value
         for name, value in step.items()
-        if name not in ("what", "time", "real", "fingerprint", "process") and value not in (None, [])
+        if name not in ("what", "time", "real", "fingerprint", "process")
+        and value not in (None, [])
     }
-    shown = [f"{name} {'; '.join(value) if isinstance(value, list) else value}" for name, value in told.items()]
+    shown = [
+        f"{name} {'; '.join(value) if isinstance(value, list) else value}"
+        for name, value in told.items()
+    ]
     return plain(f": {', '.join(shown)}") if shown else ""
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #68db3ef8
@@ -620,7 +721,11 @@ def rolled_back(
     return None if found is None else str(found)
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #731f9dfe
-LEGS = {"waiting": ("alerted", "training"), "training": ("training", "decided"), "takeover": ("decided", "taken over")}
+LEGS = {
+    "waiting": ("alerted", "training"),
+    "training": ("training", "decided"),
+    "takeover": ("decided", "taken over"),
+}
 RESULTS = ("promoted", "refused", "failed", "not taken over", "overtaken")
 
 
@@ -640,24 +745,52 @@ class Metrics:
 
         closed = [case for case in cases if case.state == "closed"]
         for name, about, label, values in [
-            ("retraining_alerts", "Alerts since the start, by what was done about them", "answer", counts),
-            ("retraining_cases", "Closed cases, by result", "result", {r: sum(case.result == r for case in closed) for r in RESULTS}),
+            (
+                "retraining_alerts",
+                "Alerts since the start, by what was done about them",
+                "answer",
+                counts,
+            ),
+            (
+                "retraining_cases",
+                "Closed cases, by result",
+                "result",
+                {r: sum(case.result == r for case in closed) for r in RESULTS},
+            ),
         ]:
             family = CounterMetricFamily(name, about, labels=[label])
             for of, n in values.items():
                 family.add_metric([of], n)
             yield family
         state = cases[-1].state if cases else "closed"
-        yield GaugeMetricFamily("retraining_open", "1 while a case is open", float(state != "closed"))
-        yield GaugeMetricFamily("retraining_running", "1 while a training runs", float(state == "training"))
-        last = GaugeMetricFamily("retraining_last_result", "1 for the result of the last closed case", labels=["result", "version"])
-        moment = GaugeMetricFamily("retraining_last_result_timestamp_seconds", "When the last case was closed", labels=["version"])
-        legs = GaugeMetricFamily("retraining_leg_seconds", "How long the legs of the last closed case took", labels=["leg", "version"])
+        yield GaugeMetricFamily(
+            "retraining_open", "1 while a case is open", float(state != "closed")
+        )
+        yield GaugeMetricFamily(
+            "retraining_running", "1 while a training runs", float(state == "training")
+        )
+        last = GaugeMetricFamily(
+            "retraining_last_result",
+            "1 for the result of the last closed case",
+            labels=["result", "version"],
+        )
+        moment = GaugeMetricFamily(
+            "retraining_last_result_timestamp_seconds",
+            "When the last case was closed",
+            labels=["version"],
+        )
+        legs = GaugeMetricFamily(
+            "retraining_leg_seconds",
+            "How long the legs of the last closed case took",
+            labels=["leg", "version"],
+        )
         for case in closed[-1:]:
             version = case.version or "none"
             for result in RESULTS:
                 last.add_metric([result, version], case.result == result)
-            moment.add_metric([version], datetime.fromisoformat(case.last("closed")["real"]).timestamp())
+            moment.add_metric(
+                [version], datetime.fromisoformat(case.last("closed")["real"]).timestamp()
+            )
             for leg, seconds in legs_of(case).items():
                 legs.add_metric([leg, version], seconds)
         yield from (last, moment, legs)
@@ -669,7 +802,11 @@ def legs_of(
     "How many seconds of the clock on the wall each leg took that came to its end."
     both = {leg: (case.last(begin), case.last(end)) for leg, (begin, end) in LEGS.items()}
     both["waiting"] = (case.steps[0], case.last("training"))
-    real = {leg: [datetime.fromisoformat(step["real"]) for step in steps] for leg, steps in both.items() if all(steps)}
+    real = {
+        leg: [datetime.fromisoformat(step["real"]) for step in steps]
+        for leg, steps in both.items()
+        if all(steps)
+    }
     return {leg: (end - begin).total_seconds() for leg, (begin, end) in real.items()}
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #6ed74ac0
@@ -734,7 +871,8 @@ def _say(app, retraining: Retraining, metrics) -> None:
 # %% ../notebooks/62_alerts_and_retraining.ipynb #c9edcb2f
 def application(
     retraining: Retraining,
-    key: str | None = None,  # what a caller must show, as a bearer token or in X-API-Key; None: nothing
+    key: str
+    | None = None,  # what a caller must show, as a bearer token or in X-API-Key; None: nothing
 ):
     "The FastAPI application."
     from fastapi_offline import FastAPIOffline
@@ -747,12 +885,18 @@ def application(
     async def lifespan(app):
         times = [datetime.fromisoformat(case.steps[-1]["time"]) for case in retraining.cases]
         project.run_clock(retraining.folder, max(times, default=None))
-        async with repeated([(retraining.look, retraining.told.refresh_seconds, "look")], retraining.trouble):
+        async with repeated(
+            [(retraining.look, retraining.told.refresh_seconds, "look")], retraining.trouble
+        ):
             yield
         retraining.stop()
         log.info("service stopped")
 
-    app = FastAPIOffline(title="Retraining of driver completion", version=installed("mlops-course"), lifespan=lifespan)
+    app = FastAPIOffline(
+        title="Retraining of driver completion",
+        version=installed("mlops-course"),
+        lifespan=lifespan,
+    )
     app.add_middleware(Door, body_bytes=retraining.told.body_bytes, key=key)
     refusing(app)
     _take(app, retraining)
@@ -769,18 +913,24 @@ def serve(
     key = services.key_for(told.host)
     with (
         services.present(folder, "retraining", told.host, told.port) as door,
-        telemetry.logging_to(folder / "logs/retraining.jsonl", service="retraining", environment=name),
+        telemetry.logging_to(
+            folder / "logs/retraining.jsonl", service="retraining", environment=name
+        ),
     ):
         app = application(Retraining(folder, told), key)
         log.info("service started", host=told.host, port=door.getsockname()[1])
-        print(f"retraining on http://{told.host}:{door.getsockname()[1]} (/docs describes it, Ctrl-C ends it)", flush=True)
+        print(
+            f"retraining on http://{told.host}:{door.getsockname()[1]} (/docs describes it, Ctrl-C ends it)",
+            flush=True,
+        )
         services.uvicorn_server(app).run(sockets=[door])
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #9a16fb81
 def ask(
     address: str,  # of the retraining service
     reason: str,
-    folder: Path | None = None,  # an environment's: without MLOPS_COURSE_API_KEY the key of its last run is shown
+    folder: Path
+    | None = None,  # an environment's: without MLOPS_COURSE_API_KEY the key of its last run is shown
 ) -> int:
     "Order a retraining there, and return the number of its case. Raises `CourseError` if the service does not take the order."
     try:
@@ -790,15 +940,21 @@ def ask(
             f"{address} has taken too long to answer; perhaps it has the order: look at `mlops-course status` before you order again"
         ) from None
     except services.NoAnswer as error:
-        raise project.CourseError(f"{error}: `mlops-course retrain-on-alert` starts the service") from None
+        raise project.CourseError(
+            f"{error}: `mlops-course retrain-on-alert` starts the service"
+        ) from None
     case, why = (value.get("case"), value.get("error")) if isinstance(value, dict) else (None, None)
     if status == 202 and type(case) is int:
         return case
     if status == 401:
-        raise project.CourseError(f"{address} takes another key: set {services.KEY} to that with which it was started")
+        raise project.CourseError(
+            f"{address} takes another key: set {services.KEY} to that with which it was started"
+        )
     if isinstance(why, str) and status not in (404, 405):
         raise project.CourseError(f"{address} has refused: {plain(why)}")
-    raise project.CourseError(f"at {address} somebody else answers, with status {status}: no retraining service. Choose another --port")
+    raise project.CourseError(
+        f"at {address} somebody else answers, with status {status}: no retraining service. Choose another --port"
+    )
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #081b3160
 def alertmanager(
@@ -814,14 +970,27 @@ def alertmanager(
     import yaml
 
     told = yaml.safe_load((platform / "alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
-    (hook,) = next(one["webhook_configs"] for one in told["receivers"] if one["name"] == "retraining")
+    (hook,) = next(
+        one["webhook_configs"] for one in told["receivers"] if one["name"] == "retraining"
+    )
     hook["url"] = receiver
     if key_file:
-        hook["http_config"] = {"authorization": {"type": "Bearer", "credentials_file": str(key_file)}}
+        hook["http_config"] = {
+            "authorization": {"type": "Bearer", "credentials_file": str(key_file)}
+        }
     (folder / "alertmanager").mkdir(parents=True, exist_ok=True)
     file = folder / "alertmanager/alertmanager.yml"
     file.write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
-    program = "alertmanager" if shutil.which("alertmanager") else "prometheus-alertmanager"  # the second is Debian's
-    command = (program, f"--config.file={file}", f"--storage.path={folder / 'alertmanager/data'}", f"--web.listen-address=127.0.0.1:{port}")
+    program = (
+        "alertmanager" if shutil.which("alertmanager") else "prometheus-alertmanager"
+    )  # the second is Debian's
+    command = (
+        program,
+        f"--config.file={file}",
+        f"--storage.path={folder / 'alertmanager/data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    )
     more = ("--cluster.listen-address=", "--log.level=warn")
-    return services.Service(name="alertmanager", command=(*command, *more), port=port, health="/-/ready", seconds=30)
+    return services.Service(
+        name="alertmanager", command=(*command, *more), port=port, health="/-/ready", seconds=30
+    )

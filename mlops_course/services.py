@@ -33,14 +33,18 @@ class Service(Settings):
     "A process with an address: how it is started, and how to see that it can be used."
 
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
-    command: Annotated[tuple[str, ...], Field(min_length=1)]  # a program of this environment or on the PATH, and its arguments
+    command: Annotated[
+        tuple[str, ...], Field(min_length=1)
+    ]  # a program of this environment or on the PATH, and its arguments
     port: Annotated[int, Field(ge=1, le=65_535)]  # on loopback
     health: str = ""  # a path that answers 200 when it can be used; empty: it is enough that the port accepts connections
     variables: dict[str, str] = Field(
         default_factory=dict
     )  # of its environment, beside those of the process that started the folder's first service
     seconds: float = 60  # to become healthy
-    stop_signal: Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"] = "TERM"  # TERM is followed by KILL after ten seconds
+    stop_signal: Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"] = (
+        "TERM"  # TERM is followed by KILL after ten seconds
+    )
 
     @property
     def address(self) -> str:
@@ -76,12 +80,26 @@ def program(
 ) -> str:
     "The path of its program: in this environment, on the PATH, or from `platform/get.sh`. Raises `CourseError` if it is nowhere."
     name = service.command[0]
-    places = [Path(sys.executable).parent, os.environ.get("PATH", os.defpath), _workplace(Path.cwd()) / GOT]
+    places = [
+        Path(sys.executable).parent,
+        os.environ.get("PATH", os.defpath),
+        _workplace(Path.cwd()) / GOT,
+    ]
     found = shutil.which(name, path=os.pathsep.join(map(str, places)))
     if found is None:
-        get = f": `apt-get install {PACKAGES[name]}` brings it" if name in PACKAGES else ": install it, or put its folder on the PATH"
-        more = ", and without root `sh platform/get.sh`" if name in ("prometheus", "prometheus-alertmanager") else ""
-        raise CourseError(f"service {service.name} needs the program {name}, which is not here{get}{more}")
+        get = (
+            f": `apt-get install {PACKAGES[name]}` brings it"
+            if name in PACKAGES
+            else ": install it, or put its folder on the PATH"
+        )
+        more = (
+            ", and without root `sh platform/get.sh`"
+            if name in ("prometheus", "prometheus-alertmanager")
+            else ""
+        )
+        raise CourseError(
+            f"service {service.name} needs the program {name}, which is not here{get}{more}"
+        )
     return os.path.abspath(found)
 
 
@@ -91,7 +109,9 @@ def check_built(
 ) -> None:
     "Raise `CourseError` if no build has made the models that a service stands on."
     if not any(path.exists() for path in (folder / "mlflow/mlflow.db", *instead)):
-        raise CourseError(f"no models in {project.shown(folder / 'mlflow')} yet: `{project.in_make('run')}` makes them")
+        raise CourseError(
+            f"no models in {project.shown(folder / 'mlflow')} yet: `{project.in_make('run')}` makes them"
+        )
 
 # %% ../notebooks/11_platform.ipynb #74e86f8a
 import http.client
@@ -102,7 +122,9 @@ def trouble(
 ) -> str:
     "Why a service cannot be used at this moment; empty if it can."
     try:
-        with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=2)) as connection:
+        with closing(
+            http.client.HTTPConnection("127.0.0.1", service.port, timeout=2)
+        ) as connection:
             connection.connect()
             if not service.health:
                 return ""
@@ -126,7 +148,12 @@ def _note(
 ) -> None:
     "Write down which process it is. A number is given again to others; a number and a time of birth are not."
     boot = psutil.boot_time()
-    note = {"pid": process.pid, "boot": boot, "born": round(process.create_time() - boot, 2), **more}
+    note = {
+        "pid": process.pid,
+        "boot": boot,
+        "born": round(process.create_time() - boot, 2),
+        **more,
+    }
     beside = file.with_name(f".{file.name}.{token_hex(4)}")
     beside.write_text(json.dumps(note), encoding="utf-8")
     beside.replace(file)
@@ -140,8 +167,14 @@ def _noted(
     with suppress(OSError, ValueError, TypeError, KeyError, psutil.Error):
         note, boot = json.loads(file.read_text(encoding="utf-8")), psutil.boot_time()
         process = psutil.Process(note["pid"])
-        same = round(process.create_time() - boot, 2) == note["born"] and abs(boot - note["boot"]) < 60  # it moves with the clock
-        if same and _lives(process) and all(note.get(name) == value for name, value in more.items()):
+        same = (
+            round(process.create_time() - boot, 2) == note["born"] and abs(boot - note["boot"]) < 60
+        )  # it moves with the clock
+        if (
+            same
+            and _lives(process)
+            and all(note.get(name) == value for name, value in more.items())
+        ):
             return process
     return None
 
@@ -182,7 +215,9 @@ def _end(
     for end in ("terminate", "kill"):
         processes = [process for process in processes if _told_to(end, process)]
         until = time.monotonic() + seconds
-        while (processes := [process for process in processes if _lives(process)]) and time.monotonic() < until:
+        while (
+            processes := [process for process in processes if _lives(process)]
+        ) and time.monotonic() < until:
             time.sleep(0.02)
 
 
@@ -208,7 +243,9 @@ def ended_quietly(
             raise
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with suppress(OSError):  # the terminal is gone
-            print(f"{chr(13) * sys.stdout.isatty()}{name} has ended", flush=True)  # over the ^C of the terminal
+            print(
+                f"{chr(13) * sys.stdout.isatty()}{name} has ended", flush=True
+            )  # over the ^C of the terminal
         os._exit(0)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -269,8 +306,15 @@ def _socket(folder: Path) -> Path:
     with suppress(FileExistsError):
         private.mkdir(mode=0o700)
     found = private.lstat()
-    if not private.is_dir() or private.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise CourseError(f"{private} must be a folder of this user alone: remove it, or `chmod 700` it")
+    if (
+        not private.is_dir()
+        or private.is_symlink()
+        or found.st_uid != os.getuid()
+        or found.st_mode & 0o077
+    ):
+        raise CourseError(
+            f"{private} must be a folder of this user alone: remove it, or `chmod 700` it"
+        )
     return private / _short(folder)
 
 
@@ -284,13 +328,18 @@ def _configuration(folder: Path) -> str:
     user = "user = root\n" if os.getuid() == 0 else ""  # else it warns
     text = _HEAD.format(user=user, socket=str(_socket(folder)).replace("%", "%%"))
     for name, told in _definitions(folder).items():
-        text += _PROGRAM.format(name=name, python=Path(sys.executable).name, signal=told["stop_signal"])
+        text += _PROGRAM.format(
+            name=name, python=Path(sys.executable).name, signal=told["stop_signal"]
+        )
     return text
 
 
 def _definitions(folder: Path) -> dict[str, dict]:
     "The services of a folder by name, as they were started last."
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(_home(folder).glob("*.service"))}
+    return {
+        file.stem: json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(_home(folder).glob("*.service"))
+    }
 
 # %% ../notebooks/11_platform.ipynb #7853d7a0
 import inspect
@@ -300,7 +349,9 @@ def _launch(name: str) -> None:
     "Become a service. supervisord runs this, and again after each death: what the service before has left is ended first."
     folder, note = os.environ[MARK], Path(f"{name}.pid")
     _end([process for process, where, service in _marked() if (where, service) == (folder, name)])
-    if not _noted(note, folder=folder):  # else one runs in a terminal, and this one will say so and end
+    if not _noted(
+        note, folder=folder
+    ):  # else one runs in a terminal, and this one will say so and end
         _note(note, psutil.Process(), folder=folder, supervised=True)
     told = json.loads(Path(f"{name}.service").read_text(encoding="utf-8"))
     os.chdir(told["folder"])
@@ -309,16 +360,31 @@ def _launch(name: str) -> None:
 
 def _launcher() -> str:
     "A program of its own, so that a service does not wait for the imports of this package."
-    heads = ["import json, os, sys, time", "from collections.abc import Iterator", "from contextlib import suppress"]
-    heads += ["from pathlib import Path", "from secrets import token_hex", "import psutil", f"MARK = {MARK!r}"]
-    parts = ["\n".join(heads), *map(inspect.getsource, [_marked, _lives, _told_to, _end, _note, _noted, _launch]), "_launch(sys.argv[1])"]
+    heads = [
+        "import json, os, sys, time",
+        "from collections.abc import Iterator",
+        "from contextlib import suppress",
+    ]
+    heads += [
+        "from pathlib import Path",
+        "from secrets import token_hex",
+        "import psutil",
+        f"MARK = {MARK!r}",
+    ]
+    parts = [
+        "\n".join(heads),
+        *map(inspect.getsource, [_marked, _lives, _told_to, _end, _note, _noted, _launch]),
+        "_launch(sys.argv[1])",
+    ]
     return "\n\n\n".join(parts) + "\n"
 
 # %% ../notebooks/11_platform.ipynb #9ada28cf
 import re
 import subprocess
 
-_NOT_FOR_SERVICES = re.compile(r"JPY_|PROMETHEUS_|PYDEVD_|SUPERVISOR_|MPLBACKEND$|FORCE_COLOR$|CLICOLOR|" + MARK)
+_NOT_FOR_SERVICES = re.compile(
+    r"JPY_|PROMETHEUS_|PYDEVD_|SUPERVISOR_|MPLBACKEND$|FORCE_COLOR$|CLICOLOR|" + MARK
+)
 
 
 def _supervise(folder: Path) -> None:
@@ -329,12 +395,37 @@ def _supervise(folder: Path) -> None:
     (own / "launch.py").write_text(_launcher(), encoding="utf-8")
     (own / "supervisord.conf").write_text(_configuration(folder), encoding="utf-8")
     told = {name: value for name, value in os.environ.items() if not _NOT_FOR_SERVICES.match(name)}
-    told |= {MARK: str(folder), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{told.get('PATH', os.defpath)}", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-I", "-m", "supervisor.supervisord", "-c", ".supervisor/supervisord.conf"]
-    done = subprocess.run(command, cwd=_home(folder), env=told, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    told |= {
+        MARK: str(folder),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{told.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [
+        sys.executable,
+        "-I",
+        "-m",
+        "supervisor.supervisord",
+        "-c",
+        ".supervisor/supervisord.conf",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=_home(folder),
+        env=told,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
-        raise CourseError(f"supervisord did not start in {project.shown(_home(folder))}: {(done.stderr or done.stdout).strip()}")
-    _note(own / "supervisord.json", psutil.Process(_call(_socket(folder), "getPID")), folder=str(folder), socket=str(_socket(folder)))
+        raise CourseError(
+            f"supervisord did not start in {project.shown(_home(folder))}: {(done.stderr or done.stdout).strip()}"
+        )
+    _note(
+        own / "supervisord.json",
+        psutil.Process(_call(_socket(folder), "getPID")),
+        folder=str(folder),
+        socket=str(_socket(folder)),
+    )
 
 # %% ../notebooks/11_platform.ipynb #2a0a8876
 import xmlrpc.client
@@ -369,7 +460,9 @@ def _ask(folder: Path, function: str, *arguments):
 def _call(where: Path | str, function: str, *arguments):
     from supervisor.xmlrpc import SupervisorTransport
 
-    with xmlrpc.client.ServerProxy("http://127.0.0.1", SupervisorTransport(None, None, f"unix://{where}")) as server:
+    with xmlrpc.client.ServerProxy(
+        "http://127.0.0.1", SupervisorTransport(None, None, f"unix://{where}")
+    ) as server:
         return getattr(server.supervisor, function)(*arguments)
 
 
@@ -380,7 +473,9 @@ def _infos(folder: Path) -> dict[str, dict]:
     try:
         return {info["name"]: info for info in _ask(folder, "getAllProcessInfo")}
     except _NO_ANSWER as error:
-        raise CourseError(f"the supervisor of {project.shown(folder)} does not answer ({error}): `make stop` ends it") from None
+        raise CourseError(
+            f"the supervisor of {project.shown(folder)} does not answer ({error}): `make stop` ends it"
+        ) from None
 
 # %% ../notebooks/11_platform.ipynb #0b41d433
 from contextlib import nullcontext
@@ -405,19 +500,25 @@ def check_port(service: Service) -> None:
     try:
         _opened("127.0.0.1", service.port).close()
     except CourseError as error:
-        raise CourseError(f"service {service.name} cannot have port {service.port}: {error}") from None
+        raise CourseError(
+            f"service {service.name} cannot have port {service.port}: {error}"
+        ) from None
 
 
 def _opened(host: str, port: int) -> socket.socket:
     "A socket that listens. Raises `CourseError` that says only why it cannot."
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last talks of an ended service do not count
+    made.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )  # the last talks of an ended service do not count
     try:
         made.bind((host, port))
         made.listen(2048)  # until then another service could bind it too
     except (OSError, OverflowError) as error:
         made.close()
-        raise CourseError(_holder(port) or getattr(error, "strerror", "ports go from 1 to 65535")) from None
+        raise CourseError(
+            _holder(port) or getattr(error, "strerror", "ports go from 1 to 65535")
+        ) from None
     return made
 
 
@@ -425,7 +526,11 @@ def _holder(port: int) -> str:
     "Who has a port, as far as this user may know."
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr.port == port
+                and connection.pid
+            ):
                 for process, folder, name in _marked():
                     if process.pid == connection.pid:
                         return f"the service {name} of {project.shown(Path(folder))} has it; `make stop` ends it"
@@ -454,13 +559,17 @@ def running(
 ) -> Iterator[None]:
     "Be a process of a folder that `stop` finds, whoever has started it. Raises `CourseError` that names the one that runs already."
     folder = Path(folder).resolve()
-    with project.locked(_home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"):
+    with project.locked(
+        _home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"
+    ):
         _register(folder, name)
         try:
             yield
         finally:
             if os.environ.get(MARK) != str(folder):
-                (_home(folder) / f"{name}.pid").unlink(missing_ok=True)  # the process may live on without the service
+                (_home(folder) / f"{name}.pid").unlink(
+                    missing_ok=True
+                )  # the process may live on without the service
             _forget(folder)
 
 
@@ -485,7 +594,9 @@ def _register(folder: Path, name: str, port: int | None = None) -> None:
         _home(folder).chmod(0o700)
         _note(_home(folder) / f"{name}.pid", psutil.Process(), folder=str(folder), port=port)
     except OSError as error:
-        raise CourseError(f"could not write to {project.shown(_home(folder))}: {error.strerror or error}") from None
+        raise CourseError(
+            f"could not write to {project.shown(_home(folder))}: {error.strerror or error}"
+        ) from None
     _point_to(folder)
 
 
@@ -501,7 +612,9 @@ def _check_host(host: str) -> None:
         with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
             probe.bind((host or "\0", 0))  # an empty one would be all addresses
     except (OSError, ValueError, TypeError):  # no such name here, or no name at all
-        raise CourseError(f"{host!r} is no address of this machine: take 127.0.0.1, or 0.0.0.0 for all that it has") from None
+        raise CourseError(
+            f"{host!r} is no address of this machine: take 127.0.0.1, or 0.0.0.0 for all that it has"
+        ) from None
 
 # %% ../notebooks/11_platform.ipynb #5d1f0c2c
 import asyncio
@@ -520,14 +633,28 @@ def in_terminal(
         with suppress(CourseError):  # a folder of another user: the mark is enough to be found
             stack.enter_context(running(folder, service.name))
         printed = stack.enter_context(tempfile.TemporaryFile())
-        told = {"stdin": subprocess.DEVNULL, "stdout": printed, "stderr": printed, "env": {**os.environ, **marks}}
-        process = subprocess.Popen([program(service), *service.command[1:]], start_new_session=True, **told)
+        told = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": printed,
+            "stderr": printed,
+            "env": {**os.environ, **marks},
+        }
+        process = subprocess.Popen(
+            [program(service), *service.command[1:]], start_new_session=True, **told
+        )
         stack.callback(lambda: _end(_family(process), seconds=2))
         while not _serves(process, service):
             if process.poll() is not None or time.monotonic() > until:
                 printed.seek(0)
                 lines = printed.read().decode(errors="replace").splitlines()[-8:]
-                raise CourseError("\n".join([f"{service.name} could not start. Its last lines:", *(f"  {line}" for line in lines)]))
+                raise CourseError(
+                    "\n".join(
+                        [
+                            f"{service.name} could not start. Its last lines:",
+                            *(f"  {line}" for line in lines),
+                        ]
+                    )
+                )
             time.sleep(0.1)
         yield process
 
@@ -535,8 +662,14 @@ def in_terminal(
 def _serves(process: subprocess.Popen, service: Service) -> bool:
     "Whether the program itself has the port, and not somebody else, and can be used."
     with suppress(psutil.Error):  # one of them has just ended
-        connections = [connection for each in _family(process) for connection in each.net_connections("tcp")]
-        ports = {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+        connections = [
+            connection for each in _family(process) for connection in each.net_connections("tcp")
+        ]
+        ports = {
+            connection.laddr.port
+            for connection in connections
+            if connection.status == psutil.CONN_LISTEN
+        }
         return service.port in ports and not trouble(service)
     return False
 
@@ -569,7 +702,13 @@ def uvicorn_server(
             if not self.force_exit:  # by a second Ctrl-C
                 await self.life.__aexit__(None, None, None)
 
-    ours = {"lifespan": "off", "log_config": None, "access_log": False, "server_header": False, "timeout_graceful_shutdown": 10}
+    ours = {
+        "lifespan": "off",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": 10,
+    }
     return Server(uvicorn.Config(app, **ours, **settings))
 
 # %% ../notebooks/11_platform.ipynb #1f548bf4
@@ -585,7 +724,9 @@ def key_for(
     key = _key()
     if not key and not _is_loopback(host):
         _check_host(host)
-        raise CourseError(f"{host} can be reached from other machines: set a key in the variable {KEY} first")
+        raise CourseError(
+            f"{host} can be reached from other machines: set a key in the variable {KEY} first"
+        )
     return key
 
 
@@ -616,13 +757,17 @@ def keep_key(
 ) -> Path:
     "A file with one key for all services of a run: the user's, or a new one, made by lot. Only its owner may read it."
     key, file = _key() or token_hex(32), _home(Path(folder).resolve()) / "key"
-    with project.writing(file) as beside, open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+    with (
+        project.writing(file) as beside,
+        open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened,
+    ):
         opened.write(key)
     return file
 
 
 def key_shown(
-    folder: Path | None = None,  # of an environment: where the variable has no key, that of its last run is shown
+    folder: Path
+    | None = None,  # of an environment: where the variable has no key, that of its last run is shown
 ) -> dict[str, str]:
     "The header that a client of ours shows; empty where there is no key."
     file = _home(Path(folder).resolve()) / "key" if folder else None
@@ -637,7 +782,9 @@ def _read_key(file: Path) -> str | None:
     try:
         return _usable(file.read_text(encoding="utf-8", errors="replace"), project.shown(file))
     except PermissionError:
-        raise CourseError(f"{project.shown(file)} has the key, and only its owner may read it: set the variable {KEY}") from None
+        raise CourseError(
+            f"{project.shown(file)} has the key, and only its owner may read it: set the variable {KEY}"
+        ) from None
 
 # %% ../notebooks/11_platform.ipynb #d197db67
 MOST = 20_000_000  # bytes of an answer
@@ -660,7 +807,12 @@ def client(
     "The way to a service of ours: it shows the key, and never goes through a proxy."
     import httpx
 
-    return httpx.Client(base_url=address, headers={**key_shown(folder), **more.pop("headers", {})}, trust_env=False, **more)
+    return httpx.Client(
+        base_url=address,
+        headers={**key_shown(folder), **more.pop("headers", {})},
+        trust_env=False,
+        **more,
+    )
 
 
 def async_client(
@@ -673,7 +825,13 @@ def async_client(
 
     ways = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)  # uvicorn hangs up after five seconds
     quiet = {"cookie_jar": aiohttp.DummyCookieJar(), "trust_env": False}
-    return aiohttp.ClientSession(address, connector=ways, headers=key_shown(folder), timeout=aiohttp.ClientTimeout(seconds), **quiet)
+    return aiohttp.ClientSession(
+        address,
+        connector=ways,
+        headers=key_shown(folder),
+        timeout=aiohttp.ClientTimeout(seconds),
+        **quiet,
+    )
 
 
 async def answer(
@@ -687,7 +845,9 @@ async def answer(
     kind = {"Content-Type": "application/json"} if body is not None else {}
     method = "GET" if body is None else "POST"
     try:
-        async with session.request(method, path, data=body, headers=kind, allow_redirects=False) as response:
+        async with session.request(
+            method, path, data=body, headers=kind, allow_redirects=False
+        ) as response:
             words = bytearray()
             async for piece in response.content.iter_any():
                 words += piece
@@ -706,7 +866,11 @@ def _in_words(error: Exception) -> str:
         return os.strerror(number) if number > 0 else "no such host"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "it hung up"
-    return "this is no address" if isinstance(error, ValueError | TypeError) else "what it says is no HTTP"
+    return (
+        "this is no address"
+        if isinstance(error, ValueError | TypeError)
+        else "what it says is no HTTP"
+    )
 
 # %% ../notebooks/11_platform.ipynb #618fdce6
 from concurrent.futures import ThreadPoolExecutor
@@ -733,19 +897,27 @@ def ask(
 
     async def asked() -> tuple[int, bytes]:
         async with async_client(address, folder, seconds) as session:
-            return await answer(session, path, None if value is None else json.dumps(value).encode())
+            return await answer(
+                session, path, None if value is None else json.dumps(value).encode()
+            )
 
     try:
-        with ThreadPoolExecutor(1) as thread:  # a notebook has a loop that runs, and there may be one only in a thread
+        with ThreadPoolExecutor(
+            1
+        ) as thread:  # a notebook has a loop that runs, and there may be one only in a thread
             status, body = thread.submit(asyncio.run, asked()).result()
     except TimeoutError:
         raise TooSlow(f"{address} has not answered within {seconds:g} seconds") from None
     except (OSError, ValueError, TypeError) as error:
-        raise NoAnswer(f"{address} does not answer ({error if isinstance(error, OSError) else 'this is no address'})") from None
+        raise NoAnswer(
+            f"{address} does not answer ({error if isinstance(error, OSError) else 'this is no address'})"
+        ) from None
     try:
         return status, orjson.loads(body)
     except ValueError:
-        raise NoAnswer(f"at {address} somebody else answers, with status {status} and no JSON: end it, or choose another port") from None
+        raise NoAnswer(
+            f"at {address} somebody else answers, with status {status} and no JSON: end it, or choose another port"
+        ) from None
 
 # %% ../notebooks/11_platform.ipynb #90b80b16
 def _wait(folder: Path, service: Service, told: dict, pid: int, since: int) -> None:
@@ -753,14 +925,24 @@ def _wait(folder: Path, service: Service, told: dict, pid: int, since: int) -> N
     until = time.monotonic() + service.seconds
     while True:
         why = trouble(service)
-        if _definitions(folder).get(service.name) != told or not (info := _infos(folder).get(service.name)):
-            raise CourseError(f"service {service.name} was stopped or replaced by somebody else while it started")
+        if _definitions(folder).get(service.name) != told or not (
+            info := _infos(folder).get(service.name)
+        ):
+            raise CourseError(
+                f"service {service.name} was stopped or replaced by somebody else while it started"
+            )
         if info["pid"] != pid or info["statename"] not in _ALIVE:
-            raise CourseError(f"service {service.name} ended before it could be used. {_last_words(folder, service, since)}")
-        if not why and _noted(_home(folder) / f"{service.name}.pid", folder=str(folder), supervised=True):
+            raise CourseError(
+                f"service {service.name} ended before it could be used. {_last_words(folder, service, since)}"
+            )
+        if not why and _noted(
+            _home(folder) / f"{service.name}.pid", folder=str(folder), supervised=True
+        ):
             return
         if time.monotonic() > until:
-            late = f"service {service.name} cannot be used after {service.seconds:g} seconds ({why})"
+            late = (
+                f"service {service.name} cannot be used after {service.seconds:g} seconds ({why})"
+            )
             raise CourseError(f"{late}. {_last_words(folder, service, since)}")
         time.sleep(0.05)
 
@@ -775,9 +957,17 @@ def _last_words(folder: Path, service: Service, since: int) -> str:
     if _size(file) < since:  # it was rotated
         since = 0
     time.sleep(0.1)  # for supervisord to write down what it has read
-    lines = file.read_bytes()[since:].decode(errors="replace").splitlines()[-8:] if file.is_file() else []
+    lines = (
+        file.read_bytes()[since:].decode(errors="replace").splitlines()[-8:]
+        if file.is_file()
+        else []
+    )
     where = project.shown(file)
-    return "\n".join([f"The end of {where}:", *(f"  {line}" for line in lines)]) if lines else f"It wrote nothing to {where}"
+    return (
+        "\n".join([f"The end of {where}:", *(f"  {line}" for line in lines)])
+        if lines
+        else f"It wrote nothing to {where}"
+    )
 
 # %% ../notebooks/11_platform.ipynb #0b332bef
 _ALIVE = {"STARTING", "RUNNING"}
@@ -789,7 +979,11 @@ def start(
 ) -> str:
     "Start a service and wait until it can be used; it outlives this process and comes back when it dies. Returns its address."
     folder = Path(folder).resolve()
-    told = {**service.model_dump(mode="json"), "program": program(service), "folder": str(_workplace(folder))}
+    told = {
+        **service.model_dump(mode="json"),
+        "program": program(service),
+        "folder": str(_workplace(folder)),
+    }
     _point_to(folder)
     with _alone(folder):
         first = _supervisor(folder) is None
@@ -813,11 +1007,16 @@ def _begin(folder: Path, service: Service, told: dict) -> int:
     "Bring the service to life if it does not live as it is told. Returns its process's number."
     if _supervisor(folder) is None:
         _end(_orphans(folder))
-    before, info = _definitions(folder).get(service.name), _infos(folder).get(service.name, {"statename": "STOPPED"})
+    before, info = (
+        _definitions(folder).get(service.name),
+        _infos(folder).get(service.name, {"statename": "STOPPED"}),
+    )
     lives = info["statename"] in _ALIVE
     if other := _in_terminals(folder).get(service.name):
         who = f"process {other.pid} has it in a terminal; `make stop` ends it"
-        raise CourseError(f"the service {service.name} of {project.shown(folder)} runs already: {who}")
+        raise CourseError(
+            f"the service {service.name} of {project.shown(folder)} runs already: {who}"
+        )
     if lives and before == told:
         return info["pid"]
     if not (lives and before and before["port"] == service.port):
@@ -835,7 +1034,9 @@ def _begin(folder: Path, service: Service, told: dict) -> int:
 
 def _replace(folder: Path, name: str) -> None:
     "Let the running supervisor read the definition of a service again, which is ended for that."
-    (_home(folder) / ".supervisor/supervisord.conf").write_text(_configuration(folder), encoding="utf-8")
+    (_home(folder) / ".supervisor/supervisord.conf").write_text(
+        _configuration(folder), encoding="utf-8"
+    )
     _ask(folder, "reloadConfig")
     with suppress(xmlrpc.client.Fault):  # it does not run, or is not known
         _ask(folder, "stopProcess", name)
@@ -850,8 +1051,14 @@ def _orphans(
 ) -> list[psutil.Process]:
     "The living processes of a folder's supervised services, by their notes and by their marks; supervisors first."
     notes, others = _home(folder).glob(f"{name or '*'}.pid"), _in_terminals(folder)
-    noted = [process for note in notes if (process := _noted(note, folder=str(folder), supervised=True))]
-    marked = [(process, service) for process, where, service in _marked() if where == str(folder) and service not in others]
+    noted = [
+        process for note in notes if (process := _noted(note, folder=str(folder), supervised=True))
+    ]
+    marked = [
+        (process, service)
+        for process, where, service in _marked()
+        if where == str(folder) and service not in others
+    ]
     marked = [(process, service) for process, service in marked if name in (None, service)]
     first = [process for process, service in marked if not service]
     return list(dict.fromkeys([*first, *noted, *(process for process, _ in marked)]))
@@ -863,7 +1070,11 @@ def _in_terminals(
     "The living services of a folder that nobody supervises, by name; never this process or its parents."
     me = psutil.Process()
     own, notes = {me, *me.parents()}, sorted(_home(folder).glob("*.pid"))
-    noted = {note.stem: process for note in notes if (process := _noted(note, folder=str(folder), supervised=None))}
+    noted = {
+        note.stem: process
+        for note in notes
+        if (process := _noted(note, folder=str(folder), supervised=None))
+    }
     return {name: process for name, process in noted.items() if process not in own}
 
 
@@ -872,7 +1083,9 @@ def _end_in_terminals(
     name: str | None,  # None: all
 ) -> None:
     "Let services that run in a terminal end as by Ctrl-C, and what they have started after them."
-    processes = [process for service, process in _in_terminals(folder).items() if name in (None, service)]
+    processes = [
+        process for service, process in _in_terminals(folder).items() if name in (None, service)
+    ]
     children = []
     for process in processes:
         with suppress(psutil.Error):
@@ -914,7 +1127,11 @@ def stop(
 
 def _that_run(folder: Path, terminals: bool = True) -> list[str]:
     "The names of a folder's services that live."
-    notes = {note.stem for note in _home(folder).glob("*.pid") if _noted(note, folder=str(folder), supervised=True)}
+    notes = {
+        note.stem
+        for note in _home(folder).glob("*.pid")
+        if _noted(note, folder=str(folder), supervised=True)
+    }
     marked = {name for _, where, name in _marked() if where == str(folder) and name}
     others = _in_terminals(folder).keys()
     return sorted(notes | marked | others if terminals else (notes | marked) - others)
@@ -982,8 +1199,14 @@ def states(
         info = infos.get(name) or {"statename": "STOPPED", "pid": 0}
         left = None if infos else _noted(_home(folder) / f"{name}.pid", folder=str(folder))
         pid = info["pid"] or (left.pid if left else None)
-        healthy = pid is not None and not trouble(Service(**{key: told[key] for key in Service.model_fields}))
-        state = "running" if left or (healthy and info["statename"] == "STARTING") else _STATES.get(info["statename"], "failed")
+        healthy = pid is not None and not trouble(
+            Service(**{key: told[key] for key in Service.model_fields})
+        )
+        state = (
+            "running"
+            if left or (healthy and info["statename"] == "STARTING")
+            else _STATES.get(info["statename"], "failed")
+        )
         found.append(State(name, state, pid, told["port"], healthy))
     return sorted(found)
 
@@ -1011,7 +1234,9 @@ def stop_all(
             left.append(f"{project.shown(folder)}: {getattr(error, 'strerror', None) or error}")
     if left or hidden:
         known = f"stopped: {', '.join(ended)}; " if ended else ""
-        raise CourseError(f"{known}could not be ended or looked at: {'; '.join([*left, *hidden])}. Its owner can, or root")
+        raise CourseError(
+            f"{known}could not be ended or looked at: {'; '.join([*left, *hidden])}. Its owner can, or root"
+        )
     return ended
 
 
@@ -1025,7 +1250,10 @@ def _owner(folder: Path, name: str) -> str:
 
 def _folders(below: Path) -> tuple[list[Path], list[str]]:
     "The folders that may have services that run, and the places below that this user may not look into."
-    folders, hidden = {Path(folder) for _, folder, _ in _marked() if Path(folder).is_relative_to(below)}, []
+    folders, hidden = (
+        {Path(folder) for _, folder, _ in _marked() if Path(folder).is_relative_to(below)},
+        [],
+    )
 
     def unseen(error: OSError) -> None:
         if isinstance(error, PermissionError):
@@ -1044,5 +1272,15 @@ def redis(
     port: int = 6378,
 ) -> Service:
     "Redis on loopback, in memory alone: what it holds is gone when it ends."
-    command = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+    command = (
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    )
     return Service(name="redis", command=command, port=port, seconds=10)

@@ -29,12 +29,18 @@ class ServingSettings(project.Settings):
     cache_seconds: Seconds = 5  # features are at most this much older than the store's; 0: the store is asked for each request
     store_seconds: Period = 0.2  # the store may take this long, then the last known features count
     last_known_seconds: Seconds = 300  # and they do so for this long
-    explore: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05  # share of requests whose driver is drawn
+    explore: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = (
+        0.05  # share of requests whose driver is drawn
+    )
     repeat_seconds: Seconds = 60  # a request id that comes again gets the same answer
     refresh_seconds: Period = 2  # until a new champion or a new store is noticed, at most
     log_seconds: Period = 0.1  # an answer reaches the prediction log's file within this time
-    log_waiting: Annotated[int, Field(ge=1)] = 10_000  # answers that may wait for a full disk; then requests are refused
-    retention_days: Annotated[int, Field(ge=0)] | None = 90  # a day's file of the prediction log is deleted after so many; 0, null: never
+    log_waiting: Annotated[int, Field(ge=1)] = (
+        10_000  # answers that may wait for a full disk; then requests are refused
+    )
+    retention_days: Annotated[int, Field(ge=0)] | None = (
+        90  # a day's file of the prediction log is deleted after so many; 0, null: never
+    )
 
 # %% ../notebooks/51_online_serving.ipynb #10d230dd
 import hashlib
@@ -61,9 +67,17 @@ def choose(
     if not known:
         return Choice(None, False, None)
     best = max(known, key=lambda i: (scores[i], -drivers[i]))
-    drawn = int.from_bytes(hashlib.sha256(f"explore {request_id}".encode()).digest()[:7]) / 2**56  # in [0, 1), the same at each try
+    drawn = (
+        int.from_bytes(hashlib.sha256(f"explore {request_id}".encode()).digest()[:7]) / 2**56
+    )  # in [0, 1), the same at each try
     explored = drawn < explore  # and then drawn / explore lies in [0, 1) again
-    place = sorted(known, key=drivers.__getitem__)[min(int(drawn / explore * len(known)), len(known) - 1)] if explored else best
+    place = (
+        sorted(known, key=drivers.__getitem__)[
+            min(int(drawn / explore * len(known)), len(known) - 1)
+        ]
+        if explored
+        else best
+    )
     return Choice(place, explored, explore / len(known) + (1 - explore) * (place == best))
 
 # %% ../notebooks/51_online_serving.ipynb #4c414514
@@ -114,13 +128,26 @@ def rows_of(
     made, new = {}, []
     for driver, newest in zip(drivers, found, strict=True):
         row = before.get(driver)
-        if row and row.score is not None and row.newest == newest and newest.known >= oldest and row.run_id == model.run_id:
+        if (
+            row
+            and row.score is not None
+            and row.newest == newest
+            and newest.known >= oldest
+            and row.run_id == model.run_id
+        ):
             made[driver] = Row(read, *row[1:])
         else:
             new.append((driver, newest, state_of(newest, oldest)))
     scores = _scores(model, [newest for _, newest, state in new if state in ("fresh", "partial")])
     for driver, newest, state in new:
-        made[driver] = _row(driver, newest, state, next(scores) if state in ("fresh", "partial") else None, model.run_id, read)
+        made[driver] = _row(
+            driver,
+            newest,
+            state,
+            next(scores) if state in ("fresh", "partial") else None,
+            model.run_id,
+            read,
+        )
     return made
 
 
@@ -131,11 +158,15 @@ def _scores(model, found: list[Newest]):
 
     if not found:
         return iter(())
-    frame = pd.DataFrame(np.array([newest.values for newest in found], float), columns=list(CONTRACT.features))
+    frame = pd.DataFrame(
+        np.array([newest.values for newest in found], float), columns=list(CONTRACT.features)
+    )
     return iter(model.probability(frame).round(12).tolist())
 
 
-def _row(driver: int, newest: Newest, state: str, score: float | None, run_id: str, read: float) -> Row:
+def _row(
+    driver: int, newest: Newest, state: str, score: float | None, run_id: str, read: float
+) -> Row:
     told = {CONTRACT.entity: driver, "score": score, "features": state}
     values = dict(zip(CONTRACT.features, newest.values, strict=True))
     logged = {**told, "values": values, CONTRACT.known: newest.known}
@@ -169,8 +200,12 @@ class Background:
 
     def __init__(self, pause: float = 1):  # seconds
         self.pause = pause
-        self.trouble: dict[str, str] = {}  # by task, while its last step has failed: what /ready says of it
-        self.failures = Counter("serving_task_failures", "Steps of background work that failed", ["task"], registry=None)
+        self.trouble: dict[
+            str, str
+        ] = {}  # by task, while its last step has failed: what /ready says of it
+        self.failures = Counter(
+            "serving_task_failures", "Steps of background work that failed", ["task"], registry=None
+        )
 
     async def repeat(self, task: str, step: Callable[[], Awaitable], seconds: float) -> None:
         "Do a step every so many seconds, until this is cancelled."
@@ -180,7 +215,9 @@ class Background:
                 await step()
                 self._note(task, None)
                 await asyncio.sleep(seconds)
-            except BaseException as error:  # threads and libraries also raise what is no `Exception`
+            except (
+                BaseException
+            ) as error:  # threads and libraries also raise what is no `Exception`
                 if isinstance(error, GeneratorExit) or asyncio.current_task().cancelling():
                     raise
                 self._note(task, error)
@@ -210,7 +247,9 @@ class Background:
             self.trouble.pop(task, None)
         else:
             self.failures.labels(task).inc()
-            self.trouble[task] = f"the task {task} has failed ({type(error).__name__}) and is tried again"
+            self.trouble[task] = (
+                f"the task {task} has failed ({type(error).__name__}) and is tried again"
+            )
         with suppress(Exception):  # a log that cannot be written ends no task
             if error and not before:
                 log.error("background task failed", task=task, error=str(error), exc_info=error)
@@ -268,7 +307,9 @@ class Batches:
                 promise.get_loop().call_soon_threadsafe(self._came, ids, promise, answer, failed)
         return True
 
-    def _came(self, ids: list[int], promise: asyncio.Future, answer: Any, failed: str | None) -> None:
+    def _came(
+        self, ids: list[int], promise: asyncio.Future, answer: Any, failed: str | None
+    ) -> None:
         try:
             if failed is None and not self.take(answer):
                 return self._work.put((ids, promise))
@@ -285,7 +326,9 @@ class Batches:
         if not promise.done():
             promise.set_result(failed is None)
         if bool(failed) == self.usable:
-            log.warning("feature store does not answer", reason=failed) if failed else log.info("feature store answers again")
+            log.warning("feature store does not answer", reason=failed) if failed else log.info(
+                "feature store answers again"
+            )
         self.usable = failed is None
 
 # %% ../notebooks/51_online_serving.ipynb #bfdcec38
@@ -312,17 +355,32 @@ class Lookup:
         drivers: Sequence[int],
     ) -> tuple[list[Row | None], bool]:
         "The row of each driver, None where nothing is known, and whether the store failed and older features had to do."
-        rows, now, seconds = [self.rows.get(driver) for driver in drivers], time.monotonic(), self.settings.cache_seconds
-        late = [driver for driver, row in zip(drivers, rows, strict=True) if row is None or row.read <= now - seconds]
+        rows, now, seconds = (
+            [self.rows.get(driver) for driver in drivers],
+            time.monotonic(),
+            self.settings.cache_seconds,
+        )
+        late = [
+            driver
+            for driver, row in zip(drivers, rows, strict=True)
+            if row is None or row.read <= now - seconds
+        ]
         if not late:
-            soon = {driver for driver, row in zip(drivers, rows, strict=True) if row.read <= now - seconds * row.share} - self._soon
+            soon = {
+                driver
+                for driver, row in zip(drivers, rows, strict=True)
+                if row.read <= now - seconds * row.share
+            } - self._soon
             if soon and self.store.want(soon):
                 self._soon |= soon
             return rows, False
         if await self.store.came(late):
             return [self.rows.get(driver) for driver in drivers], False
         since = time.monotonic() - self.settings.last_known_seconds
-        return [row if (row := self.rows.get(driver)) and row.read > since else None for driver in drivers], True
+        return [
+            row if (row := self.rows.get(driver)) and row.read > since else None
+            for driver in drivers
+        ], True
 
     def replace(self, run_id: str, rows: dict[int, Row]) -> None:
         "Take over the rows as another model scores them."
@@ -359,7 +417,9 @@ def _days(folder: Path) -> dict[date, Path]:
 def _append(file: Path, lines: bytes) -> None:
     "Append whole lines, or none; half a line that a killed service has left is taken away first. One writer at a time."
     with open(file, "ab+", buffering=0) as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)  # whoever else has opened the log; until the file is closed
+        fcntl.flock(
+            opened, fcntl.LOCK_EX
+        )  # whoever else has opened the log; until the file is closed
         end = _whole(opened, file.name)
         try:
             while lines:
@@ -427,7 +487,10 @@ class PredictionLog:
     def _write(self) -> None:
         while self.waiting:
             day = self.waiting[0][0]
-            lines = [line for _, line in takewhile(lambda entry, day=day: entry[0] == day, list(self.waiting))]
+            lines = [
+                line
+                for _, line in takewhile(lambda entry, day=day: entry[0] == day, list(self.waiting))
+            ]
             try:
                 _append(self.folder / f"{day}.jsonl", b"".join(lines))
             except OSError as error:
@@ -439,7 +502,9 @@ class PredictionLog:
 
     def _note(self, trouble: str | None) -> None:
         if bool(trouble) != bool(self.trouble):
-            log.error("prediction log cannot be written", reason=trouble) if trouble else log.info("prediction log is written again")
+            log.error("prediction log cannot be written", reason=trouble) if trouble else log.info(
+                "prediction log is written again"
+            )
         self.trouble = trouble
 
 # %% ../notebooks/51_online_serving.ipynb #2e5b812c
@@ -451,7 +516,11 @@ def find(
     wanted = orjson.dumps(request_id)
     for file in reversed(_days(folder).values()):
         with suppress(FileNotFoundError), open(file, "rb") as lines:
-            entries = [entry for line in lines if wanted in line and (entry := _entry(line)) and entry["request_id"] == request_id]
+            entries = [
+                entry
+                for line in lines
+                if wanted in line and (entry := _entry(line)) and entry["request_id"] == request_id
+            ]
             if entries:
                 return entries[-1]
     return None
@@ -462,7 +531,11 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = orjson.loads(line)
         datetime.fromisoformat(entry["time"])
-        return entry if isinstance(entry["candidates"], list) and isinstance(entry["request_id"], str) else None
+        return (
+            entry
+            if isinstance(entry["candidates"], list) and isinstance(entry["request_id"], str)
+            else None
+        )
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -488,7 +561,11 @@ def expire(
     if not old:
         return []
     if (min({*files, today}.difference(old)) - old[-1]).days > days:
-        log.warning("old prediction logs are kept: the clock may have jumped", last=str(old[-1]), today=str(today))
+        log.warning(
+            "old prediction logs are kept: the clock may have jumped",
+            last=str(old[-1]),
+            today=str(today),
+        )
         return []
     for day in old:
         files[day].unlink(missing_ok=True)
@@ -516,17 +593,28 @@ class Repeats:
         most: int = 100_000,  # answers that are remembered; beyond, the oldest are forgotten early
     ):
         self.seconds, self.most = seconds, most
-        self._known: OrderedDict[str, tuple[float, bytes, bytes]] = OrderedDict()  # until when, candidates, answer; the oldest first
-        self._coming: dict[str, tuple[bytes, asyncio.Future]] = {}  # candidates, promise of an answer
+        self._known: OrderedDict[str, tuple[float, bytes, bytes]] = (
+            OrderedDict()
+        )  # until when, candidates, answer; the oldest first
+        self._coming: dict[
+            str, tuple[bytes, asyncio.Future]
+        ] = {}  # candidates, promise of an answer
 
     def find(self, request_id: str, drivers: bytes) -> bytes | asyncio.Future | None:
         "The answer, or the promise of one that is being made. Raises `Refusal` where the id came with other candidates."
         now = time.monotonic()
-        while self._known and (len(self._known) > self.most or next(iter(self._known.values()))[0] < now):
+        while self._known and (
+            len(self._known) > self.most or next(iter(self._known.values()))[0] < now
+        ):
             self._known.popitem(last=False)
-        asked, answer = self._coming.get(request_id) or self._known.get(request_id, (0, None, None))[1:]
+        asked, answer = (
+            self._coming.get(request_id) or self._known.get(request_id, (0, None, None))[1:]
+        )
         if answer and asked != drivers:
-            raise Refusal(409, f"this request id was used within {self.seconds:g} seconds for other candidates")
+            raise Refusal(
+                409,
+                f"this request id was used within {self.seconds:g} seconds for other candidates",
+            )
         return answer
 
     def begin(self, request_id: str, drivers: bytes) -> None:
@@ -545,7 +633,11 @@ from . import registry
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, project.CourseError) else f"the registry does not answer ({type(error).__name__})"
+    return (
+        str(error)
+        if isinstance(error, project.CourseError)
+        else f"the registry does not answer ({type(error).__name__})"
+    )
 
 
 def _tried(model: registry.Loaded) -> registry.Loaded:
@@ -553,7 +645,9 @@ def _tried(model: registry.Loaded) -> registry.Loaded:
     try:
         list(_scores(model, [Newest((0.5,) * len(CONTRACT.features), None)]))
     except Exception as error:
-        raise project.CourseError(f"version {model.version} cannot answer ({type(error).__name__}): roll back, or train again") from error
+        raise project.CourseError(
+            f"version {model.version} cannot answer ({type(error).__name__}): roll back, or train again"
+        ) from error
     return model
 
 # %% ../notebooks/51_online_serving.ipynb #c936dfdb
@@ -569,7 +663,9 @@ class Champion:
         self.model: registry.Loaded | None = None
         self.source: str | None = None  # registry or copy
         self.trouble: str | None = "no model was looked for yet"
-        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")  # a database that was replaced is opened anew
+        os.environ.setdefault(
+            "MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool"
+        )  # a database that was replaced is opened anew
 
     def look(self) -> tuple[registry.Loaded, str] | None:
         "Another model than the present one, and where it is from; None: nothing changes."
@@ -629,7 +725,10 @@ class Store:
 
     def _identity(self) -> list[tuple[str, int]]:
         "What another store in the same place does not share: an open SQLite file is read on after it was replaced."
-        return sorted((file.name, os.stat(file).st_ino) for file in [*self.folder.glob("*.db"), self.folder / "feature_store.yaml"])
+        return sorted(
+            (file.name, os.stat(file).st_ino)
+            for file in [*self.folder.glob("*.db"), self.folder / "feature_store.yaml"]
+        )
 
 # %% ../notebooks/51_online_serving.ipynb #27fb5d8f
 class Drivers:
@@ -654,7 +753,9 @@ class Drivers:
         for _ in range(2):  # the second time those that have come meanwhile
             before, seen = seen, self.lookup.rows.copy()
             rows |= await asyncio.to_thread(self._rescored, model, seen, before, rows)
-        rows |= self._rescored(model, self.lookup.rows, seen, rows)  # the last few; nothing comes while this thread scores
+        rows |= self._rescored(
+            model, self.lookup.rows, seen, rows
+        )  # the last few; nothing comes while this thread scores
         self.champion.model, self.champion.source = loaded
         self.lookup.replace(model.run_id, rows)
         taken(model)
@@ -667,14 +768,25 @@ class Drivers:
         rows: dict[int, Row],  # scored by the model already
     ) -> dict[int, Row]:
         new = {driver: row for driver, row in now.items() if before.get(driver) is not row}
-        made = rows_of(model, list(new), [row.newest for row in new.values()], rows, 0, project.now() - self._live)
+        made = rows_of(
+            model,
+            list(new),
+            [row.newest for row in new.values()],
+            rows,
+            0,
+            project.now() - self._live,
+        )
         return {driver: row._replace(read=new[driver].read) for driver, row in made.items()}
 
     def _read(self, drivers: list[int]) -> dict[int, Row]:
         "Ask the store; called in a thread."
         asked, model = time.monotonic(), self.champion.model
         found, self._live = self.store.newest(drivers)
-        return rows_of(model, drivers, found, self.lookup.rows, asked, project.now() - self._live) if model else {}
+        return (
+            rows_of(model, drivers, found, self.lookup.rows, asked, project.now() - self._live)
+            if model
+            else {}
+        )
 
     def age(self) -> float:
         "Seconds since the newest features in memory were known; NaN: there are none."
@@ -713,14 +825,25 @@ def answer_of(
 
 def _candidates(drivers: Sequence[int], rows: Sequence[Row | None], field: str) -> list:
     nothing = {"score": None, "features": "missing"}
-    return [getattr(row, field) if row else {CONTRACT.entity: driver, **nothing} for driver, row in zip(drivers, rows, strict=True)]
+    return [
+        getattr(row, field) if row else {CONTRACT.entity: driver, **nothing}
+        for driver, row in zip(drivers, rows, strict=True)
+    ]
 
 
 def _again(entry: dict[str, Any]) -> bytes:
     "The answer that an entry of the log is about."
-    candidates = [{name: c[name] for name in (CONTRACT.entity, "score", "features")} for c in entry["candidates"]]
+    candidates = [
+        {name: c[name] for name in (CONTRACT.entity, "score", "features")}
+        for c in entry["candidates"]
+    ]
     left_out = {"time", "latency_ms", "run_id", "model_digest"}
-    return orjson.dumps({**{name: value for name, value in entry.items() if name not in left_out}, "candidates": candidates})
+    return orjson.dumps(
+        {
+            **{name: value for name, value in entry.items() if name not in left_out},
+            "candidates": candidates,
+        }
+    )
 
 
 def _same(drivers: Iterable[int]) -> bytes:
@@ -741,17 +864,46 @@ class Metrics:
 
     def __init__(self):
         self.all = CollectorRegistry()
-        self.requests = Counter("serving_requests", "Requests by path and status", ["path", "status"], registry=self.all)
-        self.seconds = Histogram("serving_request_seconds", "From request to answer", ["path"], buckets=_TIMES, registry=self.all)
-        self.active = Gauge("serving_requests_in_progress", "Requests that wait for their answer", registry=self.all)
+        self.requests = Counter(
+            "serving_requests", "Requests by path and status", ["path", "status"], registry=self.all
+        )
+        self.seconds = Histogram(
+            "serving_request_seconds",
+            "From request to answer",
+            ["path"],
+            buckets=_TIMES,
+            registry=self.all,
+        )
+        self.active = Gauge(
+            "serving_requests_in_progress", "Requests that wait for their answer", registry=self.all
+        )
         self.model = Info("serving_model", "The model that answers", registry=self.all)
-        self.candidates = Counter("serving_candidates", "Candidates by what was known of them", ["features"], registry=self.all)
+        self.candidates = Counter(
+            "serving_candidates",
+            "Candidates by what was known of them",
+            ["features"],
+            registry=self.all,
+        )
         self.explored = Counter("serving_explored", "Answers that were drawn", registry=self.all)
-        self.degraded = Counter("serving_degraded", "Answers from the last known features", registry=self.all)
-        self.store = Gauge("serving_store_up", "Did the feature store answer when it was asked last?", registry=self.all)
-        self.registry = Gauge("serving_registry_up", "Can the champion be followed?", registry=self.all)
-        self.waiting = Gauge("serving_log_waiting", "Answers that wait for the prediction log", registry=self.all)
-        self.age = Gauge("serving_newest_feature_age_seconds", "Age of the newest features in memory", registry=self.all)
+        self.degraded = Counter(
+            "serving_degraded", "Answers from the last known features", registry=self.all
+        )
+        self.store = Gauge(
+            "serving_store_up",
+            "Did the feature store answer when it was asked last?",
+            registry=self.all,
+        )
+        self.registry = Gauge(
+            "serving_registry_up", "Can the champion be followed?", registry=self.all
+        )
+        self.waiting = Gauge(
+            "serving_log_waiting", "Answers that wait for the prediction log", registry=self.all
+        )
+        self.age = Gauge(
+            "serving_newest_feature_age_seconds",
+            "Age of the newest features in memory",
+            registry=self.all,
+        )
 
     def count(self, rows: Sequence[Row | None], told: dict[str, Any]) -> None:
         "Count an answer and its candidates."
@@ -773,10 +925,17 @@ class Serving:
         folder: Path,  # an environment's: features/ and mlflow/ are read, serving/ is written
         settings: ServingSettings,
     ):
-        self.folder, self.settings, self.predictions = folder, settings, folder / "serving/predictions"
+        self.folder, self.settings, self.predictions = (
+            folder,
+            settings,
+            folder / "serving/predictions",
+        )
         self.background, self.metrics = Background(), Metrics()
         self.metrics.all.register(self.background.failures)
-        self.drivers, self.repeats = Drivers(folder, settings, self.background), Repeats(settings.repeat_seconds)
+        self.drivers, self.repeats = (
+            Drivers(folder, settings, self.background),
+            Repeats(settings.repeat_seconds),
+        )
         self._day: date | None = None  # on which old files were looked for last
         self.metrics.store.set_function(lambda: float(self.drivers.lookup.store.usable))
         self.metrics.registry.set_function(lambda: float(self.drivers.champion.trouble is None))
@@ -787,17 +946,29 @@ class Serving:
         "Let the clock run on from the last answer, open the log, remember its end, and follow the champion."
         tail = _tail(self.predictions)
         project.run_clock(self.folder)
-        self.log = PredictionLog(self.predictions, self.settings.log_seconds, self.settings.log_waiting, self.background)
+        self.log = PredictionLog(
+            self.predictions, self.settings.log_seconds, self.settings.log_waiting, self.background
+        )
         for entry in tail:
             age = (project.now() - datetime.fromisoformat(entry["time"])).total_seconds()
             if 0 <= age < self.settings.repeat_seconds:
-                self.repeats.begin(entry["request_id"], _same(candidate[CONTRACT.entity] for candidate in entry["candidates"]))
+                self.repeats.begin(
+                    entry["request_id"],
+                    _same(candidate[CONTRACT.entity] for candidate in entry["candidates"]),
+                )
                 self.repeats.end(entry["request_id"], _again(entry), age)
         follow, refresh = partial(self.drivers.follow, self._taken), self.settings.refresh_seconds
-        steps = [self.background.repeat("champion", follow, refresh), self.background.repeat("retention", self._expire, 1)]
+        steps = [
+            self.background.repeat("champion", follow, refresh),
+            self.background.repeat("retention", self._expire, 1),
+        ]
         self._tasks = [asyncio.create_task(step) for step in steps]
-        opened = self.drivers.lookup.store.want([0])  # so that the first request does not wait for it
-        opened.add_done_callback(lambda _: gc.freeze())  # what is there now stays: a collection need not look at it
+        opened = self.drivers.lookup.store.want(
+            [0]
+        )  # so that the first request does not wait for it
+        opened.add_done_callback(
+            lambda _: gc.freeze()
+        )  # what is there now stays: a collection need not look at it
 
     async def _expire(self) -> None:
         "Delete old files of the log, once on each day of the clock."
@@ -808,7 +979,12 @@ class Serving:
 
     def _taken(self, model: registry.Loaded) -> None:
         gc.freeze()
-        told = {"name": model.name, "version": model.version, "run_id": model.run_id, "digest": model.digest}
+        told = {
+            "name": model.name,
+            "version": model.version,
+            "run_id": model.run_id,
+            "digest": model.digest,
+        }
         self.metrics.model.info(told)
         log.info("model taken over", **told, source=self.drivers.champion.source)
 
@@ -817,14 +993,20 @@ class Serving:
         for task in self._tasks:
             task.cancel()
         lost = await asyncio.to_thread(self.log.close)
-        log.error("answers lost: the prediction log cannot be written", lost=lost) if lost else log.info("service stopped")
+        log.error(
+            "answers lost: the prediction log cannot be written", lost=lost
+        ) if lost else log.info("service stopped")
 
     async def state(self) -> dict[str, Any]:
         "Whether the service can answer, and what is wrong."
         store, champion = await self.drivers.lookup.store.came([0]), self.drivers.champion
         trouble = [] if store else ["the feature store does not answer"]
         trouble += [champion.trouble] if champion.trouble else []
-        trouble += [f"the prediction log cannot be written: {self.log.trouble}"] if self.log.trouble else []
+        trouble += (
+            [f"the prediction log cannot be written: {self.log.trouble}"]
+            if self.log.trouble
+            else []
+        )
         trouble += list(self.background.trouble.values())
         return {"ready": bool(champion.model) and store and not self.log.full, "trouble": trouble}
 
@@ -832,12 +1014,16 @@ class Serving:
 async def answer(
     serving: Serving,
     request_id: str,
-    drivers: Sequence[int | str],  # numbers, some of them perhaps as text; one that stands there twice counts once
+    drivers: Sequence[
+        int | str
+    ],  # numbers, some of them perhaps as text; one that stands there twice counts once
     began: float,  # by `time.perf_counter`
 ) -> bytes:
     "The answer as JSON, with drivers in text where they came so. Its entry is on the way to the log, once. Raises `Refusal`."
     texts = {int(driver): driver for driver in drivers if isinstance(driver, str)}
-    body = await _once(serving, request_id, list(dict.fromkeys(map(int, drivers) if texts else drivers)), began)
+    body = await _once(
+        serving, request_id, list(dict.fromkeys(map(int, drivers) if texts else drivers)), began
+    )
     return _in_text(body, texts) if texts else body
 
 
@@ -845,7 +1031,9 @@ def _in_text(body: bytes, texts: dict[int, str]) -> bytes:
     response = orjson.loads(body)
     response["prediction"] = texts.get(response["prediction"], response["prediction"])
     for candidate in response["candidates"]:
-        candidate[CONTRACT.entity] = texts.get(candidate[CONTRACT.entity], candidate[CONTRACT.entity])
+        candidate[CONTRACT.entity] = texts.get(
+            candidate[CONTRACT.entity], candidate[CONTRACT.entity]
+        )
     return orjson.dumps(response)
 
 
@@ -872,16 +1060,29 @@ async def _answer(serving: Serving, request_id: str, drivers: list[int], began: 
     if serving.drivers.champion.model is None:
         raise Refusal(503, "no model is ready; /ready says why")
     if serving.log.full:
-        raise Refusal(503, "the prediction log cannot be written, and no more answers may wait for it")
+        raise Refusal(
+            503, "the prediction log cannot be written, and no more answers may wait for it"
+        )
     rows, degraded = await serving.drivers.lookup.find(drivers)
     if degraded and not any(rows):
-        raise Refusal(503, "the feature store does not answer, and nothing is remembered of these drivers")
+        raise Refusal(
+            503, "the feature store does not answer, and nothing is remembered of these drivers"
+        )
     model, now = serving.drivers.champion.model, project.now()
     told = answer_of(request_id, drivers, rows, degraded, model, serving.settings.explore)
     serving.metrics.count(rows, told)
     spent = round((time.perf_counter() - began) * 1000, 3)
-    entry = {"time": now, "latency_ms": spent, **told, "run_id": model.run_id, "model_digest": model.digest}
-    serving.log.add(f"{now:%Y-%m-%d}", orjson.dumps({**entry, "candidates": _candidates(drivers, rows, "logged")}) + b"\n")
+    entry = {
+        "time": now,
+        "latency_ms": spent,
+        **told,
+        "run_id": model.run_id,
+        "model_digest": model.digest,
+    }
+    serving.log.add(
+        f"{now:%Y-%m-%d}",
+        orjson.dumps({**entry, "candidates": _candidates(drivers, rows, "logged")}) + b"\n",
+    )
     return orjson.dumps({**told, "candidates": _candidates(drivers, rows, "answered")})
 
 # %% ../notebooks/51_online_serving.ipynb #47d8d282
@@ -918,21 +1119,33 @@ class Candidate(BaseModel):
     "What the service thinks of a candidate."
 
     driver_id: int | str = Field(description="as it was sent")
-    score: float | None = Field(description="probability that the trip completes; null: nothing is known of the driver")
+    score: float | None = Field(
+        description="probability that the trip completes; null: nothing is known of the driver"
+    )
     features: Literal["fresh", "partial", "stale", "missing"]
 
 
 class Answer(BaseModel):
     "The driver who is the most likely to complete the trip, and what that rests on."
 
-    prediction: int | str | None = Field(description="the driver's id, as it was sent; null: nothing is known of any candidate")
+    prediction: int | str | None = Field(
+        description="the driver's id, as it was sent; null: nothing is known of any candidate"
+    )
     error: str | None
     request_id: str
     score: float | None
-    worth_promising: bool | None = Field(description="does promising the trip to the best candidate bring more than it costs?")
-    explored: bool = Field(description="was the driver drawn, so that the next model can be judged?")
-    propensity: float | None = Field(description="with which probability this driver was going to be the answer")
-    degraded: bool = Field(description="the feature store does not answer, and older features had to do")
+    worth_promising: bool | None = Field(
+        description="does promising the trip to the best candidate bring more than it costs?"
+    )
+    explored: bool = Field(
+        description="was the driver drawn, so that the next model can be judged?"
+    )
+    propensity: float | None = Field(
+        description="with which probability this driver was going to be the answer"
+    )
+    degraded: bool = Field(
+        description="the feature store does not answer, and older features had to do"
+    )
     model: str
     version: str
     candidates: list[Candidate]
@@ -951,11 +1164,26 @@ import secrets
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
-PATHS = {"/inference", "/health", "/ready", "/model", "/metrics"}  # all others are counted as `other`
-OPEN = ("/health", "/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")  # need no key
+PATHS = {
+    "/inference",
+    "/health",
+    "/ready",
+    "/model",
+    "/metrics",
+}  # all others are counted as `other`
+OPEN = (
+    "/health",
+    "/ready",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+    "/static-offline-docs",
+)  # need no key
 
 
-def refusal_of(status: int, message: str, request_id: str | None = None, headers: dict[str, str] | None = None) -> Response:
+def refusal_of(
+    status: int, message: str, request_id: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
     "A refusal as every client gets it, and a line of the service's log."
     log.warning("request refused", status=status, reason=message, request_id=request_id)
     body = orjson.dumps({"prediction": None, "error": message, "request_id": request_id})
@@ -983,7 +1211,11 @@ class Gate:
         with self.metrics.active.track_inprogress():
             try:
                 refusal = self._refusal(scope)
-                await (refusal(scope, receive, noted) if refusal else self.app(scope, self._limited(receive), noted))
+                await (
+                    refusal(scope, receive, noted)
+                    if refusal
+                    else self.app(scope, self._limited(receive), noted)
+                )
             finally:
                 self.metrics.requests.labels(path, status).inc()
                 self.metrics.seconds.labels(path).observe(time.perf_counter() - began)
@@ -991,11 +1223,17 @@ class Gate:
     def _refusal(self, scope) -> Response | None:
         headers = dict(scope["headers"])
         if self.key and not scope["path"].startswith(OPEN):
-            shown = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+            shown = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(
+                b"Bearer "
+            )
             if not secrets.compare_digest(shown, self.key.encode()):
                 return refusal_of(401, "the header X-API-Key is missing or wrong")
         size = headers.get(b"content-length", b"0")
-        return refusal_of(413, self._much) if not size.isdigit() or len(size) > 12 or int(size) > self.body_bytes else None
+        return (
+            refusal_of(413, self._much)
+            if not size.isdigit() or len(size) > 12 or int(size) > self.body_bytes
+            else None
+        )
 
     @property
     def _much(self) -> str:
@@ -1110,13 +1348,19 @@ def application(
         yield
         await serving.stop()
 
-    app = FastAPIOffline(title="Driver completion", version=installed("mlops-course"), lifespan=lifespan)
-    app.add_middleware(Gate, metrics=serving.metrics, body_bytes=serving.settings.body_bytes, key=key)
+    app = FastAPIOffline(
+        title="Driver completion", version=installed("mlops-course"), lifespan=lifespan
+    )
+    app.add_middleware(
+        Gate, metrics=serving.metrics, body_bytes=serving.settings.body_bytes, key=key
+    )
     refusing(app)
     locked = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False))] if key else []
 
     def may_refuse(*statuses: int) -> dict[int, dict]:
-        return {n: {"model": Refused, "description": _REFUSALS[n]} for n in statuses if key or n != 401}
+        return {
+            n: {"model": Refused, "description": _REFUSALS[n]} for n in statuses if key or n != 401
+        }
 
     async def inference(asked: Inference, request: Request):
         "The driver who is the most likely to complete the trip."
@@ -1126,7 +1370,12 @@ def application(
             return refusal_of(error.status, str(error), asked.request_id)
         return Response(body, media_type="application/json")
 
-    told = {"methods": ["POST"], "response_model": Answer, "responses": may_refuse(*_REFUSALS), "dependencies": locked}
+    told = {
+        "methods": ["POST"],
+        "response_model": Answer,
+        "responses": may_refuse(*_REFUSALS),
+        "dependencies": locked,
+    }
     app.router.add_api_route("/inference", inference, **told, route_class_override=Booking)
 
     @app.get("/health")
@@ -1147,8 +1396,16 @@ def application(
         champion, settings = serving.drivers.champion, serving.settings
         if champion.model is None:
             raise Refusal(503, "no model is ready; /ready says why")
-        told = {name: getattr(champion.model, name) for name in ("name", "version", "run_id", "digest", "features")}
-        return {**told, "from": champion.source, "explore": settings.explore, "cache_seconds": settings.cache_seconds}
+        told = {
+            name: getattr(champion.model, name)
+            for name in ("name", "version", "run_id", "digest", "features")
+        }
+        return {
+            **told,
+            "from": champion.source,
+            "explore": settings.explore,
+            "cache_seconds": settings.cache_seconds,
+        }
 
     @app.get("/metrics", response_class=Response, responses=may_refuse(401), dependencies=locked)
     async def metrics():
@@ -1175,20 +1432,36 @@ def serve(
     key, predictions = key_for(settings.host), folder / "serving/predictions"
     with (
         present(folder, "serving", settings.host, settings.port) as door,
-        project.locked(predictions / ".lock", f"a service that writes {project.shown(predictions)}"),  # two folders may share a log
+        project.locked(
+            predictions / ".lock", f"a service that writes {project.shown(predictions)}"
+        ),  # two folders may share a log
         logging_to(folder / "logs/serving.jsonl", service="serving", environment=name),
     ):
         _check_champion(folder)
-        print(f"serving of {project.shown(folder)} starts on port {door.getsockname()[1]}: about ten seconds ...", flush=True)
-        for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):  # seconds, spent before the first question
+        print(
+            f"serving of {project.shown(folder)} starts on port {door.getsockname()[1]}: about ten seconds ...",
+            flush=True,
+        )
+        for heavy in (
+            "feast",
+            "mlflow",
+            "sklearn.pipeline",
+            "skops.io",
+        ):  # seconds, spent before the first question
             import_module(heavy)
         serving = Serving(folder, settings)
         app = application(serving, key)
-        gc.set_threshold(5_000, 5, 1_000)  # to look at all that is there takes 70 ms, and is seldom worth it
-        sys.setswitchinterval(0.0005)  # seconds that the thread of the store may keep an answer waiting
+        gc.set_threshold(
+            5_000, 5, 1_000
+        )  # to look at all that is there takes 70 ms, and is seldom worth it
+        sys.setswitchinterval(
+            0.0005
+        )  # seconds that the thread of the store may keep an answer waiting
         log.info("service started", host=settings.host, port=door.getsockname()[1])
         address = f"http://{settings.host}:{door.getsockname()[1]}"
-        uvicorn_server(app, partial(_announce, serving, address), proxy_headers=False).run(sockets=[door])
+        uvicorn_server(app, partial(_announce, serving, address), proxy_headers=False).run(
+            sockets=[door]
+        )
 
 
 def _check_champion(folder: Path) -> None:
@@ -1196,7 +1469,9 @@ def _check_champion(folder: Path) -> None:
     check_built(folder, folder / "serving/model")
     with suppress(sqlite3.Error):  # the service can live with that, on its copy
         if not registry.champion(folder / "mlflow"):
-            raise project.CourseError(f"no model of {project.shown(folder)} has passed the gate yet: `{project.in_make('run')}` says why")
+            raise project.CourseError(
+                f"no model of {project.shown(folder)} has passed the gate yet: `{project.in_make('run')}` says why"
+            )
 
 
 async def _announce(serving: Serving, address: str) -> None:

@@ -32,7 +32,9 @@ def is_hidden(
     name: str,
 ) -> bool:
     "Whether values under this name stay out of logs."
-    return name in _personal or bool(_SECRET.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).lower()))
+    return name in _personal or bool(
+        _SECRET.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).lower())
+    )
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #0b297afc
 MASK = "***"
@@ -45,7 +47,10 @@ def masked(
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, dict):
-        return {str(name): MASK if is_hidden(str(name)) else masked(inner) for name, inner in value.items()}
+        return {
+            str(name): MASK if is_hidden(str(name)) else masked(inner)
+            for name, inner in value.items()
+        }
     if isinstance(value, list | tuple | set | frozenset):
         return [masked(inner) for inner in value]
     if shape := getattr(value, "shape", None):
@@ -103,7 +108,9 @@ class _Lines(RotatingFileHandler):
     "A file of lines that others may write to, rotate or take away meanwhile."
 
     def __init__(self, file: Path):
-        super().__init__(file, maxBytes=MOST_BYTES, backupCount=MOST_FILES, encoding="utf-8", delay=True)
+        super().__init__(
+            file, maxBytes=MOST_BYTES, backupCount=MOST_FILES, encoding="utf-8", delay=True
+        )
         self._turn = open(file.with_name(f".{file.name}.lock"), "a")  # noqa: SIM115
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -124,7 +131,11 @@ class _Lines(RotatingFileHandler):
     def _open(self):
         stream = super()._open()
         with open(self.baseFilename, "rb") as file:
-            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read() != b"\n":
+            if (
+                file.seek(0, os.SEEK_END)
+                and file.seek(-1, os.SEEK_END) is not None
+                and file.read() != b"\n"
+            ):
                 stream.write("\n")  # somebody was killed in the middle of a line
         return stream
 
@@ -183,7 +194,9 @@ class Wanted(NamedTuple):
     service: str | None = None
     level: str | None = None  # this bad or worse
     text: str | None = None  # anywhere in the line
-    since: datetime | timedelta | None = None  # a moment; or so long before now, and for answers before the newest one
+    since: datetime | timedelta | None = (
+        None  # a moment; or so long before now, and for answers before the newest one
+    )
     until: datetime | None = None
 
 
@@ -202,7 +215,12 @@ def log_files(
 ) -> list[str]:
     "The files that may have what is looked for."
     found = [*out.glob("logs/*.jsonl"), *out.glob("logs/*.jsonl.[0-9]*")]
-    if not (wanted.run or wanted.stage or wanted.service not in (None, "serving") or wanted.level not in (None, *LEVELS[:2])):
+    if not (
+        wanted.run
+        or wanted.stage
+        or wanted.service not in (None, "serving")
+        or wanted.level not in (None, *LEVELS[:2])
+    ):
         found += out.glob("serving/predictions/*.jsonl")
     return sorted(map(str, found))
 
@@ -234,20 +252,30 @@ def _conditions(
         if value := getattr(wanted, name):
             told[name] = value
             fields.append(f"x[{_FIELDS.index(field) + 1}] = ${name}")
-            letters += [f"contains(line, ${name})"] if value.isascii() and json.dumps(value) == f'"{value}"' else []
+            letters += (
+                [f"contains(line, ${name})"]
+                if value.isascii() and json.dumps(value) == f'"{value}"'
+                else []
+            )
     if wanted.service:
         told["service"] = wanted.service
         fields.append(f"(answer OR x[{_FIELDS.index('service') + 1}] = $service)")
     if wanted.level:
         told["bad"] = bad = LEVELS[LEVELS.index(wanted.level) :]
         fields.append("list_contains($bad, level)")
-        letters += ["(" + " OR ".join(f"contains(line, '\"{level}\"')" for level in bad) + ")"] if "info" not in bad else []
+        letters += (
+            ["(" + " OR ".join(f"contains(line, '\"{level}\"')" for level in bad) + ")"]
+            if "info" not in bad
+            else []
+        )
     if wanted.text:
         told["text"] = wanted.text
         letters.append("contains(line, $text)")
     for name, moment in _span(wanted, newest).items():
         told[name] = moment
-    fields += ["time >= CASE WHEN answer THEN $since_answers ELSE $since END"] if "since" in told else []
+    fields += (
+        ["time >= CASE WHEN answer THEN $since_answers ELSE $since END"] if "since" in told else []
+    )
     return letters, fields + (["time < $until"] if "until" in told else []), told
 
 
@@ -256,7 +284,11 @@ def _span(wanted: Wanted, newest: datetime | None) -> dict[str, datetime]:
     told = {"until": wanted.until} if wanted.until else {}
     if isinstance(wanted.since, timedelta):
         now = datetime.now(UTC)  # of the clock on the wall, as logs are
-        return {**told, "since": now - wanted.since, "since_answers": (newest or now) - wanted.since}
+        return {
+            **told,
+            "since": now - wanted.since,
+            "since_answers": (newest or now) - wanted.since,
+        }
     return {**told, "since": wanted.since, "since_answers": wanted.since} if wanted.since else told
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #d1ac721c
@@ -271,16 +303,26 @@ def _ask(
     letters, fields, told = _conditions(wanted, newest)
 
     def ask(question: str, *more: str) -> list[tuple]:
-        parts = {"letters": " AND ".join([*letters, *more]) or "true", "fields": " AND ".join(fields) or "true"}
+        parts = {
+            "letters": " AND ".join([*letters, *more]) or "true",
+            "fields": " AND ".join(fields) or "true",
+        }
         tables = _TABLES.format(source=source, paths=[f"$.{name}" for name in _FIELDS], **parts)
         return connection.execute(f"{tables} {question}", {**values, **told}).fetchall()
 
-    rows = ask("SELECT broken, answer, level, left(x[1], 16) AS minute, count(*) FROM hits WHERE broken OR hit GROUP BY ALL")
+    rows = ask(
+        "SELECT broken, answer, level, left(x[1], 16) AS minute, count(*) FROM hits WHERE broken OR hit GROUP BY ALL"
+    )
     minutes = sorted((row[1:] for row in rows if not row[0] and row[3]), key=lambda row: row[2])
     count = sum(row[-1] for row in rows if not row[0])
     latest = f"SELECT line, answer FROM hits WHERE hit ORDER BY time DESC NULLS LAST LIMIT {most:d}"
     found = ask(latest, *_latest(minutes, most)) if count and most else []
-    return Found([_told(*row) for row in reversed(found)], count, sum(row[-1] for row in rows if row[0]), minutes)
+    return Found(
+        [_told(*row) for row in reversed(found)],
+        count,
+        sum(row[-1] for row in rows if row[0]),
+        minutes,
+    )
 
 
 def _latest(minutes: list[tuple], most: int) -> list[str]:
@@ -303,7 +345,12 @@ def _told(line: str, answer: bool) -> dict:
     "A line as a person wants it: of an answer only what is on the surface, its candidates can be long."
     told = json.loads(line)
     if answer:
-        told = {"level": "info", "event": "answer", "service": "serving", **{k: v for k, v in told.items() if k != "candidates"}}
+        told = {
+            "level": "info",
+            "event": "answer",
+            "service": "serving",
+            **{k: v for k, v in told.items() if k != "candidates"},
+        }
     return told
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #fc85e151
@@ -368,23 +415,33 @@ def follow(
         _new_lines(file, read, skip=1_000_000)
     with duckdb.connect() as connection:
         while True:
-            new = [(line, file) for file in log_files(out, wanted) for line in _new_lines(file, read)]
+            new = [
+                (line, file) for file in log_files(out, wanted) for line in _new_lines(file, read)
+            ]
             values = {"lines": [line for line, _ in new], "names": [name for _, name in new]}
             source = "(SELECT unnest($lines) AS line, unnest($names) AS filename)"
-            yield _ask(connection, source, values, wanted, None, len(new)) if new else Found([], 0, 0, [])
+            yield (
+                _ask(connection, source, values, wanted, None, len(new))
+                if new
+                else Found([], 0, 0, [])
+            )
             time.sleep(seconds)
 
 
 def _new_lines(
     file: str,
-    read: dict[int, tuple[int, bytes]],  # until where, and the last bytes of it, by the number of the file
+    read: dict[
+        int, tuple[int, bytes]
+    ],  # until where, and the last bytes of it, by the number of the file
     skip: int | None = None,  # of a file that is new: all but so many bytes
 ) -> list[str]:
     "The whole lines after what was read of a file; `read` is brought up to date."
     try:
         with open(file, "rb") as opened:
             told = os.fstat(opened.fileno())
-            end, last = read.get(told.st_ino, (0 if skip is None else max(0, told.st_size - skip), b""))
+            end, last = read.get(
+                told.st_ino, (0 if skip is None else max(0, told.st_size - skip), b"")
+            )
             opened.seek(end - len(last))
             if opened.read(len(last)) != last:  # another file has got the number
                 end = opened.seek(0)
@@ -414,10 +471,14 @@ def readable(
     "A line of a log for a person, as rich prints it."
     from rich.text import Text
 
-    shown = Text().append(f"{str(line.get('time', ''))[:23].replace('T', ' '):<23} ", "dim")  # a style of the whole would dim all
+    shown = Text().append(
+        f"{str(line.get('time', ''))[:23].replace('T', ' '):<23} ", "dim"
+    )  # a style of the whole would dim all
     level = str(line.get("level", ""))
     shown.append(f"{level:<8}", _COLOURS.get(level, ""))
-    shown.append(f"{line.get('service', ''):<10} ").append(in_one_line(str(line.get("event", ""))), "bold")
+    shown.append(f"{line.get('service', ''):<10} ").append(
+        in_one_line(str(line.get("event", ""))), "bold"
+    )
     for name in sorted(line.keys() - _SAID_BEFORE):
         value = line[name] if isinstance(line[name], str) else json.dumps(line[name])
         shown.append(f"  {in_one_line(name)}=", "dim").append(in_one_line(value))
@@ -442,7 +503,9 @@ def histogram(
 ) -> list[Bar]:
     "How many lines there were over time, in bars of one width; spans without lines are there too."
     rows = [
-        (int(datetime.fromisoformat(m).replace(tzinfo=UTC).timestamp()) // 60, level, n) for a, level, m, n in found.minutes if a == answers
+        (int(datetime.fromisoformat(m).replace(tzinfo=UTC).timestamp()) // 60, level, n)
+        for a, level, m, n in found.minutes
+        if a == answers
     ]
     if not rows:
         return []
@@ -452,7 +515,10 @@ def histogram(
     for minute, level, lines in rows:
         counts[minute // width][0] += lines
         counts[minute // width][1] += lines * (level in LEVELS[2:])
-    return [Bar(datetime.fromtimestamp(place * width * 60, UTC), *both) for place, both in counts.items()]
+    return [
+        Bar(datetime.fromtimestamp(place * width * 60, UTC), *both)
+        for place, both in counts.items()
+    ]
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #cc939807
 def drawn(
@@ -465,15 +531,26 @@ def drawn(
     shown, most = Text(), max((bar.lines for bar in bars), default=0)
     for bar in bars:
         bad, all_ = (-(-width * n // most) for n in (bar.bad, bar.lines))
-        shown.append(f"{bar.start:%Y-%m-%d %H:%M} ", "dim").append("█" * bad, "red").append("█" * (all_ - bad), "blue")
+        shown.append(f"{bar.start:%Y-%m-%d %H:%M} ", "dim").append("█" * bad, "red").append(
+            "█" * (all_ - bad), "blue"
+        )
         shown.append(f" {bar.lines:,}" + (f" ({bar.bad:,} bad)" if bar.bad else "") + "\n")
     return shown
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #84a4c41d
 _STAGE = {
-    "success": ("pipeline_stage_last_success_timestamp_seconds", "When the stage last ended well; 0: never"),
-    "failure": ("pipeline_stage_last_failure_timestamp_seconds", "When the stage last failed; 0: never"),
-    "seconds": ("pipeline_stage_duration_seconds", "How long the stage took when it last ended well"),
+    "success": (
+        "pipeline_stage_last_success_timestamp_seconds",
+        "When the stage last ended well; 0: never",
+    ),
+    "failure": (
+        "pipeline_stage_last_failure_timestamp_seconds",
+        "When the stage last failed; 0: never",
+    ),
+    "seconds": (
+        "pipeline_stage_duration_seconds",
+        "How long the stage took when it last ended well",
+    ),
     "rows": ("pipeline_stage_rows", "Rows that the stage made when it last ended well, by table"),
 }
 
@@ -484,7 +561,11 @@ def stage_note(
     rows: dict[str, int] | None,  # by table; None: it failed
 ) -> dict:
     "What is to be remembered of a stage that has ended now."
-    ended = {"failure": time.time()} if rows is None else {"success": time.time(), "seconds": round(seconds, 3), "rows": rows}
+    ended = (
+        {"failure": time.time()}
+        if rows is None
+        else {"success": time.time(), "seconds": round(seconds, 3), "rows": rows}
+    )
     return {"success": 0, "failure": 0, **before, **ended}
 
 
@@ -510,10 +591,14 @@ class _Stages:
 
         notes = stage_notes(self.out)
         for key, (name, about) in _STAGE.items():
-            family = GaugeMetricFamily(name, about, labels=["stage", "table"] if key == "rows" else ["stage"])
+            family = GaugeMetricFamily(
+                name, about, labels=["stage", "table"] if key == "rows" else ["stage"]
+            )
             for stage, note in notes.items():
                 for labels, value in (
-                    [([stage, table], n) for table, n in note.get("rows", {}).items()] if key == "rows" else [([stage], note.get(key))]
+                    [([stage, table], n) for table, n in note.get("rows", {}).items()]
+                    if key == "rows"
+                    else [([stage], note.get(key))]
                 ):
                     if value is not None:
                         family.add_metric(labels, value)
@@ -543,7 +628,9 @@ def pipeline_text(
 def prometheus(
     folder: Path,  # gets its configuration and its data
     platform: Path,  # the project's folder platform/
-    targets: dict[str, str],  # host:port by job of platform/prometheus/prometheus.yml; a job without one is left out
+    targets: dict[
+        str, str
+    ],  # host:port by job of platform/prometheus/prometheus.yml; a job without one is left out
     port: int = 9090,  # on loopback
     every: str = "15s",  # readings and rules
     alertmanager: str | None = None,  # its host:port
@@ -555,12 +642,25 @@ def prometheus(
     told = yaml.safe_load((platform / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
     jobs = {job["job_name"]: job for job in told["scrape_configs"]}
     if unknown := targets.keys() - jobs.keys():
-        raise ValueError(f"prometheus.yml has no job {', '.join(sorted(unknown))}; it has {', '.join(sorted(jobs))}")
+        raise ValueError(
+            f"prometheus.yml has no job {', '.join(sorted(unknown))}; it has {', '.join(sorted(jobs))}"
+        )
     key = {"authorization": {"credentials_file": str(key_file)}} if key_file else {}
-    told["global"] |= {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every}
-    told["scrape_configs"] = [{**jobs[name], **key, "static_configs": [{"targets": [place]}]} for name, place in targets.items()]
+    told["global"] |= {
+        "scrape_interval": every,
+        "scrape_timeout": every,
+        "evaluation_interval": every,
+    }
+    told["scrape_configs"] = [
+        {**jobs[name], **key, "static_configs": [{"targets": [place]}]}
+        for name, place in targets.items()
+    ]
     told["rule_files"] = [f"{_pattern(platform)}/prometheus/rules/*.yml"]
-    told["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]} if alertmanager else {}
+    told["alerting"] = (
+        {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
+        if alertmanager
+        else {}
+    )
     (folder / "prometheus").mkdir(parents=True, exist_ok=True)
     file = folder / "prometheus/prometheus.yml"
     file.write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
@@ -570,8 +670,18 @@ def prometheus(
         f"--storage.tsdb.path={folder / 'prometheus/data'}",
         "--storage.tsdb.retention.time=15d",
     ]
-    command += [f"--web.listen-address=127.0.0.1:{port}", "--rules.alert.resend-delay=2s", "--log.level=warn"]
-    return {"name": "prometheus", "command": tuple(command), "port": port, "health": "/-/ready", "seconds": 30}
+    command += [
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--rules.alert.resend-delay=2s",
+        "--log.level=warn",
+    ]
+    return {
+        "name": "prometheus",
+        "command": tuple(command),
+        "port": port,
+        "health": "/-/ready",
+        "seconds": 30,
+    }
 
 
 def _pattern(folder: Path) -> str:

@@ -29,9 +29,13 @@ class TrainingSettings(Settings):
 
     test_days: int = 21  # the newest days are for the test
     validation_days: int = 10  # those before are for the choice of a model
-    train_days: Annotated[int, Field(ge=2)] | None = None  # learn from the newest so many days before the test; None: from all
+    train_days: Annotated[int, Field(ge=2)] | None = (
+        None  # learn from the newest so many days before the test; None: from all
+    )
     seed: int = 7
-    truth: str | None = None  # what a simulation knows; read after the gate has decided, never before
+    truth: str | None = (
+        None  # what a simulation knows; read after the gate has decided, never before
+    )
 
 # %% ../notebooks/40_training_pipeline.ipynb #5cffdf1c
 from collections.abc import Callable
@@ -48,16 +52,22 @@ def extract(
 ) -> pd.DataFrame:
     "A row for each candidate of a booking, and for each label without one: features as of its time, label and propensity where known."
     pair = [BOOKING, ENTITY]
-    labels, bookings, candidates = (table.astype({BOOKING: "string"}) for table in (labels, bookings, candidates))
+    labels, bookings, candidates = (
+        table.astype({BOOKING: "string"}) for table in (labels, bookings, candidates)
+    )
     rows = candidates[pair].merge(bookings[[BOOKING, TIME]], on=BOOKING)
     rows = rows.merge(bookings[[*pair, PROPENSITY]], on=pair, how="left")
-    rows = rows.merge(labels[[*pair, TIME, LABEL, KNOWN]], on=pair, how="outer", suffixes=("", " of label"))
+    rows = rows.merge(
+        labels[[*pair, TIME, LABEL, KNOWN]], on=pair, how="outer", suffixes=("", " of label")
+    )
     rows[TIME] = rows[TIME].fillna(rows.pop(f"{TIME} of label")).dt.as_unit("us")
     rows[KNOWN] = rows[KNOWN].dt.as_unit("us")
     rows = rows.sort_values([TIME, BOOKING, ENTITY], ignore_index=True)
     found = historical(rows[[ENTITY, TIME]])
     rows[FEATURES] = found[FEATURES].to_numpy("float64")
-    return rows.astype({LABEL: "float64", PROPENSITY: "float64"})[[BOOKING, TIME, ENTITY, *FEATURES, PROPENSITY, LABEL, KNOWN]]
+    return rows.astype({LABEL: "float64", PROPENSITY: "float64"})[
+        [BOOKING, TIME, ENTITY, *FEATURES, PROPENSITY, LABEL, KNOWN]
+    ]
 
 # %% ../notebooks/40_training_pipeline.ipynb #17a0eecb
 import os
@@ -86,7 +96,9 @@ def kept(
     "The table that was kept. Raises `CourseError` if it is gone or is not what it was."
     path = folder / f"{snapshot}.parquet"
     if not path.is_file():
-        raise CourseError(f"no snapshot {snapshot[:12]} is kept here: it was deleted, or this is a copy without its snapshots")
+        raise CourseError(
+            f"no snapshot {snapshot[:12]} is kept here: it was deleted, or this is a copy without its snapshots"
+        )
     if project.digest(path) != snapshot:
         raise CourseError(
             f"snapshot {snapshot[:12]} was altered: its bytes no longer have this digest. Get it from a backup; nothing was trained"
@@ -155,7 +167,12 @@ def examples() -> Table:
     columns = [known[BOOKING].model_copy(update={"empty": True}), known[TIME], known[ENTITY]]
     columns += [known[name].model_copy(update=gaps) for name in [*FEATURES, PROPENSITY, LABEL]]
     columns.append(Column(name=KNOWN, kind="time", about="when the label was known", empty=True))
-    return Table(name="training table", about="candidates with features and outcome", columns=tuple(columns), key=(BOOKING, ENTITY))
+    return Table(
+        name="training table",
+        about="candidates with features and outcome",
+        columns=tuple(columns),
+        key=(BOOKING, ENTITY),
+    )
 
 
 def validate(
@@ -209,14 +226,29 @@ def recipes(
     def filled(*steps):
         return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *steps)
 
-    curves = make_union(filled(StandardScaler(), SplineTransformer(n_knots=5, degree=3)), MissingIndicator(features="all"))
+    curves = make_union(
+        filled(StandardScaler(), SplineTransformer(n_knots=5, degree=3)),
+        MissingIndicator(features="all"),
+    )
     rising = [1 if name in RISING else 0 for name in FEATURES]
-    boosting = {"max_iter": 120, "learning_rate": 0.06, "max_depth": 3, "min_samples_leaf": 60, "l2_regularization": 5.0}
+    boosting = {
+        "max_iter": 120,
+        "learning_rate": 0.06,
+        "max_depth": 3,
+        "min_samples_leaf": 60,
+        "l2_regularization": 5.0,
+    }
     return {
-        "elastic net": filled(StandardScaler(), ClippedRegression(ElasticNet(alpha=0.005, l1_ratio=0.5))),
+        "elastic net": filled(
+            StandardScaler(), ClippedRegression(ElasticNet(alpha=0.005, l1_ratio=0.5))
+        ),
         "logistic regression": filled(StandardScaler(), LogisticRegression()),
-        "logistic regression on splines": make_pipeline(curves, LogisticRegression(C=0.1, max_iter=500)),
-        "gradient boosting": HistGradientBoostingClassifier(**boosting, monotonic_cst=rising, early_stopping=False, random_state=seed),
+        "logistic regression on splines": make_pipeline(
+            curves, LogisticRegression(C=0.1, max_iter=500)
+        ),
+        "gradient boosting": HistGradientBoostingClassifier(
+            **boosting, monotonic_cst=rising, early_stopping=False, random_state=seed
+        ),
     }
 
 
@@ -249,7 +281,11 @@ def base_rate(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
     "The share of completed trips in `train`, for each of `rows`."
     from sklearn.dummy import DummyClassifier
 
-    return DummyClassifier(strategy="prior").fit(train[FEATURES], train[LABEL]).predict_proba(rows[FEATURES])[:, 1]
+    return (
+        DummyClassifier(strategy="prior")
+        .fit(train[FEATURES], train[LABEL])
+        .predict_proba(rows[FEATURES])[:, 1]
+    )
 
 
 def per_entity(
@@ -271,7 +307,9 @@ def reliability(
     "Mean score and share of 1 in groups of rows with similar scores."
     table = pd.DataFrame({"score": np.asarray(score), "label": np.asarray(label)})
     group = (table.score.rank(method="first") - 1) * bins // max(len(table), 1)
-    return table.groupby(group).agg(score=("score", "mean"), label=("label", "mean"), rows=("label", "size"))
+    return table.groupby(group).agg(
+        score=("score", "mean"), label=("label", "mean"), rows=("label", "size")
+    )
 
 
 def measure(
@@ -288,7 +326,9 @@ def measure(
         "mae": float(np.mean(abs(score - label))),
         "log_loss": float(np.mean(surprise(label, score))),
         "auc": checks.auc(label, score),
-        "calibration_error": float(np.average(abs(groups.score - groups.label), weights=groups.rows)),
+        "calibration_error": float(
+            np.average(abs(groups.score - groups.label), weights=groups.rows)
+        ),
     }
 
 
@@ -316,15 +356,30 @@ def compare(
     train, ahead = parts["train"], parts["validation"]
     if train[LABEL].nunique() < 2 or ahead.empty:
         return []
-    trials = [Trial("base rate", None, measure(ahead[LABEL], base_rate(train, ahead)), "a baseline")]
-    trials.append(Trial("per driver", None, measure(ahead[LABEL], per_entity(train, ahead)), "a baseline"))
+    trials = [
+        Trial("base rate", None, measure(ahead[LABEL], base_rate(train, ahead)), "a baseline")
+    ]
+    trials.append(
+        Trial("per driver", None, measure(ahead[LABEL], per_entity(train, ahead)), "a baseline")
+    )
     few = train.groupby(LABEL).head(25)
     for name, recipe in recipes(seed).items():
         first = checks.gives_probabilities(recipe, few[FEATURES], few[LABEL].astype("int64"))
         model = fit(name, train, seed) if first.passed else None
-        faults = [result for result in behaviour(model, ahead) if result.passed is False] if model else [first]
+        faults = (
+            [result for result in behaviour(model, ahead) if result.passed is False]
+            if model
+            else [first]
+        )
         metrics = measure(ahead[LABEL], probability(model, ahead)) if model else measure([], [])
-        trials.append(Trial(name, None if faults else model, metrics, "; ".join(fault.message for fault in faults)))
+        trials.append(
+            Trial(
+                name,
+                None if faults else model,
+                metrics,
+                "; ".join(fault.message for fault in faults),
+            )
+        )
     return trials
 
 
@@ -347,7 +402,12 @@ def behaviour(
 
 def ranked(trials: list[Trial]) -> list[str]:
     "The names of the models that could be trained, by their log loss, the lowest first."
-    return [trial.name for trial in sorted((t for t in trials if t.model is not None), key=lambda trial: trial.metrics["log_loss"])]
+    return [
+        trial.name
+        for trial in sorted(
+            (t for t in trials if t.model is not None), key=lambda trial: trial.metrics["log_loss"]
+        )
+    ]
 
 
 def best(trials: list[Trial]) -> str | None:
@@ -358,7 +418,8 @@ def best(trials: list[Trial]) -> str | None:
 def choices(
     rows: pd.DataFrame,  # candidates of bookings
     score: np.ndarray,  # of each row: the policy takes the highest
-    expected: np.ndarray | None = None,  # probability of each row's completion, for the doubly robust estimate; None: the score
+    expected: np.ndarray
+    | None = None,  # probability of each row's completion, for the doubly robust estimate; None: the score
 ) -> pd.DataFrame:
     "One row a booking with a label: what was logged and came of it, what the policy picks, and what is expected of both."
     rows = rows.assign(expected=score if expected is None else expected)
@@ -368,7 +429,16 @@ def choices(
     picked = rank.drop_duplicates(BOOKING)[[BOOKING, ENTITY, "expected"]]
     logged = rows[rows[PROPENSITY].notna() & rows[LABEL].notna()]
     both = logged.merge(picked, on=BOOKING, suffixes=("", "_picked"))
-    columns = [BOOKING, TIME, ENTITY, f"{ENTITY}_picked", PROPENSITY, LABEL, "expected", "expected_picked"]
+    columns = [
+        BOOKING,
+        TIME,
+        ENTITY,
+        f"{ENTITY}_picked",
+        PROPENSITY,
+        LABEL,
+        "expected",
+        "expected_picked",
+    ]
     return both[columns].rename(columns={f"{ENTITY}_picked": "picked"})
 
 
@@ -379,13 +449,18 @@ def weights(chosen: pd.DataFrame) -> np.ndarray:
 # %% ../notebooks/40_training_pipeline.ipynb #ce5c7acc
 def robust(chosen: pd.DataFrame) -> np.ndarray:
     "What the policy is worth in each booking, by the doubly robust estimate (Dudík, Langford, Li 2011, arXiv 1103.4601)."
-    return chosen.expected_picked.to_numpy() + weights(chosen) * (chosen[LABEL] - chosen.expected).to_numpy()
+    return (
+        chosen.expected_picked.to_numpy()
+        + weights(chosen) * (chosen[LABEL] - chosen.expected).to_numpy()
+    )
 
 
 def effective_sample(weight: np.ndarray) -> float:
     "How many equally weighted rows would say as much (Kong 1992): the squared sum over the sum of squares; 0 without weights."
     largest = np.max(weight, initial=0.0)
-    share = weight / largest if largest else weight  # the square of a tiny weight would be no number any more
+    share = (
+        weight / largest if largest else weight
+    )  # the square of a tiny weight would be no number any more
     return float(np.sum(share)) ** 2 / float(np.sum(np.square(share))) if largest else 0.0
 
 # %% ../notebooks/40_training_pipeline.ipynb #b28500a3
@@ -406,7 +481,12 @@ def interval(
     draws: int = 2_000,
 ) -> Interval | None:
     "Of a statistic of sums, by a bootstrap over days. None with fewer than two days, or where a sum leaves it undefined."
-    sums = pd.DataFrame(np.column_stack(columns)).groupby(time.dt.floor("D").dt.tz_localize(None).to_numpy()).sum().to_numpy()
+    sums = (
+        pd.DataFrame(np.column_stack(columns))
+        .groupby(time.dt.floor("D").dt.tz_localize(None).to_numpy())
+        .sum()
+        .to_numpy()
+    )
     days = len(sums)
     if days < 2:
         return None
@@ -417,7 +497,12 @@ def interval(
     if not np.isfinite([estimate, low, high]).all():
         return None
     wider = _wider(days)
-    return Interval(float(estimate), float(estimate - wider * (estimate - low)), float(estimate + wider * (high - estimate)), days)
+    return Interval(
+        float(estimate),
+        float(estimate - wider * (estimate - low)),
+        float(estimate + wider * (high - estimate)),
+        days,
+    )
 
 
 def _wider(days: int) -> float:
@@ -445,8 +530,15 @@ def uplift(
     if not weight.any():
         return Uplift(None, None, 0.0 if len(chosen) else None, len(chosen))
     return Uplift(
-        interval(chosen[TIME], [robust(chosen), label], lambda mine, theirs: mine / theirs - 1, seed),
-        interval(chosen[TIME], [weight * label, weight, label, one], lambda wy, w, y, n: wy / w / (y / n) - 1, seed),
+        interval(
+            chosen[TIME], [robust(chosen), label], lambda mine, theirs: mine / theirs - 1, seed
+        ),
+        interval(
+            chosen[TIME],
+            [weight * label, weight, label, one],
+            lambda wy, w, y, n: wy / w / (y / n) - 1,
+            seed,
+        ),
         effective_sample(weight),
         len(chosen),
     )
@@ -465,16 +557,26 @@ def enough(
 
     def at_least(name: str, there: float | None, wanted: float) -> checks.Result:
         if there is None:
-            return checks.Result(f"evidence: {name}", None, f"{name} not measurable: no bookings with candidates, propensities and labels")
+            return checks.Result(
+                f"evidence: {name}",
+                None,
+                f"{name} not measurable: no bookings with candidates, propensities and labels",
+            )
         passed, what = bool(there >= wanted), name.removesuffix("s") if there == 1 else name
         return checks.Result(
-            f"evidence: {name}", passed, f"{'' if passed else 'too little evidence: '}{there:,.0f} {what} of {wanted:,.0f}"
+            f"evidence: {name}",
+            passed,
+            f"{'' if passed else 'too little evidence: '}{there:,.0f} {what} of {wanted:,.0f}",
         )
 
     return [
         at_least("labels", len(test), needed.labels),
         at_least("drivers", test[ENTITY].nunique(), needed.drivers),
-        at_least("days", test[TIME].dt.floor("D").nunique(), needed.paired_days if paired else needed.days),
+        at_least(
+            "days",
+            test[TIME].dt.floor("D").nunique(),
+            needed.paired_days if paired else needed.days,
+        ),
         *([] if paired else [at_least("effective sample", effective, needed.effective_sample)]),
     ]
 
@@ -487,12 +589,18 @@ def better_than_base(
 ) -> list[checks.Result]:
     "Does the model beat the base rate, by the lower bounds in RMSE and log loss?"
     if test.empty or test[LABEL].nunique() < 2:
-        why = "not measurable: the test's labels are of one class only" if len(test) else "not measurable: the test has no labels"
+        why = (
+            "not measurable: the test's labels are of one class only"
+            if len(test)
+            else "not measurable: the test has no labels"
+        )
         return [checks.Result("better than the base rate", None, why)]
     label, one = test[LABEL].to_numpy(), np.ones(len(test))
     squares = [np.square(base - label), np.square(score - label), one]
     rmse = interval(test[TIME], squares, lambda b, m, n: np.sqrt(b / n) - np.sqrt(m / n), seed)
-    loss = interval(test[TIME], [surprise(label, base) - surprise(label, score), one], lambda d, n: d / n, seed)
+    loss = interval(
+        test[TIME], [surprise(label, base) - surprise(label, score), one], lambda d, n: d / n, seed
+    )
     return [
         _above("better than the base rate: RMSE", rmse, 0.0, "RMSE saved"),
         _above("better than the base rate: log loss", loss, 0.0, "log loss saved"),
@@ -503,7 +611,11 @@ def _above(name: str, found: Interval | None, wanted: float, what: str) -> check
     "Is the interval's lower bound above `wanted`?"
     if found is None:
         return checks.Result(name, None, f"{what} not measurable: it takes two days or more")
-    return checks.Result(name, found.low > wanted, f"{what} {found.estimate:.4f}, lower bound {found.low:.4f}, wanted more than {wanted:g}")
+    return checks.Result(
+        name,
+        found.low > wanted,
+        f"{what} {found.estimate:.4f}, lower bound {found.low:.4f}, wanted more than {wanted:g}",
+    )
 
 # %% ../notebooks/40_training_pipeline.ipynb #9bdfc2c8
 def first_champion(
@@ -518,9 +630,21 @@ def first_champion(
         off = checks.Result("RMSE", rmse <= needed.rmse, f"RMSE {rmse:.3f}, at most {needed.rmse}")
     found = gain.robust
     if found is None:
-        return [off, checks.Result("uplift", None, "uplift not measurable: the logs have no bookings in which it can be estimated")]
+        return [
+            off,
+            checks.Result(
+                "uplift",
+                None,
+                "uplift not measurable: the logs have no bookings in which it can be estimated",
+            ),
+        ]
     between = f"between {found.low:+.1%} and {found.high:+.1%}; the lower bound must reach {needed.uplift:+.0%}"
-    return [off, checks.Result("uplift", found.low >= needed.uplift, f"uplift {found.estimate:+.1%}, {between}")]
+    return [
+        off,
+        checks.Result(
+            "uplift", found.low >= needed.uplift, f"uplift {found.estimate:+.1%}, {between}"
+        ),
+    ]
 
 
 def no_worse(
@@ -536,11 +660,21 @@ def no_worse(
     label, day = rows[LABEL][answered], rows[TIME][answered]
     trips = off = None
     if me[TIME].dt.floor("D").nunique() >= needed.paired_days:
-        trips = interval(me[TIME], [robust(me) - robust(they), np.ones(len(me))], lambda d, n: d / n, seed)
+        trips = interval(
+            me[TIME], [robust(me) - robust(they), np.ones(len(me))], lambda d, n: d / n, seed
+        )
     if day.dt.floor("D").nunique() >= needed.paired_days:
         squares = [np.square(score[answered] - label) for score in (theirs, mine)]
-        off = interval(day, [*squares, np.ones(len(label))], lambda t, m, n: np.sqrt(t / n) - np.sqrt(m / n), seed)
-    return [_not_below("no worse in completed trips", trips, needed), _not_below("no worse in RMSE", off, needed)]
+        off = interval(
+            day,
+            [*squares, np.ones(len(label))],
+            lambda t, m, n: np.sqrt(t / n) - np.sqrt(m / n),
+            seed,
+        )
+    return [
+        _not_below("no worse in completed trips", trips, needed),
+        _not_below("no worse in RMSE", off, needed),
+    ]
 
 
 def _not_below(name: str, found: Interval | None, needed: Acceptance) -> checks.Result:
@@ -551,7 +685,11 @@ def _not_below(name: str, found: Interval | None, needed: Acceptance) -> checks.
     return checks.Result(name, found.low >= -needed.no_worse, message)
 
 
-CHOICES = ("evidence: effective sample", "uplift", "no worse in completed trips")  # checks that compare choices
+CHOICES = (
+    "evidence: effective sample",
+    "uplift",
+    "no worse in completed trips",
+)  # checks that compare choices
 
 
 def measurable(
@@ -562,7 +700,11 @@ def measurable(
     if frame[PROPENSITY].notna().any():
         return results, ()
     why = "cannot be measured: no source tells who the candidates of a booking were, and how likely the choice was"
-    unmeasured = tuple(r._replace(message=f"{r.name.removeprefix('evidence: ')} {why}") for r in results if r.name in CHOICES)
+    unmeasured = tuple(
+        r._replace(message=f"{r.name.removeprefix('evidence: ')} {why}")
+        for r in results
+        if r.name in CHOICES
+    )
     return [result for result in results if result.name not in CHOICES], unmeasured
 
 # %% ../notebooks/40_training_pipeline.ipynb #2ae988b4
@@ -585,7 +727,9 @@ class Judged(NamedTuple):
     tested: pd.DataFrame  # label and score of the test's rows
     chosen: pd.DataFrame  # of `choices`, in the test
     at: Windows
-    unmeasured: tuple[checks.Result, ...] = ()  # what the gate asks where choices are logged, and could not ask here
+    unmeasured: tuple[
+        checks.Result, ...
+    ] = ()  # what the gate asks where choices are logged, and could not ask here
 
     @property
     def passed(self) -> bool:
@@ -607,35 +751,87 @@ def judge(
     if ranked(trials):
         return _examined(frame, at, data, trials, told.seed, champion)
     test = parts["test"]
-    results = [*enough(test, None, paired=champion is not None), *data, checks.Result("model", None, _untrained(parts, trials))]
+    results = [
+        *enough(test, None, paired=champion is not None),
+        *data,
+        checks.Result("model", None, _untrained(parts, trials)),
+    ]
     results, unmeasured = measurable(results, frame)
     nothing, tested = Uplift(None, None, None, 0), test.assign(score=np.nan)
-    return Judged(None, None, results, trials, _measured(test, None, None), nothing, tested, test.head(0), at, unmeasured)
+    return Judged(
+        None,
+        None,
+        results,
+        trials,
+        _measured(test, None, None),
+        nothing,
+        tested,
+        test.head(0),
+        at,
+        unmeasured,
+    )
 
 # %% ../notebooks/40_training_pipeline.ipynb #2fd247e9
-def _examined(frame, at: Windows, data: list, trials: list[Trial], seed: int, champion: Champion | None) -> Judged:
+def _examined(
+    frame, at: Windows, data: list, trials: list[Trial], seed: int, champion: Champion | None
+) -> Judged:
     "The best model, trained on all that was known before the test, and what the test says of it."
-    learned, test, ahead = labelled(frame, at.since, at.test), labelled(frame, at.test, at.end), frame[frame[TIME] >= at.test]
+    learned, test, ahead = (
+        labelled(frame, at.since, at.test),
+        labelled(frame, at.test, at.end),
+        frame[frame[TIME] >= at.test],
+    )
     kind, model = _behaving(ranked(trials), learned, test, seed)
     scores = pd.Series(probability(model, ahead), ahead.index)
-    score, base, chosen = scores[test.index].to_numpy(), base_rate(learned, test), choices(ahead, scores)
+    score, base, chosen = (
+        scores[test.index].to_numpy(),
+        base_rate(learned, test),
+        choices(ahead, scores),
+    )
     gain = uplift(chosen, seed)
     evidence = enough(test, gain.effective_sample, paired=champion is not None)
     metrics = _measured(test, score, base)
-    results = [*evidence, *data, *behaviour(model, test), *better_than_base(test, score, base, seed)]
+    results = [
+        *evidence,
+        *data,
+        *behaviour(model, test),
+        *better_than_base(test, score, base, seed),
+    ]
     if champion is None:
         results += first_champion(metrics["rmse"], gain)
     else:
         later = ahead[ahead[TIME] >= champion.until]
-        results += no_worse(later, scores[later.index].to_numpy(), champion.probability(later), seed)
+        results += no_worse(
+            later, scores[later.index].to_numpy(), champion.probability(later), seed
+        )
     results, unmeasured = measurable(results, frame)
-    return Judged(kind, model, results, trials, metrics, gain, test.assign(score=score), chosen, at, unmeasured)
+    return Judged(
+        kind,
+        model,
+        results,
+        trials,
+        metrics,
+        gain,
+        test.assign(score=score),
+        chosen,
+        at,
+        unmeasured,
+    )
 
 
-def _behaving(kinds: list[str], learned: pd.DataFrame, rows: pd.DataFrame, seed: int) -> tuple[str, object]:
+def _behaving(
+    kinds: list[str], learned: pd.DataFrame, rows: pd.DataFrame, seed: int
+) -> tuple[str, object]:
     "The first kind whose model also behaves when it has learned from more days than in its trial, and on others; if none does, the best one."
     models = ((kind, fit(kind, learned, seed)) for kind in kinds)
-    able = next((found for found in models if all(result.passed is not False for result in behaviour(found[1], rows))), None)
+    able = next(
+        (
+            found
+            for found in models
+            if all(result.passed is not False for result in behaviour(found[1], rows))
+        ),
+        None,
+    )
     return able or (kinds[0], fit(kinds[0], learned, seed))
 
 
@@ -667,7 +863,11 @@ def reasons(
     "Why the gate refuses, evidence first; none if it does not."
     refused = [result for result in results if not result.passed]
     said = [result.message for result in refused]
-    looks = [result.message.partition(",")[0] for result in results if result.name == "RMSE" and result.passed]
+    looks = [
+        result.message.partition(",")[0]
+        for result in results
+        if result.name == "RMSE" and result.passed
+    ]
     if refused and refused[0].name.startswith("evidence") and looks:
         said[0] += f" ({looks[0]} looks good, and means nothing yet)"
     return said
@@ -683,7 +883,11 @@ def recipe_of(
     told: TrainingSettings,
 ) -> dict:
     "All that decides what the pipeline makes of a snapshot. The truth is no part of it."
-    settings = {"features": FEATURES, "libraries": registry.libraries(), **told.model_dump(exclude={"truth"})}
+    settings = {
+        "features": FEATURES,
+        "libraries": registry.libraries(),
+        **told.model_dump(exclude={"truth"}),
+    }
     return {"snapshot": snapshot, "code": project.digest_of_code(*CODE), **settings}
 
 
@@ -709,12 +913,22 @@ def track(
         if run.info.status == "FINISHED":
             return run.info.run_id
         client.delete_run(run.info.run_id)
-    tags = {"stage": "training", "part": part, "snapshot": recipe["snapshot"], "code": recipe["code"], **tags}
+    tags = {
+        "stage": "training",
+        "part": part,
+        "snapshot": recipe["snapshot"],
+        "code": recipe["code"],
+        **tags,
+    }
     run_id = client.create_run(where, tags=tags, run_name=part.partition("/")[2]).info.run_id
     numbers = [Metric(name, value, 0, 0) for name, value in metrics.items() if value is not None]
-    client.log_batch(run_id, metrics=numbers, params=[Param(name, str(value)) for name, value in recipe.items()])
+    client.log_batch(
+        run_id, metrics=numbers, params=[Param(name, str(value)) for name, value in recipe.items()]
+    )
     if model is not None:
-        client.set_tag(run_id, "model_digest", registry.log_model(client, run_id, model, tuple(FEATURES)))
+        client.set_tag(
+            run_id, "model_digest", registry.log_model(client, run_id, model, tuple(FEATURES))
+        )
     for file in files:
         client.log_artifact(run_id, str(file))
     client.set_terminated(run_id)
@@ -745,13 +959,22 @@ def _calibration(judged: Judged, axes) -> str:
     axes.plot(groups.score, groups.label, "o-")
     axes.set(xlabel="promised", ylabel="came true", title="calibration on the test")
     points = zip(groups.score, groups.label, strict=True)
-    return "Calibration on the test. " + ", ".join(f"promised {score:.2f}: {label:.2f} came true" for score, label in points)
+    return "Calibration on the test. " + ", ".join(
+        f"promised {score:.2f}: {label:.2f} came true" for score, label in points
+    )
 
 
 def _gains(judged: Judged, axes) -> str:
-    gains, words = {"self-normalized": judged.uplift.weighted, "doubly robust": judged.uplift.robust}, []
+    gains, words = (
+        {"self-normalized": judged.uplift.weighted, "doubly robust": judged.uplift.robust},
+        [],
+    )
     for place, (name, found) in enumerate(gains.items()):
-        words.append(f"{name} {found.estimate:.2f}, from {found.low:.2f} to {found.high:.2f}" if found else f"{name} not measurable")
+        words.append(
+            f"{name} {found.estimate:.2f}, from {found.low:.2f} to {found.high:.2f}"
+            if found
+            else f"{name} not measurable"
+        )
         if found:
             axes.plot([found.low, found.high], [place, place], "C0-", lw=5, alpha=0.4)
             axes.plot(found.estimate, place, "C0o")
@@ -766,7 +989,13 @@ def _gains(judged: Judged, axes) -> str:
 
 
 def _rounded(value):
-    return "not measurable" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return (
+        "not measurable"
+        if value is None
+        else f"{value:.4f}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def report(
@@ -775,13 +1004,29 @@ def report(
     "A page of HTML, with its pictures in it."
     words = {True: "passed", False: "refused", None: "not measurable"}
     asked = [*judged.results, *(r._replace(passed=None) for r in judged.unmeasured)]
-    gate = pd.DataFrame([{"check": r.name, "verdict": words[r.passed], "finding": r.message} for r in asked])
-    trials = pd.DataFrame([{"trial": t.name, **{k: _rounded(v) for k, v in t.metrics.items()}, "note": t.note} for t in judged.trials])
-    metrics = pd.DataFrame([{"metric": name, "value": _rounded(value)} for name, value in judged.metrics.items()])
+    gate = pd.DataFrame(
+        [{"check": r.name, "verdict": words[r.passed], "finding": r.message} for r in asked]
+    )
+    trials = pd.DataFrame(
+        [
+            {"trial": t.name, **{k: _rounded(v) for k, v in t.metrics.items()}, "note": t.note}
+            for t in judged.trials
+        ]
+    )
+    metrics = pd.DataFrame(
+        [{"metric": name, "value": _rounded(value)} for name, value in judged.metrics.items()]
+    )
     drawn = [_calibration, _gains] if judged.model is not None and len(judged.tested) else [_gains]
     pictures = [_picture(draw, judged) for draw in drawn]
-    tables = {"The gate": gate, f"The model on the test ({judged.kind or 'none'})": metrics, "Trials, on the validation days": trials}
-    body = "".join(f"<h2>{html.escape(title)}</h2>{table.to_html(index=False, border=0)}" for title, table in tables.items())
+    tables = {
+        "The gate": gate,
+        f"The model on the test ({judged.kind or 'none'})": metrics,
+        "Trials, on the validation days": trials,
+    }
+    body = "".join(
+        f"<h2>{html.escape(title)}</h2>{table.to_html(index=False, border=0)}"
+        for title, table in tables.items()
+    )
     style = "body{font:15px sans-serif;max-width:60em;margin:2em auto}td,th{text-align:left;padding:.2em .8em;border-bottom:1px solid #ddd}"
     verdict = "passed the gate" if judged.passed else "was refused"
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title><style>{style}</style>'
@@ -790,14 +1035,21 @@ def report(
 # %% ../notebooks/40_training_pipeline.ipynb #8aa62fa7
 def _plain(found: Interval | None) -> dict:
     names = ("estimate", "low", "high", "days")
-    return {name: round(value, 6) for name, value in found._asdict().items()} if found else dict.fromkeys(names)
+    return (
+        {name: round(value, 6) for name, value in found._asdict().items()}
+        if found
+        else dict.fromkeys(names)
+    )
 
 
 def verdict(
     judged: Judged,
 ) -> dict:
     "The gate's decision, and all that it rests on, as `decision.json` has it: without names of runs and versions."
-    numbers = {name: round(value, 6) if isinstance(value, float) else value for name, value in judged.metrics.items()}
+    numbers = {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in judged.metrics.items()
+    }
     gain = judged.uplift
     effective = None if gain.effective_sample is None else round(gain.effective_sample, 3)
     return {
@@ -814,7 +1066,10 @@ def verdict(
             "bookings": gain.bookings,
             "self_normalized": _plain(gain.weighted),
         },
-        "trials": [{"name": t.name, "note": t.note, **{k: v and round(v, 6) for k, v in t.metrics.items()}} for t in judged.trials],
+        "trials": [
+            {"name": t.name, "note": t.note, **{k: v and round(v, 6) for k, v in t.metrics.items()}}
+            for t in judged.trials
+        ],
         "windows": {name: moment.isoformat() for name, moment in judged.at._asdict().items()},
     }
 
@@ -850,14 +1105,26 @@ def try_all(
     key, judged = key_of(recipe), judge(frame, history, told, present_champion(client))
     since = judged.at.since.isoformat()
     for trial in judged.trials:
-        tags = {"kind": trial.name, "since": since, "until": judged.at.validation.isoformat(), "note": trial.note}
+        tags = {
+            "kind": trial.name,
+            "since": since,
+            "until": judged.at.validation.isoformat(),
+            "note": trial.note,
+        }
         track(client, f"{key}/{trial.name}", recipe, tags, trial.metrics, trial.model)
     with tempfile.TemporaryDirectory() as scratch:
-        files = tuple(Path(scratch) / name for name in ("verdict.json", "report.html", "choices.parquet"))
+        files = tuple(
+            Path(scratch) / name for name in ("verdict.json", "report.html", "choices.parquet")
+        )
         project.write_json(files[0], verdict(judged))
         files[1].write_text(report(judged), encoding="utf-8")
         judged.chosen.to_parquet(files[2], index=False)
-        tags = {"key": key, "kind": judged.kind or "none", "since": since, "until": judged.at.test.isoformat()}
+        tags = {
+            "key": key,
+            "kind": judged.kind or "none",
+            "since": since,
+            "until": judged.at.test.isoformat(),
+        }
         return track(client, f"{key}/final", recipe, tags, judged.metrics, judged.model, files)
 
 
@@ -870,7 +1137,9 @@ def settle(
     "Register and promote what passed, if that was not done before. The decision and the version."
     if not passed:
         return "refused", None
-    number = registry.register(client, run_id, key_of(recipe), {"snapshot": recipe["snapshot"], "code": recipe["code"]})
+    number = registry.register(
+        client, run_id, key_of(recipe), {"snapshot": recipe["snapshot"], "code": recipe["code"]}
+    )
     if "settled" not in client.get_run(run_id).data.tags:
         registry.promote(client, number)
         client.set_tag(run_id, "settled", "true")
@@ -891,7 +1160,9 @@ def train(
     run = client.get_run(run_id)
     files = registry.artifacts(client, run_id)
     if not (files / "verdict.json").is_file():
-        raise CourseError(f"run {run_id} has lost its files beside mlflow.db: `make clean`, then run again")
+        raise CourseError(
+            f"run {run_id} has lost its files beside mlflow.db: `make clean`, then run again"
+        )
     seen = json.loads((files / "verdict.json").read_text(encoding="utf-8"))
     decision, number = settle(client, run_id, recipe, seen.pop("passed"))
     model = {
@@ -902,8 +1173,17 @@ def train(
         "kind": seen.pop("kind"),
     }
     if decision == "kept":
-        seen["reasons"] = [f"judged before, as version {number}; the champion is version {registry.aliases(client)['champion']} by now"]
-    return {"decision": decision, "found": found is not None, "key": key_of(recipe), "snapshot": snapshot, "model": model, **seen}, files
+        seen["reasons"] = [
+            f"judged before, as version {number}; the champion is version {registry.aliases(client)['champion']} by now"
+        ]
+    return {
+        "decision": decision,
+        "found": found is not None,
+        "key": key_of(recipe),
+        "snapshot": snapshot,
+        "model": model,
+        **seen,
+    }, files
 
 # %% ../notebooks/40_training_pipeline.ipynb #fcfa3578
 def compare_with_truth(
@@ -954,11 +1234,15 @@ def reproduce(
         raise CourseError(f"no run {run_id} here; see `{project.in_make('ui')}`") from None
     tags, params = run.data.tags, run.data.params
     if "model_digest" not in tags:
-        raise CourseError(f"run {run_id} has no model: it is a baseline, was refused before training, or did not come to its end")
+        raise CourseError(
+            f"run {run_id} has no model: it is a baseline, was refused before training, or did not come to its end"
+        )
     frame = kept(tags["snapshot"], Path(folder).parent / "snapshots")
     if tags["code"] != project.digest_of_code(*CODE):
         print("the code has changed since this run: if the models differ, that may be why")
-    learned = labelled(frame, pd.Timestamp(tags["since"]) if "since" in tags else None, pd.Timestamp(tags["until"]))
+    learned = labelled(
+        frame, pd.Timestamp(tags["since"]) if "since" in tags else None, pd.Timestamp(tags["until"])
+    )
     model = fit(tags["kind"], learned, int(params["seed"]))
     with tempfile.TemporaryDirectory() as scratch:
         made = registry.save_model(model, Path(scratch) / "model", tuple(FEATURES))
@@ -985,17 +1269,28 @@ def run(
     project.write_json(stage.product["decision"], decision)
     with project.writing(stage.product["report"]) as beside:
         shutil.copyfile(files / "report.html", beside)
-    log.info("gate decided", decision=decision["decision"], found=decision["found"], reasons=decision["reasons"], model=decision["model"])
+    log.info(
+        "gate decided",
+        decision=decision["decision"],
+        found=decision["found"],
+        reasons=decision["reasons"],
+        model=decision["model"],
+    )
     compared = _with_truth(stage, told, files, decision["uplift"])
     print("\n".join(_said(decision, compared)))
-    print(f"written: {', '.join(project.shown(stage.product[key]) for key in ('decision', 'report', 'mlflow'))}")
+    print(
+        f"written: {', '.join(project.shown(stage.product[key]) for key in ('decision', 'report', 'mlflow'))}"
+    )
 
 
 def _extracted(stage: project.Stage) -> pd.DataFrame:
     from mlops_course import features
 
     store = features.open_store(stage.upstream["features"]["store"])
-    tables = {name: pd.read_parquet(stage.upstream["data"][name]) for name in ("labels", "bookings", "candidates")}
+    tables = {
+        name: pd.read_parquet(stage.upstream["data"][name])
+        for name in ("labels", "bookings", "candidates")
+    }
     frame = extract(**tables, historical=lambda rows: features.historical(store, rows))
     if frame.empty:
         raise CourseError(
@@ -1004,7 +1299,9 @@ def _extracted(stage: project.Stage) -> pd.DataFrame:
     return frame
 
 
-def _with_truth(stage: project.Stage, told: TrainingSettings, files: Path, found: dict) -> dict | None:
+def _with_truth(
+    stage: project.Stage, told: TrainingSettings, files: Path, found: dict
+) -> dict | None:
     "After the decision is written: what the simulation knows, if there is one."
     written = stage.product["decision"].with_name("truth.json")
     written.unlink(missing_ok=True)
@@ -1026,8 +1323,12 @@ def _said(decision: dict, compared: dict | None) -> list[str]:
         f"{', found as it was' if decision['found'] else ''}; RMSE {metrics['rmse']:.3f}"
     ]
     if found["estimate"] is not None:
-        lines.append(f"uplift {found['estimate']:+.1%}, between {found['low']:+.1%} and {found['high']:+.1%}")
+        lines.append(
+            f"uplift {found['estimate']:+.1%}, between {found['low']:+.1%} and {found['high']:+.1%}"
+        )
     lines += [f"judged by labels alone: {result['message']}" for result in decision["unmeasured"]]
     if compared:
-        lines.append(f"the simulation knows: {compared['model_uplift']:+.1%}; the best possible: {compared['oracle_uplift']:+.1%}")
+        lines.append(
+            f"the simulation knows: {compared['model_uplift']:+.1%}; the best possible: {compared['oracle_uplift']:+.1%}"
+        )
     return lines

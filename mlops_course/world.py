@@ -46,7 +46,9 @@ def hire(
     rng = generator(seed, 0)
     reliability, other = rng.standard_normal((2, drivers))
     length = rng.integers(6, 12, drivers)
-    start = np.where(rng.random(drivers) < 0.55, rng.normal(6.5, 1.3, drivers), rng.normal(13, 1.5, drivers))
+    start = np.where(
+        rng.random(drivers) < 0.55, rng.normal(6.5, 1.3, drivers), rng.normal(13, 1.5, drivers)
+    )
     start = start.round().clip(4, 24 - length)
     return Drivers(
         number=np.arange(1001, 1001 + drivers),
@@ -67,7 +69,9 @@ def on_shift(
 ) -> np.ndarray:
     "Hours on shift before each hour of the day, a row a driver; -1: not on shift."
     since = np.arange(24, dtype=np.int8) - drivers.start[:, None]
-    working = (since >= 0) & (since < drivers.length[:, None]) & (drivers.day_off != weekday)[:, None]
+    working = (
+        (since >= 0) & (since < drivers.length[:, None]) & (drivers.day_off != weekday)[:, None]
+    )
     return np.where(working, since, np.int8(-1))
 
 # %% ../notebooks/20_world.ipynb #78b6afdb
@@ -130,9 +134,14 @@ def work(
     hour: np.ndarray,
 ) -> np.ndarray:
     "Trips offered, accepted and completed in each of these hours: three rows of counts."
-    usual = [completion(USUAL, drivers, who, hour, known, km) for known, km in [(True, 2.0), (False, 3.0)]]
+    usual = [
+        completion(USUAL, drivers, who, hour, known, km)
+        for known, km in [(True, 2.0), (False, 3.0)]
+    ]
     offered = rng.poisson(scenario.activity * drivers.activity[who])
-    accepted = rng.binomial(offered, sigmoid(1.0 + 0.7 * drivers.eagerness[who] + scenario.accepting))
+    accepted = rng.binomial(
+        offered, sigmoid(1.0 + 0.7 * drivers.eagerness[who] + scenario.accepting)
+    )
     completed = rng.binomial(accepted, sum(usual) / 2)
     return np.stack([offered, accepted, completed]).clip(max=255).astype(np.uint8)
 
@@ -155,7 +164,11 @@ class Week:
     ) -> np.ndarray:
         "Add a day. The totals of the seven days before the end of each of its hours."
         gone = self._days[day % WEEK][:, block]
-        until = self.total[:, block, None] + counts.cumsum(-1, dtype=np.int32) - gone.cumsum(-1, dtype=np.int32)
+        until = (
+            self.total[:, block, None]
+            + counts.cumsum(-1, dtype=np.int32)
+            - gone.cumsum(-1, dtype=np.int32)
+        )
         self._days[day % WEEK][:, block] = counts
         self.total[:, block] = until[..., -1]
         return until
@@ -170,7 +183,11 @@ def report(
     noise = 0.01 * rng.standard_normal((2, len(offered)), dtype=np.float32)
     conv_rate = (completed + 2 * 0.6) / (accepted + 2) + noise[0]
     acc_rate = (accepted + 2 * 0.7) / (offered + 2) + noise[1]
-    return conv_rate.clip(0, 1).round(4), acc_rate.clip(0, 1).round(4), np.rint(completed / WEEK).astype(np.int64)
+    return (
+        conv_rate.clip(0, 1).round(4),
+        acc_rate.clip(0, 1).round(4),
+        np.rint(completed / WEEK).astype(np.int64),
+    )
 
 # %% ../notebooks/20_world.ipynb #5bb64ec4
 def delay(
@@ -225,11 +242,22 @@ _coin = {"reliability": 0, "known_zone": 0, "liked_hour": 0, "fatigue": 0, "dist
 
 SCENARIOS = {
     "normal": USUAL,
-    "covariate_drift": Scenario(about="a holiday: few offers, nearly all accepted", activity=0.4, accepting=1.2),
-    "concept_drift": Scenario(about="a bonus for accepting: the eager accept and cancel", base=0.15, reliability=0.1, eagerness=-0.9),
-    "feed_missing": Scenario(about="a third of the statistics is empty or lost", empty=1 / 6, lost=1 / 6),
+    "covariate_drift": Scenario(
+        about="a holiday: few offers, nearly all accepted", activity=0.4, accepting=1.2
+    ),
+    "concept_drift": Scenario(
+        about="a bonus for accepting: the eager accept and cancel",
+        base=0.15,
+        reliability=0.1,
+        eagerness=-0.9,
+    ),
+    "feed_missing": Scenario(
+        about="a third of the statistics is empty or lost", empty=1 / 6, lost=1 / 6
+    ),
     "feed_stale": Scenario(about="the statistics stop coming", lost=1),
-    "no_signal": Scenario(about="a coin decides, the same for all", from_start=True, base=0.4, **_coin),
+    "no_signal": Scenario(
+        about="a coin decides, the same for all", from_start=True, base=0.4, **_coin
+    ),
 }
 
 # %% ../notebooks/20_world.ipynb #1e8a07a0
@@ -247,7 +275,9 @@ class WorldSettings(Settings):
     start: date = date(2026, 1, 5)  # it begins at midnight, UTC
     seed: int = Field(7, ge=0)
     scenario: str = "normal"  # one of SCENARIOS
-    drift_day: int | None = Field(None, ge=0)  # the scenario's first day, counted from 0; None: after 5/7 of the days
+    drift_day: int | None = Field(
+        None, ge=0
+    )  # the scenario's first day, counted from 0; None: after 5/7 of the days
     simulate: bool = True  # false: nothing is simulated, the raw files come from somewhere else
 
     @field_validator("scenario")
@@ -273,7 +303,9 @@ from .project import CourseError
 
 SECOND = 1_000_000  # times are counted in microseconds since 1970
 DAY = 86_400  # seconds
-DEMAND = np.array([0, 0, 0, 0, 1, 2, 4, 7, 9, 7, 5, 5, 6, 6, 5, 5, 6, 8, 9, 8, 6, 5, 4, 2])  # bookings by hour of the day
+DEMAND = np.array(
+    [0, 0, 0, 0, 1, 2, 4, 7, 9, 7, 5, 5, 6, 6, 5, 5, 6, 8, 9, 8, 6, 5, 4, 2]
+)  # bookings by hour of the day
 
 
 class Company:
@@ -308,12 +340,31 @@ import pyarrow.compute as pc
 
 from .problem import CONTRACT
 
-_TYPES = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string(), "time": pa.timestamp("us", "UTC")}
-_FILES = {"driver_stats": "statistics", "bookings": "bookings", "candidates": "candidates", "labels": "labels", "batch_request": "request"}
-_TRUTH = {"request_id": "text", "driver_id": "integer", "propensity": "number", "probability": "number", "trip_completed": "integer"}
+_TYPES = {
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "text": pa.string(),
+    "time": pa.timestamp("us", "UTC"),
+}
+_FILES = {
+    "driver_stats": "statistics",
+    "bookings": "bookings",
+    "candidates": "candidates",
+    "labels": "labels",
+    "batch_request": "request",
+}
+_TRUTH = {
+    "request_id": "text",
+    "driver_id": "integer",
+    "propensity": "number",
+    "probability": "number",
+    "trip_completed": "integer",
+}
 
 SCHEMAS = {
-    file: pa.schema([(c.name, _TYPES[c.kind]) for c in CONTRACT.tables[table].columns if c.personal == "no"])
+    file: pa.schema(
+        [(c.name, _TYPES[c.kind]) for c in CONTRACT.tables[table].columns if c.personal == "no"]
+    )
     for file, table in _FILES.items()
 } | {"truth": pa.schema([(name, _TYPES[kind]) for name, kind in _TRUTH.items()])}
 
@@ -324,7 +375,13 @@ def _table(
 ) -> pa.Table:
     arrays = [c if isinstance(c, pa.Array) else pa.array(c) for c in columns]
     types = SCHEMAS[file].types
-    return pa.table([a.view(t) if pa.types.is_timestamp(t) else a.cast(t) for a, t in zip(arrays, types, strict=True)], SCHEMAS[file])
+    return pa.table(
+        [
+            a.view(t) if pa.types.is_timestamp(t) else a.cast(t)
+            for a, t in zip(arrays, types, strict=True)
+        ],
+        SCHEMAS[file],
+    )
 
 # %% ../notebooks/20_world.ipynb #f77a356c
 from collections.abc import Iterator
@@ -348,7 +405,9 @@ def statistics(
         begin, features = company.moment(day, hour * 3600), report(rng, totals)
         created = begin + (3600 + delay(rng, len(who))) * SECOND
         features, lost = _damaged(rng, features, settings.on(day))
-        table = _table("driver_stats", begin, company.drivers.number[who + first], *features, created)
+        table = _table(
+            "driver_stats", begin, company.drivers.number[who + first], *features, created
+        )
         yield table.filter(pa.array((created <= company.end) & ~lost))
 
 
@@ -357,7 +416,9 @@ def _damaged(rng, features, scenario) -> tuple[list[pa.Array], np.ndarray]:
     fate = rng.random(len(features[0]))
     which = rng.integers(0, len(features), len(fate))
     empty = (fate >= scenario.lost) & (fate < scenario.lost + scenario.empty)
-    return [pa.array(f, mask=empty & (which == i)) for i, f in enumerate(features)], fate < scenario.lost
+    return [
+        pa.array(f, mask=empty & (which == i)) for i, f in enumerate(features)
+    ], fate < scenario.lost
 
 # %% ../notebooks/20_world.ipynb #e700a77e
 class Offers(NamedTuple):
@@ -384,8 +445,16 @@ def offers(
     away = abs(company.drivers.home[who] - rng.integers(0, ZONES, (len(who), 1)))
     away = np.minimum(away, ZONES - away)  # zones between home and pickup
     km = (1 + 0.5 * away) * rng.gamma(2.0, 0.7, who.shape)
-    likely = completion(company.settings.on(day), company.drivers, who, hour[:, None], away <= 1, km)
-    return Offers(who, candidate, propensities(np.where(candidate, km, np.inf)), likely, rng.random(who.shape) < likely)
+    likely = completion(
+        company.settings.on(day), company.drivers, who, hour[:, None], away <= 1, km
+    )
+    return Offers(
+        who,
+        candidate,
+        propensities(np.where(candidate, km, np.inf)),
+        likely,
+        rng.random(who.shape) < likely,
+    )
 
 # %% ../notebooks/20_world.ipynb #33c9d614
 def request_ids(
@@ -393,7 +462,9 @@ def request_ids(
     numbers: np.ndarray,  # of the bookings in the day
 ) -> pa.Array:
     "The bookings' names."
-    return pc.binary_join_element_wise(f"r-{day:06d}", pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 5, "0"), "-")
+    return pc.binary_join_element_wise(
+        f"r-{day:06d}", pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 5, "0"), "-"
+    )
 
 
 def bookings(
@@ -410,7 +481,9 @@ def bookings(
         block = second[first : first + BLOCK]
         rng = generator(settings.seed, 3, day, number)
         names = request_ids(day, np.arange(first, first + len(block)))
-        yield _logged(company, rng, names, company.moment(day, block), offers(company, rng, day, block))
+        yield _logged(
+            company, rng, names, company.moment(day, block), offers(company, rng, day, block)
+        )
 
 
 def _logged(company, rng, names, moment, made: Offers) -> dict[str, pa.Table]:
@@ -419,12 +492,18 @@ def _logged(company, rng, names, moment, made: Offers) -> dict[str, pa.Table]:
     driver, each = company.drivers.number[made.who], names.take(pa.array(np.nonzero(all_)[0]))
     trip = (1200 * rng.gamma(4.0, 0.25, len(names))).astype(np.int64)
     created = moment + (trip + delay(rng, len(names))) * SECOND
-    come = pa.array((created <= company.end) & (rng.random(len(names)) >= 0.02))  # one label in fifty never does
+    come = pa.array(
+        (created <= company.end) & (rng.random(len(names)) >= 0.02)
+    )  # one label in fifty never does
     return {
         "bookings": _table("bookings", names, moment, driver[one], made.chance[one]),
         "candidates": _table("candidates", each, driver[all_]),
-        "labels": _table("labels", names, moment, driver[one], made.completed[one], created).filter(come),
-        "truth": _table("truth", each, driver[all_], made.chance[all_], made.likely[all_], made.completed[all_]),
+        "labels": _table("labels", names, moment, driver[one], made.completed[one], created).filter(
+            come
+        ),
+        "truth": _table(
+            "truth", each, driver[all_], made.chance[all_], made.likely[all_], made.completed[all_]
+        ),
     }
 
 # %% ../notebooks/20_world.ipynb #07921311
@@ -443,7 +522,9 @@ def tables(
         if day >= 0:
             yield from bookings(company, day)
     trips = week.total[2]
-    quiet = company.drivers.number[trips <= np.quantile(trips, 0.25)]  # those who are scored in batches
+    quiet = company.drivers.number[
+        trips <= np.quantile(trips, 0.25)
+    ]  # those who are scored in batches
     yield {"batch_request": _table("batch_request", quiet, np.full(len(quiet), company.end))}
 
 # %% ../notebooks/20_world.ipynb #dad1ee84
@@ -462,10 +543,21 @@ def write(
     folder: Path,
 ) -> dict[str, int]:
     "Write the world's files as Parquet, each whole or not at all. How many rows each has."
-    company, rows, waiting = Company(settings), dict.fromkeys(SCHEMAS, 0), {file: [] for file in SCHEMAS}
+    company, rows, waiting = (
+        Company(settings),
+        dict.fromkeys(SCHEMAS, 0),
+        {file: [] for file in SCHEMAS},
+    )
     with ExitStack() as files:
-        beside = {file: files.enter_context(writing(folder / f"{file}.parquet")) for file in SCHEMAS}
-        out = {file: files.enter_context(pq.ParquetWriter(beside[file], SCHEMAS[file], compression="zstd")) for file in SCHEMAS}
+        beside = {
+            file: files.enter_context(writing(folder / f"{file}.parquet")) for file in SCHEMAS
+        }
+        out = {
+            file: files.enter_context(
+                pq.ParquetWriter(beside[file], SCHEMAS[file], compression="zstd")
+            )
+            for file in SCHEMAS
+        }
         for piece in tables(company):
             for file, table in piece.items():
                 rows[file] += len(table)
@@ -496,7 +588,8 @@ def oracle(
 
 def value(
     truth: pd.DataFrame,
-    choice: pd.DataFrame | None = None,  # request_id and driver_id, one row a booking; None: the logged policy
+    choice: pd.DataFrame
+    | None = None,  # request_id and driver_id, one row a booking; None: the logged policy
 ) -> float:
     "The expected share of completed trips. Raises `CourseError` if a chosen driver was no candidate."
     if choice is None:
@@ -505,7 +598,9 @@ def value(
     strange = chosen[chosen.probability.isna()]
     if len(strange):
         request, driver = strange.iloc[0][["request_id", "driver_id"]]
-        raise CourseError(f"{len(strange)} choices name a driver who was no candidate; the first is driver {driver} for booking {request}")
+        raise CourseError(
+            f"{len(strange)} choices name a driver who was no candidate; the first is driver {driver} for booking {request}"
+        )
     return float(chosen.probability.mean())
 
 
@@ -537,15 +632,21 @@ def run(
 
 def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
     if settings.end > now():
-        raise CourseError(f"the world ends at {settings.end:%Y-%m-%d}, after the clock of this environment: set `days`, `start` or `clock`")
+        raise CourseError(
+            f"the world ends at {settings.end:%Y-%m-%d}, after the clock of this environment: set `days`, `start` or `clock`"
+        )
     rows = write(settings, raw)
     for file in SCHEMAS:
         stage.record(raw / f"{file}.parquet")
     (raw / NOTE).unlink(missing_ok=True)
     each = "SELECT max(probability) best, sum(propensity * probability) logged FROM read_parquet(?) GROUP BY request_id"
     truth = glob.escape(str(raw / "truth.parquet"))
-    with duckdb.connect() as connection:  # one of its own: others in this process may use the shared one
-        best, logged = connection.execute(f"SELECT avg(best), avg(logged) FROM ({each})", [truth]).fetchone()
+    with (
+        duckdb.connect() as connection
+    ):  # one of its own: others in this process may use the shared one
+        best, logged = connection.execute(
+            f"SELECT avg(best), avg(logged) FROM ({each})", [truth]
+        ).fetchone()
     return (
         f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, {rows['bookings']:,} bookings: {shown(raw)}\n"
         f"scenario {settings.scenario}; the best choice that anyone could make: {max(best / logged - 1, 0):+.0%} completed trips"

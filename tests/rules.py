@@ -46,15 +46,33 @@ def text(cell: dict) -> str:
     return "".join(cell["source"])
 
 
+def length(cell: dict) -> int:
+    return len(text(cell).splitlines())
+
+
 def tagged(cell: dict, tag: str) -> bool:
     return tag in cell["metadata"].get("tags", [])
 
 
+def folded(cell: dict) -> bool:
+    return cell["metadata"].get("jupyter", {}).get("source_hidden", False)
+
+
+def exported(cell: dict) -> bool:
+    return cell["cell_type"] == "code" and text(cell).startswith("#| export")
+
+
+def shows(cell: dict) -> bool:
+    "Whether a reader sees a cell do something."
+    return cell["cell_type"] == "code" and not exported(cell) and not folded(cell) and bool(cell["outputs"])
+
+
 def minutes(notebook: Notebook) -> int:
-    "How long a lesson takes: 100 words a minute, 45 seconds a code cell, five minutes an exercise; to five minutes."
+    "How long a lesson takes: 100 words a minute, 25 lines of code that are not folded, five minutes an exercise; to five minutes."
     words = len(notebook.prose.split())
+    lines = sum(length(cell) for cell in notebook.code if not folded(cell))
     exercises = sum(tagged(cell, "exercise") for cell in notebook.code)
-    return max(10, 5 * round((words / 100 + len(notebook.code) * 0.75 + 5 * exercises) / 5))
+    return max(10, 5 * round((words / 100 + lines / 25 + 5 * exercises) / 5))
 
 
 def exercise_cells(notebook: Notebook) -> dict[str, str]:
@@ -101,7 +119,7 @@ def no_heading_jumps(notebook: Notebook) -> Iterator[str]:
 
 
 @rule
-def opens_and_closes_on_its_promises(notebook: Notebook) -> Iterator[str]:
+def opens_on_promises_and_closes_on_findings(notebook: Notebook) -> Iterator[str]:
     opening, closing = notebook.markdown[0], notebook.markdown[-1]
     if notebook.appendix:
         if LESSON.search(opening) or "you will" in opening or any(tagged(cell, "exercise") for cell in notebook.code):
@@ -113,8 +131,10 @@ def opens_and_closes_on_its_promises(notebook: Notebook) -> Iterator[str]:
     promised = bullets(opening.split("In this lesson you will")[1])
     if not 3 <= promised <= 5:
         yield f"must make three to five promises, makes {promised}"
-    if "## What you can do now" not in closing or bullets(closing) != promised or "\nNext: " not in closing:
-        yield "must close on the same promises under `## What you can do now`, and a line `Next: ...`"
+    if "## Findings" not in closing or not 3 <= bullets(closing) <= 5 or "\nNext: " not in closing:
+        yield "must close on three to five findings under `## Findings`, and a line `Next: ...`"
+    elif not re.search(r"^- .*\d", closing, re.M):
+        yield "must close on findings with their numbers"
 
 
 @rule
@@ -193,14 +213,51 @@ def small_enough(notebook: Notebook) -> Iterator[str]:
 
 
 @rule
-def short_enough(notebook: Notebook) -> Iterator[str]:
-    written = sum("@exercise(" in "".join(cell["source"]) for cell in notebook.code)  # in lesson 90
-    taught = len(notebook.code) - 2 * len(exercise_cells(notebook)) - written  # an exercise and its check do not count
-    if taught > 60:
-        yield f"has {taught} code cells beside its exercises, more than 60: make two lessons of it"
+def cells_are_short(notebook: Notebook) -> Iterator[str]:
     for cell in notebook.code:
-        if (lines := len(text(cell).splitlines())) > 70:
-            yield f"a cell of {lines} lines, more than 70: {text(cell).splitlines()[0]}"
+        if notebook.appendix and length(cell) > 45:
+            yield f"a cell of {length(cell)} lines, more than 45: {_begins(cell)}"
+        if not notebook.appendix and exported(cell) and not folded(cell) and length(cell) > 30:
+            yield f"an exported cell of {length(cell)} lines, more than 30: {_begins(cell)}"
+
+
+def _begins(cell: dict) -> str:
+    "What a cell begins with, below its directive."
+    return next((line for line in text(cell).splitlines() if not line.startswith("#|")), "")
+
+
+@rule
+def definitions_are_shown_working(notebook: Notebook) -> Iterator[str]:
+    defined = 0
+    for cell in notebook.code if not notebook.appendix else ():
+        if exported(cell) and not folded(cell):
+            defined += length(cell)
+            if defined > 60 >= defined - length(cell):
+                yield f"more than 60 lines of definitions before a cell shows something, at: {_begins(cell)}"
+        defined = 0 if shows(cell) else defined
+
+
+@rule
+def lines_fit_the_page(notebook: Notebook) -> Iterator[str]:
+    for line in "\n".join(map(text, notebook.code)).splitlines():
+        if len(line) > 100:
+            yield f"a line of {len(line)} characters, more than 100: {line.strip()[:60]}"
+
+
+@rule
+def what_nobody_needs_to_read_is_folded(notebook: Notebook) -> Iterator[str]:
+    for before, cell in zip([None, *notebook.cells], notebook.cells, strict=False):
+        source = text(cell)
+        if cell["cell_type"] != "code":
+            continue
+        if re.match(r"#\| (hide|default_exp)\b", source) and not folded(cell):
+            yield f"a cell to fold: {source.splitlines()[0]}"
+        if folded(cell) and not re.match(r"#\| (default_exp \w|hide \w|export\b)|# \w", source):
+            yield f"a folded cell whose first line does not say what is in it: {source.splitlines()[0]}"
+        if folded(cell) and exported(cell) and before["cell_type"] != "markdown":
+            yield f"a folded definition without a sentence above it: {_begins(cell)}"
+        if re.search(r"\n *#\| *(export|default_exp|hide)\b", source):
+            yield f"a directive that nbdev does not see, because it is not the first line: {source.splitlines()[0]}"
 
 
 @rule
@@ -211,8 +268,11 @@ def calm_prose(notebook: Notebook) -> Iterator[str]:
 
 @rule
 def clean(notebook: Notebook) -> Iterator[str]:
-    if any(set(cell["metadata"]) - {"tags"} for cell in notebook.cells):
+    allowed = ({"tags"}, {"jupyter"}, {"tags", "jupyter"}, set())
+    if any(set(cell["metadata"]) not in allowed for cell in notebook.cells):
         yield "has metadata of a program: run `make export`"
+    if any(cell["metadata"].get("jupyter", {"source_hidden": True}) != {"source_hidden": True} for cell in notebook.cells):
+        yield "has a cell that is folded in another way than by `source_hidden`"
 
 
 def faults(path: Path) -> list[str]:
