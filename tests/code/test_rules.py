@@ -13,7 +13,7 @@ GOOD = [
         "# A title\n> A line.\n\n**10 minutes** · before this: *nothing* · makes: nothing\n\nIn this lesson you will\n- a;\n- b;\n- c.",
     ),
     ("code", "print(1)"),
-    ("markdown", "## What you can do now\n\n- A.\n- B.\n- C.\n\nNext: *nothing*"),
+    ("markdown", "## Findings\n\n- A was 1 of 2.\n- B.\n- C.\n\nNext: *nothing*"),
 ]
 
 
@@ -45,7 +45,9 @@ def test_a_good_lesson_has_no_fault(tmp_path):
         (lambda c: [c[0], ("markdown", "#### Deep"), *c[1:]], "jumps from level 1 to 4"),
         (lambda c: [("markdown", c[0][1].replace("- c.", "")), *c[1:]], "three to five promises, makes 2"),
         (lambda c: [("markdown", c[0][1].replace("10 minutes", "ten minutes")), *c[1:]], "must open with minutes"),
-        (lambda c: [*c[:2], ("markdown", c[2][1].replace("- C.\n", ""))], "close on the same promises"),
+        (lambda c: [*c[:2], ("markdown", c[2][1].replace("- C.\n", ""))], "three to five findings"),
+        (lambda c: [*c[:2], ("markdown", c[2][1].replace("Findings", "The end"))], "three to five findings"),
+        (lambda c: [*c[:2], ("markdown", c[2][1].replace("1 of 2", "small"))], "findings with their numbers"),
         (lambda c: [("markdown", c[0][1].replace("10 minutes", "90 minutes")), *c[1:]], "says 90 minutes, by the rule it takes 10"),
         (lambda c: [c[0], ("markdown", "![](https://example.org/a.png)"), *c[1:]], "without alt text"),
         (lambda c: [c[0], ("markdown", '<img src="a.png">'), *c[1:]], "without alt text"),
@@ -56,8 +58,12 @@ def test_a_good_lesson_has_no_fault(tmp_path):
         (lambda c: [c[0], ("code", "ax.legend(fontsize=8)"), *c[1:]], "fewer than 9"),
         (lambda c: [c[0], ("markdown", "[there](nowhere.ipynb)"), *c[1:]], "link to nowhere.ipynb"),
         (lambda c: [c[0], ("code", "open('/ho" + "me/me/data.csv')"), *c[1:]], "path of a machine"),
-        (lambda c: [*c[:2], *[("code", "1")] * 60, c[2]], "has 61 code cells"),
-        (lambda c: [c[0], ("code", "a = 1\n" * 71), *c[1:]], "a cell of 71 lines"),
+        (lambda c: [c[0], ("code", "#| export\n" + "a = 1\n" * 30), *c[1:]], "an exported cell of 31 lines"),
+        (lambda c: [c[0], *[("code", "#| export\n" + "a = 1\n" * 20)] * 3, *c[1:]], "more than 60 lines of definitions before"),
+        (lambda c: [c[0], ("code", f"a = '{'x' * 95}'"), *c[1:]], "a line of 101 characters"),
+        (lambda c: [c[0], ("code", "#| hide what it is\n1"), *c[1:]], "a cell to fold: #| hide"),
+        (lambda c: [c[0], ("code", "#| default_exp planted"), *c[1:]], "a cell to fold: #| default_exp"),
+        (lambda c: [c[0], ("code", "# why\n#| export\na = 1"), *c[1:]], "a directive that nbdev does not see"),
         (lambda c: [c[0], ("markdown", "This is great!"), *c[1:]], "prose says 'great!'"),
     ],
 )
@@ -92,6 +98,49 @@ def test_a_lesson_that_skips_the_next_one_or_calls_it_otherwise_is_seen(tmp_path
 
 def test_metadata_of_a_program_is_seen(tmp_path):
     assert any("metadata of a program" in line for line in faults(write(tmp_path, GOOD, metadata={"papermill": {}})))
+    assert any("folded in another way" in line for line in faults(write(tmp_path, GOOD, metadata={"jupyter": {"outputs_hidden": True}})))
+
+
+FOLDED = {"jupyter": {"source_hidden": True}}
+
+
+@pytest.mark.parametrize(
+    ("cells", "fault"),
+    [
+        ([("code", "1")], "whose first line does not say what is in it"),
+        ([("code", "#| hide\nassert 1")], "whose first line does not say what is in it"),
+        ([("code", "1"), ("code", "#| export\na = 1")], "a folded definition without a sentence above it"),
+        ([("code", "#| hide what is asserted\nassert 1")], None),
+        ([("code", "# the set-up\na = 1")], None),
+        ([("markdown", "The lock, folded."), ("code", "#| export\n" + "a = 1\n" * 40)], None),
+    ],
+)
+def test_what_is_folded_says_what_it_is(tmp_path, cells, fault):
+    seen = faults(write(tmp_path, [GOOD[0], *cells, GOOD[2]], metadata=FOLDED))
+
+    assert any(fault in line for line in seen) if fault else not seen
+
+
+def test_definitions_between_which_something_is_shown_are_no_wall(tmp_path):
+    wall = [("code", "#| export\n" + "a = 1\n" * 25), ("code", "a")] * 3
+
+    assert not [line for line in faults(write(tmp_path, [GOOD[0], *wall, GOOD[2]], [stream("1")])) if "lines of definitions" in line]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda c: c, None),
+        (lambda c: [*c, ("code", "a = 1\n" * 46)], "a cell of 46 lines, more than 45"),
+        (lambda c: [("markdown", GOOD[0][1]), *c[1:]], "no minutes, no promises, no exercises"),
+    ],
+)
+def test_the_appendix_promises_nothing_and_its_cells_are_short(tmp_path, change, fault):
+    cells = change([("markdown", "# A title\n> A line.\n\nA sentence."), ("code", "#| export\n" + "a = 1\n" * 44)])
+
+    seen = faults(write(tmp_path, cells).rename(tmp_path / "95_planted.ipynb"))
+
+    assert any(fault in line for line in seen) if fault else not seen
 
 
 @pytest.mark.parametrize("notebook", sorted((project.root() / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

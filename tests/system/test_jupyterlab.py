@@ -176,6 +176,20 @@ def test_a_lesson_is_saved_as_it_is_when_it_cannot_be_cleaned(lab, settings):
     assert saved["cells"] == [{**notebook["cells"][0], "source": ["1"]}]
 
 
+def test_a_cell_that_a_reader_has_opened_or_closed_is_no_change(lab):
+    folded = {"jupyter": {"source_hidden": True}}
+    written = [cell("#| hide what this checks", id="a", metadata=folded), cell("1", id="b", metadata={"tags": ["x"]})]
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": written}
+    before = store(lab, "notebooks/05_mine.ipynb", notebook)
+
+    turned = [{**written[0], "metadata": {}}, {**written[1], "metadata": {"tags": ["x"], **folded}}, cell("2", id="c")]
+    saved = store(lab, "notebooks/05_mine.ipynb", {**notebook, "cells": turned})
+    (lab.folder / "notebooks/05_mine.ipynb").unlink()
+
+    assert before["cells"][0]["metadata"] == folded
+    assert saved["cells"][:2] == before["cells"] and len(saved["cells"]) == 3
+
+
 def test_a_notebook_that_is_no_lesson_keeps_its_own_metadata(lab):
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"mine": 1}, "cells": [cell("1", id="a")]}
 
