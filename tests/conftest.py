@@ -1,10 +1,13 @@
 """What the tests share: stages run on the small environment, in a folder of their own."""
 
 import os
+import shutil
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from mlops_course import project, telemetry
 
@@ -41,10 +44,36 @@ def run_stages(out: Path, *names: str, **changes) -> Path:
     return out
 
 
+def made_once(
+    tmp_path_factory,
+    name: str,
+    make: Callable[[Path], object],  # fills a folder
+) -> Path:
+    "A folder that all workers of a run share: the first that needs it makes it, the others wait. Read it, never write to it."
+    around = tmp_path_factory.getbasetemp()
+    around = around.parent if "PYTEST_XDIST_WORKER" in os.environ else around
+    folder, whole = around / name, around / f"{name} is whole"
+    with FileLock(around / f"{name}.lock"):
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
     "The folder of a whole build of the small environment. Read it, never write to it."
-    return run_stages(tmp_path_factory.mktemp("built"), *UPSTREAM)
+    return made_once(tmp_path_factory, "built", lambda folder: run_stages(folder, *UPSTREAM))
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    "The small company that can be asked online. `company.copy` makes one that a test may change."
+    import company  # and with it MLflow and Feast, which few tests need
+
+    return made_once(tmp_path_factory, "company", company.make)
 
 
 @pytest.fixture(scope="module", autouse=True)

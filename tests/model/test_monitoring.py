@@ -300,8 +300,8 @@ def test_a_kept_reference_is_the_same_reference(tmp_path, reference):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return company.make(tmp_path_factory.mktemp("company"))
+def made(template, tmp_path_factory):
+    return company.copy(template, tmp_path_factory.mktemp("made") / "company")
 
 
 def trained_on(folder, rows: pd.DataFrame, **tags: str):
@@ -331,8 +331,8 @@ def test_a_reference_begins_when_its_model_began_to_learn(made, tmp_path, since,
     monitor.state.close()
 
 
-def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(tmp_path):
-    made = company.make(tmp_path / "company")
+def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(template, tmp_path):
+    made = company.copy(template, tmp_path / "company")
     found = Monitor(made, TOLD)
     monitoring.refer(found)
     assert "snapshot" in found.trouble["reference of version 1"]

@@ -107,9 +107,9 @@ def clock():
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory):
+def ground(template, tmp_path_factory):
     "A company that no test changes, but for its prediction log."
-    return company.make(tmp_path_factory.mktemp("company"))
+    return company.copy(template, tmp_path_factory.mktemp("ground") / "company")
 
 
 @pytest.fixture

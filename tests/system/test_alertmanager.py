@@ -39,7 +39,7 @@ class World:
     "All that stands between a number and a retraining; the company has no data, so that a training fails within seconds."
 
     def __init__(self, folder: Path):
-        self.folder, self.port = company.make(folder), free_port()
+        self.folder, self.port = folder, free_port()
         self.gauges = CollectorRegistry()
         self.drift = Gauge("monitoring_drift_detected", "as monitoring says it", ["kind", "version"], registry=self.gauges)
         self.key = folder / "key"
@@ -84,8 +84,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("company"))
+def world(template, tmp_path_factory):
+    made = World(company.copy(template, tmp_path_factory.mktemp("world") / "company"))
     try:
         made.start()
         yield made

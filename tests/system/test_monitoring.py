@@ -98,9 +98,9 @@ def usual() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(template, tmp_path_factory):
     "A serving and a monitoring service on one company, whose champion has a reference for drift."
-    folder = company.make(tmp_path_factory.mktemp("company"))
+    folder = company.copy(template, tmp_path_factory.mktemp("both") / "company")
     told = MonitoringSettings(**TOLD)
     monitoring.keep_reference(folder, "1", monitoring.reference_of(usual(), told, pd.Timestamp(company.CLOCK)), told)
     online, watch = Online(folder), Watch(folder)

@@ -24,8 +24,10 @@ PROMISED = [
 
 
 @pytest.fixture(scope="module")
-def online(tmp_path_factory):
-    service = Online(company.make(tmp_path_factory.mktemp("company")), repeat_seconds=0)  # simple ids are drawn again and again
+def online(template, tmp_path_factory):
+    service = Online(
+        company.copy(template, tmp_path_factory.mktemp("asked") / "company"), repeat_seconds=0
+    )  # simple ids are drawn again and again
     wait_for(service.ready, 120)
     yield service
     service.kill()

@@ -86,9 +86,9 @@ def promised(folder: Path):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(template, tmp_path_factory):
     "The service with a key, a stage that ended well and one that failed, and Prometheus, which reads each second."
-    folder = company.make(tmp_path_factory.mktemp("company"))
+    folder = company.copy(template, tmp_path_factory.mktemp("world") / "company")
     run_stages(folder, "world", world={"drivers": 20, "days": 30, "bookings_per_day": 20})
     online = Online(folder, key=KEY, cache_seconds=0)
     port = free_port()

@@ -30,8 +30,8 @@ DEADLINE = 0.5  # seconds for an answer, whatever the store does
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Path:
-    return company.make(tmp_path_factory.mktemp("company"))
+def ground(template, tmp_path_factory) -> Path:
+    return company.copy(template, tmp_path_factory.mktemp("ground") / "company")
 
 
 @pytest.fixture(scope="module")
