@@ -1,8 +1,10 @@
-"""How nbval sees our notebooks: nbdev_clean takes the cells' numbers away, and a learner's solutions are no fault."""
+"""How nbval sees our notebooks: nbdev_clean takes the cells' numbers away, and a learner's solutions are no fault. And what a run cost."""
 
 import itertools
 import os
+from collections import defaultdict
 
+import costs
 import pytest
 
 # A kernel python3 that another Python has put somewhere is not the one that verifies these notebooks.
@@ -25,3 +27,14 @@ def pytest_collection_modifyitems(items):
         # the check of a solved exercise says PASS now, whatever was stored before it was solved
         if "exercise" in item.cell.metadata.get("tags", []) and "raise NotImplementedError" not in item.cell.source:
             after.options["check"] = False
+
+
+def pytest_terminal_summary(terminalreporter):
+    "Say what each notebook and each group of tests has cost, beside its budget."
+    seconds: dict[str, float] = defaultdict(float)
+    for report in [report for reports in terminalreporter.stats.values() for report in reports]:
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0]] += report.duration
+    if sum(seconds.values()) > 30:  # a run of some size
+        terminalreporter.section("what it cost", sep="-")
+        terminalreporter.write_line("\n".join(costs.spent(seconds, costs.budgets(costs.DEVELOPERS.read_text(encoding="utf-8")))))

@@ -22,7 +22,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from .problem import CONTRACT, Column, Table, schema
-from mlops_course.project import (
+from .project import (
     CourseError,
     Secrets,
     Settings,

@@ -58,11 +58,20 @@ class Loop:
         self.folder, self.file = folder, folder.with_name(f"{folder.name}.yaml")
         shutil.copytree(first, folder)
         self.file.write_text(yaml.safe_dump(environment(folder, **changes), sort_keys=False), encoding="utf-8")
-        project.write_json(folder / "made/build.json", {"fingerprint": cli.fingerprint(str(self.file))})
+        self.passes_for_built()
         self.said, self.told, self.story = folder.with_name(f"{folder.name}.txt"), folder / "live/truth.jsonl", folder / "live/story.json"
         with open(self.said, "wb") as out:
             command = [COMMAND, "live", "--env", str(self.file)]
             self.process = subprocess.Popen(command, cwd=project.root(), stdout=out, stderr=out, env={**os.environ, **(variables or {})})
+
+    def passes_for_built(self) -> None:
+        "The copy counts as the build of its own environment, which differs by its paths and ports."
+        settings = project.environment(str(self.file))
+        for name in project.tasks():
+            listed = self.folder / f"made/{name}.json"
+            made = json.loads(listed.read_text(encoding="utf-8"))
+            project.write_json(listed, made | {"ran": project.runs(name, settings)})
+        project.write_json(self.folder / "made/build.json", {"fingerprint": cli.fingerprint(str(self.file))})
 
     def cases(self) -> list[retraining.Case]:
         assert self.process.poll() in (None, 0), self.text()[-3000:]
