@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FULL = {"target": (500_000, 5_000_000), "sizes": [(50_000, 500_000), (100_000, 1_000_000), (200_000, 2_000_000), (300_000, 3_000_000)]}
-QUICK = {"target": (2_000, 20_000), "sizes": [(500, 5_000), (1_000, 10_000), (1_500, 15_000), (2_000, 20_000)]}
+QUICK = {"target": (2_000, 20_000), "sizes": [(2_000, 20_000)]}
 LIMIT_GB = 12
 WEEK, NO_LIMIT = 7, 0  # days to live
 FEATURES = ["conv_rate", "acc_rate", "avg_daily_trips"]

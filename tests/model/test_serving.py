@@ -5,7 +5,6 @@ import itertools
 import json
 import random
 import re
-import secrets
 import shutil
 import threading
 import time
@@ -746,13 +745,36 @@ def test_some_paths_need_no_key(locked, path):
     assert locked.get(path).status_code == 200
 
 
-def test_keys_are_compared_in_constant_time(locked, monkeypatch):
-    compared = []
-    monkeypatch.setattr(secrets, "compare_digest", lambda *pair: compared.append(pair) or False)
+class NeverEqual(bytes):
+    "A secret that notices a comparison which ends at the first byte that differs."
 
-    refused(locked.get("/model", headers={"X-API-Key": "guess"}), 401)
+    __hash__ = bytes.__hash__
 
-    assert compared == [(b"guess", KEY.encode())]
+    def __eq__(self, other):
+        raise AssertionError("compared byte by byte: how long that takes tells how much of a guess is right")
+
+    __ne__ = __eq__
+
+
+class Secret(str):
+    __hash__ = str.__hash__
+
+    def encode(self, *_) -> bytes:
+        return NeverEqual(super().encode())
+
+    def __eq__(self, other):
+        raise AssertionError("compared letter by letter")
+
+    __ne__ = __eq__
+
+
+@pytest.mark.parametrize(("guess", "status"), [(KEY, 200), (KEY[:-1], 401), (KEY[:-1] + "x", 401), ("x", 401)])
+def test_keys_are_compared_in_constant_time(ground, guess, status):
+    service = serving.Serving(ground, serving.ServingSettings(refresh_seconds=0.05))
+    with TestClient(serving.application(service, Secret(KEY))) as client:
+        wait_for(lambda: client.get("/ready").status_code == 200)
+
+        assert client.get("/model", headers={"X-API-Key": guess}).status_code == status
 
 
 def test_the_key_stands_in_no_answer_and_no_log(locked, tmp_path):

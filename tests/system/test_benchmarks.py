@@ -1,5 +1,6 @@
 """The benchmarks run, and print the tables that the README shows."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,16 +10,34 @@ import pytest
 from mlops_course import project
 
 
+def figures(printed: str) -> dict[str, list[float]]:
+    "The numbers of each row of the printed tables, by the row's first cell; a ratio 1/9 counts as 9."
+    rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in printed.splitlines() if line.startswith("| ")]
+    return {
+        name: [float(n) for cell in cells for n in re.findall(r"(?:1/)?(\d+(?:\.\d+)?)", cell.replace(",", ""))]
+        for name, *cells in rows
+        if not set(name) <= set(" -:")
+    }
+
+
 @pytest.mark.parametrize(
-    ("script", "words"), [("bench_retrieval", ["--quick"]), ("bench_world", []), ("bench_monitoring", ["--small", "--only", "alarms"])]
+    ("script", "words", "rows"),
+    [
+        ("bench_retrieval", ["--quick"], ["bare ASOF join", "Feast with AsofOfflineStore", "2,000 x 20,000"]),
+        ("bench_world", [], ["made and written, [0-9,]+ rows", "bare generator, same .*", "bare generator, uniform numbers"]),
+        ("bench_monitoring", ["--small", "--only", "alarms"], ["covariate_drift", "concept_drift", "feed_missing", "feed_stale"]),
+    ],
 )
-def test_a_benchmark_prints_its_table(script, words):
+def test_a_benchmark_prints_its_figures(script, words, rows):
     path = project.root() / f"tests/benchmarks/{script}.py"
 
     ran = subprocess.run([sys.executable, str(path), *words], capture_output=True, text=True, check=False)
 
     assert ran.returncode == 0, ran.stderr
-    assert "| --- |" in ran.stdout
+    printed = figures(ran.stdout)
+    for row in rows:
+        (measured,) = (numbers for name, numbers in printed.items() if re.fullmatch(row, name))
+        assert measured and all(number > 0 for number in measured), f"{row}: {measured}"
 
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is missing: sudo apt install wrk")
