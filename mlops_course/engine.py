@@ -20,7 +20,7 @@ SKIP = "skip-execution"  # the tag of cells that nbclient does not run
 
 
 class StageEngine(NBClientEngine):
-    "Runs the cells of a notebook that have a tag of `project.RUN`, in a kernel that knows which they are."
+    "Runs the cells that have a tag of `project.RUN`, in a kernel that knows which they are."
 
     @classmethod
     def execute_managed_notebook(

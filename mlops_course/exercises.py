@@ -68,10 +68,9 @@ class Result(NamedTuple):
             f"\n\n> {self.hint}" if self.hint else ""
         )
 
-
-_tries: dict[
-    str, int
-] = {}  # in this kernel, so that a lesson that runs from top to bottom shows the same each time
+# %% ../notebooks/90_exercises.ipynb #e2d93f2a
+# in this kernel, so that a lesson that runs from top to bottom shows the same each time
+_tries: dict[str, int] = {}
 
 
 def check(
@@ -88,9 +87,8 @@ def check(
     try:
         asked.test(answer)
     except NotImplementedError:
-        return Result(
-            name, False, "nothing is written yet", _hint(asked)
-        )  # no try: somebody has run the whole lesson
+        # no try: somebody has run the whole lesson
+        return Result(name, False, "nothing is written yet", _hint(asked))
     except AssertionError as error:
         wrong = str(error) or "the answer is not right"
     except Exception as error:
@@ -101,7 +99,7 @@ def check(
     _remember(result)
     return result
 
-
+# %% ../notebooks/90_exercises.ipynb #af1f00ef
 def _hint(asked: Exercise) -> str:
     tries, hints = _tries.get(asked.name, 1), asked.hints
     number = min(tries, len(hints))
@@ -129,20 +127,21 @@ import pandas as pd
 
 
 def learner_folder() -> Path:
-    "What belongs to a learner: learners/NAME. A lab that MLOPS_COURSE_LAB names has its own, as for tests."
+    "What belongs to a learner: learners/NAME, or a lab that MLOPS_COURSE_LAB names, as in tests."
     if os.environ.get("MLOPS_COURSE_LAB"):
         return project.root() / project.lab()
     return project.root() / "learners" / (_named() or _account())
 
 
 def _named() -> str:
-    "The learner's name by MLOPS_COURSE_LEARNER. Any other name than these is refused: two learners would share a folder."
+    "The learner's name by MLOPS_COURSE_LEARNER. Others are refused: two would share a folder."
     given = os.environ.get("MLOPS_COURSE_LEARNER", "")
     name = given.strip()
     if given and not re.fullmatch(r"(?!\.)[\w.-]{1,64}", name):
         shown = name if len(name) <= 64 else name[:61] + "..."
         raise project.CourseError(
-            f"MLOPS_COURSE_LEARNER={shown!r} will not do as a name: up to 64 letters, digits, `-`, `_` and dots will, with no dot first"
+            f"MLOPS_COURSE_LEARNER={shown!r} will not do as a name: up to 64 letters, digits, "
+            "`-`, `_` and dots will, with no dot first"
         )
     return name
 
@@ -166,7 +165,7 @@ def _make(folder: Path) -> Path:
 
 
 def _notes() -> Path:
-    "The file of a learner's results. What an earlier course has kept in out/lab is moved there, and that is said."
+    "The file of a learner's results. What an earlier course kept in out/lab is moved there."
     notes, old = learner_folder() / "progress.jsonl", project.root() / "out/lab/progress.jsonl"
     if (
         old.is_file()
@@ -180,7 +179,7 @@ def _notes() -> Path:
             print(f"Your progress is in {project.shown(notes)} now, where `make clean` leaves it")
     return notes
 
-
+# %% ../notebooks/90_exercises.ipynb #4512e125
 def _remember(result: Result) -> None:
     "Add a result to the learner's notes; a folder that cannot be written is no reason to stop."
     if os.environ.get(project._BUILDING):
@@ -196,7 +195,8 @@ def _remember(result: Result) -> None:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         print(
-            f"This try is not noted, {project.shown(learner_folder())} cannot be used: {error.strerror}"
+            f"This try is not noted, {project.shown(learner_folder())} cannot be used: "
+            f"{error.strerror}"
         )
     except project.CourseError as error:
         print(f"This try is not noted: {error}")
@@ -212,34 +212,7 @@ def _results() -> list[dict]:
             lines.append(json.loads(text))
     return sorted(lines, key=lambda line: line["time"])
 
-# %% ../notebooks/90_exercises.ipynb #c66a70ec
-def progress() -> pd.DataFrame:
-    "Each lesson with exercises: how many pass (at any try), how many there are, its minutes, minutes spent on it, why it cannot be read."
-    lines = _results()
-    done = {line["exercise"] for line in lines if line["passed"]}
-    spent = _spent(lines)
-    rows = []
-    for path in sorted((project.root() / "notebooks").glob("[0-9]*.ipynb")):
-        number = path.stem.split("_")[0]
-        names = [name for name in EXERCISES if name.split(".")[0] == number]
-        if names:
-            minutes, trouble = _minutes(path)
-            rows.append(
-                (
-                    path.stem,
-                    sum(name in done for name in names),
-                    len(names),
-                    minutes,
-                    spent.get(number, 0),
-                    trouble,
-                )
-            )
-    table = pd.DataFrame(
-        rows, columns=["lesson", "passed", "exercises", "minutes", "spent", "trouble"]
-    )
-    return table.astype({"minutes": "Int64"})  # a lesson may not say them
-
-
+# %% ../notebooks/90_exercises.ipynb #e307ee4d
 def _spent(lines: list[dict]) -> dict[str, int]:
     "Minutes by lesson between checks; a gap of more than half an hour was a break."
     seconds: dict[str, float] = {}
@@ -251,7 +224,7 @@ def _spent(lines: list[dict]) -> dict[str, int]:
         seconds[number] = seconds.get(number, 0) + (gap if 0 <= gap <= 1800 else 0)
     return {number: round(total / 60) for number, total in seconds.items()}
 
-
+# %% ../notebooks/90_exercises.ipynb #dca324f6
 def _minutes(notebook: Path) -> tuple[int | None, str]:
     "What the lesson says of its length, if it does; and what is to be done if it cannot be read."
     try:
@@ -261,31 +234,60 @@ def _minutes(notebook: Path) -> tuple[int | None, str]:
     length = re.search(r"\*\*(\d{1,4}) minutes\*\*", "\n".join(map(_text, cells)))
     return int(length[1]) if length else None, ""
 
+# %% ../notebooks/90_exercises.ipynb #c66a70ec
+def progress() -> pd.DataFrame:
+    "Each lesson with exercises: passed (at any try), all, minutes, minutes spent, its trouble."
+    lines = _results()
+    done = {line["exercise"] for line in lines if line["passed"]}
+    spent = _spent(lines)
+    rows = []
+    for path in sorted((project.root() / "notebooks").glob("[0-9]*.ipynb")):
+        number = path.stem.split("_")[0]
+        names = [name for name in EXERCISES if name.split(".")[0] == number]
+        if names:
+            minutes, trouble = _minutes(path)
+            passed = sum(name in done for name in names)
+            took = spent.get(number, 0)
+            rows.append((path.stem, passed, len(names), minutes, took, trouble))
+    columns = ["lesson", "passed", "exercises", "minutes", "spent", "trouble"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype({"minutes": "Int64"})  # a lesson may not say them
 
+# %% ../notebooks/90_exercises.ipynb #0fb190e3
 def show_progress() -> str:
     "A bar for each lesson, and what is left, as text."
     table = progress()
     bar = lambda part, whole: "█" * round(10 * part / whole) + "·" * (10 - round(10 * part / whole))
+    done = lambda r: f"{bar(r.passed, r.exercises)} {r.passed}/{r.exercises}"
     length = lambda r: r.trouble or ("" if pd.isna(r.minutes) else f"{r.minutes:>3} min")
-    lines = [
-        f"{r.lesson:<28} {bar(r.passed, r.exercises)} {r.passed}/{r.exercises}  {length(r)}".rstrip()
-        for r in table.itertuples()
-    ]
+    lines = [f"{r.lesson:<28} {done(r)}  {length(r)}".rstrip() for r in table.itertuples()]
     left = int(table.loc[table.passed < table.exercises, "minutes"].sum())
     complete = int((table.passed == table.exercises).sum())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{complete} of {len(table)} lessons done, {int(table.spent.sum())} minutes between checks so far, about {left} minutes to go",
-        ]
+    total = (
+        f"{complete} of {len(table)} lessons done, {int(table.spent.sum())} minutes "
+        f"between checks so far, about {left} minutes to go"
     )
+    return "\n".join([*lines, "", total])
 
-# %% ../notebooks/90_exercises.ipynb #e2c10ab7
+# %% ../notebooks/90_exercises.ipynb #b6aa23fd
 from collections.abc import Iterator
 from secrets import token_hex
 
 
+def _text(cell: dict) -> str:
+    return "".join(cell["source"]).strip()
+
+
+def _asked(cells: list[dict]) -> Iterator[tuple[str, str]]:
+    "The id of an exercise's cell, and its name: the last cell before a check, tagged if one is."
+    before = []
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        if (name := re.match(r"check\(\"([\d.]+)\"", _text(cell))) and before:
+            tagged = [c for c in before if "exercise" in c["metadata"].get("tags", [])]
+            yield (tagged or before)[-1]["id"], name[1]
+        before = [] if name else [*before, cell]
+
+# %% ../notebooks/90_exercises.ipynb #e2c10ab7
 class _Lesson:
     "A notebook's cells, as they can be known again in another version of it."
 
@@ -295,31 +297,13 @@ class _Lesson:
             self.cells = self.notebook["cells"]
             for cell in self.cells:
                 cell.setdefault("id", token_hex(4))
-            self.asked, texts = dict(self._asked()), [_text(cell) for cell in self.cells]
+            self.asked, texts = dict(_asked(self.cells)), [_text(cell) for cell in self.cells]
         except (ValueError, KeyError, TypeError, AttributeError):
             texts = []
         if not texts:
             raise project.CourseError(
                 f"{name} is no whole notebook. Copy it if answers of yours are in it: {_cure(name)}"
             )
-
-    def _asked(self) -> Iterator[tuple[str, str]]:
-        "The id of each exercise's cell, and the exercise: the last cell with that tag before a check, or the last before it."
-        before = []
-        for cell in (cell for cell in self.cells if cell["cell_type"] == "code"):
-            if (name := re.match(r"check\(\"([\d.]+)\"", _text(cell))) and before:
-                yield (
-                    next(
-                        (
-                            c
-                            for c in reversed(before)
-                            if "exercise" in c["metadata"].get("tags", [])
-                        ),
-                        before[-1],
-                    )["id"],
-                    name[1],
-                )
-            before = [] if name else [*before, cell]
 
     def twin(
         self,
@@ -336,14 +320,8 @@ class _Lesson:
         return next((c for mark in marks for c in self.cells if mark(c)), None)
 
     def called(self, cell: dict) -> str:
-        return (
-            self.asked.get(cell["id"])
-            or f"the cell `{next(iter(_text(cell).splitlines()), '')[:60]}`"
-        )
-
-
-def _text(cell: dict) -> str:
-    return "".join(cell["source"]).strip()
+        first = next(iter(_text(cell).splitlines()), "")
+        return self.asked.get(cell["id"]) or f"the cell `{first[:60]}`"
 
 # %% ../notebooks/90_exercises.ipynb #6ac0139b
 def _merged(
@@ -351,7 +329,7 @@ def _merged(
     mine: _Lesson,  # the learner's
     course: _Lesson,  # what the learner began with
 ) -> tuple[list[str], list[str]]:
-    "Bring a learner's cells to a lesson that has changed: which were brought, and which the course has changed too; those stay."
+    "Bring cells to a lesson that has changed: which were brought, and which it has changed too."
     brought, both, before = [], [], None
     for cell in mine.cells:
         was = course.twin(cell, mine)
@@ -374,8 +352,11 @@ def _merged(
 # %% ../notebooks/90_exercises.ipynb #a472fd23
 import subprocess
 
-_NO_CLONE = """this folder is no clone of the course: a ZIP has no history with which your lessons could be compared.
-Keep a copy of notebooks/, take the new course, and copy your cells over by hand"""
+_NO_CLONE = (
+    "this folder is no clone of the course: "
+    "a ZIP has no history with which your lessons could be compared.\n"
+    "Keep a copy of notebooks/, take the new course, and copy your cells over by hand"
+)
 
 
 def _git(*words: str) -> str:
@@ -403,7 +384,7 @@ def _git(*words: str) -> str:
         )
     return done.stdout.decode()
 
-
+# %% ../notebooks/90_exercises.ipynb #09f29823
 def _common() -> str:
     "The last commit that this checkout shares with the one that it pulls from."
     with suppress(project.CourseError):
@@ -413,23 +394,17 @@ def _common() -> str:
 
 def _changed(commit: str) -> list[str]:
     "Lessons that differ from those of a commit, and were there."
-    names = _git(
-        "diff",
-        "--name-only",
-        "--relative",
-        "--diff-filter=M",
-        "-z",
-        commit,
-        "--",
-        "notebooks/*.ipynb",
-    )
+    which = ["--name-only", "--relative", "--diff-filter=M", "-z"]
+    names = _git("diff", *which, commit, "--", "notebooks/*.ipynb")
     return [name for name in names.split("\0") if name]
 
-
+# %% ../notebooks/90_exercises.ipynb #9a2a6ce9
 def _checkout(name: str) -> str:
     "The command that brings a lesson back as the last commit has it."
     stages = _git("ls-files", "--stage", "--", f"notebooks/{name}").splitlines()
-    return f"git checkout {'' if len(stages) == 1 else 'HEAD '}notebooks/{name}"  # not in the index, or there in two versions
+    # not in the index, or there in two versions
+    commit = "" if len(stages) == 1 else "HEAD "
+    return f"git checkout {commit}notebooks/{name}"
 
 
 def _cure(name: str) -> str:
@@ -449,7 +424,7 @@ def _merging() -> bool:
 
 # %% ../notebooks/90_exercises.ipynb #5d1f7c3e
 def set_aside() -> Iterator[str]:
-    "Keep every lesson that a learner has changed in her folder, and put it back as the course has it; says so, line by line."
+    "Keep each lesson that a learner has changed, and put the course's in its place; says so."
     if not _git("ls-files", "--", "notebooks/*.ipynb"):  # another project's clone is around it
         raise project.CourseError(_NO_CLONE)
     commit, aside, root = _common(), learner_folder() / "aside", project.root()
@@ -458,7 +433,8 @@ def set_aside() -> Iterator[str]:
     for path, text in mine.items():
         if (aside / path.name).is_file() and (aside / path.name).read_bytes() != text:
             raise project.CourseError(
-                f"{path.stem} was set aside before, and has changed again: `mlops-course answers back` first"
+                f"{path.stem} was set aside before, and has changed again: "
+                "`mlops-course answers back` first"
             )
     written = {
         path: _merged(*(_Lesson(t, path.name) for t in (course[path], mine[path], course[path])))[0]
@@ -477,7 +453,8 @@ def set_aside() -> Iterator[str]:
         yield f"{path.stem}: {', '.join(written[path]) or 'outputs'} set aside"
     yield f"They are in {project.shown(aside)}, and the lessons are as the course has them"
     if others := _git("diff", "--name-only", "HEAD", "--", ":!notebooks").split("\n")[:-1]:
-        yield f"Changed too, and left as it is, though `git pull` may stop at it: {', '.join(others)}"
+        names = ", ".join(others)
+        yield f"Changed too, and left as it is, though `git pull` may stop at it: {names}"
     committed = _changed("HEAD")
     yield "Next:"
     yield from (
@@ -487,29 +464,9 @@ def set_aside() -> Iterator[str]:
     )
     yield "  mlops-course answers back"
 
-# %% ../notebooks/90_exercises.ipynb #8d0f354a
-def bring_back() -> Iterator[str]:
-    "Bring what was set aside to the lessons of today; says so, line by line."
-    aside = learner_folder() / "aside"
-    copies = sorted(aside.glob("*.ipynb"))
-    for copy in copies:
-        path = _today(copy.name)
-        if path and not path.exists():
-            yield f"{copy.stem}: you have deleted it: `{_checkout(path.name)}`, then `mlops-course answers back` again"
-            continue
-        kept = (
-            learner_folder() / "copies" / f"{copy.stem}.{datetime.now(UTC):%Y-%m-%dT%H%M%S}.ipynb"
-        )
-        lines = _bring(copy, path, project.shown(kept))
-        kept.parent.mkdir(exist_ok=True)
-        copy.rename(kept)
-        yield from (f"{copy.stem}: {line}" for line in lines)
-    if not copies:
-        yield "Nothing was set aside"
-
-
+# %% ../notebooks/90_exercises.ipynb #ec2fa7f3
 def _today(name: str) -> Path | None:
-    "Where a lesson is, or was in the last commit; it may have another name now. None: the course no longer has it."
+    "Where a lesson is, or was in the last commit, perhaps by another name; None: it is gone."
     folder, number = project.root() / "notebooks", name.split("_")[0]
     names = [path.name for path in folder.glob(f"{number}_*.ipynb")]
     with suppress(project.CourseError):
@@ -545,6 +502,29 @@ def _bring(
         beside.write_bytes(text)
     return lines or [f"only outputs were yours, and the course has new ones; yours are in {kept}"]
 
+# %% ../notebooks/90_exercises.ipynb #8d0f354a
+def bring_back() -> Iterator[str]:
+    "Bring what was set aside to the lessons of today; says so, line by line."
+    aside = learner_folder() / "aside"
+    copies = sorted(aside.glob("*.ipynb"))
+    for copy in copies:
+        path = _today(copy.name)
+        if path and not path.exists():
+            yield (
+                f"{copy.stem}: you have deleted it: `{_checkout(path.name)}`, then "
+                "`mlops-course answers back` again"
+            )
+            continue
+        kept = (
+            learner_folder() / "copies" / f"{copy.stem}.{datetime.now(UTC):%Y-%m-%dT%H%M%S}.ipynb"
+        )
+        lines = _bring(copy, path, project.shown(kept))
+        kept.parent.mkdir(exist_ok=True)
+        copy.rename(kept)
+        yield from (f"{copy.stem}: {line}" for line in lines)
+    if not copies:
+        yield "Nothing was set aside"
+
 # %% ../notebooks/90_exercises.ipynb #db360177
 @exercise(
     "00.1",
@@ -555,7 +535,10 @@ def _bring(
     """,
     hints=[
         "`environment` takes changes by the name of the section.",
-        'A section is changed by a dict that names only what differs: `environment("env.yaml", world={...})`.',
+        (
+            "A section is changed by a dict that names only what differs: "
+            '`environment("env.yaml", world={...})`.'
+        ),
     ],
     solution="""
     def small():
@@ -580,11 +563,12 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #af31d0c2
-@exercise(
+_00_2 = exercise(
     "00.2",
     stub="""
     def save(path, lines):
-        "Write the lines to `path`, one below the other; if `lines` fails in the middle, `path` stays as it was."
+        "Write the lines to `path`, one below the other; \
+if `lines` fails in the middle, `path` stays as it was."
         raise NotImplementedError
     """,
     hints=[
@@ -607,6 +591,9 @@ def _(answer):
     """,
     message="the old file was lost",
 )
+
+# %% ../notebooks/90_exercises.ipynb #605fbaad
+@_00_2
 def _(answer):
     import tempfile
     from pathlib import Path
@@ -639,7 +626,8 @@ def _(answer):
     "00.3",
     stub="""
     def altered(folder, digests):
-        "Names of the files that are missing or changed, sorted; `digests` has the digest of each file by its name."
+        "Names of the files that are missing or changed, sorted; \
+`digests` has the digest of each file by its name."
         raise NotImplementedError
     """,
     hints=[
@@ -650,7 +638,11 @@ def _(answer):
     def altered(folder, digests):
         from mlops_course.project import digest
 
-        return sorted(name for name, was in digests.items() if not (folder / name).is_file() or digest(folder / name) != was)
+        return sorted(
+            name
+            for name, was in digests.items()
+            if not (folder / name).is_file() or digest(folder / name) != was
+        )
     """,
     wrong="""
     def altered(folder, digests):
@@ -710,7 +702,7 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #c455330c
-@exercise(
+_10_2 = exercise(
     "10.2",
     stub="""
     def hours_on_shift():
@@ -725,16 +717,27 @@ def _(answer):
     def hours_on_shift():
         from mlops_course.problem import Column
 
-        return Column(name="hours_on_shift", kind="number", about="hours since the shift began", low=0, high=24)
+        return Column(
+            name="hours_on_shift",
+            kind="number",
+            about="hours since the shift began",
+            low=0,
+            high=24,
+        )
     """,
     wrong="""
     def hours_on_shift():
         from mlops_course.problem import Column
 
-        return Column(name="hours_on_shift", kind="number", about="hours since the shift began", low=0, high=1)
+        return Column(
+            name="hours_on_shift", kind="number", about="hours since the shift began", low=0, high=1
+        )
     """,
     message="7.5 hours are refused",
 )
+
+# %% ../notebooks/90_exercises.ipynb #c8a7ad3f
+@_10_2
 def _(answer):
     import pandas as pd
     from pandera.errors import SchemaErrors
@@ -764,7 +767,8 @@ def _(answer):
     "10.3",
     stub="""
     def known_at(hour, created):
-        "From when may a row be used? `hour` is when its hour began, `created` when it was written, or None."
+        "From when may a row be used? `hour` is when its hour began, `created` when it was \
+written, or None."
         raise NotImplementedError
     """,
     hints=[
@@ -798,34 +802,59 @@ def _(answer):
         "written too early by a fast clock: still not before the hour's end"
     )
 
+# %% ../notebooks/90_exercises.ipynb #dacacf7b
+_hints_11_1 = [
+    "Everything that differs between two services is a field of `services.Service`.",
+    (
+        "What is said of a shell line, `REFERENCE=out/dev mlops-course monitor`, are two "
+        "fields: `variables` and `command`."
+    ),
+    (
+        'Service(name="monitoring", command=("mlops-course", "monitor"), port=..., '
+        'health="/ready", variables={...}, seconds=...)'
+    ),
+]
+
 # %% ../notebooks/90_exercises.ipynb #2f9d3b3a
-@exercise(
+_11_1 = exercise(
     "11.1",
     stub="""
     def monitoring():
         "The monitoring service as a `Service` named `monitoring`."
         raise NotImplementedError
     """,
-    hints=[
-        "Everything that differs between two services is a field of `services.Service`.",
-        "What is said of a shell line, `REFERENCE=out/dev mlops-course monitor`, are two fields: `variables` and `command`.",
-        'Service(name="monitoring", command=("mlops-course", "monitor"), port=..., health="/ready", variables={...}, seconds=...)',
-    ],
+    hints=_hints_11_1,
     solution="""
     def monitoring():
         from mlops_course.services import Service
 
         told = {"REFERENCE": "out/dev"}
-        return Service(name="monitoring", command=("mlops-course", "monitor"), port=8309, health="/ready", variables=told, seconds=20)
+        return Service(
+            name="monitoring",
+            command=("mlops-course", "monitor"),
+            port=8309,
+            health="/ready",
+            variables=told,
+            seconds=20,
+        )
     """,
     wrong="""
     def monitoring():
         from mlops_course.services import Service
 
-        return Service(name="monitoring", command=("mlops-course", "monitor"), port=8309, variables={"REFERENCE": "out/dev"}, seconds=20)
+        return Service(
+            name="monitoring",
+            command=("mlops-course", "monitor"),
+            port=8309,
+            variables={"REFERENCE": "out/dev"},
+            seconds=20,
+        )
     """,
     message="an open port is not yet a service",
 )
+
+# %% ../notebooks/90_exercises.ipynb #03e1d034
+@_11_1
 def _(answer):
     found = answer()
     assert type(found).__name__ == "Service", "a `services.Service` was asked for"
@@ -846,12 +875,16 @@ def _(answer):
     "11.2",
     stub="""
     def is_ours(note, living):
-        "Does the process of `note` (`pid`, `born`) still run? `living` has the time of birth of each process by its number."
+        "Does the process of `note` (`pid`, `born`) still run? `living` has the time of birth of \
+each process by its number."
         raise NotImplementedError
     """,
     hints=[
         "What does a reboot do with the numbers of processes?",
-        "The number must be among the living, *and* the process with this number must have been born when the note says.",
+        (
+            "The number must be among the living, *and* the process with this number must have "
+            "been born when the note says."
+        ),
     ],
     solution="""
     def is_ours(note, living):
@@ -877,17 +910,21 @@ def _(answer):
     assert not answer(note, {}), "nothing runs"
 
 # %% ../notebooks/90_exercises.ipynb #b0ddba73
-@exercise(
+_11_3 = exercise(
     "11.3",
     stub="""
     def usable(trouble, lives, tries):
-        "True as soon as `trouble()` is empty. False as soon as `lives()` is false, or after asking `tries` times."
+        "True as soon as `trouble()` is empty. False as soon as `lives()` is false, or after \
+asking `tries` times."
         raise NotImplementedError
     """,
     hints=[
         "A loop of `tries` rounds, and in each round two questions. Which of them comes first?",
         "A dead service cannot be used, whatever the port answers: ask `lives()` first.",
-        "`for _ in range(tries):` then `if not lives(): return False`, `if not trouble(): return True`; and after the loop?",
+        (
+            "`for _ in range(tries):` then `if not lives(): return False`, "
+            "`if not trouble(): return True`; and after the loop?"
+        ),
     ],
     solution="""
     def usable(trouble, lives, tries):
@@ -904,6 +941,9 @@ def _(answer):
     """,
     message="a stranger",
 )
+
+# %% ../notebooks/90_exercises.ipynb #33833101
+@_11_3
 def _(answer):
     assert not answer(lambda: "", lambda: False, 5), (
         "the service has died; what answers on its port is a stranger"
@@ -923,23 +963,29 @@ def _(answer):
     assert len(asked) == 3, f"three questions were allowed, {len(asked)} were asked"
 
 # %% ../notebooks/90_exercises.ipynb #bab232e9
-@exercise(
+_20_1 = exercise(
     "20.1",
     stub="""
     def best_gain(scenario):
-        "The uplift of the oracle on day 1 of a company with 60 drivers, 2 days and 300 bookings a day, in this scenario."
+        "The uplift of the oracle on day 1 of a company with 60 drivers, 2 days and 300 bookings \
+a day, in this scenario."
         raise NotImplementedError
     """,
     hints=[
         "`WorldSettings` takes the scenario by its name, and `Company` takes the settings.",
         '`next(bookings(company, day=1))["truth"].to_pandas()` is the truth of a day.',
-        "`uplift(truth, oracle(truth))`, in a company of `WorldSettings(drivers=60, days=2, bookings_per_day=300, scenario=scenario)`.",
+        (
+            "`uplift(truth, oracle(truth))`, in a company of "
+            "`WorldSettings(drivers=60, days=2, bookings_per_day=300, scenario=scenario)`."
+        ),
     ],
     solution="""
     def best_gain(scenario):
         from mlops_course.world import Company, WorldSettings, bookings, oracle, uplift
 
-        company = Company(WorldSettings(drivers=60, days=2, bookings_per_day=300, scenario=scenario))
+        company = Company(
+            WorldSettings(drivers=60, days=2, bookings_per_day=300, scenario=scenario)
+        )
         truth = next(bookings(company, day=1))["truth"].to_pandas()
         return uplift(truth, oracle(truth))
     """,
@@ -953,10 +999,14 @@ def _(answer):
     """,
     message="nobody can gain anything",
 )
+
+# %% ../notebooks/90_exercises.ipynb #ba0f1fdb
+@_20_1
 def _(answer):
     coin, normal = answer("no_signal"), answer("normal")
     assert abs(coin) < 1e-9, (
-        f"where a coin decides nobody can gain anything, and you found {coin:.0%}: which scenario is it?"
+        f"where a coin decides nobody can gain anything, and you found {coin:.0%}: which "
+        "scenario is it?"
     )
     assert 0.15 < normal < 0.45, (
         f"in the usual company the oracle gains about three in ten, and you found {normal:.0%}"
@@ -969,16 +1019,23 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #28360951
-@exercise(
+_20_2 = exercise(
     "20.2",
     stub="""
     def mostly_nearest(km):
-        "Chances of the candidates, a row a booking: 0.9 for the nearest, and 0.1 shared equally by all candidates."
+        "Chances of the candidates, a row a booking: \
+0.9 for the nearest, and 0.1 shared equally by all candidates."
         raise NotImplementedError
     """,
     hints=[
-        "Add two policies: 0.9 times the nearest, 0.1 times a lot among all candidates. Infinite km: no candidate.",
-        "`lot = np.isfinite(km)`; divided by `lot.sum(1, keepdims=True)` it is a chance for each candidate.",
+        (
+            "Add two policies: 0.9 times the nearest, 0.1 times a lot among all candidates. "
+            "Infinite km: no candidate."
+        ),
+        (
+            "`lot = np.isfinite(km)`; divided by `lot.sum(1, keepdims=True)` it is a chance for "
+            "each candidate."
+        ),
     ],
     solution="""
     def mostly_nearest(km):
@@ -993,6 +1050,9 @@ def _(answer):
     """,
     message="is never sent",
 )
+
+# %% ../notebooks/90_exercises.ipynb #ec7930d5
+@_20_2
 def _(answer):
     import numpy as np
 
@@ -1018,17 +1078,27 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #4ead22d2
-@exercise(
+_20_3 = exercise(
     "20.3",
     stub="""
     def estimated(log, choice):
-        "The share of completed trips had `choice` been sent: a weighted mean of the labels where `log` agrees; None if it never does."
+        "The share of completed trips had `choice` been sent: \
+a weighted mean of the labels where `log` agrees; None if it never does."
         raise NotImplementedError
     """,
     hints=[
-        "Only bookings for which the log sent the same driver say anything: `log.merge(choice)` keeps them.",
-        "A trip that was chosen with probability 0.1 stands for ten like it: its weight is one over its propensity.",
-        "`(weight * trip_completed).sum() / weight.sum()`, with `weight = 1 / agreed.propensity`; before that, see if `agreed` is empty.",
+        (
+            "Only bookings for which the log sent the same driver say anything: "
+            "`log.merge(choice)` keeps them."
+        ),
+        (
+            "A trip that was chosen with probability 0.1 stands for ten like it: its weight is "
+            "one over its propensity."
+        ),
+        (
+            "`(weight * trip_completed).sum() / weight.sum()`, with "
+            "`weight = 1 / agreed.propensity`; before that, see if `agreed` is empty."
+        ),
     ],
     solution="""
     def estimated(log, choice):
@@ -1043,6 +1113,9 @@ def _(answer):
     """,
     message="a mean without weights",
 )
+
+# %% ../notebooks/90_exercises.ipynb #47bba997
+@_20_3
 def _(answer):
     import pandas as pd
 
@@ -1057,7 +1130,8 @@ def _(answer):
     choice = pd.DataFrame({"request_id": ["d", "c", "b", "a"], "driver_id": [9, 3, 2, 1]})
     found = answer(log, choice)
     assert found != 2 / 3, (
-        "this is a mean without weights: the trip that was chosen against the odds counts like the easy ones"
+        "this is a mean without weights: the trip that was chosen against the odds counts "
+        "like the easy ones"
     )
     assert found is None or abs(found - 4.5 / 14.5) > 1e-9, (
         "booking d was made with driver 4, the choice is 9: it says nothing"
@@ -1098,16 +1172,23 @@ def _(answer):
     assert answer(1.0) == 0, "who is always right has no error"
 
 # %% ../notebooks/90_exercises.ipynb #0bc5abf2
-@exercise(
+_21_2 = exercise(
     "21.2",
     stub="""
     def halves(rows, border):
-        "What to learn from and what to judge on: labels known (`created`) before the border, and trips from it on."
+        "What to learn from and what to judge on: labels known (`created`) before the border, \
+and trips from it on."
         raise NotImplementedError
     """,
     hints=[
-        "A random half mixes the weeks: the model learns from trips that come after those it is judged on.",
-        "Two conditions: `rows.created < border` for learning, `rows.event_timestamp >= border` for judging.",
+        (
+            "A random half mixes the weeks: the model learns from trips that come after those it "
+            "is judged on."
+        ),
+        (
+            "Two conditions: `rows.created < border` for learning, "
+            "`rows.event_timestamp >= border` for judging."
+        ),
     ],
     solution="""
     def halves(rows, border):
@@ -1120,6 +1201,9 @@ def _(answer):
     """,
     message="after the border",
 )
+
+# %% ../notebooks/90_exercises.ipynb #c1ac08ab
+@_21_2
 def _(answer):
     import pandas as pd
 
@@ -1142,22 +1226,28 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #9ca5e52f
-@exercise(
+_21_3 = exercise(
     "21.3",
     stub="""
     def key_of(name, data, features, parameters):
-        "A text that is the same for the same trial, and another as soon as anything that went into it differs."
+        "A text that is the same for the same trial, and another as soon as anything that went \
+into it differs."
         raise NotImplementedError
     """,
     hints=[
-        "A digest of all four is such a text. The order of the parameters is no difference; that of the features is one.",
+        (
+            "A digest of all four is such a text. The order of the parameters is no difference; "
+            "that of the features is one."
+        ),
         "`project.digest_of({...})` sorts the names of a dict, and keeps the order of a list.",
     ],
     solution="""
     def key_of(name, data, features, parameters):
         from mlops_course.project import digest_of
 
-        return digest_of({"name": name, "data": data, "features": list(features), "parameters": parameters})
+        return digest_of(
+            {"name": name, "data": data, "features": list(features), "parameters": parameters}
+        )
     """,
     wrong="""
     def key_of(name, data, features, parameters):
@@ -1167,6 +1257,9 @@ def _(answer):
     """,
     message="other data",
 )
+
+# %% ../notebooks/90_exercises.ipynb #eea8294b
+@_21_3
 def _(answer):
     known = answer("logistic", "3f2a", ["conv_rate", "acc_rate"], {"C": 1, "steps": 300})
     assert answer("logistic", "3f2a", ["conv_rate", "acc_rate"], {"steps": 300, "C": 1}) == known, (
@@ -1193,8 +1286,24 @@ def _(answer):
             f"a trial with {what} has the same key, and will never be made"
         )
 
+# %% ../notebooks/90_exercises.ipynb #eaa8d510
+_NEW_FILE = """
+    def described(path):
+        from mlops_course.data import Source
+
+        return Source(
+            path=path,
+            owner="driver operations",
+            separator=";",
+            decimal=",",
+            columns={"tai_xe": "driver_id"},
+            zone="ZONE",
+            time_format="%d/%m/%Y %H:%M",
+        )
+    """
+
 # %% ../notebooks/90_exercises.ipynb #619ebd5c
-@exercise(
+_30_1 = exercise(
     "30.1",
     stub="""
     def described(path):
@@ -1202,40 +1311,26 @@ def _(answer):
         raise NotImplementedError
     """,
     hints=[
-        "Five things differ from what `Source` assumes: separator, decimal, a column's name, the form of the times, their zone.",
-        'The times need two settings: `time_format="%d/%m/%Y %H:%M"` and the zone of Ho Chi Minh City.',
-        '`separator=";"`, `decimal=","`, `columns={"tai_xe": "driver_id"}`, `zone="Asia/Ho_Chi_Minh"`, and the format above.',
+        (
+            "Five things differ from what `Source` assumes: separator, decimal, a column's name, "
+            "the form of the times, their zone."
+        ),
+        (
+            'The times need two settings: `time_format="%d/%m/%Y %H:%M"` and the zone of Ho Chi '
+            "Minh City."
+        ),
+        (
+            '`separator=";"`, `decimal=","`, `columns={"tai_xe": "driver_id"}`, '
+            '`zone="Asia/Ho_Chi_Minh"`, and the format above.'
+        ),
     ],
-    solution="""
-    def described(path):
-        from mlops_course.data import Source
-
-        return Source(
-            path=path,
-            owner="driver operations",
-            separator=";",
-            decimal=",",
-            columns={"tai_xe": "driver_id"},
-            zone="Asia/Ho_Chi_Minh",
-            time_format="%d/%m/%Y %H:%M",
-        )
-    """,
-    wrong="""
-    def described(path):
-        from mlops_course.data import Source
-
-        return Source(
-            path=path,
-            owner="driver operations",
-            separator=";",
-            decimal=",",
-            columns={"tai_xe": "driver_id"},
-            zone="UTC",
-            time_format="%d/%m/%Y %H:%M",
-        )
-    """,
+    solution=_NEW_FILE.replace("ZONE", "Asia/Ho_Chi_Minh"),
+    wrong=_NEW_FILE.replace("ZONE", "UTC"),
     message="seven hours",
 )
+
+# %% ../notebooks/90_exercises.ipynb #ac770b02
+@_30_1
 def _(answer):
     import tempfile
     from pathlib import Path
@@ -1272,17 +1367,27 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #279ad3ea
-@exercise(
+_30_2 = exercise(
     "30.2",
     stub="""
     def believed(frame):
-        "The rows of statistics to keep: of equal rows one; of rows with one key (driver_id, datetime, created) and other values none."
+        "The rows of statistics to keep: of equal rows one; \
+of rows with one key (driver_id, datetime, created) and other values none."
         raise NotImplementedError
     """,
     hints=[
-        "Nobody can say which of two stories is right, so neither is kept. A row that was sent twice is one story.",
-        "The order matters: first let the second copies go, then look for conflicts in what is left.",
-        "`once = frame.drop(duplicate(frame, STATISTICS).index)`, then the same with `conflict` on `once`.",
+        (
+            "Nobody can say which of two stories is right, so neither is kept. A row that was "
+            "sent twice is one story."
+        ),
+        (
+            "The order matters: first let the second copies go, then look for conflicts in what "
+            "is left."
+        ),
+        (
+            "`once = frame.drop(duplicate(frame, STATISTICS).index)`, then the same with "
+            "`conflict` on `once`."
+        ),
     ],
     solution="""
     def believed(frame):
@@ -1298,6 +1403,9 @@ def _(answer):
     """,
     message="the first was believed",
 )
+
+# %% ../notebooks/90_exercises.ipynb #cf1fbc01
+@_30_2
 def _(answer):
     import pandas as pd
 
@@ -1323,7 +1431,8 @@ def _(answer):
         "driver 1002 has two stories, 0.4 and 0.8: nobody can say which is right, so none is kept"
     )
     assert 1003 in drivers, (
-        "the row of driver 1003 was sent twice, value for value: this is no conflict, and one copy stays"
+        "the row of driver 1003 was sent twice, value for value: this is no conflict, and one "
+        "copy stays"
     )
     assert drivers.count(1003) == 1, "the row of driver 1003 is there twice"
     assert 1004 not in drivers, (
@@ -1336,21 +1445,29 @@ def _(answer):
     assert len(answer(apart)) == 2, "the same hour, written again later: another key, so both stay"
 
 # %% ../notebooks/90_exercises.ipynb #a224f3b8
-@exercise(
+_30_3 = exercise(
     "30.3",
     stub="""
     def never_newest(rows):
-        "Hours, sorted, that became known after a newer hour, or together with one; `rows`: (hour, known) of one driver, in any order."
+        "Hours, sorted, that became known after a newer hour, or together with one; `rows`: \
+(hour, known) of one driver, in any order."
         raise NotImplementedError
     """,
     hints=[
         "How late a row came does not matter. What matters: was a newer hour known at that moment?",
-        "For each (hour, known), look for another row with a later hour and a `known` that is no later.",
+        (
+            "For each (hour, known), look for another row with a later hour and a `known` that is "
+            "no later."
+        ),
         "`any(newer > hour and then <= known for newer, then in rows)`",
     ],
     solution="""
     def never_newest(rows):
-        return sorted(hour for hour, known in rows if any(newer > hour and then <= known for newer, then in rows))
+        return sorted(
+            hour
+            for hour, known in rows
+            if any(newer > hour and then <= known for newer, then in rows)
+        )
     """,
     wrong="""
     def never_newest(rows):
@@ -1360,6 +1477,9 @@ def _(answer):
     """,
     message="nothing newer was known",
 )
+
+# %% ../notebooks/90_exercises.ipynb #ac4608c3
+@_30_3
 def _(answer):
     from datetime import UTC, datetime, timedelta
 
@@ -1368,12 +1488,14 @@ def _(answer):
     last = (at(11), at(20))
     found = answer([*usual, last])
     assert at(11) not in found, (
-        "the hour from 11:00 came eight hours late, but nothing newer was known then: it is the newest"
+        "the hour from 11:00 came eight hours late, but nothing newer was known then: it is "
+        "the newest"
     )
     assert found == [], "no newer hour was known before any of these rows"
     late = [(at(8), at(10, 30)), (at(9), at(10, 3)), (at(10), at(11, 6))]
     assert answer(late) == [at(8)], (
-        "at 10:30 the hour from 9:00 was known already: that from 8:00 would take the driver back in time"
+        "at 10:30 the hour from 9:00 was known already: that from 8:00 would take the driver "
+        "back in time"
     )
     assert answer(late[::-1]) == [at(8)], "the order of the file is no order of time"
     both = [(at(8), at(12)), (at(9), at(12)), (at(10), at(12))]
@@ -1385,8 +1507,32 @@ def _(answer):
     )
     assert answer([]) == [], "no rows, no late ones"
 
+# %% ../notebooks/90_exercises.ipynb #075c955b
+def _store(rows: dict):  # by driver: the moment at which the row became known, and its rate
+    "A store of a few rows, which gives them in the form of Feast's answer."
+    from datetime import timedelta
+    from types import SimpleNamespace
+
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    def read(config, view, keys, names):
+        found = [rows.get(key.entity_values[0].int64_val) for key in keys]
+        return [
+            (row[0], {name: Value(double_val=row[1]) for name in names}) if row else (None, None)
+            for row in found
+        ]
+
+    class Store:
+        provider = SimpleNamespace(online_read=read)
+        config = SimpleNamespace(online_store=SimpleNamespace(type="memory"))
+
+        def get_feature_view(self, name, allow_registry_cache=False):
+            return SimpleNamespace(ttl=timedelta(days=7))
+
+    return Store()
+
 # %% ../notebooks/90_exercises.ipynb #f9639e47
-@exercise(
+_31_1 = exercise(
     "31.1",
     stub="""
     def still_known(store, ids, at):
@@ -1412,41 +1558,23 @@ def _(answer):
     """,
     message="also for a driver of whom nothing is known",
 )
+
+# %% ../notebooks/90_exercises.ipynb #a246cb34
+@_31_1
 def _(answer):
     from datetime import UTC, datetime, timedelta
-    from types import SimpleNamespace
-
-    from feast.protos.feast.types.Value_pb2 import Value
 
     monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
-    known = {1001: monday, 1002: monday + timedelta(days=6)}
-
-    def read(config, view, keys, names):  # a store of two rows, in the form of Feast's answer
-        ids = [key.entity_values[0].int64_val for key in keys]
-        return [
-            (known[i], {name: Value(double_val=0.5) for name in names})
-            if i in known
-            else (None, None)
-            for i in ids
-        ]
-
-    class Store:
-        provider, config = (
-            SimpleNamespace(online_read=read),
-            SimpleNamespace(online_store=SimpleNamespace(type="memory")),
-        )
-
-        def get_feature_view(self, name, allow_registry_cache=False):
-            return SimpleNamespace(ttl=timedelta(days=7))
-
-    store = Store()
+    store = _store({1001: (monday, 0.5), 1002: (monday + timedelta(days=6), 0.5)})
     ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
     told = answer(store, ids, sunday)
     assert told != 3, (
-        "`online` gives a row also for a driver of whom nothing is known: count those who have features"
+        "`online` gives a row also for a driver of whom nothing is known: count those who "
+        "have features"
     )
     assert told == 2, (
-        "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have features; the time to live is 7 days"
+        "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have "
+        "features; the time to live is 7 days"
     )
     assert answer(store, ids, monday + timedelta(days=8)) == 1, (
         "after eight days Monday's row is too old. Was `at` handed on to `online`?"
@@ -1457,17 +1585,24 @@ def _(answer):
     assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
 
 # %% ../notebooks/90_exercises.ipynb #d3c4b841
-@exercise(
+_31_2 = exercise(
     "31.2",
     stub="""
     def scored(store, model, ids, at):
-        "The score of each of `ids` at the moment `at`, as a dict; None for a driver without features. `model` takes a table, gives a list."
+        "The score of each of `ids` at the moment `at`, as a dict; \
+None for a driver without features. `model` takes a table, gives a list."
         raise NotImplementedError
     """,
     hints=[
         "After `dropna` there are fewer rows than `ids`: whose score is the first one?",
-        "The rows that are left say whose they are. Pair the scores with `known[CONTRACT.entity]`, not with `ids`.",
-        "`found = dict(zip(known.driver_id, model(...), strict=True))`, then `{i: found.get(i) for i in ids}`. Never ask about no rows.",
+        (
+            "The rows that are left say whose they are. Pair the scores with "
+            "`known[CONTRACT.entity]`, not with `ids`."
+        ),
+        (
+            "`found = dict(zip(known.driver_id, model(...), strict=True))`, then "
+            "`{i: found.get(i) for i in ids}`. Never ask about no rows."
+        ),
     ],
     solution="""
     def scored(store, model, ids, at):
@@ -1489,36 +1624,16 @@ def _(answer):
     """,
     message="somebody else's score",
 )
+
+# %% ../notebooks/90_exercises.ipynb #f6dabcaa
+@_31_2
 def _(answer):
     from datetime import UTC, datetime, timedelta
-    from types import SimpleNamespace
-
-    from feast.protos.feast.types.Value_pb2 import Value
 
     from mlops_course.problem import CONTRACT
 
     monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
-    rates = {1001: 0.9, 1002: 0.3, 1003: 0.6}
-
-    def read(config, view, keys, names):  # a store of three rows, in the form of Feast's answer
-        ids = [key.entity_values[0].int64_val for key in keys]
-        return [
-            (monday, {name: Value(double_val=rates[i]) for name in names})
-            if i in rates
-            else (None, None)
-            for i in ids
-        ]
-
-    class Store:
-        provider, config = (
-            SimpleNamespace(online_read=read),
-            SimpleNamespace(online_store=SimpleNamespace(type="memory")),
-        )
-
-        def get_feature_view(self, name, allow_registry_cache=False):
-            return SimpleNamespace(ttl=timedelta(days=7))
-
-    store = Store()
+    store = _store({1001: (monday, 0.9), 1002: (monday, 0.3), 1003: (monday, 0.6)})
 
     def model(table):
         assert list(table.columns) == list(CONTRACT.features), (
@@ -1547,15 +1662,19 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #375fec61
-@exercise(
+_31_3 = exercise(
     "31.3",
     stub="""
     def to_put_online(statistics, until, ttl):
-        "Of each driver the newest row known at `until` (column `known_at`) and not older than `ttl`; drivers without one are left out."
+        "Of each driver the newest row known at `until` (column `known_at`) and not older than \
+`ttl`; drivers without one are left out."
         raise NotImplementedError
     """,
     hints=[
-        "First leave out what nobody may use at `until`, then choose the newest: the other way round loses drivers.",
+        (
+            "First leave out what nobody may use at `until`, then choose the newest: the other "
+            "way round loses drivers."
+        ),
         "Usable are rows with `until - ttl <= known_at <= until`, both ends included.",
         '`usable.sort_values("known_at").groupby("driver_id").tail(1)`',
     ],
@@ -1570,6 +1689,9 @@ def _(answer):
     """,
     message="the service would know",
 )
+
+# %% ../notebooks/90_exercises.ipynb #1e717956
+@_31_3
 def _(answer):
     import pandas as pd
 
@@ -1601,16 +1723,23 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #0c359f66
-@exercise(
+_32_1 = exercise(
     "32.1",
     stub="""
     def cheated(labels, statistics):
-        "How many labels get a row that was not known yet (`known_at`), if rows are joined by the beginning of their hour (`datetime`)."
+        "How many labels get a row that was not known yet (`known_at`), if rows are joined by \
+the beginning of their hour (`datetime`)."
         raise NotImplementedError
     """,
     hints=[
-        "Join by `datetime` first: `labels.event_timestamp >= statistics.datetime`. Then ask of each pair when its row became known.",
-        "`SELECT count(*)` and `WHERE statistics.known_at > labels.event_timestamp`; then `duckdb.sql(...).fetchall()[0][0]`.",
+        (
+            "Join by `datetime` first: `labels.event_timestamp >= statistics.datetime`. Then ask "
+            "of each pair when its row became known."
+        ),
+        (
+            "`SELECT count(*)` and `WHERE statistics.known_at > labels.event_timestamp`; then "
+            "`duckdb.sql(...).fetchall()[0][0]`."
+        ),
     ],
     solution="""
     def cheated(labels, statistics):
@@ -1618,7 +1747,8 @@ def _(answer):
 
         return duckdb.sql(
             "SELECT count(*) FROM labels ASOF JOIN statistics "
-            "ON labels.driver_id = statistics.driver_id AND labels.event_timestamp >= statistics.datetime "
+            "ON labels.driver_id = statistics.driver_id "
+            "AND labels.event_timestamp >= statistics.datetime "
             "WHERE statistics.known_at > labels.event_timestamp"
         ).fetchall()[0][0]
     """,
@@ -1628,12 +1758,16 @@ def _(answer):
 
         return duckdb.sql(
             "SELECT count(*) FROM labels ASOF JOIN statistics "
-            "ON labels.driver_id = statistics.driver_id AND labels.event_timestamp >= statistics.datetime "
+            "ON labels.driver_id = statistics.driver_id "
+            "AND labels.event_timestamp >= statistics.datetime "
             "WHERE statistics.datetime > labels.event_timestamp"
         ).fetchall()[0][0]
     """,
     message="the hour had begun",
 )
+
+# %% ../notebooks/90_exercises.ipynb #4bc84e84
+@_32_1
 def _(answer):
     import pandas as pd
 
@@ -1662,7 +1796,8 @@ def _(answer):
     )
     told = answer(labels, statistics)
     assert told != 0, (
-        "0: of each row the hour had begun, but it was not over and not written. From when was the row known?"
+        "0: of each row the hour had begun, but it was not over and not written. From when "
+        "was the row known?"
     )
     assert told == 3, (
         f"the first three labels meet an hour that was not known yet, and you found {told}"
@@ -1673,15 +1808,19 @@ def _(answer):
     assert answer(labels[:0], statistics) == 0, "no labels, none that cheats"
 
 # %% ../notebooks/90_exercises.ipynb #084f3f9d
-@exercise(
+_32_2 = exercise(
     "32.2",
     stub="""
     def joined(labels, features):
-        "All columns of `labels`, in the order of its column `n`, with the newest conv_rate known at each label's time, or NaN."
+        "All columns of `labels`, in the order of its column `n`, with the newest conv_rate \
+known at each label's time, or NaN."
         raise NotImplementedError
     """,
     hints=[
-        "Three faults: a label without a known row, a row that became known at the label's very moment, and the order.",
+        (
+            "Three faults: a label without a known row, a row that became known at the label's "
+            "very moment, and the order."
+        ),
         "`ASOF LEFT JOIN` loses no label. A join promises no order: say `ORDER BY`.",
         "`ASOF LEFT JOIN`, `>=` in the place of `>`, and `ORDER BY labels.n` at the end.",
     ],
@@ -1691,7 +1830,8 @@ def _(answer):
 
         return duckdb.sql(
             "SELECT labels.*, features.conv_rate FROM labels ASOF LEFT JOIN features "
-            "ON labels.driver_id = features.driver_id AND labels.event_timestamp >= features.known_at "
+            "ON labels.driver_id = features.driver_id "
+            "AND labels.event_timestamp >= features.known_at "
             "ORDER BY labels.n"
         ).df()
     """,
@@ -1701,11 +1841,15 @@ def _(answer):
 
         return duckdb.sql(
             "SELECT labels.*, features.conv_rate FROM labels ASOF JOIN features "
-            "ON labels.driver_id = features.driver_id AND labels.event_timestamp > features.known_at"
+            "ON labels.driver_id = features.driver_id "
+            "AND labels.event_timestamp > features.known_at"
         ).df()
     """,
     message="was lost",
 )
+
+# %% ../notebooks/90_exercises.ipynb #0610d39d
+@_32_2
 def _(answer):
     import pandas as pd
 
@@ -1751,16 +1895,23 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #34028751
-@exercise(
+_32_3 = exercise(
     "32.3",
     stub="""
     def seen(time, rows, ttl):
-        "The value that a label at `time` may see, or None; `rows`: (known, created, value) of its driver, in any order."
+        "The value that a label at `time` may see, or None; `rows`: \
+(known, created, value) of its driver, in any order."
         raise NotImplementedError
     """,
     hints=[
-        "First the rows that may be used at all: not younger than the label, and not older than the time to live.",
-        "Of these the newest by `known`. Of two with the same `known`, the one that was written last (`created`).",
+        (
+            "First the rows that may be used at all: not younger than the label, and not older "
+            "than the time to live."
+        ),
+        (
+            "Of these the newest by `known`. Of two with the same `known`, the one that was "
+            "written last (`created`)."
+        ),
         "`max(usable, key=lambda row: row[:2], default=None)`, and of this row the value.",
     ],
     solution="""
@@ -1775,6 +1926,9 @@ def _(answer):
     """,
     message="no order of time",
 )
+
+# %% ../notebooks/90_exercises.ipynb #1b8dbe3f
+@_32_3
 def _(answer):
     from datetime import UTC, datetime, timedelta
 
@@ -1815,7 +1969,8 @@ def _(answer):
     "40.1",
     stub="""
     def rows_worth(propensities):
-        "How many equally weighted bookings say as much as these, in all of which the model picks what was logged?"
+        "How many equally weighted bookings say as much as these, in all of which the model \
+picks what was logged?"
         raise NotImplementedError
     """,
     hints=[
@@ -1863,7 +2018,10 @@ def _(answer):
         raise NotImplementedError
     """,
     hints=[
-        "`passed` has three values: True, False, and None for what could not be measured. Only one of them opens.",
+        (
+            "`passed` has three values: True, False, and None for what could not be measured. "
+            "Only one of them opens."
+        ),
         "Ask whether all passed, not whether none failed. And `all` of an empty list is True.",
     ],
     solution="""
@@ -1887,17 +2045,24 @@ def _(answer):
     assert not answer([]), "nothing was checked at all, and the gate has opened"
 
 # %% ../notebooks/90_exercises.ipynb #fd121343
-@exercise(
+_40_3 = exercise(
     "40.3",
     stub="""
     def share_by_weights(picked, logged, propensity, completed):
-        "Completed share if the model chose, self-normalized; arrays with an entry a booking. None if it never agrees with the log."
+        "Completed share if the model chose, self-normalized; arrays with an entry a booking. \
+None if it never agrees with the log."
         raise NotImplementedError
     """,
     hints=[
-        "A booking counts only where `picked == logged`, and counts more the less likely the log's choice was.",
+        (
+            "A booking counts only where `picked == logged`, and counts more the less likely the "
+            "log's choice was."
+        ),
         "Each weight is 1 / propensity where both agree, else 0. Weigh `completed` with it.",
-        "The sum of weight times completed, over the sum of the weights. That sum is 0 if they never agree.",
+        (
+            "The sum of weight times completed, over the sum of the weights. That sum is 0 if "
+            "they never agree."
+        ),
     ],
     solution="""
     def share_by_weights(picked, logged, propensity, completed):
@@ -1913,6 +2078,9 @@ def _(answer):
     """,
     message="as if each agreement were equally likely",
 )
+
+# %% ../notebooks/90_exercises.ipynb #78649969
+@_40_3
 def _(answer):
     import numpy as np
 
@@ -1921,7 +2089,8 @@ def _(answer):
     found = answer(picked, logged, propensity, completed)
     assert found is not None, "they agree in three of four bookings, so it can be measured"
     assert abs(found - 2 / 3) > 1e-9, (
-        "two of three is counted as if each agreement were equally likely; the third stands for ten bookings"
+        "two of three is counted as if each agreement were equally likely; the third stands "
+        "for ten bookings"
     )
     assert abs(found - 1) > 1e-9, "divide by the sum of the weights, not by the number of bookings"
     assert abs(found - 4 / 14) < 1e-9, (
@@ -1935,16 +2104,23 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #eeea2ea8
-@exercise(
+_40_4 = exercise(
     "40.4",
     stub="""
     def may_replace(time, gain):
-        "No worse, by the lower bound over days? `gain`: trips won or lost in each booking. ACCEPTANCE.no_worse may be lost."
+        "No worse, by the lower bound over days? `gain`: trips won or lost in each booking. \
+ACCEPTANCE.no_worse may be lost."
         raise NotImplementedError
     """,
     hints=[
-        "Bookings of one day share the weather: `training.interval` draws the days again, and gives None with fewer than two.",
-        "The mean is a statistic of two sums: `interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)`.",
+        (
+            "Bookings of one day share the weather: `training.interval` draws the days again, and "
+            "gives None with fewer than two."
+        ),
+        (
+            "The mean is a statistic of two sums: `interval(time, [gain, np.ones(len(gain))], "
+            "lambda g, n: g / n, seed=7)`."
+        ),
         "`found is not None and found.low >= -ACCEPTANCE.no_worse`",
     ],
     solution="""
@@ -1964,6 +2140,9 @@ def _(answer):
     """,
     message="luck of a few days",
 )
+
+# %% ../notebooks/90_exercises.ipynb #2bd2048e
+@_40_4
 def _(answer):
     import numpy as np
     import pandas as pd
@@ -1975,7 +2154,8 @@ def _(answer):
     even = pd.Series(np.zeros(len(time)))
     restless = pd.Series(np.where(day % 2 == 0, 0.31, -0.30))
     assert not answer(time, restless), (
-        "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a few days"
+        "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a "
+        "few days"
     )
     assert answer(time, even), "an equal model is no worse, and may replace the champion"
     assert answer(time, even - ACCEPTANCE.no_worse / 2), (
@@ -1989,7 +2169,7 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #5db746ee
-@exercise(
+_41_1 = exercise(
     "41.1",
     stub="""
     def one_promise_for_all(segment, label):
@@ -2015,6 +2195,9 @@ def _(answer):
     """,
     message="not equally honest",
 )
+
+# %% ../notebooks/90_exercises.ipynb #a0bb0aeb
+@_41_1
 def _(answer):
     import numpy as np
     import pandas as pd
@@ -2037,11 +2220,12 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #19a36d9e
-@exercise(
+_41_2 = exercise(
     "41.2",
     stub="""
     def never_falls(score, rows, feature):
-        "A Result: if `feature` rises by 0.05, does no row's score fall by more than 0.01? Without rows it is not measurable."
+        "A Result: if `feature` rises by 0.05, does no row's score fall by more than 0.01? \
+Without rows it is not measurable."
         raise NotImplementedError
     """,
     hints=[
@@ -2064,10 +2248,15 @@ def _(answer):
         from mlops_course.checks import Result
 
         better = rows.assign(**{feature: rows[feature] + 0.05})
-        return Result(feature, bool(score(better).mean() >= score(rows).mean()), "compared on average")
+        return Result(
+            feature, bool(score(better).mean() >= score(rows).mean()), "compared on average"
+        )
     """,
     message="on average the score rises",
 )
+
+# %% ../notebooks/90_exercises.ipynb #8ec3e83a
+@_41_2
 def _(answer):
     import numpy as np
     import pandas as pd
@@ -2097,17 +2286,24 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #e8534f10
-@exercise(
+_41_3 = exercise(
     "41.3",
     stub="""
     def alone_as_together(score, rows):
-        "A Result: does each row get, within 1e-9, the same score alone as among the others? Without rows it is not measurable."
+        "A Result: does each row get, within 1e-9, the same score alone as among the others? \
+Without rows it is not measurable."
         raise NotImplementedError
     """,
     hints=[
-        "Shuffling changes the order of the others, but not who they are. Ask for each row without the others.",
+        (
+            "Shuffling changes the order of the others, but not who they are. Ask for each row "
+            "without the others."
+        ),
         "`rows.iloc[[i]]` is a table of one row; `score` of it gives an array with one entry.",
-        "`np.concatenate([score(rows.iloc[[i]]) for i in range(len(rows))])`, compared with `score(rows)`.",
+        (
+            "`np.concatenate([score(rows.iloc[[i]]) for i in range(len(rows))])`, compared with "
+            "`score(rows)`."
+        ),
     ],
     solution="""
     def alone_as_together(score, rows):
@@ -2128,6 +2324,9 @@ def _(answer):
     """,
     message="the mean of the batch",
 )
+
+# %% ../notebooks/90_exercises.ipynb #1a34de67
+@_41_3
 def _(answer):
     import numpy as np
     import pandas as pd
@@ -2149,7 +2348,8 @@ def _(answer):
 
     found = answer(beside_the_mean, rows)
     assert found.passed is False, (
-        "each row is compared with the mean of the batch, so a driver alone always gets 0.5, and this passed"
+        "each row is compared with the mean of the batch, so a driver alone always gets 0.5, "
+        "and this passed"
     )
     assert answer(good, rows).passed is True, "each score depends on its own row only"
     assert answer(one_depends, rows).passed is False, (
@@ -2163,15 +2363,19 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #7a3dfb0b
-@exercise(
+_42_1 = exercise(
     "42.1",
     stub="""
     def same_model(file, other):
-        "Do two files in skops format (as bytes) hold the same model, whenever and wherever they were saved?"
+        "Do two files in skops format (as bytes) hold the same model, whenever and wherever they \
+were saved?"
         raise NotImplementedError
     """,
     hints=[
-        "The bytes differ by dates and by addresses in memory. Which function of the registry takes these out?",
+        (
+            "The bytes differ by dates and by addresses in memory. Which function of the registry "
+            "takes these out?"
+        ),
         "Compare `registry.canonical(...)` of both.",
     ],
     solution="""
@@ -2186,6 +2390,9 @@ def _(answer):
     """,
     message="addresses in memory",
 )
+
+# %% ../notebooks/90_exercises.ipynb #9d6836b2
+@_42_1
 def _(answer):
     import io
     import zipfile
@@ -2202,7 +2409,8 @@ def _(answer):
         for name in reversed(source.namelist()):
             target.writestr(zipfile.ZipInfo(name, (1999, 12, 31, 0, 0, 0)), source.read(name))
     assert answer(first, again), (
-        "the same data and parameters give the same model; only dates and addresses in memory differ"
+        "the same data and parameters give the same model; only dates and addresses in memory "
+        "differ"
     )
     assert answer(first, packed.getvalue()), (
         "the same file packed again on another day holds the same model"
@@ -2210,17 +2418,24 @@ def _(answer):
     assert not answer(first, weaker), "a model with another strength is another model"
 
 # %% ../notebooks/90_exercises.ipynb #a493f2e7
-@exercise(
+_42_2 = exercise(
     "42.2",
     stub="""
     def champion_after(events):
-        "The champion after events: a version's number is a promotion, `rollback` takes the top one off. None before the first promotion."
+        "The champion after events: a version's number is a promotion, `rollback` takes the top \
+one off. None before the first promotion."
         raise NotImplementedError
     """,
     hints=[
         "One remembered version is too few. Promotions lie in a pile.",
-        "A list is a pile: `append` for a promotion, `pop` for a rollback, the last entry is the champion.",
-        "Two exceptions: the first champion stays where it is, and promoting the present champion changes nothing.",
+        (
+            "A list is a pile: `append` for a promotion, `pop` for a rollback, the last entry is "
+            "the champion."
+        ),
+        (
+            "Two exceptions: the first champion stays where it is, and promoting the present "
+            "champion changes nothing."
+        ),
     ],
     solution="""
     def champion_after(events):
@@ -2244,10 +2459,14 @@ def _(answer):
     """,
     message="came back by itself",
 )
+
+# %% ../notebooks/90_exercises.ipynb #efaee1c2
+@_42_2
 def _(answer):
     found = answer(["1", "2", "3", "rollback", "rollback"])
     assert found != "3", (
-        "version 3 was rolled back, and the second rollback made it champion: a bad model came back by itself"
+        "version 3 was rolled back, and the second rollback made it champion: a bad model "
+        "came back by itself"
     )
     assert found == "1", f"two rollbacks after 1, 2, 3 lead to version 1, not to {found}"
     assert answer(["1", "2", "rollback", "4"]) == "4", (
@@ -2265,16 +2484,23 @@ def _(answer):
     assert answer([]) is None, "without a promotion there is no champion"
 
 # %% ../notebooks/90_exercises.ipynb #d41b297e
-@exercise(
+_42_3 = exercise(
     "42.3",
     stub="""
     def opened(read, digest, make):
-        "`make(file)` of the bytes that `read()` gets from the disk, if their SHA-256 in hex is `digest`; else raise DigestMismatch."
+        "`make(file)` of the bytes that `read()` gets from the disk, if their SHA-256 in hex is \
+`digest`; else raise DigestMismatch."
         raise NotImplementedError
     """,
     hints=[
-        "`hashlib.sha256(file).hexdigest()` is the digest of bytes. Compare before anything is made of them.",
-        "Between two reads somebody may swap the file. Make the model from the very bytes that were compared.",
+        (
+            "`hashlib.sha256(file).hexdigest()` is the digest of bytes. Compare before anything "
+            "is made of them."
+        ),
+        (
+            "Between two reads somebody may swap the file. Make the model from the very bytes "
+            "that were compared."
+        ),
         "`file = read()` once, at the top; then compare, then `make(file)`.",
     ],
     solution="""
@@ -2300,6 +2526,9 @@ def _(answer):
     """,
     message="swapped between two reads",
 )
+
+# %% ../notebooks/90_exercises.ipynb #312702e4
+@_42_3
 def _(answer):
     import hashlib
 
@@ -2333,23 +2562,28 @@ def _(answer):
                 f"a model was loaded from {contents[0]}, which is not the file that was registered"
             )
         assert not made, (
-            "a model was made before the digest was compared: the program in the file has already run"
+            "a model was made before the digest was compared: the program in the file has "
+            "already run"
         )
     assert loaded(b"good", b"evil") and made == [b"good"], (
         "the file was swapped between two reads: what was compared was not loaded"
     )
 
 # %% ../notebooks/90_exercises.ipynb #6867a18f
-@exercise(
+_50_1 = exercise(
     "50.1",
     stub="""
     def best_driver(champion, rows):
-        "The `driver_id` with the highest probability; `champion` is a `registry.Loaded`, the columns of `rows` come in any order."
+        "The `driver_id` with the highest probability; \
+`champion` is a `registry.Loaded`, the columns of `rows` come in any order."
         raise NotImplementedError
     """,
     hints=[
         "A table turned to numbers has no names any more, and nobody can put its columns right.",
-        "`champion.probability(rows)` knows the order of the signature; `argmax()` gives the place of the highest.",
+        (
+            "`champion.probability(rows)` knows the order of the signature; `argmax()` gives the "
+            "place of the highest."
+        ),
     ],
     solution="""
     def best_driver(champion, rows):
@@ -2362,6 +2596,9 @@ def _(answer):
     """,
     message="`acc_rate` came first",
 )
+
+# %% ../notebooks/90_exercises.ipynb #442d2f84
+@_50_1
 def _(answer):
     import numpy as np
     import pandas as pd
@@ -2399,16 +2636,23 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #d0754b83
-@exercise(
+_50_2 = exercise(
     "50.2",
     stub="""
     def scores_in_order(champion, rows):
-        "A list with the probability of each row, in the order of `rows`; None where no feature at all is known."
+        "A list with the probability of each row, in the order of `rows`; \
+None where no feature at all is known."
         raise NotImplementedError
     """,
     hints=[
-        "Whoever asked for four drivers wants four answers. A row may be without score, but not without answer.",
-        "A gap in one feature is what the model's imputer is for. Only a row without any feature says nothing.",
+        (
+            "Whoever asked for four drivers wants four answers. A row may be without score, but "
+            "not without answer."
+        ),
+        (
+            "A gap in one feature is what the model's imputer is for. Only a row without any "
+            "feature says nothing."
+        ),
         "`batch.score(champion, rows).score` has it all, with NaN for None: `pd.isna` finds them.",
     ],
     solution="""
@@ -2424,6 +2668,9 @@ def _(answer):
     """,
     message="2 answers for 4 drivers",
 )
+
+# %% ../notebooks/90_exercises.ipynb #d7eba5f8
+@_50_2
 def _(answer):
     import numpy as np
     import pandas as pd
@@ -2462,23 +2709,29 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #11648596
-@exercise(
+_50_3 = exercise(
     "50.3",
     stub="""
     def driver_to_call(scores, now):
-        "The `driver_id` with the highest score among rows that are scored and at most an hour old at `now`; None if there is none."
+        "The `driver_id` with the highest score among rows that are scored and at most an hour \
+old at `now`; None if there is none."
         raise NotImplementedError
     """,
     hints=[
         "A row says what was known at its `event_timestamp`. How old is that at `now`?",
-        "Keep rows with `now - scores.event_timestamp <= timedelta(hours=1)` and the status `scored`; there may be none.",
+        (
+            "Keep rows with `now - scores.event_timestamp <= timedelta(hours=1)` and the status "
+            "`scored`; there may be none."
+        ),
         "Of what is left: `usable.driver_id[usable.score.idxmax()]`.",
     ],
     solution="""
     def driver_to_call(scores, now):
         from datetime import timedelta
 
-        usable = scores[(now - scores.event_timestamp <= timedelta(hours=1)) & (scores.status == "scored")]
+        usable = scores[
+            (now - scores.event_timestamp <= timedelta(hours=1)) & (scores.status == "scored")
+        ]
         return None if usable.empty else usable.driver_id[usable.score.idxmax()]
     """,
     wrong="""
@@ -2488,6 +2741,9 @@ def _(answer):
     """,
     message="three hours ago",
 )
+
+# %% ../notebooks/90_exercises.ipynb #8a316019
+@_50_3
 def _(answer):
     import pandas as pd
 
@@ -2511,16 +2767,23 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #d6dd6a20
-@exercise(
+_51_1 = exercise(
     "51.1",
     stub="""
     def careful():
-        "`ServingSettings`: answers at most one second older than the store, an hour without the store survived, nobody drawn."
+        "`ServingSettings`: answers at most one second older than the store, an hour without the \
+store survived, nobody drawn."
         raise NotImplementedError
     """,
     hints=[
-        "Three settings decide it. Their comments in `ServingSettings` say what each does, and in which unit.",
-        "`cache_seconds` is the age of features while the store answers, `last_known_seconds` their age when it does not.",
+        (
+            "Three settings decide it. Their comments in `ServingSettings` say what each does, "
+            "and in which unit."
+        ),
+        (
+            "`cache_seconds` is the age of features while the store answers, `last_known_seconds` "
+            "their age when it does not."
+        ),
         "`ServingSettings(cache_seconds=1, last_known_seconds=3600, explore=0)`",
     ],
     solution="""
@@ -2537,31 +2800,44 @@ def _(answer):
     """,
     message="an hour old while the store is well",
 )
+
+# %% ../notebooks/90_exercises.ipynb #7e94bbfb
+@_51_1
 def _(answer):
     from mlops_course.serving import choose
 
     told = answer()
     assert told.cache_seconds <= 1, (
-        f"with cache_seconds={told.cache_seconds:g} an answer is up to an hour old while the store is well"
+        f"with cache_seconds={told.cache_seconds:g} an answer is up to an hour old while the "
+        "store is well"
     )
     assert told.last_known_seconds >= 3600, (
-        f"after {told.last_known_seconds:g} s without the store there are no answers; an hour has 3,600"
+        f"after {told.last_known_seconds:g} s without the store there are no answers; an hour "
+        "has 3,600"
     )
     drawn = sum(choose(f"r-{i}", [1, 2], [0.9, 0.1], told.explore).explored for i in range(500))
     assert drawn == 0, f"{drawn} of 500 requests were drawn: `explore` is their share"
 
 # %% ../notebooks/90_exercises.ipynb #6be1803a
-@exercise(
+_51_2 = exercise(
     "51.2",
     stub="""
     def answer_once(answered, log, request_id, drivers, choose):
-        "The driver for a request. `answered` remembers earlier requests, `log` is a list that gets one `request_id` for each answer."
+        "The driver for a request. `answered` remembers earlier requests, `log` is a list that \
+gets one `request_id` for each answer."
         raise NotImplementedError
     """,
     hints=[
-        "Look into `answered` first. What must be remembered beside the driver, to see that a question is another one?",
+        (
+            "Look into `answered` first. What must be remembered beside the driver, to see that a "
+            "question is another one?"
+        ),
         "The candidates are a set: the same ones in another order are the same question.",
-        "If the id is known: raise `ValueError` where `answered[request_id][0] != set(drivers)`, else return what was answered. Log new ones.",
+        (
+            "If the id is known: raise `ValueError` where "
+            "`answered[request_id][0] != set(drivers)`, else return what was answered. Log new "
+            "ones."
+        ),
     ],
     solution="""
     def answer_once(answered, log, request_id, drivers, choose):
@@ -2584,6 +2860,9 @@ def _(answer):
     """,
     message="two bookings",
 )
+
+# %% ../notebooks/90_exercises.ipynb #5d377fb2
+@_51_2
 def _(answer):
     answered, log = {}, []
     best = iter([1002, 1003, 1004])
@@ -2596,7 +2875,8 @@ def _(answer):
     )
     again = answer(answered, log, "r-1", [1001, 1002], choose)
     assert log == ["r-1"], (
-        f"the log has {len(log)} entries for r-1: a lost answer that was asked for again looks like two bookings"
+        f"the log has {len(log)} entries for r-1: a lost answer that was asked for again "
+        "looks like two bookings"
     )
     assert again == 1002, (
         "the same question got another driver: two drivers are on their way to one rider"
@@ -2617,17 +2897,27 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #e6f49188
-@exercise(
+_51_3 = exercise(
     "51.3",
     stub="""
     def known_features(memory, ask, driver, now, seconds):
-        "Features and whether they are degraded: from `ask(driver)`, or if that raises, from `memory` if at most `seconds` old, else (None, True)."
+        "Features and whether they are degraded: from `ask(driver)`, or if that raises, from \
+`memory` if at most `seconds` old, else (None, True)."
         raise NotImplementedError
     """,
     hints=[
-        "`memory` is a dictionary: driver -> (when, features). What is not put there while the store is well cannot help later.",
-        "Three cases: the store answers (remember it, not degraded), it fails and the memory is young (degraded), it fails and the memory is old.",
-        "`memory[driver] = (now, features)` after a good answer; `when, features = memory.get(driver, (float('-inf'), None))` after a bad one.",
+        (
+            "`memory` is a dictionary: driver -> (when, features). What is not put there while "
+            "the store is well cannot help later."
+        ),
+        (
+            "Three cases: the store answers (remember it, not degraded), it fails and the memory "
+            "is young (degraded), it fails and the memory is old."
+        ),
+        (
+            "`memory[driver] = (now, features)` after a good answer; "
+            "`when, features = memory.get(driver, (float('-inf'), None))` after a bad one."
+        ),
     ],
     solution="""
     def known_features(memory, ask, driver, now, seconds):
@@ -2650,6 +2940,9 @@ def _(answer):
     """,
     message="older than it may be",
 )
+
+# %% ../notebooks/90_exercises.ipynb #51b7e09b
+@_51_3
 def _(answer):
     def well(driver):
         return {"conv_rate": 0.8}
@@ -2751,22 +3044,29 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #a44f0889
-@exercise(
+_60_3 = exercise(
     "60.3",
     stub="""
     def slowest(file):
-        "The stage that took longest, by the events `stage finished` (stage, seconds) of a JSON lines file."
+        "The stage that took longest, by the events `stage finished` (stage, seconds) of a JSON \
+lines file."
         raise NotImplementedError
     """,
     hints=[
         "DuckDB reads the file as a table: `FROM read_json(?, format = 'newline_delimited')`.",
-        "`max_by(stage, seconds)` gives the stage of the largest seconds; other events have no seconds of a whole stage.",
+        (
+            "`max_by(stage, seconds)` gives the stage of the largest seconds; other events have "
+            "no seconds of a whole stage."
+        ),
     ],
     solution="""
     def slowest(file):
         import duckdb
 
-        question = "SELECT max_by(stage, seconds) FROM read_json(?, format = 'newline_delimited') WHERE event = 'stage finished'"
+        question = (
+            "SELECT max_by(stage, seconds) FROM read_json(?, format = 'newline_delimited') "
+            "WHERE event = 'stage finished'"
+        )
         return duckdb.sql(question, params=[str(file)]).fetchall()[0][0]
     """,
     wrong="""
@@ -2778,6 +3078,9 @@ def _(answer):
     """,
     message="never finished",
 )
+
+# %% ../notebooks/90_exercises.ipynb #f57f01d8
+@_60_3
 def _(answer):
     import tempfile
     from pathlib import Path
@@ -2803,11 +3106,15 @@ def _(answer):
     "60.4",
     stub="""
     def increase(readings):
-        "By how much a counter has risen over its readings, in their order; it begins at 0 again when its service does."
+        "By how much a counter has risen over its readings, in their order; \
+it begins at 0 again when its service does."
         raise NotImplementedError
     """,
     hints=[
-        "A counter only rises. A reading that is lower than the one before it says that the service was started again.",
+        (
+            "A counter only rises. A reading that is lower than the one before it says that the "
+            "service was started again."
+        ),
         "After a restart the counter has risen from 0, so all of the new reading counts.",
         "Sum over pairs of neighbours: `now - before`, or `now` if `now < before`.",
     ],
@@ -2833,23 +3140,35 @@ def _(answer):
     assert answer([5]) == 0 and answer([]) == 0, "one reading says nothing of a rise"
 
 # %% ../notebooks/90_exercises.ipynb #ee35f716
-@exercise(
+_61_1 = exercise(
     "61.1",
     stub="""
     def night_service():
-        "`MonitoringSettings`: 300 requests, none older than two days, 80 labels are enough, at most 2 % without a feature."
+        "`MonitoringSettings`: 300 requests, none older than two days, 80 labels are enough, at \
+most 2 % without a feature."
         raise NotImplementedError
     """,
     hints=[
-        "Four settings decide it. Their comments in `MonitoringSettings` say what each does, and in which unit.",
-        "A window is bounded twice: `window_requests` by number, `window_hours` by time. `missing` is a share.",
-        "`MonitoringSettings(window_requests=300, window_hours=48, fewest_labels=80, missing=0.02)`",
+        (
+            "Four settings decide it. Their comments in `MonitoringSettings` say what each does, "
+            "and in which unit."
+        ),
+        (
+            "A window is bounded twice: `window_requests` by number, `window_hours` by time. "
+            "`missing` is a share."
+        ),
+        (
+            "`MonitoringSettings(window_requests=300, window_hours=48, fewest_labels=80, "
+            "missing=0.02)`"
+        ),
     ],
     solution="""
     def night_service():
         from mlops_course.monitoring import MonitoringSettings
 
-        return MonitoringSettings(window_requests=300, window_hours=48, fewest_labels=80, missing=0.02)
+        return MonitoringSettings(
+            window_requests=300, window_hours=48, fewest_labels=80, missing=0.02
+        )
     """,
     wrong="""
     def night_service():
@@ -2859,6 +3178,9 @@ def _(answer):
     """,
     message="a share",
 )
+
+# %% ../notebooks/90_exercises.ipynb #3e1e9be4
+@_61_1
 def _(answer):
     import pandas as pd
 
@@ -2899,19 +3221,32 @@ def _(answer):
             f"{gaps} of 100 driver-hours lack a feature: alarm should be {alarm}"
         )
 
+# %% ../notebooks/90_exercises.ipynb #5d4ddd90
+_hints_61_2 = [
+    (
+        "Keep both sides, as `State` does: what was predicted, and which label came first for "
+        "each request."
+    ),
+    (
+        "A dictionary from request to outcome takes each label once: "
+        "`ended.setdefault(request, outcome)`."
+    ),
+    (
+        "At the end: `pairs = [outcome for request, outcome in ended.items() if request in "
+        "predicted]`."
+    ),
+]
+
 # %% ../notebooks/90_exercises.ipynb #3de686df
-@exercise(
+_61_2 = exercise(
     "61.2",
     stub="""
     def completed(events):
-        "The share of completed trips. `events` are (kind, request, outcome), kind `prediction` or `label`; None: no label has met its prediction."
+        "The share of completed trips. `events` are (kind, request, outcome), kind `prediction` \
+or `label`; None: no label has met its prediction."
         raise NotImplementedError
     """,
-    hints=[
-        "Keep both sides, as `State` does: what was predicted, and which label came first for each request.",
-        "A dictionary from request to outcome takes each label once: `ended.setdefault(request, outcome)`.",
-        "At the end: `pairs = [outcome for request, outcome in ended.items() if request in predicted]`.",
-    ],
+    hints=_hints_61_2,
     solution="""
     def completed(events):
         predicted, ended = set(), {}
@@ -2935,13 +3270,17 @@ def _(answer):
     """,
     message="before its prediction",
 )
+
+# %% ../notebooks/90_exercises.ipynb #80d8c50c
+@_61_2
 def _(answer):
     def predicted(*names):
         return [("prediction", name, None) for name in names]
 
     early = answer([("label", "b", 0), *predicted("a", "b"), ("label", "a", 1)])
     assert early == 0.5, (
-        f"one trip of two was completed, not {early:.0%}: a label that came before its prediction was lost"
+        f"one trip of two was completed, not {early:.0%}: a label that came before its "
+        "prediction was lost"
     )
     twice = answer(
         [
@@ -2953,7 +3292,8 @@ def _(answer):
         ]
     )
     assert twice == 0.5, (
-        f"one trip of two was completed, not {twice:.0%}: a label that came three times is one label"
+        f"one trip of two was completed, not {twice:.0%}: a label that came three times is "
+        "one label"
     )
     changed = answer([*predicted("a"), ("label", "a", 1), ("label", "a", 0)])
     assert changed == 1, "of two labels for one request the first counts, as in the service"
@@ -2964,21 +3304,30 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #421856c0
-@exercise(
+_61_3 = exercise(
     "61.3",
     stub="""
     def distance(window, usual):
-        "The mean of `window` less the usual mean of the same hours; each driver once an hour, with the last value."
+        "The mean of `window` less the usual mean of the same hours; \
+each driver once an hour, with the last value."
         raise NotImplementedError
     """,
     hints=[
         'The unit first: `drop_duplicates(["hour", "driver_id"], keep="last")`, in both tables.',
-        "Then the usual mean of each hour of the day, and that mean for each row of the window: what would be normal for this mix of hours?",
-        'With `normal = usual.groupby("hour").value.mean()`, the answer is `(window.value - window.hour.map(normal)).mean()`.',
+        (
+            "Then the usual mean of each hour of the day, and that mean for each row of the "
+            "window: what would be normal for this mix of hours?"
+        ),
+        (
+            'With `normal = usual.groupby("hour").value.mean()`, the answer is '
+            "`(window.value - window.hour.map(normal)).mean()`."
+        ),
     ],
     solution="""
     def distance(window, usual):
-        window, usual = (rows.drop_duplicates(["hour", "driver_id"], keep="last") for rows in (window, usual))
+        window, usual = (
+            rows.drop_duplicates(["hour", "driver_id"], keep="last") for rows in (window, usual)
+        )
         normal = usual.groupby("hour").value.mean()
         return float((window.value - window.hour.map(normal)).mean())
     """,
@@ -2988,6 +3337,9 @@ def _(answer):
     """,
     message="hour",
 )
+
+# %% ../notebooks/90_exercises.ipynb #15d8bbd6
+@_61_3
 def _(answer):
     import pandas as pd
 
@@ -2997,7 +3349,8 @@ def _(answer):
     usual = rows((5, 1, 0.9), (5, 2, 0.7), (12, 3, 0.4), (12, 4, 0.2))
     night = answer(rows((5, 1, 0.9), (5, 2, 0.7)), usual)
     assert abs(night) < 1e-9, (
-        f"a normal hour at dawn is {night:+.2f} from normal: it was compared with hours of the whole day"
+        f"a normal hour at dawn is {night:+.2f} from normal: it was compared with hours of "
+        "the whole day"
     )
     standing = answer(rows(*[(5, 1, 0.9)] * 8, (5, 2, 0.7)), usual)
     assert abs(standing) < 1e-9, (
@@ -3013,17 +3366,27 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #108a3ccd
-@exercise(
+_62_1 = exercise(
     "62.1",
     stub="""
     def careful():
-        "`RetrainingSettings`: 14 days of test, all after the alert; learned from 10 days; a week between cases; two trainings a case."
+        "`RetrainingSettings`: 14 days of test, all after the alert; learned from 10 days; \
+a week between cases; two trainings a case."
         raise NotImplementedError
     """,
     hints=[
-        "`training` replaces values of the training's own settings; the rest are settings of the service.",
-        "The test is the newest `test_days`. They lie after the alert only if the case waits for as many: `fresh_days`.",
-        "`RetrainingSettings(training={'test_days': 14, 'validation_days': 1, 'train_days': 10}, fresh_days=14, ...)`; a week: 168 hours.",
+        (
+            "`training` replaces values of the training's own settings; the rest are settings of "
+            "the service."
+        ),
+        (
+            "The test is the newest `test_days`. They lie after the alert only if the case waits "
+            "for as many: `fresh_days`."
+        ),
+        (
+            "`RetrainingSettings(training={'test_days': 14, 'validation_days': 1, 'train_days': "
+            "10}, fresh_days=14, ...)`; a week: 168 hours."
+        ),
     ],
     solution="""
     def careful():
@@ -3041,6 +3404,9 @@ def _(answer):
     """,
     message="before the alert",
 )
+
+# %% ../notebooks/90_exercises.ipynb #0c151ec9
+@_62_1
 def _(answer):
     from mlops_course.training import TrainingSettings
 
@@ -3066,21 +3432,30 @@ def _(answer):
     assert told.attempts == 2, f"a case may have {told.attempts} trainings, not 2"
 
 # %% ../notebooks/90_exercises.ipynb #952f6cff
-@exercise(
+_62_2 = exercise(
     "62.2",
     stub="""
     def troubles(alerts):
-        "How many troubles there were. `alerts` are (fingerprint, began, status), status `firing` or `resolved`, in the order of arrival."
+        "How many troubles there were. `alerts` are (fingerprint, began, status), status \
+`firing` or `resolved`, in the order of arrival."
         raise NotImplementedError
     """,
     hints=[
         "A fingerprint is a digest of the labels. The same trouble next week has the same labels.",
-        "What makes an alert this alert is the pair of fingerprint and beginning. `resolved` tells of an end, not of a trouble.",
-        "`{(fingerprint, began) for fingerprint, began, status in alerts if status == 'firing'}`, counted.",
+        (
+            "What makes an alert this alert is the pair of fingerprint and beginning. `resolved` "
+            "tells of an end, not of a trouble."
+        ),
+        (
+            "`{(fingerprint, began) for fingerprint, began, status in alerts if status == "
+            "'firing'}`, counted."
+        ),
     ],
     solution="""
     def troubles(alerts):
-        return len({(fingerprint, began) for fingerprint, began, status in alerts if status == "firing"})
+        return len(
+            {(fingerprint, began) for fingerprint, began, status in alerts if status == "firing"}
+        )
     """,
     wrong="""
     def troubles(alerts):
@@ -3088,6 +3463,9 @@ def _(answer):
     """,
     message="next week",
 )
+
+# %% ../notebooks/90_exercises.ipynb #0b348aa1
+@_62_2
 def _(answer):
     week = [
         ("a", "Monday", "firing"),
@@ -3096,7 +3474,8 @@ def _(answer):
         ("a", "next Monday", "firing"),
     ]
     assert answer(week) != 1, (
-        "the drift of next week is a new trouble, although it has the same labels: it was taken for one seen before"
+        "the drift of next week is a new trouble, although it has the same labels: it was "
+        "taken for one seen before"
     )
     assert answer(week[:2]) == 1, "an alert that was sent twice is one trouble"
     assert answer(week) == 2, "an alert that is over is no new trouble"
@@ -3113,12 +3492,19 @@ def _(answer):
     "62.3",
     stub="""
     def held(champion, taken_back):
-        "Must alerts about the champion be held? `champion` is a version's number, `taken_back` the numbers of those that were rolled back."
+        "Must alerts about the champion be held? `champion` is a version's number, `taken_back` \
+the numbers of those that were rolled back."
         raise NotImplementedError
     """,
     hints=[
-        "A person has decided against a version that came after the present champion. What has she not decided against?",
-        "A champion that was made after the rollback has a higher number than the one that was taken back.",
+        (
+            "A person has decided against a version that came after the present champion. What "
+            "has she not decided against?"
+        ),
+        (
+            "A champion that was made after the rollback has a higher number than the one that "
+            "was taken back."
+        ),
         "Is any number in `taken_back` higher than `champion`?",
     ],
     solution="""
@@ -3133,7 +3519,8 @@ def _(answer):
 )
 def _(answer):
     assert not answer(3, [2]), (
-        "version 3 is newer than the rollback of 2: one rollback would switch retraining off for ever"
+        "version 3 is newer than the rollback of 2: one rollback would switch retraining off "
+        "for ever"
     )
     assert answer(1, [2]), (
         "version 1 is back because a person took back version 2: a retraining would overrule her"
@@ -3145,26 +3532,40 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #e231f4e1
-@exercise(
+_63_1 = exercise(
     "63.1",
     stub="""
     def hours_until_labelled(trips, share=0.95):
-        "The fewest whole hours after which this share of the bookings has its label; None: it never will."
+        "The fewest whole hours after which this share of the bookings has its label; None: \
+it never will."
         raise NotImplementedError
     """,
     hints=[
-        "Each `Trip` has a `moment` and a `label_at`. The second can be None, and such a booking counts too: it is never labelled.",
-        "Count, for 1, 2, 3 … hours, the trips with `label_at - moment` of at most so many hours, over **all** trips.",
-        "`next((h for h in range(1, 1000) if sum(bool(t.label_at) and t.label_at - t.moment <= timedelta(hours=h) for t in trips) >= share * len(trips)), None)`",
+        (
+            "Each `Trip` has a `moment` and a `label_at`. The second can be None, and such a "
+            "booking counts too: it is never labelled."
+        ),
+        (
+            "Count, for 1, 2, 3 … hours, the trips with `label_at - moment` of at most so many "
+            "hours, over **all** trips."
+        ),
+        (
+            "`next((h for h in range(1, 1000) if sum(bool(t.label_at) and t.label_at - t.moment "
+            "<= timedelta(hours=h) for t in trips) >= share * len(trips)), None)`"
+        ),
     ],
     solution="""
     def hours_until_labelled(trips, share=0.95):
         from datetime import timedelta
 
         def labelled(hours):
-            return sum(bool(t.label_at) and t.label_at - t.moment <= timedelta(hours=hours) for t in trips)
+            return sum(
+                bool(t.label_at) and t.label_at - t.moment <= timedelta(hours=hours) for t in trips
+            )
 
-        return next((hours for hours in range(1, 1000) if labelled(hours) >= share * len(trips)), None)
+        return next(
+            (hours for hours in range(1, 1000) if labelled(hours) >= share * len(trips)), None
+        )
     """,
     wrong="""
     def hours_until_labelled(trips, share=0.95):
@@ -3175,6 +3576,9 @@ def _(answer):
     """,
     message="never",
 )
+
+# %% ../notebooks/90_exercises.ipynb #738ca678
+@_63_1
 def _(answer):
     from datetime import UTC, datetime, timedelta
 
@@ -3200,7 +3604,8 @@ def _(answer):
 
     half = answer(trips(0.5, None), 0.95)
     assert half is None, (
-        f"one of two bookings never gets a label, so 95 of 100 never will: the answer is None, not {half}"
+        "one of two bookings never gets a label, so 95 of 100 never will: the answer is "
+        f"None, not {half}"
     )
     found = answer(trips(*[0.5] * 18, 5.5, None), 0.95)
     assert found == 6, (
@@ -3215,19 +3620,29 @@ def _(answer):
         "half of a day's labels are there within an hour, and 97 of 100 much later"
     )
 
+# %% ../notebooks/90_exercises.ipynb #e78ba22a
+_hints_63_2 = [
+    "The list is emptied before anybody has taken it. When do you know that it was?",
+    (
+        "Ask first: `if batch and self.send(batch):`. Then take away what was sent, and only "
+        "that: more may have come meanwhile."
+    ),
+    (
+        "`batch = list(self.waiting)`, then `if batch and self.send(batch): del "
+        "self.waiting[: len(batch)]`. An error may pass: nothing has changed yet."
+    ),
+]
+
 # %% ../notebooks/90_exercises.ipynb #f0da8c13
-@exercise(
+_63_2 = exercise(
     "63.2",
     stub="""
     def outbox():
-        "A class with `waiting`, a list, and `look()`, which gives what waits to `send`; only what was taken waits no longer."
+        "A class with `waiting`, a list, and `look()`, which gives what waits to `send`; \
+only what was taken waits no longer."
         raise NotImplementedError
     """,
-    hints=[
-        "The list is emptied before anybody has taken it. When do you know that it was?",
-        "Ask first: `if batch and self.send(batch):`. Then take away what was sent, and only that: more may have come meanwhile.",
-        "`batch = list(self.waiting)`, then `if batch and self.send(batch): del self.waiting[: len(batch)]`. An error may pass: nothing has changed yet.",
-    ],
+    hints=_hints_63_2,
     solution="""
     def outbox():
         class Outbox:
@@ -3256,6 +3671,9 @@ def _(answer):
     """,
     message="lost",
 )
+
+# %% ../notebooks/90_exercises.ipynb #62bf98a4
+@_63_2
 def _(answer):
     from contextlib import suppress
 
@@ -3287,17 +3705,27 @@ def _(answer):
     )
 
 # %% ../notebooks/90_exercises.ipynb #47c76a71
-@exercise(
+_63_3 = exercise(
     "63.3",
     stub="""
     def booked(answer, drivers, chance, logged):
-        "The driver and the propensity that go into the file. `answer` has `prediction` and `propensity`, or is None."
+        "The driver and the propensity that go into the file. \
+`answer` has `prediction` and `propensity`, or is None."
         raise NotImplementedError
     """,
     hints=[
-        "Without an answer the old policy chooses. It did not choose with certainty: it drew among the candidates.",
-        "`chance` stands beside `drivers`. And an answer whose `prediction` is None, or no candidate, is no answer.",
-        "`if answer and answer['prediction'] in drivers: ...`, else `logged, chance[drivers.index(logged)]`",
+        (
+            "Without an answer the old policy chooses. It did not choose with certainty: it drew "
+            "among the candidates."
+        ),
+        (
+            "`chance` stands beside `drivers`. And an answer whose `prediction` is None, or no "
+            "candidate, is no answer."
+        ),
+        (
+            "`if answer and answer['prediction'] in drivers: ...`, else "
+            "`logged, chance[drivers.index(logged)]`"
+        ),
     ],
     solution="""
     def booked(answer, drivers, chance, logged):
@@ -3313,13 +3741,17 @@ def _(answer):
     """,
     message="drew",
 )
+
+# %% ../notebooks/90_exercises.ipynb #fe70fbdb
+@_63_3
 def _(answer):
     drivers, chance = [1007, 1003, 1021], [0.5, 0.2, 0.3]
     told = {"prediction": 1021, "propensity": 0.87}
     driver, propensity = answer(None, drivers, chance, 1003)
     assert driver == 1003, f"no answer: the old policy sends 1003, not {driver}"
     assert propensity != 1, (
-        "the old policy drew her with a probability of 0.2; written down as certain, she would count five times too little"
+        "the old policy drew her with a probability of 0.2; written down as certain, she "
+        "would count five times too little"
     )
     assert propensity == 0.2, (
         f"the old policy drew driver 1003 with a probability of 0.2, not {propensity}"
