@@ -6,7 +6,7 @@
 __all__ = ['STATISTICS', 'FILES', 'FIRST', 'PORTS', 'Trip', 'trips_of', 'Calendar', 'End', 'Happened', 'Life', 'News', 'Files',
            'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Unanswered', 'answer_in_time', 'Live',
            'repeat', 'live_on', 'refusal', 'asks', 'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'platform',
-           'check_platform', 'phases', 'recovery', 'Watch', 'legs', 'run', 'going_on', 'clock_end', 'summary']
+           'check_platform', 'phases', 'recovery', 'Watch', 'legs', 'going_on', 'run', 'clock_end', 'summary']
 
 # %% ../notebooks/63_live_company.ipynb #e9864753
 from datetime import datetime
@@ -29,7 +29,7 @@ class Trip(NamedTuple):
     logged: int  # whom the logged policy sends
     label_at: datetime | None  # when it is told how the trip ended; None: never
 
-
+# %% ../notebooks/63_live_company.ipynb #4b73f231
 def trips_of(
     made: dict[str, pa.Table],  # a piece of `world.bookings`
 ) -> list[Trip]:
@@ -56,10 +56,8 @@ class Calendar:
     "What is going to happen, each thing once."
 
     def __init__(self):
-        self._things: list[
-            tuple[datetime, int, Any]
-        ] = []  # a heap; the number is the order of what happens together
-        self._numbers = count()
+        self._things: list[tuple[datetime, int, Any]] = []  # a heap, in the order of time and
+        self._numbers = count()  # then of these numbers
 
     def add(self, when: datetime, thing: Any) -> None:
         "This is going to happen."
@@ -101,54 +99,21 @@ import pyarrow.compute as pc
 from . import world
 
 
-class Life:
-    "A company after its history: what happens, each event once and at its moment."
+class _Days:
+    "A company day by day: what its world makes of a day is put into three calendars."
 
     def __init__(
         self,
         company: world.Company,
-        since: int,  # the day on which it begins; those before are history
+        since: int,  # the day on which its life begins; those before are history
     ):
         self.company, self.day, self._week = company, since, world.Week(company.settings.drivers)
         self.begin = self.midnight(since)
         self._hours, self._trips, self._ends = Calendar(), Calendar(), Calendar()
-        for day in range(
-            -world.WEEK, since
-        ):  # they fill the week's totals; some of their rows and labels have not come yet
-            self._write(day)
-            for trip in self._booked(day) if day >= max(since - 2, 0) else ():
-                self.send(trip, trip.logged)
-        self._ends.until(self.begin)
 
     def midnight(self, day: int) -> datetime:
         "When a day begins."
         return self.company.settings.end + timedelta(days=day - self.company.settings.days)
-
-    def until(
-        self,
-        moment: datetime,  # no earlier than the last one
-    ) -> Happened:
-        "What has happened up to a moment, and was not told before."
-        while self.day < self.company.settings.days and self.midnight(self.day) <= moment:
-            self._write(self.day)
-            for trip in self._booked(self.day):
-                self._trips.add(trip.moment, trip)
-            self.day += 1
-        return Happened(
-            *(calendar.until(moment) for calendar in (self._hours, self._trips, self._ends))
-        )
-
-    def send(
-        self,
-        trip: Trip,
-        driver: int,  # one of its candidates
-    ) -> None:
-        "A driver is sent, and so it is certain how the trip will end."
-        if trip.label_at:
-            completed = trip.completed[trip.drivers.index(driver)]
-            self._ends.add(
-                trip.label_at, End(trip.label_at, trip.request_id, trip.moment, driver, completed)
-            )
 
     def _write(self, day: int) -> None:
         for piece in world.statistics(self.company, day, self._week):
@@ -160,6 +125,34 @@ class Life:
     def _booked(self, day: int) -> list[Trip]:
         return [trip for piece in world.bookings(self.company, day) for trip in trips_of(piece)]
 
+# %% ../notebooks/63_live_company.ipynb #4188be7e
+class Life(_Days):
+    "A company after its history: what happens, each event once and at its moment."
+
+    def __init__(self, company: world.Company, since: int):
+        super().__init__(company, since)
+        for day in range(-world.WEEK, since):  # they fill the week's totals;
+            self._write(day)  # some of their rows and labels have not come yet
+            for trip in self._booked(day) if day >= max(since - 2, 0) else ():
+                self.send(trip, trip.logged)
+        self._ends.until(self.begin)
+
+    def until(self, moment: datetime) -> Happened:
+        "What has happened up to a moment, no earlier than the last one, and was not told before."
+        while self.day < self.company.settings.days and self.midnight(self.day) <= moment:
+            self._write(self.day)
+            for trip in self._booked(self.day):
+                self._trips.add(trip.moment, trip)
+            self.day += 1
+        calendars = (self._hours, self._trips, self._ends)
+        return Happened(*(calendar.until(moment) for calendar in calendars))
+
+    def send(self, trip: Trip, driver: int) -> None:
+        "One of the candidates is sent, and so it is certain how the trip will end."
+        if when := trip.label_at:
+            completed = trip.completed[trip.drivers.index(driver)]
+            self._ends.add(when, End(when, trip.request_id, trip.moment, driver, completed))
+
 # %% ../notebooks/63_live_company.ipynb #f9ac9d33
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -170,41 +163,28 @@ from .problem import CONTRACT
 
 STATISTICS = CONTRACT.tables["statistics"]
 
-
+# %% ../notebooks/63_live_company.ipynb #c3b74ace
 class News:
-    "Statistics on their way online: of each driver the newest hour, never one that is older than what is there."
+    "Statistics on their way online: of each driver the newest hour, never an older one."
 
-    def __init__(
-        self,
-        history: pa.Table,  # statistics that are online
-        push: Callable[[pd.DataFrame], None],  # to the online store; called in a thread, may raise
-    ):
+    def __init__(self, history: pa.Table, push: Callable[[pd.DataFrame], None]):
+        "`history` is online; `push` writes to the online store, in a thread, and may raise."
         newest = history.group_by(CONTRACT.entity).aggregate([(STATISTICS.time, "max")])
-        self._hour = dict(
-            zip(
-                *(newest[name].to_pylist() for name in (CONTRACT.entity, f"{STATISTICS.time}_max")),
-                strict=True,
-            )
-        )
-        self.push = push
-        self.waiting: dict[int, dict] = {}
+        names = (CONTRACT.entity, f"{STATISTICS.time}_max")
+        self._hour = dict(zip(*(newest[name].to_pylist() for name in names), strict=True))
+        self.push, self.waiting = push, {}
 
-    def add(
-        self,
-        hours: list[dict],  # in the order in which they were written
-    ) -> None:
-        "These were written."
+    def add(self, hours: list[dict]) -> None:
+        "These were written, in this order."
         for row in hours:
             driver, hour = row[CONTRACT.entity], row[STATISTICS.time]
             if driver not in self._hour or hour > self._hour[driver]:
                 self._hour[driver] = hour
-                self.waiting[driver] = {
-                    **row,
-                    CONTRACT.known: max(row["created"], hour + STATISTICS.span),
-                }
+                known = max(row["created"], hour + STATISTICS.span)
+                self.waiting[driver] = {**row, CONTRACT.known: known}
 
     async def send(self) -> None:
-        "Push what waits. What cannot be pushed waits again, but where something newer has come."
+        "Push what waits. What cannot be pushed waits again, where nothing newer has come."
         rows, self.waiting = self.waiting, {}
         try:
             if rows:
@@ -271,21 +251,15 @@ from .project import Settings
 class LiveSettings(Settings):
     "The section `live` of an environment."
 
-    speed: float = Field(
-        21_600, gt=0, le=1_000_000
-    )  # the clock's seconds in a real one: a day takes four
-    days: int = Field(
-        40, ge=1, le=3_650
-    )  # that the company lives on, after its services have started
+    speed: float = Field(21_600, gt=0, le=1_000_000)  # clock seconds in a real one: a day in four
+    days: int = Field(40, ge=1, le=3_650)  # that it lives on, after its services have started
     drift: str = "concept_drift"  # one of the world's scenarios
     after_days: int = Field(6, ge=0, le=3_650)  # of normal traffic, then the drift begins
     tick_seconds: float = 0.02  # from one look at the clock to the next
     push_seconds: float = 0.2  # statistics go online this often,
     tell_seconds: float = 0.25  # labels to monitoring,
     flush_seconds: float = 1.0  # and all of it to the company's files
-    patience_seconds: float = (
-        2.0  # a booking waits this long for its answer, then the old policy sends somebody
-    )
+    patience_seconds: float = 2.0  # a booking waits so long, then the old policy sends somebody
     most_waiting: int = 100  # bookings that wait at the same time; one more does not wait
     prometheus_port: int = 9090
     alertmanager_port: int = 9093
@@ -307,7 +281,7 @@ from functools import partial
 from . import project
 from .telemetry import log
 
-
+# %% ../notebooks/63_live_company.ipynb #1a46c960
 class Sent(NamedTuple):
     "Whom a booking gets."
 
@@ -322,7 +296,7 @@ def fallen_back(
     "Without an answer the old policy chooses, with its own probability."
     return Sent(trip.logged, trip.chance[trip.drivers.index(trip.logged)], None)
 
-
+# %% ../notebooks/63_live_company.ipynb #14fc34a7
 def truth_of(
     trip: Trip,
     sent: Sent,
@@ -344,10 +318,8 @@ def truth_of(
 class Outbox:
     "Labels on their way: they wait until somebody has taken them."
 
-    def __init__(
-        self,
-        tell: Callable[[list[End]], Awaitable[bool]],  # may raise; False: they were not taken
-    ):
+    def __init__(self, tell: Callable[[list[End]], Awaitable[bool]]):
+        "`tell` may raise; if it gives False, they were not taken."
         self.tell, self.taken = tell, 0
         self.waiting: list[End] = []
 
@@ -358,7 +330,7 @@ class Outbox:
             del self.waiting[: len(ends)]
             self.taken += len(ends)
 
-
+# %% ../notebooks/63_live_company.ipynb #09a13873
 class Unanswered(Counter):
     "Why bookings had no answer, and how many of them."
 
@@ -368,7 +340,7 @@ class Unanswered(Counter):
         if str(self[reason]).strip("0") == "1":
             log.warning("booking without an answer", reason=reason, bookings=self[reason])
 
-
+# %% ../notebooks/63_live_company.ipynb #a8e11500
 async def answer_in_time(
     ask: Callable[[Trip], Awaitable[Sent | None]],  # may raise; None: no answer
     trip: Trip,
@@ -387,13 +359,13 @@ async def answer_in_time(
     return unanswered.note(reason)
 
 # %% ../notebooks/63_live_company.ipynb #0da66f90
-class Live:
-    "The company as it lives: it asks, learns who is sent, and tells how the trips ended."
+class _Bookings:
+    "What a company that lives has at hand, and its bookings while they wait for an answer."
 
     def __init__(
         self,
         life: Life,
-        folder: Path,  # of the environment: company/ is read and written anew, live/truth.jsonl is written
+        folder: Path,  # of the environment: company/ is read and written, live/truth.jsonl written
         told: LiveSettings,
         ask: Callable[[Trip], Awaitable[Sent | None]],  # may raise; None: no answer
         push: Callable[[pd.DataFrame], None],  # see `News`
@@ -409,11 +381,35 @@ class Live:
         self.recent: deque[dict] = deque(maxlen=400)  # the truth about the newest bookings
         self._truth: list[str] = []  # lines to write
 
-    def happen(
-        self,
-        moment: datetime,  # no earlier than the last one
-    ) -> None:
-        "Let happen what is due."
+    async def _book(self, trip: Trip) -> None:
+        began = time.perf_counter()
+        answer = await answer_in_time(self._ask, trip, self.told.patience_seconds, self.reasons)
+        self._send(trip, answer, (time.perf_counter() - began) * 1000)
+
+    def _booked(self, task: asyncio.Task) -> None:
+        self.waiting.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.reasons.note(f"lost: {type(error).__name__}: {error}")
+
+    def _note(self, trip: Trip, sent: Sent, answered: bool, milliseconds: float) -> None:
+        self.answered, self.unanswered = self.answered + answered, self.unanswered + (not answered)
+        self.recent.append(truth_of(trip, sent, milliseconds))
+        self._truth.append(json.dumps(self.recent[-1]) + "\n")
+
+    async def flush(self) -> None:
+        "All that has happened goes to the files."
+        (self.folder / "live").mkdir(exist_ok=True)
+        with open(self.folder / "live/truth.jsonl", "a", encoding="utf-8") as file:
+            file.writelines(self._truth)
+        self._truth = []
+        await asyncio.to_thread(self.files.write, self.files.taken())
+
+# %% ../notebooks/63_live_company.ipynb #8c8aa05c
+class Live(_Bookings):
+    "The company as it lives: it asks, learns who is sent, and tells how the trips ended."
+
+    def happen(self, moment: datetime) -> None:
+        "Let happen what is due at a moment, no earlier than the last one."
         hours, trips, ends = self.life.until(moment)
         self.news.add(hours)
         for trip in trips:
@@ -429,36 +425,13 @@ class Live:
         self.files.add("labels", [(*end[1:], end.created) for end in ends])
         self.labels.waiting += [end for end in ends if end.moment > self.began]
 
-    async def _book(self, trip: Trip) -> None:
-        began = time.perf_counter()
-        answer = await answer_in_time(self._ask, trip, self.told.patience_seconds, self.reasons)
-        self._send(trip, answer, (time.perf_counter() - began) * 1000)
-
-    def _booked(self, task: asyncio.Task) -> None:
-        self.waiting.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            self.reasons.note(f"lost: {type(error).__name__}: {error}")
-
     def _send(self, trip: Trip, answer: Sent | None, milliseconds: float) -> None:
         sent = answer or fallen_back(trip)
         self.life.send(trip, sent.driver)
         self.files.add("bookings", [(trip.request_id, trip.moment, sent.driver, sent.propensity)])
         self.files.add("candidates", [(trip.request_id, driver) for driver in trip.drivers])
         if trip.moment > self.began:
-            self.answered, self.unanswered = (
-                self.answered + bool(answer),
-                self.unanswered + (not answer),
-            )
-            self.recent.append(truth_of(trip, sent, milliseconds))
-            self._truth.append(json.dumps(self.recent[-1]) + "\n")
-
-    async def flush(self) -> None:
-        "All that has happened goes to the files."
-        (self.folder / "live").mkdir(exist_ok=True)
-        with open(self.folder / "live/truth.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(self._truth)
-        self._truth = []
-        await asyncio.to_thread(self.files.write, self.files.taken())
+            self._note(trip, sent, bool(answer), milliseconds)
 
 # %% ../notebooks/63_live_company.ipynb #66ca23f8
 async def repeat(
@@ -466,10 +439,9 @@ async def repeat(
     seconds: float,  # from one beginning to the next
     over: asyncio.Event,
     name: str = "work",
-    trouble: dict[str, str]
-    | None = None,  # has, under the name, why the work fails, as long as it does
+    trouble: dict[str, str] | None = None,  # under the name why it fails, as long as it does
 ) -> None:
-    "Do `work` again and again; what fails is said once and tried again. At the end it is done a last time."
+    "Do `work` again and again; what fails is said once, and tried again. At the end a last time."
     trouble, last = {} if trouble is None else trouble, False
     while not last:
         began, last = time.monotonic(), over.is_set()
@@ -484,12 +456,12 @@ async def repeat(
         if not last:
             await asyncio.sleep(max(0, began + seconds - time.monotonic()))
 
-
+# %% ../notebooks/63_live_company.ipynb #81b42661
 async def live_on(
     live: Live,
     until: datetime,
 ) -> None:
-    "Live on by the clock, until a moment. What has happened before, while the services started, is history."
+    "Live on by the clock, until a moment. What happened while the services started is history."
     for _ in range(2):
         live.began = project.now()
         live.happen(live.began)
@@ -536,7 +508,7 @@ def refusal(
         reason = "not in the words of a service of ours"
     return OSError(f"{service} answers {status}: {reason}"[:200])
 
-
+# %% ../notebooks/63_live_company.ipynb #62f6f088
 def asks(
     serving,  # of `services.async_client`
 ) -> Callable[[Trip], Awaitable[Sent | None]]:
@@ -556,7 +528,7 @@ def asks(
 
     return ask
 
-
+# %% ../notebooks/63_live_company.ipynb #99cc6b15
 def tells(
     monitoring,  # of `services.async_client`
 ) -> Callable[[list[End]], Awaitable[bool]]:
@@ -579,20 +551,21 @@ FIRST = "first"  # a copy of the build, below the environment's folder
 _BUILT = Path("made/build.json")
 _STAYS = {FIRST, "services", "logs", "clock.lock", "clock.json"}
 
-
+# %% ../notebooks/63_live_company.ipynb #6d21eb4f
 def history_of(
     file: str,  # of the environment, in the root
 ) -> world.WorldSettings:
-    "What the company was before it lives on. Raises `CourseError` for an environment that reads other files than those that it writes."
+    "What the company was before it lives on. Raises `CourseError` where it reads other files."
     told = project.environment(file)
     sources = [Path(source["path"]) for source in told.data.get("sources", {}).values()]
     if {source.parent for source in sources} != {told.out / "company"}:
         raise project.CourseError(
-            f"{file}: `data.sources` are not the files of a company that lives on, in {told.out}/company. See env.live.yaml"
+            f"{file}: `data.sources` are not the files of a company that lives on, "
+            f"in {told.out}/company. See env.live.yaml"
         )
     return project.validated(world.WorldSettings, told.world, f"the section `world` of {file}")
 
-
+# %% ../notebooks/63_live_company.ipynb #a5448a40
 def prepare(
     folder: Path,  # of the environment
     settings: world.WorldSettings,  # of the history
@@ -648,7 +621,7 @@ def platform(
     file: str,  # of the environment, in the root
     told: LiveSettings,
 ) -> list[services.Service]:
-    "The services of the loop in the order in which they start; configuration, and the key of the run, are written."
+    "The services in the order in which they start; their configuration and the key are written."
     from mlops_course import retraining
 
     environment = project.environment(file)
@@ -694,7 +667,7 @@ def check_platform(
     file: str,  # of the environment, in the root
     told: LiveSettings,
 ) -> None:
-    "Raise `CourseError` that names each program that is missing and each port that is taken; nothing was started yet."
+    "Raise `CourseError` that names each program that is missing and each port that is taken."
     faults = []
     for service in platform(file, told):
         for look in (services.program, services.check_port):
@@ -710,7 +683,7 @@ def phases(
     truth: pd.DataFrame,  # of live/truth.jsonl
     drift: datetime,  # its first moment
 ) -> pd.Series:
-    "Of each booking: before the drift, or after it with the old champion, or since a new one answers."
+    "Of each booking: before the drift, then with the old champion, then since a new one answers."
     drifted = pd.to_datetime(truth.time, utc=True, format="ISO8601") >= drift
     new = drifted & truth.version.notna() & ~truth.version.isin(truth.version[~drifted].dropna())
     return (
@@ -724,7 +697,7 @@ def recovery(
     truth: pd.DataFrame,
     drift: datetime,
 ) -> pd.DataFrame:
-    "True shares of completed trips by phase: of the drivers who were sent, of the best that could be, of the old policy."
+    "True shares of completed trips by phase: of those sent, of the best that could be, of the old."
     of = {
         "trips": ("chosen", "size"),
         "sent": ("chosen", "mean"),
@@ -835,17 +808,27 @@ def legs(
         "alert": r"case \d+: alerted",
         "training ended": r"case \d+: decided",
     }.items():
-        found[name] = min(
-            (when for what, when in moments.items() if re.match(pattern, what) and when >= begin),
-            default=float("nan"),
-        )
-    return {
-        name: round(when - begin, 1)
-        for name, when in sorted(found.items(), key=itemgetter(1))
-        if when == when
-    }
+        times = (when for what, when in moments.items() if re.match(pattern, what))
+        found[name] = min((when for when in times if when >= begin), default=float("nan"))
+    ordered = sorted(found.items(), key=itemgetter(1))
+    return {name: round(when - begin, 1) for name, when in ordered if when == when}
 
-# %% ../notebooks/63_live_company.ipynb #935f7a43
+# %% ../notebooks/63_live_company.ipynb #604b2efc
+def going_on(
+    history: world.WorldSettings,
+    told: LiveSettings,
+    now: datetime,
+) -> world.Company:
+    "The company whose past is `history`, and whose services are ready now."
+    tomorrow = history.days + (now - history.end).days + 1
+    more = {
+        "days": tomorrow + told.days,
+        "scenario": told.drift,
+        "drift_day": tomorrow + told.after_days,
+    }
+    return world.Company(history.model_copy(update=more))
+
+# %% ../notebooks/63_live_company.ipynb #9e867f7e
 import signal
 
 
@@ -853,7 +836,7 @@ def run(
     file: str,  # of the environment, in the root; it has been built
     told: LiveSettings,
 ) -> None:
-    "Start the services, let the company live on, and say what happens. At the end, or on Ctrl-C, the services end too."
+    "Start the services, let the company live on, say what happens, and end the services again."
     from mlops_course import features
 
     os.environ["PLOOMBER_ENV_FILENAME"] = file
@@ -875,9 +858,11 @@ def run(
         suppress(KeyboardInterrupt),
     ):
         try:
-            lives = f"then the company lives on for {told.days} days, {86_400 / told.speed:.3g} s each (Ctrl-C ends it)"
             print(
-                f"{len(listed)} services start, which takes half a minute; {lives} ...", flush=True
+                f"{len(listed)} services start, which takes half a minute; "
+                f"then the company lives on for {told.days} days, "
+                f"{86_400 / told.speed:.3g} s each (Ctrl-C ends it) ...",
+                flush=True,
             )
             for service in listed:
                 print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
@@ -891,28 +876,14 @@ def run(
         print(summary(folder))
 
 
-def going_on(
-    history: world.WorldSettings,
-    told: LiveSettings,
-    now: datetime,
-) -> world.Company:
-    "The company whose past is `history`, and whose services are ready now."
-    tomorrow = history.days + (now - history.end).days + 1
-    more = {
-        "days": tomorrow + told.days,
-        "scenario": told.drift,
-        "drift_day": tomorrow + told.after_days,
-    }
-    return world.Company(history.model_copy(update=more))
-
-
 def clock_end(
     environment: project.Environment,
     history: world.WorldSettings,
     told: LiveSettings,
     listed: list[services.Service],
 ) -> datetime:
-    "When the clock stops: after the last day of a company whose services take all the time that they may to start, and the days that a case may wait then. Services whose company was killed live no longer than that."
+    """When the clock stops: after the last day of a company whose services start as late as
+    they may, and the days that a case may wait then. Services of a killed one live no longer."""
     from mlops_course.retraining import RetrainingSettings
 
     loop = project.validated(
@@ -924,7 +895,7 @@ def clock_end(
     starting = timedelta(seconds=told.speed * sum(service.seconds for service in listed))
     return history.end + starting + timedelta(days=1 + told.days + waits)
 
-# %% ../notebooks/63_live_company.ipynb #a20dd92c
+
 async def _run(
     folder: Path, life: Life, told: LiveSettings, push, ports: dict[str, int], until: datetime
 ) -> None:
@@ -974,9 +945,8 @@ def summary(
     ]
     table = [f"{'Completed trips':<17} {'trips':>7}   of those sent   at best   old policy"]
     for phase, row in recovery(truth, drift).iterrows():
-        table.append(
-            f"{phase:<17} {row.trips:7,.0f} {row.sent:15.1%} {row.best:9.1%} {row['old policy']:12.1%}"
-        )
+        shares = f"{row.sent:15.1%} {row.best:9.1%} {row['old policy']:12.1%}"
+        table.append(f"{phase:<17} {row.trips:7,.0f} {shares}")
     lost = [
         f"{bookings:,} bookings without an answer: {reason}"
         for reason, bookings in story.get("unanswered", {}).items()

@@ -32,7 +32,7 @@ FEATURES, PROPENSITY, SCORE, HOUR = list(CONTRACT.features), CONTRACT.propensity
 def driver_hours(
     candidates: pd.DataFrame,  # a row a candidate, in the order of time
 ) -> pd.DataFrame:
-    "A row for each entity and hour in which it was a candidate: as it was seen last, with the column `hour`."
+    "A row for each entity and hour in which it was a candidate, as seen last; with `hour`."
     return candidates.assign(**{HOUR: candidates[TIME].dt.floor("h")}).drop_duplicates(
         [ENTITY, HOUR], keep="last"
     )
@@ -40,19 +40,15 @@ def driver_hours(
 # %% ../notebooks/61_model_monitoring.ipynb #1b4a76e9
 from typing import NamedTuple
 
-BINS, FEW = (
-    102,
-    20,
-)  # cells of the grid; driver-hours that are needed to speak of an hour of the week, or of a change
-USUAL, NEAR = (
-    0.98,
-    1e-12,
-)  # a column with so large a share of one value hardly varies; values so near each other are one
+BINS = 102  # cells of the grid
+FEW = 20  # driver-hours that are needed to speak of an hour of the week, or of a change
+USUAL = 0.98  # a column with so large a share of one value hardly varies,
+NEAR = 1e-12  # and values so near each other are one
 CHANCE = 5  # standard errors of a share that are still chance
 
 
 class Grid(NamedTuple):
-    "The cells in which the values of a column are counted; the outermost ones are for values that the reference has never seen."
+    "The cells in which a column's values are counted; the outermost ones are for unseen values."
 
     edges: np.ndarray
     widths: np.ndarray  # how far each cell is from the next one
@@ -60,11 +56,11 @@ class Grid(NamedTuple):
     usual: float | None = None  # the value of a column that hardly varies,
     rare: float = 0.0  # and the share of others
 
-
+# %% ../notebooks/61_model_monitoring.ipynb #d1952bce
 def grid_of(
     values: np.ndarray,  # of the reference; NaN: unknown
 ) -> Grid:
-    "A column that hardly varies has three cells, one apart: below, at and above its usual value. Its distance is the share that has moved."
+    "The cells of a column; if it hardly varies, three: below, at and above its usual value."
     known = values[abs(values) <= 1e300]
     usual = float(np.median(known)) if len(known) else 0.0
     off, near = known - usual, max(NEAR * abs(usual), 1e-300)
@@ -77,8 +73,8 @@ def grid_of(
     return Grid(edges, np.array([scale, *np.full(BINS - 3, inner[1] - inner[0]), scale]), scale)
 
 # %% ../notebooks/61_model_monitoring.ipynb #341c83b8
-class Traffic:
-    "Driver-hours of normal traffic, counted by day, hour and value."
+class _Counts:
+    "Driver-hours, counted by day, hour and value, and what is usual in each hour of the week."
 
     def __init__(
         self,
@@ -95,17 +91,14 @@ class Traffic:
     def _count(self, units: pd.DataFrame, name: str) -> np.ndarray:
         known = units[units[name].notna()]
         day = (known[HOUR].dt.floor("D") - self.begin).dt.days.to_numpy()
-        cell = (day * 24 + known[HOUR].dt.hour.to_numpy()) * BINS + np.searchsorted(
-            self.grids[name].edges, known[name]
-        )
-        return (
-            np.bincount(cell, minlength=self.days * 24 * BINS)
-            .reshape(self.days, 24, BINS)
-            .astype(float)
-        )
+        place = np.searchsorted(self.grids[name].edges, known[name])
+        cell = (day * 24 + known[HOUR].dt.hour.to_numpy()) * BINS + place
+        counts = np.bincount(cell, minlength=self.days * 24 * BINS)
+        return counts.reshape(self.days, 24, BINS).astype(float)
 
     def table(self, name: str, without: tuple[int, int] = (0, 0)) -> np.ndarray:
-        "The distribution in each hour of the week, 168 x BINS, without some days; of that hour on all days where it has few rows."
+        """The distribution in each hour of the week, 168 x BINS, without some days; of that hour on
+        all days where it has few rows."""
         if (name, without) not in self._tables:
             day = np.arange(self.days)
             kept = (day < without[0]) | (day >= without[1])
@@ -118,15 +111,16 @@ class Traffic:
             self._tables[name, without] = week / week.sum(-1, keepdims=True).clip(min=1)
         return self._tables[name, without]
 
+# %% ../notebooks/61_model_monitoring.ipynb #d531a163
+class Traffic(_Counts):
+    "Driver-hours of normal traffic, counted by day, hour and value."
+
     def distance(
         self,
         units: pd.DataFrame,
-        without: tuple[int, int] = (
-            0,
-            0,
-        ),  # days that are left out, from the first one to before the second
+        without: tuple[int, int] = (0, 0),  # days left out, from the first to before the second
     ) -> dict[str, float]:
-        "How far each column is from normal traffic of the same hours of the week, in its scale; NaN with few rows here or none there."
+        "How far each column is from normal traffic of the same hours, in its scale; NaN: unknown."
         found, week = {}, (units[HOUR].dt.weekday * 24 + units[HOUR].dt.hour).to_numpy()
         for name, grid in self.grids.items():
             value = units[name].to_numpy(float)
@@ -134,9 +128,8 @@ class Traffic:
             here = np.bincount(np.searchsorted(grid.edges, value[known]), minlength=BINS)
             there = np.bincount(week[known], minlength=168) @ self.table(name, without)
             moved = abs((here - there).cumsum())[:-1] @ grid.widths / max(known.sum(), 1)
-            found[name] = (
-                float(moved / grid.scale) if known.sum() >= FEW and there.any() else float("nan")
-            )
+            enough = known.sum() >= FEW and there.any()
+            found[name] = float(moved / grid.scale) if enough else float("nan")
         return found
 
 # %% ../notebooks/61_model_monitoring.ipynb #8cac82ad
@@ -154,16 +147,17 @@ def stretches(
     for end in range(requests, len(ends), step):
         yield candidates.iloc[ends[end - requests] : ends[end]]
 
-
+# %% ../notebooks/61_model_monitoring.ipynb #001e37a1
 def own_distances(
     traffic: Traffic,
     candidates: pd.DataFrame,  # what `traffic` was counted from
     requests: int,
 ) -> pd.DataFrame:
-    "How far stretches of normal traffic are from the rest of it, and how many driver-hours they have, a row a stretch. Raises `CourseError` if there is no rest."
+    "Distances and driver-hours, a row a stretch. Raises `CourseError` if there is no rest."
     if traffic.days < 14:
         raise CourseError(
-            f"{traffic.days} days of normal traffic cannot say how far it wanders: 14 are needed, 28 or more are better"
+            f"{traffic.days} days of normal traffic cannot say how far it wanders: "
+            "14 are needed, 28 or more are better"
         )
     found, needed = [], candidates[[BOOKING, TIME, ENTITY, *traffic.grids]]
     for stretch in stretches(needed, requests, max(1, requests // 5)):
@@ -191,50 +185,39 @@ class Performance(NamedTuple):
     def rmse(self) -> float:
         return float(np.sqrt(self.squared))
 
-    def scores(
-        self,
-        label: np.ndarray,
-        score: np.ndarray,
-        spreads: float,  # so many of them are an alarm
-    ) -> dict[str, float]:
-        "How far the mean residual is from normal, and the squared one above it, as shares of the alarm."
+    def scores(self, label: np.ndarray, score: np.ndarray, spreads: float) -> dict[str, float]:
+        "How far the mean residual, and the squared one above it, are; 1 is `spreads`, the alarm."
         off = np.asarray(label, float) - np.asarray(score, float)
         wide = spreads * np.sqrt(1 + self.effective / max(len(off), 1))
-        residual, squared = (
-            (off.mean() - self.residual, (off**2).mean() - self.squared) if len(off) else (0.0, 0.0)
-        )
+        residual = squared = 0.0
+        if len(off):
+            residual, squared = off.mean() - self.residual, (off**2).mean() - self.squared
         return {
             "residual": float(abs(residual) / (wide * self.spread[0])),
             "squared_error": float(max(squared, 0) / (wide * self.spread[1])),
         }
 
-
+# %% ../notebooks/61_model_monitoring.ipynb #d09b3b8e
 def performance_of(
-    candidates: pd.DataFrame,  # with score, propensity and label of the logged choices; days that the model has not learned from
+    candidates: pd.DataFrame,  # with score, propensity and label; of days not learned from
     draws: int = 2_000,
 ) -> Performance | None:
-    "The performance of the model's choices, from the log of another policy. None if it cannot be measured."
+    "The performance of the model's choices, from the log of another policy. None: not measurable."
     ranked = candidates[candidates[SCORE].notna()].sort_values(
         [BOOKING, SCORE, ENTITY], ascending=[True, False, True]
     )
     both = ranked.drop_duplicates(BOOKING).dropna(subset=[PROPENSITY, LABEL])
     weight, off = (1 / both[PROPENSITY]).to_numpy(), (both[LABEL] - both[SCORE]).to_numpy(float)
     sums = pd.DataFrame({"weight": weight, "residual": weight * off, "squared": weight * off**2})
-    days = sums.groupby(both[TIME].dt.floor("D").dt.tz_localize(None).to_numpy()).sum().to_numpy()
-    if len(days) < 7:
+    day = both[TIME].dt.floor("D").dt.tz_localize(None).to_numpy()
+    days = sums.groupby(day).sum().to_numpy()
+    if (n := len(days)) < 7:
         return None
-    drawn = (
-        np.random.default_rng(7).multinomial(len(days), np.full(len(days), 1 / len(days)), draws)
-        @ days
-    )
+    drawn = np.random.default_rng(7).multinomial(n, np.full(n, 1 / n), draws) @ days
     residual, squared = days.sum(0)[1:] / days.sum(0)[0]
     spread = (drawn[:, 1:] / drawn[:, :1]).std(0)
-    return Performance(
-        float(residual),
-        float(squared),
-        tuple(map(float, spread)),
-        float(weight.sum() ** 2 / (weight**2).sum()),
-    )
+    effective = float(weight.sum() ** 2 / (weight**2).sum())
+    return Performance(float(residual), float(squared), tuple(map(float, spread)), effective)
 
 # %% ../notebooks/61_model_monitoring.ipynb #e0e6216f
 from pydantic import Field
@@ -258,21 +241,18 @@ class MonitoringSettings(Settings):
     spreads: float = 8.0  # performance: so many spreads from normal
     missing: float = 0.05  # quality: share of driver-hours without one of the features,
     out_of_range: float = 0.01  # with one outside of the contract,
-    stale: float = (
-        0.25  # or with features older than the contract's `fresh`; after a day off they are
-    )
+    stale: float = 0.25  # or features older than the contract's `fresh`; after a day off they are
     feed_hours: float = 8  # and hours since any driver's features were new, while requests come
     active_requests: int = 200  # a version counts while it is among so many of the newest requests
     refresh_seconds: float = 0.5  # from one look at the log to the next
     report_seconds: float = 3_600  # a report at least this often; and one when something changes
     keep_days: float = 35  # predictions and labels older than this are forgotten, or not taken
-    clock_slack_seconds: float = Field(
-        300, ge=0, allow_inf_nan=False
-    )  # of the course's clock: what is dated later than this after now is refused
+    # of the course's clock: what is dated later than this after now is refused
+    clock_slack_seconds: float = Field(300, ge=0, allow_inf_nan=False)
 
 # %% ../notebooks/61_model_monitoring.ipynb #ec1378ab
-class Reference:
-    "What is normal for a version of the model: its traffic, its performance, or both."
+class _Normal:
+    "What is kept of a version's normal traffic."
 
     def __init__(
         self,
@@ -282,32 +262,19 @@ class Reference:
         performance: Performance | None,
     ):
         self.units = units
-        self.farthest = farthest  # that normal traffic was from itself, by column; empty: too short to say, and drift is not judged
+        # that normal traffic was from itself, by column; empty: too short to say, drift not judged
+        self.farthest = farthest
         self.usual_units = usual_units  # driver-hours of a window
         self.performance = performance
         self.traffic = Traffic(units, [*FEATURES, SCORE]) if farthest else None
         self._known = {name: float(units[name].notna().mean()) for name in farthest}
 
-    def limits(
-        self,
-        units: pd.DataFrame,  # driver-hours of the window
-        times: float,  # so many times the farthest
-    ) -> dict[str, float]:
-        """The distances that are an alarm. With fewer values than usual a window wanders farther: by the root of their ratio.
-        Chance alone, and `FEW` driver-hours that have moved by one of the scale, are none. NaN: the reference knows nothing of the column."""
-        limits = {}
-        for name, farthest in self.farthest.items():
-            known = max(np.count_nonzero(~np.isnan(units[name].to_numpy(float))), 1)
-            wider = np.sqrt(max(1.0, self.usual_units * self._known[name] / known))
-            chance = CHANCE * np.sqrt(self.traffic.grids[name].rare * known)
-            limits[name] = float(np.maximum(times * farthest * wider, max(FEW, chance) / known))
-        return limits
-
     def weights(
         self,
         units: pd.DataFrame,  # driver-hours of a window
     ) -> np.ndarray:
-        "Weights that give the reference the window's hours of the week; that hour on all days, or all hours, where it has few of one."
+        """Weights that give the reference the window's hours of the week; that hour on all days, or
+        all hours, where it has few of one."""
         week = [
             (rows[HOUR].dt.weekday * 24 + rows[HOUR].dt.hour).to_numpy()
             for rows in (units, self.units)
@@ -319,13 +286,33 @@ class Reference:
             weights[rows] += share / rows.sum()
         return weights
 
+# %% ../notebooks/61_model_monitoring.ipynb #fa72f250
+class Reference(_Normal):
+    "What is normal for a version of the model: its traffic, its performance, or both."
 
+    def limits(
+        self,
+        units: pd.DataFrame,  # driver-hours of the window
+        times: float,  # so many times the farthest
+    ) -> dict[str, float]:
+        """The distances that are an alarm. With fewer values than usual a window wanders farther:
+        by the root of their ratio. Chance alone, and `FEW` driver-hours that have moved by one of
+        the scale, are none. NaN: the reference knows nothing of the column."""
+        limits = {}
+        for name, farthest in self.farthest.items():
+            known = max(np.count_nonzero(~np.isnan(units[name].to_numpy(float))), 1)
+            wider = np.sqrt(max(1.0, self.usual_units * self._known[name] / known))
+            chance = CHANCE * np.sqrt(self.traffic.grids[name].rare * known)
+            limits[name] = float(np.maximum(times * farthest * wider, max(FEW, chance) / known))
+        return limits
+
+# %% ../notebooks/61_model_monitoring.ipynb #ecc8305f
 def reference_of(
-    candidates: pd.DataFrame,  # of normal traffic in the order of time, with score, and propensity and label where known
+    candidates: pd.DataFrame,  # of normal traffic, in order of time; propensity, label where known
     told: MonitoringSettings,
     until: pd.Timestamp,  # labels before are what the model has learned from
 ) -> Reference:
-    "The reference from logged candidates; with too few of them for drift, one of performance alone. Raises `CourseError` if there is neither."
+    "With too few for drift, one of performance alone. Raises `CourseError` if there is neither."
     if candidates.empty:
         raise CourseError("there are no logged candidates to compare with")
     units = driver_hours(candidates)[[TIME, HOUR, ENTITY, *FEATURES, SCORE]]
@@ -369,9 +356,7 @@ class Verdict(NamedTuple):
 
     requests: int
     labels: int
-    scores: dict[
-        str, float
-    ]  # of features, score, residual, squared_error: 1 is the alarm; NaN: not judged
+    scores: dict[str, float]  # of features, score and errors: 1 is the alarm; NaN: not judged
     quality: dict[str, float]
     limits: dict[str, float]  # of quality; empty: not judged
     rmse: float
@@ -390,37 +375,34 @@ class Verdict(NamedTuple):
         }
 
 
+def _rmse(labelled: pd.DataFrame) -> float:
+    return float(np.sqrt(((labelled[LABEL] - labelled[SCORE]) ** 2).mean()))
+
+# %% ../notebooks/61_model_monitoring.ipynb #481fa9c9
 def judge(
-    window: pd.DataFrame,  # candidates of the newest requests of a version, in the order of time
+    window: pd.DataFrame,  # candidates of a version's newest requests, in the order of time
     labelled: pd.DataFrame,  # score and label of its newest labelled choices
     reference: Reference | None,  # None: only quality is judged
     told: MonitoringSettings,
     unlabelled: float = float("nan"),
 ) -> Verdict:
-    "The verdict on a window; drift waits until the window is full, performance and quality until there is enough to judge."
+    "The verdict on a window; drift waits until it is full, the rest until there is enough."
     units, requests, nan = driver_hours(window), window[BOOKING].nunique(), float("nan")
     scores = dict.fromkeys([*FEATURES, SCORE, "residual", "squared_error"], nan)
     if reference and reference.traffic and requests >= told.window_requests:
-        limits = reference.limits(units, told.distance)
-        scores |= {
-            name: moved / limits[name] for name, moved in reference.traffic.distance(units).items()
-        }
+        limits, moved = reference.limits(units, told.distance), reference.traffic.distance(units)
+        scores |= {name: distance / limits[name] for name, distance in moved.items()}
     usual = reference.performance if reference else None
     if usual and len(labelled) >= told.fewest_labels:
         scores |= usual.scores(labelled[LABEL], labelled[SCORE], told.spreads)
+    limited = [*PROBLEMS, "feed_hours"] if requests >= told.fewest_requests else []
     return Verdict(
         requests=requests,
         labels=len(labelled),
         scores=scores,
         quality=quality(units),
-        limits={
-            name: getattr(told, name)
-            for name in [*PROBLEMS, "feed_hours"]
-            if requests >= told.fewest_requests
-        },
-        rmse=float(np.sqrt(((labelled[LABEL] - labelled[SCORE]) ** 2).mean()))
-        if len(labelled)
-        else nan,
+        limits={name: getattr(told, name) for name in limited},
+        rmse=_rmse(labelled) if len(labelled) else nan,
         rmse_reference=usual.rmse if usual else nan,
         unlabelled=unlabelled,
     )
@@ -458,9 +440,7 @@ class Label(NamedTuple):
     request_id: str
     entity: int
     label: int
-    time: (
-        float  # of the booking, or if that is not known, of the label's arrival; seconds since 1970
-    )
+    time: float  # of the booking, or if unknown, of the label's arrival; seconds since 1970
 
 
 class Span(NamedTuple):
@@ -471,19 +451,19 @@ class Span(NamedTuple):
 
 
 def span_of(told: MonitoringSettings) -> Span:
-    "The times that can be believed now: not older than what is kept, not later than now and some slack."
+    "The times that can be believed now: not older than what is kept, not later than now and slack."
     now = project.now().timestamp()
     return Span(now - told.keep_days * 86_400, now + told.clock_slack_seconds)
 
 # %% ../notebooks/61_model_monitoring.ipynb #ca3834f0
 _TABLES = """
-CREATE TABLE IF NOT EXISTS predictions (number INTEGER PRIMARY KEY, request_id TEXT UNIQUE, time REAL, version TEXT, entity INTEGER,
-    score REAL, candidates BLOB);
+CREATE TABLE IF NOT EXISTS predictions (number INTEGER PRIMARY KEY, request_id TEXT UNIQUE,
+    time REAL, version TEXT, entity INTEGER, score REAL, candidates BLOB);
 CREATE INDEX IF NOT EXISTS newest ON predictions (version, time);
 CREATE INDEX IF NOT EXISTS kept ON predictions (number) WHERE candidates IS NOT NULL;
 CREATE INDEX IF NOT EXISTS oldest ON predictions (time);
-CREATE TABLE IF NOT EXISTS labels (request_id TEXT PRIMARY KEY, entity INTEGER, label INTEGER, time REAL, joined INTEGER, version TEXT,
-    booked REAL, score REAL);
+CREATE TABLE IF NOT EXISTS labels (request_id TEXT PRIMARY KEY, entity INTEGER, label INTEGER,
+    time REAL, joined INTEGER, version TEXT, booked REAL, score REAL);
 CREATE INDEX IF NOT EXISTS labelled ON labels (version, booked);
 CREATE INDEX IF NOT EXISTS month ON labels (time);
 CREATE TABLE IF NOT EXISTS counts (name TEXT, of TEXT, n INTEGER, PRIMARY KEY (name, of));
@@ -504,9 +484,8 @@ class Kept:
         self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self._lock = threading.RLock()
         self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_TABLES}")
-        if (
-            self.ask("PRAGMA user_version")[0][0] < 1
-        ):  # of a time when labels kept the time that their sender gave them
+        # of a time when labels kept the time that their sender gave them
+        if self.ask("PRAGMA user_version")[0][0] < 1:
             with self._change() as db:
                 db.execute("UPDATE labels SET time = booked WHERE joined")
                 db.execute("PRAGMA user_version = 1")
@@ -536,8 +515,14 @@ class Kept:
         return dict(self.ask("SELECT of, n FROM counts WHERE name = ? ORDER BY of", name))
 
 # %% ../notebooks/61_model_monitoring.ipynb #9e74f8b1
-_PREDICTION = "INSERT OR IGNORE INTO predictions (request_id, time, version, entity, score, candidates) VALUES (?, ?, ?, ?, ?, ?)"
-_JOIN = "UPDATE labels SET joined = 1, version = ?, booked = ?, time = ?, score = ? WHERE request_id = ?"
+_PREDICTION = (
+    "INSERT OR IGNORE INTO predictions (request_id, time, version, entity, score, candidates) "
+    "VALUES (?, ?, ?, ?, ?, ?)"
+)
+_JOIN = (
+    "UPDATE labels SET joined = 1, version = ?, booked = ?, time = ?, score = ? "
+    "WHERE request_id = ?"
+)
 _NUMBERS = {int, float, type(None)}
 
 
@@ -550,7 +535,7 @@ def _row(
     entry: dict[str, Any],
     newest: float = LAST,  # a later time cannot be believed
 ) -> tuple[tuple | None, int]:
-    "A prediction as it is kept, None if it cannot be read; and from how many candidates the time of their features was taken away."
+    "A prediction as it is kept, None if it cannot be read; and how many candidates lost a time."
     try:
         candidates = [
             [
@@ -588,19 +573,9 @@ def _seconds(time: str | datetime | None) -> float | None:
         raise ValueError("a time without a zone")
     return moment.timestamp()
 
-# %% ../notebooks/61_model_monitoring.ipynb #8923ab4e
-class Labels(Kept):
-    "Labels, each joined to its prediction once, whichever of the two comes first."
-
-    def label(self, labels: Iterable[Label]) -> Counter:
-        "Keep labels, each once. What came of them: so many of `OUTCOMES`, or refused as `future`."
-        came, span = Counter(), self.span()
-        with self._change() as db:
-            for told in labels:
-                came[self._placed(db, told, span)] += 1
-            _count(db, "labels", {outcome: came[outcome] for outcome in OUTCOMES})
-            _count(db, "refused", {"labels future": came["future"]})
-        return came
+# %% ../notebooks/61_model_monitoring.ipynb #9e800fa8
+class _Placed(Kept):
+    "Where a label that comes belongs."
 
     def _placed(self, db: sqlite3.Connection, told: Label, span: Span) -> str:
         if told.time > span.newest:
@@ -623,8 +598,22 @@ class Labels(Kept):
         db.execute(_JOIN, (version, booked, booked, score, told.request_id))
         return "joined"
 
+# %% ../notebooks/61_model_monitoring.ipynb #8923ab4e
+class Labels(_Placed):
+    "Labels, each joined to its prediction once, whichever of the two comes first."
+
+    def label(self, labels: Iterable[Label]) -> Counter:
+        "Keep labels, each once. What came of them: so many of `OUTCOMES`, or refused as `future`."
+        came, span = Counter(), self.span()
+        with self._change() as db:
+            for told in labels:
+                came[self._placed(db, told, span)] += 1
+            _count(db, "labels", {outcome: came[outcome] for outcome in OUTCOMES})
+            _count(db, "refused", {"labels future": came["future"]})
+        return came
+
     def _meet(self, row: tuple) -> None:
-        "A prediction has come: was its label here before?"
+        "A prediction has come."
         request_id, booked, version, entity, score, _ = row
         found = self._db.execute(
             "SELECT entity FROM labels WHERE request_id = ?", (request_id,)
@@ -646,8 +635,9 @@ class State(Labels):
         file: str | None = None,  # where they were read,
         read: int = 0,  # and up to which byte
     ) -> Counter:
-        """Keep predictions that are new, with the labels that waited for them, and how far the file was read, in one transaction.
-        What came of them: so many `new`, `unreadable`, or refused as `future` or `old`; of `known_at` only that time is."""
+        """Keep new predictions with the labels that waited for them, and how far the file was read,
+        in one transaction. What came of them: so many `new`, `unreadable`, or refused as `future`
+        or `old`; of `known_at` only that time is."""
         outcomes, new, span = Counter(), Counter(), self.span()
         with self._change() as db:
             for entry in entries:
@@ -666,13 +656,14 @@ class State(Labels):
             _count(db, "refused", {what: outcomes[what.split()[1]] for what in list(REFUSED)[:3]})
             if file:
                 db.execute(
-                    "INSERT INTO files VALUES (?, ?) ON CONFLICT DO UPDATE SET read = excluded.read",
+                    "INSERT INTO files VALUES (?, ?) "
+                    "ON CONFLICT DO UPDATE SET read = excluded.read",
                     (file, read),
                 )
         return +outcomes + Counter(new=new.total())
 
     def more(self, entry: dict[str, Any]) -> None:
-        "Keep a prediction, or one more candidate of a request that came before: for senders that tell of each candidate on its own."
+        "Keep a prediction, or one more candidate of a request: from senders that tell of each."
         row, _ = _row(entry)
         with self._change() as db:
             found = db.execute(
@@ -687,7 +678,8 @@ class State(Labels):
             elif fresh:
                 told = (orjson.dumps(before + fresh), row[4], row[0])
                 db.execute(
-                    "UPDATE predictions SET candidates = ?, score = coalesce(score, ?) WHERE request_id = ?",
+                    "UPDATE predictions SET candidates = ?, score = coalesce(score, ?) "
+                    "WHERE request_id = ?",
                     told,
                 )
 
@@ -701,7 +693,7 @@ def read_log(
     state: State,
     folder: Path,  # of serving's prediction log
 ) -> int:
-    "Take over what the log's files have gained, a piece of each at most. How many predictions were new."
+    "Take over what the log's files have gained, a piece of each. How many predictions were new."
     new, before = 0, dict(state.ask("SELECT name, read FROM files"))
     for file in sorted(folder.glob("*.jsonl")):
         try:
@@ -715,13 +707,13 @@ def read_log(
             with open(file, "rb") as opened:
                 opened.seek(read)
                 piece = opened.read(PIECE)
-            whole = (
-                piece[: piece.rfind(b"\n") + 1] or piece[: PIECE if len(piece) == PIECE else 0]
-            )  # no line is as long as a piece
+            whole = piece[: piece.rfind(b"\n") + 1]
+            if not whole and len(piece) == PIECE:
+                whole = piece  # no line is as long as a piece
             new += state.add(map(_parsed, whole.splitlines()), file.name, read + len(whole))["new"]
     return new
 
-
+# %% ../notebooks/61_model_monitoring.ipynb #d70a112c
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         return orjson.loads(line)
@@ -733,7 +725,7 @@ def written_until(
     folder: Path,  # an environment's
     state: State,
 ) -> datetime | None:
-    "The last moment that is written down in a folder, of those that its last clock can have shown: others were sent by somebody."
+    "The last moment written down in a folder, of those that its last clock can have shown."
     try:
         settings = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
         times = {
@@ -778,9 +770,12 @@ def window_of(
     version: str,
     told: MonitoringSettings,
 ) -> tuple[pd.DataFrame, pd.DataFrame, float]:
-    "The candidates of a version's newest requests, its newest labelled choices, and the share of the requests without a label."
+    "A version's newest candidates, its newest labelled choices, and the share without a label."
     now = state.span().newest
-    newest = "FROM predictions WHERE version = ? AND time BETWEEN 0 AND ? AND candidates IS NOT NULL ORDER BY time DESC, number DESC LIMIT ?"
+    newest = (
+        "FROM predictions WHERE version = ? AND time BETWEEN 0 AND ? "
+        "AND candidates IS NOT NULL ORDER BY time DESC, number DESC LIMIT ?"
+    )
     found = state.ask(
         f"SELECT request_id, time, candidates {newest}", version, now, told.window_requests
     )[::-1]
@@ -812,7 +807,7 @@ def forget(
     state: State,
     told: MonitoringSettings,
 ) -> None:
-    "Drop what is older than the settings keep, seen from the newest prediction that can be believed, and the candidates that no window needs."
+    "Drop what is too old, seen from the newest prediction, and candidates that no window needs."
     newest, number = state.ask(
         "SELECT max(time), max(number) FROM predictions WHERE time <= ?", state.span().newest
     )[0]
@@ -835,7 +830,7 @@ def completed_share(
     state: State,
     days: float = 30,
 ) -> float:
-    "The company's own number: of the trips of the last month whose end is known, the share that was completed."
+    "The company's own number: of last month's trips whose end is known, the share completed."
     believed, newest = state.span().newest, "SELECT max(time) FROM labels WHERE time <= ?"
     sql = f"SELECT avg(label) FROM labels WHERE time <= ? AND time > ({newest}) - ?"
     share = state.ask(sql, believed, believed, days * 86_400)[0][0]
@@ -852,13 +847,14 @@ def candidates_for(
     version: str,
     days: int,  # the newest of the snapshot
 ) -> tuple[pd.DataFrame, pd.Timestamp]:
-    "Logged candidates with the version's scores, and until when it has learned. Raises `CourseError` if something is gone."
+    "Logged candidates with scores, and until when it has learned. Raises `CourseError`."
     client = registry.connect(folder / "mlflow")
     story = registry.trace(client, version)
     file = folder / f"snapshots/{story.get('snapshot')}.parquet"
     if not file.is_file() or "until" not in story:
         raise CourseError(
-            f"the snapshot that version {version} was trained from is not in {project.shown(file.parent)}"
+            f"the snapshot that version {version} was trained from "
+            f"is not in {project.shown(file.parent)}"
         )
     rows = pd.read_parquet(file)
     rows = rows[rows[BOOKING].notna() & (rows[TIME] > rows[TIME].max() - pd.Timedelta(days=days))]
@@ -874,7 +870,7 @@ def make_reference(
     version: str,
     told: MonitoringSettings,
 ) -> None:
-    "Make the reference of a version from its snapshot, and keep it. Takes seconds; raises `CourseError` if it cannot be made."
+    "Make a version's reference from its snapshot, and keep it. May raise `CourseError`."
     candidates, until = candidates_for(folder, version, told.reference_days)
     keep_reference(folder, version, reference_of(candidates, told, until), told)
 
@@ -884,7 +880,7 @@ def kept_reference(
     version: str,
     told: MonitoringSettings,
 ) -> Reference | None:
-    "The reference of a version as it was kept; None if there is none that can be read, or one of another run or other settings."
+    "The reference of a version as it was kept; None: unreadable, or of another run or settings."
     kept = _place(folder, version)
     try:
         note = json.loads(kept.with_suffix(".json").read_text(encoding="utf-8"))
@@ -980,9 +976,8 @@ def report(
         both = [table[columns].replace([np.inf, -np.inf], np.nan) for table in (units, usual)]
         drift = []
         for name, grid in reference.traffic.grids.items():
-            if (
-                grid.usual is not None
-            ):  # Evidently has no shares: what has moved has moved by this, on average, in its own unit
+            # Evidently has no shares: what has moved has moved by this, on average, in its own unit
+            if grid.usual is not None:
                 for table in both:
                     table[name] = table[name].mask(
                         (table[name] - grid.usual).abs() <= grid.edges[1] - grid.usual, grid.usual
@@ -1019,7 +1014,7 @@ def write_report(
     version: str,
     told: MonitoringSettings,
 ) -> str:
-    "Write the report on a version's newest window. The name of its file in `folder`/monitoring/reports."
+    "Write the report on a version's newest window. Its file's name in `folder`/monitoring/reports."
     reference = kept_reference(folder, version, told)
     if reference is None or reference.traffic is None:
         raise CourseError(f"there is no normal traffic of version {version} to compare with")
@@ -1099,7 +1094,7 @@ async def repeating(
     trouble: MutableMapping,
     failures: MutableMapping | None = None,
 ) -> None:
-    "Do `work` in a thread, again and again, until the task is cancelled. What fails, of whatever kind, is noted and tried again."
+    "Do `work` in a thread, again and again. What fails, of any kind, is noted and tried again."
     while True:
         try:
             error = await asyncio.to_thread(_error_of, work)
@@ -1124,7 +1119,7 @@ async def repeated(
     trouble: MutableMapping,
     failures: MutableMapping | None = None,
 ):
-    "Repeat works while a block lasts, each in a task. A task that ends before is noted as a failure, and begun again."
+    "Repeat works while a block lasts, each in a task; one that ends before is begun again."
     tasks, over = {}, False
 
     def begin(work, seconds, name):
@@ -1151,7 +1146,9 @@ async def repeated(
 # %% ../notebooks/61_model_monitoring.ipynb #f0019487
 import time
 
-LATE = 60  # seconds: what failed is made again after so long, an older verdict is told as old, and refused times are told so long
+# seconds: what failed is made again after so long, an older verdict is told as old, and refused
+# times are told so long
+LATE = 60
 
 
 class Health:
@@ -1159,20 +1156,13 @@ class Health:
 
     def __init__(self, told: MonitoringSettings):
         self.told = told
-        self.trouble, self.failures = (
-            Shared(),
-            Shared(),
-        )  # why something does not work now, and how often it did not, by its name
+        # why something does not work now, and how often it did not, by its name
+        self.trouble, self.failures = Shared(), Shared()
         self.ended = threading.Event()  # set: what is under way elsewhere is given up
         self._failed: dict[str, float] = {}  # when, by `time.monotonic`
-        self.refused: dict[
-            str, int
-        ] = {}  # times since the beginning, by `REFUSED`; replaced as a whole
-        self._before, self._last, self._turn = (
-            {},
-            0.0,
-            threading.Lock(),
-        )  # the same before some came; when the last one came
+        self.refused: dict[str, int] = {}  # since the beginning, by `REFUSED`; replaced as a whole
+        # the same before some came; when the last one came
+        self._before, self._last, self._turn = {}, 0.0, threading.Lock()
 
     @contextmanager
     def trying(self, what: str) -> Iterator[None]:
@@ -1200,7 +1190,7 @@ class Health:
         refused: dict[str, int],  # by now
         ahead: int,  # predictions that are kept and dated after now
     ) -> None:
-        "Say that times are refused while they come, and a minute longer: a wrong clock must not look like silence."
+        "Say that times are refused while they come, and a minute longer."
         with self._turn:
             if refused != self.refused:
                 self.refused, self._last = refused, time.monotonic()
@@ -1217,7 +1207,8 @@ class Health:
             if "times" not in self.trouble:
                 log.warning("times refused", reasons=texts)
             self.trouble["times"] = (
-                f"{', '.join(texts)}; here it is {project.now():%Y-%m-%d %H:%M}: is this clock wrong, or a sender's?"
+                f"{', '.join(texts)}; here it is {project.now():%Y-%m-%d %H:%M}: "
+                "is this clock wrong, or a sender's?"
             )
 
 
@@ -1235,20 +1226,18 @@ def _log_changes(version: str, before: Verdict | None, verdict: Verdict) -> None
 from functools import cached_property
 
 
-class Monitor(Health):
-    "The service without its HTTP: what was read, and the verdicts on the versions that answer now."
+class _Watching(Health):
+    "What a monitor has read and judged, and how it judges."
 
     def __init__(
         self,
-        folder: Path,  # an environment's: serving/predictions, mlflow/ and snapshots/ are read, monitoring/ is written
+        folder: Path,  # an environment's: all but monitoring/ is only read
         told: MonitoringSettings,
     ):
         super().__init__(told)
         self.folder, self.reports = folder, folder / "monitoring/reports"
-        self.references, self.reported = (
-            Shared(),
-            Shared(),
-        )  # by version; of a report, when, and what was detected then
+        # by version; of a report, when, and what was detected then
+        self.references, self.reported = Shared(), Shared()
         self.verdicts: dict[str, Verdict] = {}  # replaced as a whole, as are the others here
         self.judged: dict[str, float] = {}  # until when a verdict holds, by `time.monotonic`
         self.completed, self.counts = float("nan"), {"predictions": {}, "labels": {}}
@@ -1262,25 +1251,6 @@ class Monitor(Health):
         self.refused = self._before = opened.counts("refused")
         return opened
 
-    def look(self) -> None:
-        "Read what is new, and judge if anything has come."
-        began = time.monotonic()
-        while read_log(self.state, self.folder / "serving/predictions"):
-            if time.monotonic() - began > 2:
-                break  # a long log is read in several looks
-        else:
-            self.read = began
-        self.times()
-        self.counts = {name: self.state.counts(name) for name in ("predictions", "labels")}
-        basis = self.counts, sorted(version for version, found in self.references.items() if found)
-        if basis == self._basis:
-            self.judged = dict.fromkeys(self.verdicts, began)
-        else:
-            self._basis = basis if self._judge(began) else None
-        if time.monotonic() - self._forgot > LATE:
-            forget(self.state, self.told)
-            self._forgot = time.monotonic()
-
     def times(self) -> None:
         "Notice the times that were refused."
         ahead = self.state.ask(
@@ -1293,7 +1263,7 @@ class Monitor(Health):
         return versions_of(self.state, self.told.active_requests)
 
     def _judge(self, began: float) -> bool:
-        "Judge each version. Where that fails, the last verdict stays and gets old; True: it has failed nowhere."
+        "Judge each version. Where that fails, the last verdict stays and gets old; True: nowhere."
         new, active = {}, self.active()
         for version in active:
             with self.trying(f"verdict of version {version}"):
@@ -1314,6 +1284,29 @@ class Monitor(Health):
         }
         self.completed = completed_share(self.state)
         return len(new) == len(active)
+
+# %% ../notebooks/61_model_monitoring.ipynb #db6457c4
+class Monitor(_Watching):
+    "The service without its HTTP: what was read, and the verdicts on the versions that answer now."
+
+    def look(self) -> None:
+        "Read what is new, and judge if anything has come."
+        began = time.monotonic()
+        while read_log(self.state, self.folder / "serving/predictions"):
+            if time.monotonic() - began > 2:
+                break  # a long log is read in several looks
+        else:
+            self.read = began
+        self.times()
+        self.counts = {name: self.state.counts(name) for name in ("predictions", "labels")}
+        basis = self.counts, sorted(version for version, found in self.references.items() if found)
+        if basis == self._basis:
+            self.judged = dict.fromkeys(self.verdicts, began)
+        else:
+            self._basis = basis if self._judge(began) else None
+        if time.monotonic() - self._forgot > LATE:
+            forget(self.state, self.told)
+            self._forgot = time.monotonic()
 
 # %% ../notebooks/61_model_monitoring.ipynb #5d6c4814
 import subprocess
@@ -1342,7 +1335,8 @@ class Apart:
             psutil.Process(self._process.pid).nice(nice)
 
     def result(self, ended: threading.Event | None = None, seconds: float = 300) -> str:
-        "What the work gave. Raises `CourseError` if it failed, took longer, or `ended` was set meanwhile; then the process is killed."
+        """What the work gave. Raises `CourseError` if it failed, took longer, or `ended` was set
+        meanwhile; then the process is killed."""
         until, said = time.monotonic() + seconds, None
         try:
             while said is None:
@@ -1371,7 +1365,7 @@ def _apart(work: str, folder: str, version: str, told: str) -> None:
 
 # %% ../notebooks/61_model_monitoring.ipynb #91b4bc27
 def refer(monitor: Monitor) -> None:
-    "Make the references that are missing; takes seconds for each. What cannot be made is tried again after a minute."
+    "Make the references that are missing; one that fails is tried again after a minute."
     champion = _champion(monitor.folder)
     versions = {*monitor.active(), *([champion] if champion else [])}
     monitor.forgive(versions)
@@ -1404,7 +1398,7 @@ def _champion(folder: Path) -> str | None:
 
 
 def write_reports(monitor: Monitor) -> None:
-    "A report of each version where one is due. One that cannot be written is tried again after a minute."
+    "A report of each version where one is due. One that fails is tried again after a minute."
     for version, verdict in monitor.verdicts.items():
         reference, about = monitor.references.get(version), f"report of version {version}"
         when, then = monitor.reported.get(version, (float("-inf"), None))
@@ -1583,7 +1577,7 @@ class Prediction(BaseModel):
     version: Name
     candidates: Annotated[list[SeenCandidate], Field(max_length=100)]
 
-
+# %% ../notebooks/61_model_monitoring.ipynb #01fc1272
 class Ended(BaseModel):
     "How a trip ended."
 
@@ -1594,7 +1588,7 @@ class Ended(BaseModel):
         None, description="of the booking; without it the label counts from its arrival"
     )
 
-
+# %% ../notebooks/61_model_monitoring.ipynb #42929cba
 class Iteration(BaseModel):
     "One row of a data frame as `to_dict()` gives it: the seed course's message."
 
@@ -1694,8 +1688,7 @@ def refusing(app) -> None:
 
 # %% ../notebooks/61_model_monitoring.ipynb #0d82c9ec
 def _take(app, monitor: Monitor) -> None:
-    "The ways in. What is refused for its time is told by its reason, and so is what else came of the rest."
-    from fastapi.responses import PlainTextResponse
+    "The ways in. What is refused for its time is told by its reason."
 
     def answer(outcomes: Counter) -> dict[str, int]:
         reasons = {what.split()[1] for what in REFUSED}
@@ -1706,29 +1699,34 @@ def _take(app, monitor: Monitor) -> None:
     @app.post("/predictions")
     def predictions(batch: list[Prediction]) -> dict[str, int]:
         "Answers of a service whose log cannot be read from here. How many were new."
-        return {
-            "new": 0,
-            **answer(monitor.state.add([prediction.model_dump() for prediction in batch])),
-        }
+        came = monitor.state.add([prediction.model_dump() for prediction in batch])
+        return {"new": 0, **answer(came)}
 
     @app.post("/labels")
     def labels(batch: list[Ended]) -> dict[str, int]:
         "How trips ended, in any order, as often as it is sent. What came of each."
         now = project.now()
+        times = [(e.event_timestamp or now).timestamp() for e in batch]
         rows = [
-            Label(
-                e.request_id, e.driver_id, e.trip_completed, (e.event_timestamp or now).timestamp()
-            )
-            for e in batch
+            Label(e.request_id, e.driver_id, e.trip_completed, time)
+            for e, time in zip(batch, times, strict=True)
         ]
         return answer(monitor.state.label(rows))
+
+# %% ../notebooks/61_model_monitoring.ipynb #2c4fcaae
+from .services import key_for, present
+from .telemetry import logging_to, pipeline_metrics
+
+
+def _take_seed(app, monitor: Monitor) -> None:
+    "The seed course's way in."
+    from fastapi.responses import PlainTextResponse
 
     @app.post("/iterate", response_class=PlainTextResponse)
     def iterate(row: Iteration) -> str:
         "One candidate of an answer, in the form of the seed course."
-        monitor.state.more(
-            row.entry(next(iter(monitor.active()), None) or _champion(monitor.folder) or "unknown")
-        )
+        version = next(iter(monitor.active()), None) or _champion(monitor.folder) or "unknown"
+        monitor.state.more(row.entry(version))
         return "ok"
 
 
@@ -1755,11 +1753,15 @@ def _show(app, monitor: Monitor) -> None:
             raise HTTPException(404, "no such report")
         return FileResponse(file)
 
-# %% ../notebooks/61_model_monitoring.ipynb #2c4fcaae
-def _say(app, monitor: Monitor, metrics) -> None:
+
+def _say(app, monitor: Monitor) -> None:
     "How the service is, for people, supervisors and Prometheus."
     from fastapi import Response
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+    metrics = CollectorRegistry()
+    metrics.register(Metrics(monitor))
+    metrics.register(pipeline_metrics(monitor.folder))  # nobody else can be asked about a pipeline
 
     @app.get("/health")
     async def health() -> dict[str, bool]:
@@ -1768,7 +1770,7 @@ def _say(app, monitor: Monitor, metrics) -> None:
 
     @app.get("/ready", responses={503: {"description": "Not usable, and why."}})
     async def ready(response: Response) -> dict[str, Any]:
-        "Has the log been read, and is there a reference? What is wrong nevertheless stands in `trouble`."
+        "Is the log read, and is there a reference? What is wrong nevertheless stands in `trouble`."
         good = monitor.read is not None and monitor.referred
         response.status_code = 200 if good else 503
         ages = {
@@ -1786,22 +1788,13 @@ def _say(app, monitor: Monitor, metrics) -> None:
         "For Prometheus."
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
-# %% ../notebooks/61_model_monitoring.ipynb #0cdd9b36
-from .services import key_for, present
-from .telemetry import logging_to, pipeline_metrics
-
-
+# %% ../notebooks/61_model_monitoring.ipynb #98e7f96b
 def application(
     monitor: Monitor,
     key: str | None = None,  # what a caller must show in X-API-Key; None: nothing
 ):
     "The FastAPI application."
     from fastapi_offline import FastAPIOffline
-    from prometheus_client import CollectorRegistry
-
-    metrics = CollectorRegistry()
-    metrics.register(Metrics(monitor))
-    metrics.register(pipeline_metrics(monitor.folder))  # nobody else can be asked about a pipeline
 
     @asynccontextmanager
     async def lifespan(app):
@@ -1813,32 +1806,26 @@ def application(
             monitor.ended.set()
         log.info("service stopped")
 
-    app = FastAPIOffline(
-        title="Monitoring of driver completion",
-        version=installed("mlops-course"),
-        lifespan=lifespan,
-    )
+    told = {"title": "Monitoring of driver completion", "version": installed("mlops-course")}
+    app = FastAPIOffline(**told, lifespan=lifespan)
     app.add_middleware(Door, body_bytes=monitor.told.body_bytes, key=key)
     refusing(app)
-
-    _take(app, monitor)
-    _show(app, monitor)
-    _say(app, monitor, metrics)
+    for ways in (_take, _take_seed, _show, _say):
+        ways(app, monitor)
     return app
 
-
+# %% ../notebooks/61_model_monitoring.ipynb #0dd23d70
 def monitor(
     folder: Path,  # an environment's: see `Monitor`; logs/ is written
     told: MonitoringSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
-    "Watch until SIGTERM or Ctrl-C. Raises `CourseError` before, if the port is taken or a key is missing."
+    "Watch until SIGTERM or Ctrl-C. Raises `CourseError` if the port is taken or a key is missing."
     import uvicorn
 
     key = key_for(told.host)
-    os.environ.setdefault(
-        "MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool"
-    )  # a database that was replaced is opened anew
+    # a database that was replaced is opened anew
+    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     with (
         present(folder, "monitoring", told.host, told.port) as door,
         logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name),

@@ -26,21 +26,19 @@ class ServingSettings(project.Settings):
     host: str = "127.0.0.1"  # beyond loopback a key is required
     port: Annotated[int, Field(ge=1, le=65_535)] = 8172
     body_bytes: Annotated[int, Field(ge=1)] = 65_536  # of one request, at most
-    cache_seconds: Seconds = 5  # features are at most this much older than the store's; 0: the store is asked for each request
+    # features are at most this much older than the store's; 0: it is asked for each request
+    cache_seconds: Seconds = 5
     store_seconds: Period = 0.2  # the store may take this long, then the last known features count
     last_known_seconds: Seconds = 300  # and they do so for this long
-    explore: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = (
-        0.05  # share of requests whose driver is drawn
-    )
+    # share of requests whose driver is drawn
+    explore: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
     repeat_seconds: Seconds = 60  # a request id that comes again gets the same answer
     refresh_seconds: Period = 2  # until a new champion or a new store is noticed, at most
     log_seconds: Period = 0.1  # an answer reaches the prediction log's file within this time
-    log_waiting: Annotated[int, Field(ge=1)] = (
-        10_000  # answers that may wait for a full disk; then requests are refused
-    )
-    retention_days: Annotated[int, Field(ge=0)] | None = (
-        90  # a day's file of the prediction log is deleted after so many; 0, null: never
-    )
+    # answers that may wait for a full disk; then requests are refused
+    log_waiting: Annotated[int, Field(ge=1)] = 10_000
+    # a day's file of the prediction log is deleted after so many; 0, null: never
+    retention_days: Annotated[int, Field(ge=0)] | None = 90
 
 # %% ../notebooks/51_online_serving.ipynb #10d230dd
 import hashlib
@@ -56,28 +54,27 @@ class Choice(NamedTuple):
     propensity: float | None  # with which probability this request id could have got it
 
 
+def _drawn(request_id: str) -> float:
+    "A number in [0, 1), the same at each try and on each machine."
+    digest = hashlib.sha256(f"explore {request_id}".encode()).digest()
+    return int.from_bytes(digest[:7]) / 2**56
+
+# %% ../notebooks/51_online_serving.ipynb #785e4283
 def choose(
     request_id: str,
     drivers: Sequence[int],
     scores: Sequence[float | None],  # beside `drivers`; None: nothing is known of this one
     explore: float,  # share of requests in which the candidate is drawn
 ) -> Choice:
-    "The candidate with the highest score, of equal ones the lowest number; or one that a hash of the request's id draws. Never one without score."
+    "The candidate with the highest score, of equal ones the lowest number; or one that is drawn."
     known = [i for i, score in enumerate(scores) if score is not None]
     if not known:
         return Choice(None, False, None)
-    best = max(known, key=lambda i: (scores[i], -drivers[i]))
-    drawn = (
-        int.from_bytes(hashlib.sha256(f"explore {request_id}".encode()).digest()[:7]) / 2**56
-    )  # in [0, 1), the same at each try
-    explored = drawn < explore  # and then drawn / explore lies in [0, 1) again
-    place = (
-        sorted(known, key=drivers.__getitem__)[
-            min(int(drawn / explore * len(known)), len(known) - 1)
-        ]
-        if explored
-        else best
-    )
+    place = best = max(known, key=lambda i: (scores[i], -drivers[i]))
+    drawn = _drawn(request_id)
+    if explored := drawn < explore:  # and then drawn / explore lies in [0, 1) again
+        ordered = sorted(known, key=drivers.__getitem__)
+        place = ordered[min(int(drawn / explore * len(known)), len(known) - 1)]
     return Choice(place, explored, explore / len(known) + (1 - explore) * (place == best))
 
 # %% ../notebooks/51_online_serving.ipynb #4c414514
@@ -94,7 +91,7 @@ class Row(NamedTuple):
     "A driver as the service knows her: the newest features, and the score that they have."
 
     read: float  # when the store was asked, by `time.monotonic`
-    share: float  # of `cache_seconds`, after which it is asked for again; not the same for all, so that they do not come at once
+    share: float  # of `cache_seconds`, then it is asked for again; each has its own
     newest: Newest
     run_id: str  # of the model that gave the score
     state: str  # what is known: see `state_of`
@@ -102,7 +99,7 @@ class Row(NamedTuple):
     answered: orjson.Fragment  # as it stands in an answer
     logged: orjson.Fragment  # as it stands in the prediction log
 
-
+# %% ../notebooks/51_online_serving.ipynb #42cf4a8f
 def state_of(
     newest: Newest,
     oldest: datetime,  # rows known before this count as unknown
@@ -124,43 +121,44 @@ def rows_of(
     read: float,
     oldest: datetime,
 ) -> dict[int, Row]:
-    "The rows of drivers with their scores, all that are new in one call of the model. No feature known, or all too old: no score."
+    "Rows with scores, the new ones in one call. No feature known, or all too old: no score."
     made, new = {}, []
     for driver, newest in zip(drivers, found, strict=True):
         row = before.get(driver)
-        if (
-            row
-            and row.score is not None
-            and row.newest == newest
-            and newest.known >= oldest
-            and row.run_id == model.run_id
-        ):
+        if row and _holds(row, newest, model, oldest):
             made[driver] = Row(read, *row[1:])
         else:
             new.append((driver, newest, state_of(newest, oldest)))
-    scores = _scores(model, [newest for _, newest, state in new if state in ("fresh", "partial")])
+    scores = _scores(model, [newest for _, newest, state in new if state in _SCORED])
     for driver, newest, state in new:
-        made[driver] = _row(
-            driver,
-            newest,
-            state,
-            next(scores) if state in ("fresh", "partial") else None,
-            model.run_id,
-            read,
-        )
+        score = next(scores) if state in _SCORED else None
+        made[driver] = _row(driver, newest, state, score, model.run_id, read)
     return made
+
+# %% ../notebooks/51_online_serving.ipynb #2416ba0b
+_SCORED = ("fresh", "partial")
+
+
+def _holds(row: Row, newest: Newest, model, oldest: datetime) -> bool:
+    "Does a row count, with its score, for what the store has now?"
+    return (
+        row.score is not None
+        and row.newest == newest
+        and newest.known >= oldest
+        and row.run_id == model.run_id
+    )
 
 
 def _scores(model, found: list[Newest]):
-    "The scores one after another. Rounded: how many rows share a call may change the last of sixteen digits, and ties are ties."
+    """The scores one after another. Rounded: how many rows share a call may change the last of
+    sixteen digits, and ties are ties."""
     import numpy as np
     import pandas as pd
 
     if not found:
         return iter(())
-    frame = pd.DataFrame(
-        np.array([newest.values for newest in found], float), columns=list(CONTRACT.features)
-    )
+    values = np.array([newest.values for newest in found], float)
+    frame = pd.DataFrame(values, columns=list(CONTRACT.features))
     return iter(model.probability(frame).round(12).tolist())
 
 
@@ -170,16 +168,8 @@ def _row(
     told = {CONTRACT.entity: driver, "score": score, "features": state}
     values = dict(zip(CONTRACT.features, newest.values, strict=True))
     logged = {**told, "values": values, CONTRACT.known: newest.known}
-    return Row(
-        read,
-        0.4 + driver % 64 / 160,
-        newest,
-        run_id,
-        state,
-        score,
-        orjson.Fragment(orjson.dumps(told)),
-        orjson.Fragment(orjson.dumps(logged)),
-    )
+    pieces = [orjson.Fragment(orjson.dumps(piece)) for piece in (told, logged)]
+    return Row(read, 0.4 + driver % 64 / 160, newest, run_id, state, score, *pieces)
 
 # %% ../notebooks/51_online_serving.ipynb #a1bf4fba
 import asyncio
@@ -196,7 +186,7 @@ from .telemetry import log
 
 
 class Background:
-    "Work behind the requests, one step after another. A step that fails is counted and told, and after a pause it is tried again."
+    "Work behind the requests, step after step. One that fails is counted, told and tried again."
 
     def __init__(self, pause: float = 1):  # seconds
         self.pause = pause
@@ -257,8 +247,8 @@ class Background:
                 log.info("background task works again", task=task)
 
 # %% ../notebooks/51_online_serving.ipynb #8eb21f01
-class Batches:
-    "Questions to something slow, in a thread of its own: one at a time, each for all who have asked meanwhile."
+class _Thread:
+    "Questions to something slow, in a thread of its own: each has an answer, or none in time."
 
     def __init__(
         self,
@@ -273,27 +263,6 @@ class Batches:
         self._since: float | None = None  # when the present question was asked
         self._wanted, self._work = set(), SimpleQueue()  # ids; questions for the thread
         (background or Background()).thread("feature store", self._step)
-
-    async def came(self, ids: Iterable[int]) -> bool:
-        "Whether an answer came in time."
-        promise = self.want(ids)
-        return promise is not None and await asyncio.shield(promise)
-
-    def want(self, ids: Iterable[int]) -> asyncio.Future | None:
-        "The promise of an answer; None while a question is overdue: nobody else waits for the next."
-        if self._since and time.monotonic() - self._since > self.seconds:
-            return None
-        self._wanted.update(ids)
-        if self._next is None:
-            self._next = (loop := asyncio.get_running_loop()).create_future()
-            loop.call_later(self.seconds, self._settle, self._next, "no answer in time")
-        return self._next if self._since else self._send()
-
-    def _send(self) -> asyncio.Future:
-        self._since, promise = time.monotonic(), self._next
-        self._work.put((list(self._wanted), promise))
-        self._wanted, self._next = set(), None
-        return promise
 
     def _step(self) -> bool:
         ids, promise = self._work.get()
@@ -331,12 +300,37 @@ class Batches:
             )
         self.usable = failed is None
 
+# %% ../notebooks/51_online_serving.ipynb #1aa9c8f7
+class Batches(_Thread):
+    "One question at a time, each for all who have asked meanwhile."
+
+    async def came(self, ids: Iterable[int]) -> bool:
+        "Whether an answer came in time."
+        promise = self.want(ids)
+        return promise is not None and await asyncio.shield(promise)
+
+    def want(self, ids: Iterable[int]) -> asyncio.Future | None:
+        "The promise of an answer; None while a question is overdue: nobody waits for the next."
+        if self._since and time.monotonic() - self._since > self.seconds:
+            return None
+        self._wanted.update(ids)
+        if self._next is None:
+            self._next = (loop := asyncio.get_running_loop()).create_future()
+            loop.call_later(self.seconds, self._settle, self._next, "no answer in time")
+        return self._next if self._since else self._send()
+
+    def _send(self) -> asyncio.Future:
+        self._since, promise = time.monotonic(), self._next
+        self._work.put((list(self._wanted), promise))
+        self._wanted, self._next = set(), None
+        return promise
+
 # %% ../notebooks/51_online_serving.ipynb #bfdcec38
 MOST_ROWS = 200_000  # drivers in memory
 
 
-class Lookup:
-    "The drivers' rows: from memory while they are young, else from the store, else the last that were known."
+class _Memory:
+    "The rows in memory, and the store behind them."
 
     def __init__(
         self,
@@ -350,38 +344,6 @@ class Lookup:
         self._soon: set[int] = set()  # asked for before they are due, so that nobody waits
         self.store = Batches(read, self._take, settings.store_seconds, background)
 
-    async def find(
-        self,
-        drivers: Sequence[int],
-    ) -> tuple[list[Row | None], bool]:
-        "The row of each driver, None where nothing is known, and whether the store failed and older features had to do."
-        rows, now, seconds = (
-            [self.rows.get(driver) for driver in drivers],
-            time.monotonic(),
-            self.settings.cache_seconds,
-        )
-        late = [
-            driver
-            for driver, row in zip(drivers, rows, strict=True)
-            if row is None or row.read <= now - seconds
-        ]
-        if not late:
-            soon = {
-                driver
-                for driver, row in zip(drivers, rows, strict=True)
-                if row.read <= now - seconds * row.share
-            } - self._soon
-            if soon and self.store.want(soon):
-                self._soon |= soon
-            return rows, False
-        if await self.store.came(late):
-            return [self.rows.get(driver) for driver in drivers], False
-        since = time.monotonic() - self.settings.last_known_seconds
-        return [
-            row if (row := self.rows.get(driver)) and row.read > since else None
-            for driver in drivers
-        ], True
-
     def replace(self, run_id: str, rows: dict[int, Row]) -> None:
         "Take over the rows as another model scores them."
         self.run_id, self.rows = run_id, rows
@@ -394,6 +356,26 @@ class Lookup:
         if len(self.rows) > MOST_ROWS:  # somebody asks for drivers that do not exist
             self.rows = {driver: row for driver, row in self.rows.items() if row.score is not None}
         return True
+
+# %% ../notebooks/51_online_serving.ipynb #8db69e9f
+class Lookup(_Memory):
+    "The drivers' rows: from memory while they are young, else from the store, else the last known."
+
+    async def find(self, drivers: Sequence[int]) -> tuple[list[Row | None], bool]:
+        "Each driver's row, None where nothing is known; and whether older features had to do."
+        rows, now = [self.rows.get(driver) for driver in drivers], time.monotonic()
+        both, seconds = list(zip(drivers, rows, strict=True)), self.settings.cache_seconds
+        late = [driver for driver, row in both if row is None or row.read <= now - seconds]
+        if not late:
+            due = {driver for driver, row in both if row.read <= now - seconds * row.share}
+            if (soon := due - self._soon) and self.store.want(soon):
+                self._soon |= soon
+            return rows, False
+        if await self.store.came(late):
+            return [self.rows.get(driver) for driver in drivers], False
+        since = time.monotonic() - self.settings.last_known_seconds
+        known = [self.rows.get(driver) for driver in drivers]
+        return [row if row and row.read > since else None for row in known], True
 
 # %% ../notebooks/51_online_serving.ipynb #8dfc868c
 import fcntl
@@ -415,11 +397,9 @@ def _days(folder: Path) -> dict[date, Path]:
 
 
 def _append(file: Path, lines: bytes) -> None:
-    "Append whole lines, or none; half a line that a killed service has left is taken away first. One writer at a time."
+    "Append whole lines, or none, one writer at a time; half a line of a killed service goes first."
     with open(file, "ab+", buffering=0) as opened:
-        fcntl.flock(
-            opened, fcntl.LOCK_EX
-        )  # whoever else has opened the log; until the file is closed
+        fcntl.flock(opened, fcntl.LOCK_EX)  # until the file is closed
         end = _whole(opened, file.name)
         try:
             while lines:
@@ -448,7 +428,7 @@ from itertools import takewhile
 
 
 class PredictionLog:
-    "Answers on their way to a file a day, in a thread of its own: an answer does not wait for the disk."
+    "Answers on their way to a file a day, in a thread of its own: none waits for the disk."
 
     def __init__(
         self,
@@ -516,26 +496,20 @@ def find(
     wanted = orjson.dumps(request_id)
     for file in reversed(_days(folder).values()):
         with suppress(FileNotFoundError), open(file, "rb") as lines:
-            entries = [
-                entry
-                for line in lines
-                if wanted in line and (entry := _entry(line)) and entry["request_id"] == request_id
-            ]
+            entries = [entry for line in lines if wanted in line and (entry := _entry(line))]
+            entries = [entry for entry in entries if entry["request_id"] == request_id]
             if entries:
                 return entries[-1]
     return None
 
-
+# %% ../notebooks/51_online_serving.ipynb #67d66a68
 def _entry(line: bytes) -> dict[str, Any] | None:
     "A line of the log; None for one that is still being written, or that is not of this log."
     try:
         entry = orjson.loads(line)
         datetime.fromisoformat(entry["time"])
-        return (
-            entry
-            if isinstance(entry["candidates"], list) and isinstance(entry["request_id"], str)
-            else None
-        )
+        kinds = isinstance(entry["candidates"], list), isinstance(entry["request_id"], str)
+        return entry if all(kinds) else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -555,7 +529,8 @@ def expire(
     today: date,
     days: int,  # a file stays for so many after its own
 ) -> list[str]:
-    "Delete the files that are too old, and name them. None after a hole that long: either the clock has jumped, or the service has slept."
+    """Delete the files that are too old, and name them. None after a hole that long: either the
+    clock has jumped, or the service has slept."""
     files = _days(folder)
     old = sorted(day for day in files if (today - day).days > days)
     if not old:
@@ -584,8 +559,8 @@ class Refusal(Exception):
         self.status, self.message = status, message
 
 
-class Repeats:
-    "Answers of the last while by request id: the same question gets the same answer, another one is refused."
+class _Answered:
+    "Answers by request id: those that were given, and those that are being made."
 
     def __init__(
         self,
@@ -593,29 +568,15 @@ class Repeats:
         most: int = 100_000,  # answers that are remembered; beyond, the oldest are forgotten early
     ):
         self.seconds, self.most = seconds, most
-        self._known: OrderedDict[str, tuple[float, bytes, bytes]] = (
-            OrderedDict()
-        )  # until when, candidates, answer; the oldest first
-        self._coming: dict[
-            str, tuple[bytes, asyncio.Future]
-        ] = {}  # candidates, promise of an answer
+        # until when, candidates, answer; the oldest first
+        self._known: OrderedDict[str, tuple[float, bytes, bytes]] = OrderedDict()
+        # candidates, promise of an answer
+        self._coming: dict[str, tuple[bytes, asyncio.Future]] = {}
 
-    def find(self, request_id: str, drivers: bytes) -> bytes | asyncio.Future | None:
-        "The answer, or the promise of one that is being made. Raises `Refusal` where the id came with other candidates."
-        now = time.monotonic()
-        while self._known and (
-            len(self._known) > self.most or next(iter(self._known.values()))[0] < now
-        ):
-            self._known.popitem(last=False)
-        asked, answer = (
-            self._coming.get(request_id) or self._known.get(request_id, (0, None, None))[1:]
-        )
-        if answer and asked != drivers:
-            raise Refusal(
-                409,
-                f"this request id was used within {self.seconds:g} seconds for other candidates",
-            )
-        return answer
+    def _forget(self) -> None:
+        now, known = time.monotonic(), self._known
+        while known and (len(known) > self.most or next(iter(known.values()))[0] < now):
+            known.popitem(last=False)
 
     def begin(self, request_id: str, drivers: bytes) -> None:
         "From now on the answer is promised to whoever asks the same."
@@ -628,16 +589,28 @@ class Repeats:
             self._known[request_id] = (time.monotonic() + self.seconds - age, drivers, answer)
         promise.set_result(answer)
 
+# %% ../notebooks/51_online_serving.ipynb #ce1ca868
+class Repeats(_Answered):
+    "Answers of the last while: the same question gets the same answer, another one is refused."
+
+    def find(self, request_id: str, drivers: bytes) -> bytes | asyncio.Future | None:
+        "The answer, or its promise. Raises `Refusal` where the id came with other candidates."
+        self._forget()
+        known = self._known.get(request_id, (0, None, None))[1:]
+        asked, answer = self._coming.get(request_id) or known
+        if answer and asked != drivers:
+            used = f"this request id was used within {self.seconds:g} seconds"
+            raise Refusal(409, f"{used} for other candidates")
+        return answer
+
 # %% ../notebooks/51_online_serving.ipynb #65152265
 from . import registry
 
 
 def _reason(error: Exception) -> str:
-    return (
-        str(error)
-        if isinstance(error, project.CourseError)
-        else f"the registry does not answer ({type(error).__name__})"
-    )
+    if isinstance(error, project.CourseError):
+        return str(error)
+    return f"the registry does not answer ({type(error).__name__})"
 
 
 def _tried(model: registry.Loaded) -> registry.Loaded:
@@ -646,13 +619,14 @@ def _tried(model: registry.Loaded) -> registry.Loaded:
         list(_scores(model, [Newest((0.5,) * len(CONTRACT.features), None)]))
     except Exception as error:
         raise project.CourseError(
-            f"version {model.version} cannot answer ({type(error).__name__}): roll back, or train again"
+            f"version {model.version} cannot answer ({type(error).__name__}): "
+            "roll back, or train again"
         ) from error
     return model
 
-# %% ../notebooks/51_online_serving.ipynb #c936dfdb
-class Champion:
-    "The registry's champion: followed, loaded through the digest check, and kept for a night in which the registry is down."
+
+class _Copy:
+    "The model that answers, and a copy of it for a night in which the registry is down."
 
     def __init__(
         self,
@@ -663,9 +637,25 @@ class Champion:
         self.model: registry.Loaded | None = None
         self.source: str | None = None  # registry or copy
         self.trouble: str | None = "no model was looked for yet"
-        os.environ.setdefault(
-            "MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool"
-        )  # a database that was replaced is opened anew
+        # a database that was replaced is opened anew
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+
+    def _keep(self, client, version: str) -> None:
+        try:
+            registry.keep(client, version, self.copy)
+        except project.CourseError as error:
+            log.warning("model is not kept for a bad day", reason=str(error))
+
+    def _copied(self) -> tuple[tuple[registry.Loaded, str] | None, str]:
+        "The model that was kept; else why there is none."
+        try:
+            return (_tried(registry.load_copy(self.copy)), "copy"), ""
+        except Exception as error:
+            return None, _reason(error)
+
+# %% ../notebooks/51_online_serving.ipynb #c936dfdb
+class Champion(_Copy):
+    "The registry's champion: followed, loaded through the digest check, and kept for a bad night."
 
     def look(self) -> tuple[registry.Loaded, str] | None:
         "Another model than the present one, and where it is from; None: nothing changes."
@@ -689,18 +679,8 @@ class Champion:
             return None
         client = registry.connect(self.folder)
         found = _tried(registry.load(client))
-        try:
-            registry.keep(client, found.version, self.copy)
-        except project.CourseError as error:
-            log.warning("model is not kept for a bad day", reason=str(error))
+        self._keep(client, found.version)
         return found, "registry"
-
-    def _copied(self) -> tuple[tuple[registry.Loaded, str] | None, str]:
-        "The model that was kept; else why there is none."
-        try:
-            return (_tried(registry.load_copy(self.copy)), "copy"), ""
-        except Exception as error:
-            return None, _reason(error)
 
 # %% ../notebooks/51_online_serving.ipynb #6e56acc4
 from datetime import timedelta
@@ -716,7 +696,7 @@ class Store:
         self._opened, self._is = None, None
 
     def newest(self, drivers: list[int]) -> tuple[list[Newest], timedelta]:
-        "The newest features of drivers, and how old they may be. Raises if the store cannot be reached."
+        "The newest features of drivers, and how old they may be. Raises if there is no store."
         there = self._identity()
         if there != self._is:
             self._opened, self._is = features.open_store(self.folder), there
@@ -724,15 +704,13 @@ class Store:
         return found, features.time_to_live(self._opened)
 
     def _identity(self) -> list[tuple[str, int]]:
-        "What another store in the same place does not share: an open SQLite file is read on after it was replaced."
-        return sorted(
-            (file.name, os.stat(file).st_ino)
-            for file in [*self.folder.glob("*.db"), self.folder / "feature_store.yaml"]
-        )
+        "What another store in the same place does not share: its files' numbers on the disk."
+        files = [*self.folder.glob("*.db"), self.folder / "feature_store.yaml"]
+        return sorted((file.name, os.stat(file).st_ino) for file in files)
 
 # %% ../notebooks/51_online_serving.ipynb #27fb5d8f
-class Drivers:
-    "The drivers as the champion sees them."
+class _Parts:
+    "Store, champion and memory, and how drivers are scored."
 
     def __init__(
         self,
@@ -745,21 +723,6 @@ class Drivers:
         self.lookup = Lookup(self._read, settings, background)
         self._live = timedelta(0)  # how old features may be; the store says it
 
-    async def follow(self, taken: Callable[[registry.Loaded], None]) -> None:
-        "Take over a new champion, where there is one, with all drivers in memory scored by it; `taken` is told."
-        if (loaded := await asyncio.to_thread(self.champion.look)) is None:
-            return
-        model, seen, rows = loaded[0], {}, {}
-        for _ in range(2):  # the second time those that have come meanwhile
-            before, seen = seen, self.lookup.rows.copy()
-            rows |= await asyncio.to_thread(self._rescored, model, seen, before, rows)
-        rows |= self._rescored(
-            model, self.lookup.rows, seen, rows
-        )  # the last few; nothing comes while this thread scores
-        self.champion.model, self.champion.source = loaded
-        self.lookup.replace(model.run_id, rows)
-        taken(model)
-
     def _rescored(
         self,
         model: registry.Loaded,
@@ -768,30 +731,41 @@ class Drivers:
         rows: dict[int, Row],  # scored by the model already
     ) -> dict[int, Row]:
         new = {driver: row for driver, row in now.items() if before.get(driver) is not row}
-        made = rows_of(
-            model,
-            list(new),
-            [row.newest for row in new.values()],
-            rows,
-            0,
-            project.now() - self._live,
-        )
+        found, oldest = [row.newest for row in new.values()], project.now() - self._live
+        made = rows_of(model, list(new), found, rows, 0, oldest)
         return {driver: row._replace(read=new[driver].read) for driver, row in made.items()}
 
     def _read(self, drivers: list[int]) -> dict[int, Row]:
         "Ask the store; called in a thread."
         asked, model = time.monotonic(), self.champion.model
         found, self._live = self.store.newest(drivers)
-        return (
-            rows_of(model, drivers, found, self.lookup.rows, asked, project.now() - self._live)
-            if model
-            else {}
-        )
+        if not model:
+            return {}
+        oldest = project.now() - self._live
+        return rows_of(model, drivers, found, self.lookup.rows, asked, oldest)
 
     def age(self) -> float:
         "Seconds since the newest features in memory were known; NaN: there are none."
         known = [row.newest.known for row in list(self.lookup.rows.values()) if row.newest.known]
         return (project.now() - max(known)).total_seconds() if known else float("nan")
+
+# %% ../notebooks/51_online_serving.ipynb #85d44a35
+class Drivers(_Parts):
+    "The drivers as the champion sees them."
+
+    async def follow(self, taken: Callable[[registry.Loaded], None]) -> None:
+        "Take over a new champion, if any, with all drivers in memory scored; `taken` is told."
+        if (loaded := await asyncio.to_thread(self.champion.look)) is None:
+            return
+        model, seen, rows = loaded[0], {}, {}
+        for _ in range(2):  # the second time those that have come meanwhile
+            before, seen = seen, self.lookup.rows.copy()
+            rows |= await asyncio.to_thread(self._rescored, model, seen, before, rows)
+        # the last few; nothing comes while this thread scores
+        rows |= self._rescored(model, self.lookup.rows, seen, rows)
+        self.champion.model, self.champion.source = loaded
+        self.lookup.replace(model.run_id, rows)
+        taken(model)
 
 # %% ../notebooks/51_online_serving.ipynb #81d17b30
 from array import array
@@ -822,7 +796,7 @@ def answer_of(
         "version": model.version,
     }
 
-
+# %% ../notebooks/51_online_serving.ipynb #41e0a0e5
 def _candidates(drivers: Sequence[int], rows: Sequence[Row | None], field: str) -> list:
     nothing = {"score": None, "features": "missing"}
     return [
@@ -847,7 +821,7 @@ def _again(entry: dict[str, Any]) -> bytes:
 
 
 def _same(drivers: Iterable[int]) -> bytes:
-    "Equal for the same candidates in any order. Bytes, and not a set: the garbage collector need not look into them."
+    "Equal for the same candidates in any order; as bytes the garbage collector need not look in."
     return array("q", sorted(drivers)).tobytes()
 
 # %% ../notebooks/51_online_serving.ipynb #4d935ddf
@@ -943,7 +917,7 @@ class Serving:
         self.metrics.age.set_function(self.drivers.age)
 
     async def start(self) -> None:
-        "Let the clock run on from the last answer, open the log, remember its end, and follow the champion."
+        "Run the clock on from the last answer, open the log, remember its end, follow the model."
         tail = _tail(self.predictions)
         project.run_clock(self.folder)
         self.log = PredictionLog(
@@ -1011,19 +985,39 @@ class Serving:
         return {"ready": bool(champion.model) and store and not self.log.full, "trouble": trouble}
 
 # %% ../notebooks/51_online_serving.ipynb #43f486ff
+async def _answer(serving: Serving, request_id: str, drivers: list[int], began: float) -> bytes:
+    if serving.drivers.champion.model is None:
+        raise Refusal(503, "no model is ready; /ready says why")
+    if serving.log.full:
+        more = "and no more answers may wait for it"
+        raise Refusal(503, f"the prediction log cannot be written, {more}")
+    rows, degraded = await serving.drivers.lookup.find(drivers)
+    if degraded and not any(rows):
+        more = "and nothing is remembered of these drivers"
+        raise Refusal(503, f"the feature store does not answer, {more}")
+    model, now = serving.drivers.champion.model, project.now()
+    told = answer_of(request_id, drivers, rows, degraded, model, serving.settings.explore)
+    serving.metrics.count(rows, told)
+    spent = round((time.perf_counter() - began) * 1000, 3)
+    entry = {"time": now, "latency_ms": spent, **told, "run_id": model.run_id}
+    entry |= {
+        "model_digest": model.digest,
+        "candidates": _candidates(drivers, rows, "logged"),
+    }
+    serving.log.add(f"{now:%Y-%m-%d}", orjson.dumps(entry) + b"\n")
+    return orjson.dumps({**told, "candidates": _candidates(drivers, rows, "answered")})
+
+# %% ../notebooks/51_online_serving.ipynb #797e3043
 async def answer(
     serving: Serving,
     request_id: str,
-    drivers: Sequence[
-        int | str
-    ],  # numbers, some of them perhaps as text; one that stands there twice counts once
+    drivers: Sequence[int | str],  # perhaps as text; one that stands there twice counts once
     began: float,  # by `time.perf_counter`
 ) -> bytes:
-    "The answer as JSON, with drivers in text where they came so. Its entry is on the way to the log, once. Raises `Refusal`."
+    "The answer as JSON. Its entry is on the way to the log, once. Raises `Refusal`."
     texts = {int(driver): driver for driver in drivers if isinstance(driver, str)}
-    body = await _once(
-        serving, request_id, list(dict.fromkeys(map(int, drivers) if texts else drivers)), began
-    )
+    different = list(dict.fromkeys(map(int, drivers) if texts else drivers))
+    body = await _once(serving, request_id, different, began)
     return _in_text(body, texts) if texts else body
 
 
@@ -1055,36 +1049,6 @@ async def _once(serving: Serving, request_id: str, drivers: list[int], began: fl
         repeats.end(request_id, body)
     return body
 
-
-async def _answer(serving: Serving, request_id: str, drivers: list[int], began: float) -> bytes:
-    if serving.drivers.champion.model is None:
-        raise Refusal(503, "no model is ready; /ready says why")
-    if serving.log.full:
-        raise Refusal(
-            503, "the prediction log cannot be written, and no more answers may wait for it"
-        )
-    rows, degraded = await serving.drivers.lookup.find(drivers)
-    if degraded and not any(rows):
-        raise Refusal(
-            503, "the feature store does not answer, and nothing is remembered of these drivers"
-        )
-    model, now = serving.drivers.champion.model, project.now()
-    told = answer_of(request_id, drivers, rows, degraded, model, serving.settings.explore)
-    serving.metrics.count(rows, told)
-    spent = round((time.perf_counter() - began) * 1000, 3)
-    entry = {
-        "time": now,
-        "latency_ms": spent,
-        **told,
-        "run_id": model.run_id,
-        "model_digest": model.digest,
-    }
-    serving.log.add(
-        f"{now:%Y-%m-%d}",
-        orjson.dumps({**entry, "candidates": _candidates(drivers, rows, "logged")}) + b"\n",
-    )
-    return orjson.dumps({**told, "candidates": _candidates(drivers, rows, "answered")})
-
 # %% ../notebooks/51_online_serving.ipynb #47d8d282
 from typing import Literal
 
@@ -1114,7 +1078,7 @@ class Inference(BaseModel):
         "Numbers of JavaScript are exact up to 2^53 - 1 only: its clients send and read text"
     )
 
-
+# %% ../notebooks/51_online_serving.ipynb #c77beed3
 class Candidate(BaseModel):
     "What the service thinks of a candidate."
 
@@ -1191,7 +1155,7 @@ def refusal_of(
 
 
 class Gate:
-    "What each request passes before and after the application: a key, a limit of size, and the meters."
+    "What each request passes around the application: a key, a limit of size, and the meters."
 
     def __init__(self, app, metrics: Metrics, body_bytes: int, key: str | None):
         self.app, self.metrics, self.body_bytes, self.key = app, metrics, body_bytes, key
@@ -1312,7 +1276,7 @@ from pydantic import ValidationError
 
 
 class Booking(APIRoute):
-    "A route for a function of an `Inference` and a `Request`: a good body is read in one step, any other by FastAPI."
+    "A route for a function of an `Inference` and a `Request`: a good body is read in one step."
 
     def get_route_handler(self):
         careful = super().get_route_handler()
@@ -1336,31 +1300,51 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 
-def application(
-    serving: Serving,
-    key: str | None = None,  # what a caller must show in X-API-Key; None: nothing
-):
-    "The FastAPI application."
+def _may_refuse(key: str | None, *statuses: int) -> dict[int, dict]:
+    "The refusals of a path, for its description."
+    told = {n: {"model": Refused, "description": _REFUSALS[n]} for n in statuses}
+    return {n: refusal for n, refusal in told.items() if key or n != 401}
 
-    @asynccontextmanager
-    async def lifespan(app):
-        await serving.start()
-        yield
-        await serving.stop()
 
-    app = FastAPIOffline(
-        title="Driver completion", version=installed("mlops-course"), lifespan=lifespan
-    )
-    app.add_middleware(
-        Gate, metrics=serving.metrics, body_bytes=serving.settings.body_bytes, key=key
-    )
-    refusing(app)
-    locked = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False))] if key else []
+def _say(app, serving: Serving, key: str | None, locked: list) -> None:
+    "How the service is, for people, supervisors and Prometheus."
 
-    def may_refuse(*statuses: int) -> dict[int, dict]:
+    @app.get("/health")
+    async def health() -> dict[str, bool]:
+        "The process is alive."
+        return {"alive": True}
+
+    @app.get("/ready", responses={503: {"description": "Not usable, and why."}})
+    async def ready(response: Response) -> dict[str, Any]:
+        "Can the service answer? If it can and something is wrong nevertheless, `trouble` says so."
+        told = await serving.state()
+        response.status_code = 200 if told["ready"] else 503
+        return told
+
+    @app.get("/model", responses=_may_refuse(key, 401, 503), dependencies=locked)
+    async def model() -> dict[str, Any]:
+        "The model that answers."
+        champion, settings = serving.drivers.champion, serving.settings
+        if champion.model is None:
+            raise Refusal(503, "no model is ready; /ready says why")
+        names = ("name", "version", "run_id", "digest", "features")
         return {
-            n: {"model": Refused, "description": _REFUSALS[n]} for n in statuses if key or n != 401
+            **{name: getattr(champion.model, name) for name in names},
+            "from": champion.source,
+            "explore": settings.explore,
+            "cache_seconds": settings.cache_seconds,
         }
+
+    told = {"response_class": Response, "responses": _may_refuse(key, 401), "dependencies": locked}
+
+    @app.get("/metrics", **told)
+    async def metrics():
+        "For Prometheus."
+        return Response(generate_latest(serving.metrics.all), media_type=CONTENT_TYPE_LATEST)
+
+# %% ../notebooks/51_online_serving.ipynb #15311623
+def _infer(app, serving: Serving, key: str | None, locked: list) -> None:
+    "The path that answers."
 
     async def inference(asked: Inference, request: Request):
         "The driver who is the most likely to complete the trip."
@@ -1373,45 +1357,32 @@ def application(
     told = {
         "methods": ["POST"],
         "response_model": Answer,
-        "responses": may_refuse(*_REFUSALS),
+        "responses": _may_refuse(key, *_REFUSALS),
         "dependencies": locked,
     }
     app.router.add_api_route("/inference", inference, **told, route_class_override=Booking)
 
-    @app.get("/health")
-    async def health() -> dict[str, bool]:
-        "The process is alive."
-        return {"alive": True}
+# %% ../notebooks/51_online_serving.ipynb #3748f60b
+def application(
+    serving: Serving,
+    key: str | None = None,  # what a caller must show in X-API-Key; None: nothing
+):
+    "The FastAPI application."
 
-    @app.get("/ready", responses={503: {"description": "Not usable, and why."}})
-    async def ready(response: Response) -> dict[str, Any]:
-        "Can the service answer? If it can and something is wrong nevertheless, `trouble` says what."
-        told = await serving.state()
-        response.status_code = 200 if told["ready"] else 503
-        return told
+    @asynccontextmanager
+    async def lifespan(app):
+        await serving.start()
+        yield
+        await serving.stop()
 
-    @app.get("/model", responses=may_refuse(401, 503), dependencies=locked)
-    async def model() -> dict[str, Any]:
-        "The model that answers."
-        champion, settings = serving.drivers.champion, serving.settings
-        if champion.model is None:
-            raise Refusal(503, "no model is ready; /ready says why")
-        told = {
-            name: getattr(champion.model, name)
-            for name in ("name", "version", "run_id", "digest", "features")
-        }
-        return {
-            **told,
-            "from": champion.source,
-            "explore": settings.explore,
-            "cache_seconds": settings.cache_seconds,
-        }
-
-    @app.get("/metrics", response_class=Response, responses=may_refuse(401), dependencies=locked)
-    async def metrics():
-        "For Prometheus."
-        return Response(generate_latest(serving.metrics.all), media_type=CONTENT_TYPE_LATEST)
-
+    told = {"title": "Driver completion", "version": installed("mlops-course")}
+    app = FastAPIOffline(**told, lifespan=lifespan)
+    size = serving.settings.body_bytes
+    app.add_middleware(Gate, metrics=serving.metrics, body_bytes=size, key=key)
+    refusing(app)
+    locked = [Depends(APIKeyHeader(name="X-API-Key", auto_error=False))] if key else []
+    _infer(app, serving, key, locked)
+    _say(app, serving, key, locked)
     return app
 
 # %% ../notebooks/51_online_serving.ipynb #c5278ee2
@@ -1424,11 +1395,12 @@ from .telemetry import logging_to
 
 
 def serve(
-    folder: Path,  # an environment's: features/ and mlflow/ are read, serving/ and logs/ are written
+    folder: Path,  # an environment's: features/, mlflow/ are read, serving/, logs/ are written
     settings: ServingSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
-    "Answer until SIGTERM or Ctrl-C. Raises `CourseError` before, if another one serves here, the port is taken, or a key or a model is missing."
+    """Answer until SIGTERM or Ctrl-C. Raises `CourseError` before, if another one serves here, the
+    port is taken, or a key or a model is missing."""
     key, predictions = key_for(settings.host), folder / "serving/predictions"
     with (
         present(folder, "serving", settings.host, settings.port) as door,
@@ -1438,8 +1410,9 @@ def serve(
         logging_to(folder / "logs/serving.jsonl", service="serving", environment=name),
     ):
         _check_champion(folder)
+        port = door.getsockname()[1]
         print(
-            f"serving of {project.shown(folder)} starts on port {door.getsockname()[1]}: about ten seconds ...",
+            f"serving of {project.shown(folder)} starts on port {port}: about ten seconds ...",
             flush=True,
         )
         for heavy in (
@@ -1457,25 +1430,26 @@ def serve(
         sys.setswitchinterval(
             0.0005
         )  # seconds that the thread of the store may keep an answer waiting
-        log.info("service started", host=settings.host, port=door.getsockname()[1])
-        address = f"http://{settings.host}:{door.getsockname()[1]}"
+        log.info("service started", host=settings.host, port=port)
+        address = f"http://{settings.host}:{port}"
         uvicorn_server(app, partial(_announce, serving, address), proxy_headers=False).run(
             sockets=[door]
         )
 
 
 def _check_champion(folder: Path) -> None:
-    "Raise `CourseError` if there is no model to answer with, nor a copy that an earlier service has kept."
+    "Raise `CourseError` if there is no model to answer with, nor a copy of an earlier one."
     check_built(folder, folder / "serving/model")
     with suppress(sqlite3.Error):  # the service can live with that, on its copy
         if not registry.champion(folder / "mlflow"):
             raise project.CourseError(
-                f"no model of {project.shown(folder)} has passed the gate yet: `{project.in_make('run')}` says why"
+                f"no model of {project.shown(folder)} has passed the gate yet: "
+                f"`{project.in_make('run')}` says why"
             )
 
 
 async def _announce(serving: Serving, address: str) -> None:
-    "Say where the service answers as soon as it does, or after ten seconds what keeps it from that."
+    "Say where the service answers as soon as it does, or after ten seconds what it waits for."
     state, until = await serving.state(), time.monotonic() + 10
     while not state["ready"] and time.monotonic() < until:
         await asyncio.sleep(0.1)
