@@ -22,7 +22,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from .problem import CONTRACT, Column, Table, schema
-from .project import (
+from mlops_course.project import (
     CourseError,
     Secrets,
     Settings,
