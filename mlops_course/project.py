@@ -824,10 +824,11 @@ def stage(
 ) -> Iterator[Stage]:
     "Run a block as a stage: alone, inputs checked, products whole, its digests and its log kept."
     check_in_step(root() / tasks()[name]["source"], Path(__file__).with_name(f"{name}.py"))
-    if product:
-        running = _in_build(name, product, upstream or {}, environment)
-    else:
-        running = _in_lab(name, upstream or [], environment or {})
+    running = (
+        _in_build(name, product, upstream or {}, environment)
+        if product
+        else _in_lab(name, upstream or [], environment or {})
+    )
     check_inputs(running.upstream)
     token = _current.set(running.environment)
     try:
