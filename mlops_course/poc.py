@@ -16,6 +16,14 @@ def rmse(
     "Root mean squared error of a probability; 0 is perfect, 0.5 is a coin."
     return float(np.sqrt(np.mean((np.asarray(label, float) - probability) ** 2)))
 
+# %% ../notebooks/21_poc.ipynb #6452467e
+def _standardized(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.ones(len(x)), (x - like.mean(0)) / like.std(0)])
+
+
+def _pressed(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
 # %% ../notebooks/21_poc.ipynb #a318af37
 def fit_by_hand(
     x: np.ndarray,  # rows x features
@@ -23,14 +31,14 @@ def fit_by_hand(
     steps: int = 300,
     rate: float = 0.5,  # how far each step goes
 ) -> np.ndarray:
-    "Weights of a logistic regression on standardized features, found by gradient descent: intercept first."
+    "Weights of a logistic regression on standardized features: intercept first."
     z = _standardized(x, x)
     weights = np.zeros(z.shape[1])
     for _ in range(steps):
         weights -= rate * z.T @ (_pressed(z @ weights) - label) / len(label)
     return weights
 
-
+# %% ../notebooks/21_poc.ipynb #9cbd82b3
 def by_hand(
     weights: np.ndarray,  # of `fit_by_hand`
     x: np.ndarray,  # rows x features
@@ -38,14 +46,6 @@ def by_hand(
 ) -> np.ndarray:
     "The probability of 1 for each row."
     return _pressed(_standardized(x, like) @ weights)
-
-
-def _standardized(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return np.column_stack([np.ones(len(x)), (x - like.mean(0)) / like.std(0)])
-
-
-def _pressed(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
 
 # %% ../notebooks/21_poc.ipynb #920aacab
 import pandas as pd
@@ -56,7 +56,7 @@ from . import project, registry
 def track(
     client,  # of registry.connect
     name: str,
-    rows: pd.DataFrame,  # what the trial learned from and was judged on: their digest is kept
+    rows: pd.DataFrame,  # learned from and judged on: their digest is kept
     features: list[str],
     parameters: dict,
     metrics: dict[str, float],
@@ -64,23 +64,26 @@ def track(
 ) -> str:
     "Keep a trial as an MLflow run and return its id; the same trial is found, not made again."
     data = project.digest_of(pd.util.hash_pandas_object(rows, index=False).astype(str).tolist())
-    key = project.digest_of(
-        {"name": name, "data": data, "features": features, "parameters": parameters}
-    )
-    found = registry.find(client, key)
-    if found:
+    trial = {"name": name, "data": data, "features": features, "parameters": parameters}
+    key = project.digest_of(trial)
+    if found := registry.find(client, key):
         return found.run_id
     run = client.create_run(registry.experiment(client), run_name=name).info.run_id
-    for label, value in {**parameters, "features": ", ".join(features)}.items():
-        client.log_param(run, label, value)
-    for label, value in metrics.items():
-        client.log_metric(run, label, value)
-    for label, value in {"data": data, "key": key}.items():
-        client.set_tag(run, label, value)
+    parameters = {**parameters, "features": ", ".join(features)}
+    _log(client, run, parameters, metrics, {"data": data, "key": key})
     if model is not None:
         registry.log_model(client, run, model, tuple(features))
     client.set_terminated(run)
     return run
+
+# %% ../notebooks/21_poc.ipynb #936d5fb5
+def _log(client, run: str, parameters: dict, metrics: dict[str, float], tags: dict) -> None:
+    for label, value in parameters.items():
+        client.log_param(run, label, value)
+    for label, value in metrics.items():
+        client.log_metric(run, label, value)
+    for label, value in tags.items():
+        client.set_tag(run, label, value)
 
 # %% ../notebooks/21_poc.ipynb #94a3e9ce
 def table(
@@ -102,7 +105,7 @@ def table(
     ]
     return pd.DataFrame(rows, columns=["trial", "features", "data", "rmse", "run"])
 
-
+# %% ../notebooks/21_poc.ipynb #9e87babb
 def passed(
     rmse: float,  # of the trial
     base: float,  # of the base rate on the same labels
@@ -121,5 +124,6 @@ def link(
     import json
     from urllib.parse import quote
 
-    experiment = registry.experiment(client)
-    return f"http://127.0.0.1:{port}/#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
+    chosen, experiments = (quote(json.dumps(ids)) for ids in (runs, [registry.experiment(client)]))
+    page = f"http://127.0.0.1:{port}/#/compare-runs"
+    return f"{page}?runs={chosen}&experiments={experiments}"

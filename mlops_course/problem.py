@@ -18,14 +18,12 @@ class Acceptance(Settings):
     candidates: int = 20  # drivers in one request
     rmse: float = 0.5  # of the probability, at most
     uplift: float = 0.10  # more completed trips than the logged policy, at least
-    no_worse: float = 0.02  # completed trips a booking that a new champion may lose to the present one, by its lower bound
+    no_worse: float = 0.02  # trips a booking that a champion may lose, by the lower bound
     labels: int = 2_000  # in the test window, at least
     drivers: int = 50  # with a label in the test window, at least
-    effective_sample: float = (
-        500  # bookings in which the model's choice was also the logged one, weighted, at least
-    )
+    effective_sample: float = 500  # weighted bookings in which model and log agree, at least
     days: int = 14  # in the test window, at least: the interval is clustered by day
-    paired_days: int = 7  # the same where a champion is compared with its successor, booking by booking: one whole week
+    paired_days: int = 7  # the same where two models are compared: one whole week
 
 
 ACCEPTANCE = Acceptance()
@@ -36,9 +34,7 @@ class Costs(Settings):
 
     completed: float = 4.0  # a promised trip that completes brings this
     cancelled: float = 3.0  # a promised trip that does not (false positive) costs this
-    passed_over: float = (
-        1.0  # a driver not promised who would have completed (false negative) costs this
-    )
+    passed_over: float = 1.0  # a good driver not promised (false negative) costs this
 
     def value(
         self,
@@ -56,7 +52,6 @@ class Costs(Settings):
 COSTS = Costs()
 
 # %% ../notebooks/10_problem.ipynb #e851f20d
-from datetime import timedelta
 from typing import Literal
 
 
@@ -64,16 +59,17 @@ class Column(Settings):
     "One column of a table, as its sender and its readers agreed."
 
     name: str
-    kind: Literal[
-        "integer", "number", "text", "time"
-    ]  # int64, float64, string, timestamp in UTC with microseconds
+    # int64, float64, string, timestamp in UTC with microseconds
+    kind: Literal["integer", "number", "text", "time"]
     about: str  # what it says, with its unit
     low: float | None = None
     high: float | None = None
     empty: bool = False  # may a value be missing?
-    personal: Literal["no", "drop", "pseudonymize"] = (
-        "no"  # does it tell who somebody is, and what is done then
-    )
+    # does it tell who somebody is, and what is done then?
+    personal: Literal["no", "drop", "pseudonymize"] = "no"
+
+# %% ../notebooks/10_problem.ipynb #ab645200
+from datetime import timedelta
 
 
 class Table(Settings):
@@ -83,15 +79,10 @@ class Table(Settings):
     about: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]  # one row for each
-    time: str | None = (
-        None  # the column that says when it happened; None: it has no time of its own
-    )
-    known: Literal["event", "created"] = (
-        "event"  # a row counts from its time, or from when it was written, if later
-    )
-    span: timedelta = timedelta(
-        0
-    )  # a row is about this long from its time on, and known at its end
+    time: str | None = None  # the column that says when it happened; None: there is none
+    # a row counts from its time, or from when it was written, if later
+    known: Literal["event", "created"] = "event"
+    span: timedelta = timedelta(0)  # a row is about this long, and known at its end
     fresh: timedelta | None = None  # the newest row may be this old
     readers: tuple[str, ...] = ()
 
@@ -105,30 +96,27 @@ def _time(name: str, about: str, **more) -> Column:
     return Column(name=name, kind="time", about=f"{about} (UTC)", **more)
 
 
+def _rate(name: str, about: str) -> Column:
+    return Column(name=name, kind="number", about=about, low=0, high=1)
+
+
+def _phone(name: str) -> Column:
+    return Column(name=name, kind="text", about="telephone number", empty=True, personal="drop")
+
+
 _driver = Column(name="driver_id", kind="integer", about="the driver's number", low=1)
 _request = Column(name="request_id", kind="text", about="the booking's name")
 _created = _time("created", "when the row was written", empty=True)
 
+# %% ../notebooks/10_problem.ipynb #390a8bc8
 STATISTICS = Table(
     name="statistics",
     about="how a driver has done lately, hour by hour while on shift",
     columns=(
         _time("datetime", "the beginning of the hour"),
         _driver,
-        Column(
-            name="conv_rate",
-            kind="number",
-            about="completed over accepted trips of the last seven days",
-            low=0,
-            high=1,
-        ),
-        Column(
-            name="acc_rate",
-            kind="number",
-            about="accepted over offered trips of the last seven days",
-            low=0,
-            high=1,
-        ),
+        _rate("conv_rate", "completed over accepted trips of the last seven days"),
+        _rate("acc_rate", "accepted over offered trips of the last seven days"),
         Column(
             name="avg_daily_trips",
             kind="integer",
@@ -137,9 +125,7 @@ STATISTICS = Table(
             high=1_000,
         ),
         _created,
-        Column(
-            name="driver_phone", kind="text", about="telephone number", empty=True, personal="drop"
-        ),
+        _phone("driver_phone"),
     ),
     key=("driver_id", "datetime", "created"),
     time="datetime",
@@ -152,7 +138,8 @@ STATISTICS = Table(
 # %% ../notebooks/10_problem.ipynb #43f67f5e
 BOOKINGS = Table(
     name="bookings",
-    about="a booking, the driver who was chosen, and the probability of that choice under the logged policy",
+    about="a booking, the driver who was chosen, and the probability of that choice "
+    "under the logged policy",
     columns=(
         _request,
         _time("event_timestamp", "when the booking was made"),
@@ -171,9 +158,7 @@ BOOKINGS = Table(
             empty=True,
             personal="pseudonymize",
         ),
-        Column(
-            name="rider_phone", kind="text", about="telephone number", empty=True, personal="drop"
-        ),
+        _phone("rider_phone"),
     ),
     key=("request_id",),
     time="event_timestamp",
@@ -181,6 +166,7 @@ BOOKINGS = Table(
     readers=("data science",),
 )
 
+# %% ../notebooks/10_problem.ipynb #b93a4790
 CANDIDATES = Table(
     name="candidates",
     about="the drivers who could have been chosen for a booking",
@@ -229,9 +215,6 @@ REQUEST = Table(
 )
 
 # %% ../notebooks/10_problem.ipynb #5a0cef7c
-from .telemetry import hide
-
-
 class Contract(Settings):
     "The tables of a project, and the roles of their columns."
 
@@ -244,6 +227,8 @@ class Contract(Settings):
     propensity: str  # the probability of the logged choice
     known: str = "known_at"  # from when a row may be used; the data stage computes it
 
+# %% ../notebooks/10_problem.ipynb #14a82483
+from .telemetry import hide
 
 CONTRACT = Contract(
     tables={t.name: t for t in [STATISTICS, BOOKINGS, CANDIDATES, LABELS, REQUEST]},
@@ -267,7 +252,7 @@ hide(
 def schema(
     table: Table,
 ):
-    "The contract of `table` as a pandera schema: types, ranges, empty values. Keys are the data stage's business."
+    "The contract of `table` as a pandera schema: types, ranges, empty values; keys are not in it."
     import pandera.pandas as pa
 
     dtypes = {

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOPICS', 'CLOCK', 'RUN', 'CELLS', 'STYLE', 'HATCHES', 'Topic', 'CourseError', 'root', 'shown', 'Settings',
-           'Environment', 'Secrets', 'validated', 'environment', 'Clock', 'now', 'run_clock', 'set_clock',
+           'Environment', 'validated', 'Secrets', 'environment', 'Clock', 'now', 'run_clock', 'set_clock',
            'leave_clock', 'digest', 'digest_of', 'digest_of_code', 'is_full', 'room', 'unwritten', 'writing',
            'write_json', 'locked', 'building', 'Stage', 'tasks', 'lab', 'check_in_step', 'in_make', 'check_inputs',
            'stage', 'versions', 'digest_of_cells', 'runs', 'changed', 'show_figure']
@@ -22,7 +22,7 @@ class Topic(NamedTuple):
     module: str  # of mlops_course; empty where the topic has none
     test: str  # a file below tests/; empty: the topic is planned
 
-
+# %% ../notebooks/00_start_here.ipynb #2a8047c2
 TOPICS = [
     Topic("principle", "CI/CD automation", "71_ci_cd", "delivery", ""),
     Topic(
@@ -101,8 +101,7 @@ TOPICS = [
 
 # %% ../notebooks/00_start_here.ipynb #47d80fa2
 import os
-import unicodedata
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # Read by the libraries when they are imported: no telemetry, no chatter about versions.
@@ -116,23 +115,13 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-
+# %% ../notebooks/00_start_here.ipynb #69325a5a
 class CourseError(Exception):
     "Something that its reader can mend: the message says what was wrong, where, and what to do."
 
-
-def root(
-    start: Path | None = None,  # where to begin; the working folder by default
-) -> Path:
-    "The project's folder: the nearest one, going up, with pipeline.yaml and settings.ini."
-    start = (start or Path.cwd()).resolve()
-    for folder in [start, *start.parents]:
-        if (folder / "pipeline.yaml").is_file() and (folder / "settings.ini").is_file():
-            return _usable(folder, _READ_OTHERWISE)
-    raise CourseError(
-        f"no project around {start}: run this from the folder that has pipeline.yaml and settings.ini"
-    )
-
+# %% ../notebooks/00_start_here.ipynb #0f671e98
+import unicodedata
+from collections.abc import Iterable
 
 _READ_OTHERWISE = {
     "{": "papermill fills in what stands in braces",
@@ -146,26 +135,39 @@ def _usable(
     folder: Path,
     marks: Iterable[str],  # of `_READ_OTHERWISE`
 ) -> Path:
-    "The folder. Raises `CourseError` if its path has one of these marks, or one that a line of text cannot hold."
+    "The folder. `CourseError` if its path has one of these marks, or one that no line can hold."
     for mark in str(folder):
         why = _READ_OTHERWISE[mark] if mark in marks else ""
         if unicodedata.category(mark) in ("Cc", "Cs"):
             why = "a line of text cannot hold it"
         if why:
             raise CourseError(
-                f"the course cannot work in the folder {str(folder)!r} because of its {mark!r}: {why}. Move or rename it"
+                f"the course cannot work in the folder {str(folder)!r} because of its {mark!r}: "
+                f"{why}. Move or rename it"
             )
     return folder
+
+# %% ../notebooks/00_start_here.ipynb #8e26fc12
+def root(
+    start: Path | None = None,  # where to begin; the working folder by default
+) -> Path:
+    "The project's folder: the nearest one, going up, with pipeline.yaml and settings.ini."
+    start = (start or Path.cwd()).resolve()
+    for folder in [start, *start.parents]:
+        if (folder / "pipeline.yaml").is_file() and (folder / "settings.ini").is_file():
+            return _usable(folder, _READ_OTHERWISE)
+    raise CourseError(
+        f"no project around {start}: "
+        "run this from the folder that has pipeline.yaml and settings.ini"
+    )
 
 # %% ../notebooks/00_start_here.ipynb #00860ac0
 def shown(
     path: Path,
 ) -> str:
     "A path as a person reads it: from the root of the project, if it is below it."
-    for place in (
-        Path(os.path.abspath(path)),
-        path.resolve(),
-    ):  # `out` may be a link to another disk
+    # `out` may be a link to another disk
+    for place in (Path(os.path.abspath(path)), path.resolve()):
         if place.is_relative_to(root()):
             return os.path.relpath(place, root())
     return str(path)
@@ -175,8 +177,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 
 class Settings(BaseModel):
@@ -184,9 +185,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-
+# %% ../notebooks/00_start_here.ipynb #15bd8a94
 class Environment(Settings):
-    "What a run is told: its name, where it writes, what time it is, and a section for each stage."
+    "What a run is told: its name, where it writes, what time it is, a section for each stage."
 
     name: str
     out: Path  # relative to the root
@@ -201,6 +202,25 @@ class Environment(Settings):
     retraining: dict[str, Any] = {}
     live: dict[str, Any] = {}
 
+# %% ../notebooks/00_start_here.ipynb #c70fb960
+def validated(
+    model: type[Settings],
+    values: dict,
+    where: str,  # named in the error: the file or the section
+) -> Any:
+    "`values` as a `model`. Raises `CourseError` with a line for each wrong value."
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise CourseError(
+            "\n".join([f"settings that cannot be used, in {where}:", *lines])
+        ) from None
+
+# %% ../notebooks/00_start_here.ipynb #f1659d60
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
 
 class Secrets(BaseSettings):
     "What may not stand in a file, from variables that begin with MLOPS_COURSE_."
@@ -208,11 +228,9 @@ class Secrets(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MLOPS_COURSE_")
 
     pseudonym_key: SecretStr | None = None  # without it, columns to pseudonymize are dropped
-    api_key: SecretStr | None = (
-        None  # what callers of a service show; needed where it can be reached from other machines
-    )
+    api_key: SecretStr | None = None  # callers show it; needed where other machines can call
 
-
+# %% ../notebooks/00_start_here.ipynb #49664897
 def _merged(base: dict, changes: dict) -> dict:
     return base | {
         k: _merged(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
@@ -231,54 +249,20 @@ def _filled(value: Any, **names: str) -> Any:
             value = value.replace("{{" + name + "}}", str(text))
     return value
 
-# %% ../notebooks/00_start_here.ipynb #d31952fa
-def validated(
-    model: type[Settings],
-    values: dict,
-    where: str,  # named in the error: the file or the section
-) -> Any:
-    "`values` as a `model`. Raises `CourseError` with a line for each wrong value."
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise CourseError(
-            "\n".join([f"settings that cannot be used, in {where}:", *lines])
-        ) from None
 
-
-def environment(
-    file: str | None = None,  # in the root; None: the variable PLOOMBER_ENV_FILENAME, or env.yaml
-    **changes,  # values, or parts of sections, that replace those of the file
-) -> Environment:
-    "The settings of an environment, as Ploomber would read them."
-    file = file or os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
-    path = root() / file
-    if not path.is_file():
-        raise CourseError(
-            f"no environment {file} beside pipeline.yaml; there are {sorted(p.name for p in root().glob('env*.yaml'))}"
-        )
-    given = {
-        name: value for name, value in _parsed(path, file).items() if value is not None
-    }  # an empty section is none
-    values = _merged(given, changes)
+def _placed(values: dict, file: str) -> dict:
+    "`values` with their own name and folder in the place of the placeholders."
     try:
-        filled = _filled(values, name=values.get("name"), out=str(values.get("out")))
+        return _filled(values, name=values.get("name"), out=str(values.get("out")))
     except RecursionError:
         raise CourseError(
-            f"{file} holds a value that contains itself: an alias, such as *name, inside of what &name stands for"
+            f"{file} holds a value that contains itself: an alias, such as *name, "
+            "inside of what &name stands for"
         ) from None
-    found = validated(Environment, filled, file)
-    if str(found.out).startswith("~"):
-        raise CourseError(
-            f"out: {found.out} in {file}: nobody here makes a home of ~. Write the folder's whole path, or one in the project"
-        )
-    _usable(found.out, "{}\\")
-    return found
 
-
+# %% ../notebooks/00_start_here.ipynb #4e839439
 def _parsed(path: Path, file: str) -> dict:
-    "The settings in a file as they stand there. Raises `CourseError`, with the line, if there are none or it is no YAML."
+    "The settings in a file as they stand there. `CourseError`, with the line, if it is no YAML."
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), _EachNameOnce)
     except UnicodeDecodeError:
@@ -287,11 +271,8 @@ def _parsed(path: Path, file: str) -> dict:
         raise CourseError(f"{file} cannot be read: {error.strerror}") from None
     except CourseError as error:
         raise CourseError(f"{file}, {error}") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: a date that no calendar has
+    # ValueError: a date that no calendar has
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         how = "Indent lines with blanks, not with tabs, and put texts with any of : { [ # in quotes"
         raise CourseError(
@@ -300,7 +281,8 @@ def _parsed(path: Path, file: str) -> dict:
     if not isinstance(values, dict):
         what = "is empty" if values is None else "holds no settings with names"
         raise CourseError(
-            f"{file} {what}. An environment has a `name`, a folder `out` and its sections; env.yaml shows how"
+            f"{file} {what}. An environment has a `name`, a folder `out` and its sections; "
+            "env.yaml shows how"
         )
     return values
 
@@ -314,12 +296,32 @@ class _EachNameOnce(yaml.SafeLoader):
                 raise CourseError(f"line {key.start_mark.line + 1}: `{key.value}` is there twice")
         return super().construct_mapping(node, deep)
 
-# %% ../notebooks/00_start_here.ipynb #7b6bbf72
-import json
-from contextvars import ContextVar
-from typing import NamedTuple
+# %% ../notebooks/00_start_here.ipynb #d31952fa
+def environment(
+    file: str | None = None,  # in the root; None: the variable PLOOMBER_ENV_FILENAME, or env.yaml
+    **changes,  # values, or parts of sections, that replace those of the file
+) -> Environment:
+    "The settings of an environment, as Ploomber would read them."
+    file = file or os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
+    path = root() / file
+    if not path.is_file():
+        raise CourseError(
+            f"no environment {file} beside pipeline.yaml; "
+            f"there are {sorted(p.name for p in root().glob('env*.yaml'))}"
+        )
+    # an empty section is none
+    given = {name: value for name, value in _parsed(path, file).items() if value is not None}
+    found = validated(Environment, _placed(_merged(given, changes), file), file)
+    if str(found.out).startswith("~"):
+        raise CourseError(
+            f"out: {found.out} in {file}: nobody here makes a home of ~. "
+            "Write the folder's whole path, or one in the project"
+        )
+    _usable(found.out, "{}\\")
+    return found
 
-_current: ContextVar[Environment | None] = ContextVar("environment", default=None)
+# %% ../notebooks/00_start_here.ipynb #7b6bbf72
+from typing import NamedTuple
 
 
 class Clock(NamedTuple):
@@ -331,45 +333,45 @@ class Clock(NamedTuple):
     until: datetime | None = None  # here it stops; None: it has no end
 
     def time(self) -> datetime:
-        seconds = max(
-            0.0, (datetime.now(UTC) - self.real).total_seconds() * self.speed
-        )  # the real clock may be set back
+        passed = (datetime.now(UTC) - self.real).total_seconds()
+        seconds = max(0.0, passed * self.speed)  # the real clock may be set back
         if self.until and seconds >= (self.until - self.began).total_seconds():
             return self.until.astimezone(UTC)
         return (self.began + timedelta(seconds=seconds)).astimezone(UTC)
 
+# %% ../notebooks/00_start_here.ipynb #1ab95938
+from contextvars import ContextVar
 
+_current: ContextVar[Environment | None] = ContextVar("environment", default=None)  # a stage's
 _running: Clock | None = None  # in this process
 
 
 def now() -> datetime:
-    "The time, in UTC: that of a clock that runs, of the stage's environment, of the environment's file, or the real one."
+    "The time, in UTC: of a clock that runs, the stage's environment, its file, or the real one."
     if _running is not None:
         return _running.time()
     clock = (_current.get() or environment()).clock
     return clock.astimezone(UTC) if clock else datetime.now(UTC)
 
 # %% ../notebooks/00_start_here.ipynb #d6eeb1ab
+import json
 from contextlib import suppress
 
 from filelock import ReadWriteLock, Timeout
 
 CLOCK = "MLOPS_COURSE_CLOCK"  # a variable: the clock that a process has set, for all that it starts
-_members: ReadWriteLock | None = (
-    None  # held for reading by each process that lives by the clock of its folder
-)
+# held for reading by each process that lives by the clock of its folder
+_members: ReadWriteLock | None = None
 
 
 def run_clock(
     folder: Path,  # an environment's
-    newest: datetime
-    | None = None,  # the last moment that this service has written down: its time never goes back
+    newest: datetime | None = None,  # that this service has written down: time never goes back
 ) -> None:
-    "Let the clock of this process run: a service calls it once, when it starts. While others of the folder live, theirs is joined."
+    "Let the clock of this process run, once: that of others of the folder, if they live."
     fixed, real = environment().clock, datetime.now(UTC)
-    limit = _reached(folder) or max(
-        fixed or real, real
-    )  # what claims to be later was written by a clock that was wrong
+    # what claims to be later was written by a clock that was wrong
+    limit = _reached(folder) or max(fixed or real, real)
     written = [moment for moment in (newest, _last_answer(folder, limit)) if moment]
     _live_by(folder, _handed(folder) or Clock(max([fixed, *written]) if fixed else real, real))
 
@@ -380,7 +382,7 @@ def set_clock(
     speed: float,  # seconds in a real second
     until: datetime,  # here it stops
 ) -> None:
-    "Begin a clock for this process and all services that it starts. Raises `CourseError` while others live by another one."
+    "Begin a clock for this process and all that it starts. `CourseError` while others run."
     mine = Clock(began, datetime.now(UTC), speed, until)
     if _live_by(folder, mine) != mine:
         leave_clock()
@@ -429,7 +431,7 @@ def _clock_in(settings: dict[str, Any]) -> Clock:
 
 
 def _handed(folder: Path) -> Clock | None:
-    "The clock that whoever has started this process has set for the folder. All of its services may die at once, and go on by it."
+    "The clock that the starter of this process has set. All services may die, and go on by it."
     with suppress(ValueError, KeyError, TypeError):
         settings = json.loads(os.environ.get(CLOCK, "{}"))
         if settings["folder"] == str(folder.resolve()):
@@ -445,22 +447,21 @@ def _reached(folder: Path) -> datetime | None:
 
 
 def _last_answer(folder: Path, limit: datetime) -> datetime | None:
-    "When the online service answered last, by its log: no service of the folder may live before that."
+    "When the online service answered last, by its log: no service may live before that."
     for file in sorted(folder.glob("serving/predictions/*.jsonl"), reverse=True):
         with suppress(OSError), open(file, "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 1_000_000))
             for line in reversed(log.read().splitlines()):
-                with suppress(
-                    ValueError, KeyError, TypeError, OverflowError
-                ):  # one that is not whole
+                # one that is not whole
+                with suppress(ValueError, KeyError, TypeError, OverflowError):
                     moment = datetime.fromisoformat(json.loads(line)["time"]).astimezone(UTC)
                     if moment <= limit:
                         return moment
     return None
 
 # %% ../notebooks/00_start_here.ipynb #aa7f8a3c
-import ast
 import hashlib
+import json
 
 
 def digest(
@@ -477,11 +478,14 @@ def digest_of(
     "SHA-256 of `value` as JSON with sorted keys, in hex."
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
+# %% ../notebooks/00_start_here.ipynb #535eb80e
+import ast
+
 
 def digest_of_code(
     *modules: str,  # names in this package, without `.py`
 ) -> str:
-    "SHA-256 of what the modules do, in hex: comments, docstrings, layout and the release of Python do not count."
+    "SHA-256 of what the modules do, in hex: without comments, docstrings, layout."
     trees = {}
     for module in sorted(modules):
         tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
@@ -499,7 +503,7 @@ def digest_of_code(
 
 
 def _outline(node: Any) -> Any:
-    "A syntax tree as JSON can say it, without fields that are empty: each release of Python has others of them."
+    "A syntax tree as JSON, without empty fields: each release of Python has others of them."
     if isinstance(node, list):
         return [_outline(each) for each in node]
     if not isinstance(node, ast.AST):
@@ -549,13 +553,14 @@ def unwritten(
     path: Path,  # of what could not be written
     deed: str = "write",
 ) -> CourseError:
-    "The message of a failed write: what, why, and what to do. Of a full disk it says how much is free."
+    "The message of a failed write: what, why, what to do; of a full disk also how much is free."
     reason = getattr(error, "strerror", None) or error
     if is_full(reason):
         words = _TOO_LARGE if _TOO_LARGE.lower() in str(reason).lower() else "the disk is full"
         reason = f"{words} ({room(path)}, and that is not enough)"
     return CourseError(
-        f"could not {deed} {path}: {reason}. Nothing was changed; free some space or rights and run again"
+        f"could not {deed} {path}: {reason}. "
+        "Nothing was changed; free some space or rights and run again"
     )
 
 # %% ../notebooks/00_start_here.ipynb #21bf9fcb
@@ -568,7 +573,7 @@ from secrets import token_hex
 def writing(
     path: Path,  # the file that will be whole or not there; its folder is made
 ) -> Iterator[Path]:
-    "A path beside `path` to write to: renamed to it at the end of the block, removed if the block fails."
+    "A path beside `path` to write to: renamed to it at the end, removed if the block fails."
     beside = path.with_name(f".{path.name}.{token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -582,7 +587,7 @@ def writing(
         with suppress(OSError):
             beside.unlink(missing_ok=True)
 
-
+# %% ../notebooks/00_start_here.ipynb #d05f2163
 def write_json(
     path: Path,
     value: Any,  # what JSON can say
@@ -605,7 +610,7 @@ def locked(
     what: str,  # is done meanwhile, as the message says it: "a build of out/dev"
     wait: float = 0,  # seconds for another process to come to its end; -1: as long as it takes
 ) -> Iterator[None]:
-    "Do a block while no other process does. Raises `CourseError` that names the holder. A lock falls when its holder dies."
+    "Do a block while no other process does. `CourseError` names who does."
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file, thread_local=False)
@@ -638,7 +643,8 @@ def _holder(file: Path, what: str) -> str:
     "Who holds a lock, by the note beside it; it may be a moment older or younger than the lock."
     try:
         note = json.loads(_note(file).read_text(encoding="utf-8"))
-        return f"{note['what']} runs already: process {note['pid']} ({note['command']}), since {note['since']}"
+        who = f"process {note['pid']} ({note['command']})"
+        return f"{note['what']} runs already: {who}, since {note['since']}"
     except (OSError, ValueError, KeyError):
         return f"{what} runs already: another process"
 
@@ -652,7 +658,7 @@ def building(
     what: str = "a build",
     wait: float = 0,  # as in `locked`
 ) -> Iterator[None]:
-    "Do a block as the only build of a folder. What runs inside of it, in other processes too, is part of that build."
+    "Do a block as the only build of a folder. Processes that it starts are part of that build."
     above = os.environ.get(_BUILDING)
     if above == str(out.resolve()):
         yield
@@ -666,9 +672,6 @@ def building(
             os.environ.update({_BUILDING: above} if above else {})
 
 # %% ../notebooks/00_start_here.ipynb #0c96cd1b
-from dataclasses import dataclass, field
-
-
 @dataclass(frozen=True)
 class Stage:
     "A stage of the pipeline as it runs: where it reads, where it writes, what it was told."
@@ -678,9 +681,7 @@ class Stage:
     product: dict[str, Path]  # what it makes
     upstream: dict[str, dict[str, Path]]  # what the stages before it made
     files: dict[str, Path] = field(default_factory=dict)  # made beside the products: see `record`
-    rows: dict[str, int] = field(
-        default_factory=dict
-    )  # of what has no rows of its own: see `count`
+    rows: dict[str, int] = field(default_factory=dict)  # see `count`
 
     @property
     def out(self) -> Path:
@@ -689,11 +690,8 @@ class Stage:
 
     def settings(self, model: type[Settings]) -> Any:
         "This stage's section of the environment, as a `model`."
-        return validated(
-            model,
-            getattr(self.environment, self.name),
-            f"the section `{self.name}` of environment {self.environment.name}",
-        )
+        where = f"the section `{self.name}` of environment {self.environment.name}"
+        return validated(model, getattr(self.environment, self.name), where)
 
     def record(self, path: Path) -> Path:
         "Count `path` among what this stage made, so that its loss is noticed."
@@ -701,10 +699,10 @@ class Stage:
         return path
 
     def count(self, table: str, rows: int) -> None:
-        "Say how many rows there are of something that is no parquet file, for the stage's metrics."
+        "Say how many rows something has that is no parquet file, for the stage's metrics."
         self.rows[table] = int(rows)
 
-
+# %% ../notebooks/00_start_here.ipynb #4bc22640
 def tasks() -> dict[str, dict]:
     "The tasks of pipeline.yaml by name, as they stand there."
     return {
@@ -712,9 +710,9 @@ def tasks() -> dict[str, dict]:
         for task in yaml.safe_load((root() / "pipeline.yaml").read_text(encoding="utf-8"))["tasks"]
     }
 
-
+# %% ../notebooks/00_start_here.ipynb #ef9b393d
 def lab() -> Path:
-    "Where a notebook writes that no pipeline runs, relative to the root: MLOPS_COURSE_LAB, or out/lab."
+    "Where a notebook writes that no pipeline runs, from the root: MLOPS_COURSE_LAB, or out/lab."
     return Path(os.environ.get("MLOPS_COURSE_LAB", "out/lab"))
 
 # %% ../notebooks/00_start_here.ipynb #1e3aea2a
@@ -738,7 +736,8 @@ def check_in_step(
         if cell["cell_type"] == "code" and directive == "#| export" and source.strip() not in text:
             first = source.strip().splitlines()[0]
             raise CourseError(
-                f"{notebook.name} and {module.name} differ, from the cell that begins with `{first}`: run `nbdev_export`"
+                f"{notebook.name} and {module.name} differ, "
+                f"from the cell that begins with `{first}`: run `nbdev_export`"
             )
 
 # %% ../notebooks/00_start_here.ipynb #55648f25
@@ -755,7 +754,7 @@ def _planned(name: str, environment: Environment) -> dict[str, Path]:
 
 
 def _by_name(task: str, environment: Environment, given: dict) -> dict[str, Path]:
-    "Given paths as pipeline.yaml plans them: Ploomber has followed the links, such as an `out` on another disk."
+    "Given paths as pipeline.yaml plans them: Ploomber has followed the links in them."
     planned = _planned(task, environment)
     return {
         k: planned[k] if k in planned and planned[k].resolve() == Path(v).resolve() else Path(v)
@@ -782,69 +781,68 @@ def in_make(
     target: str,  # of the Makefile
     file: str | None = None,  # of the environment; None: that of this process
 ) -> str:
-    "A command of make as it can be typed: it names the environment where that is not the one that make takes by itself."
+    "A command of make as it can be typed: it names an environment that make does not take itself."
     file = file or os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
     return f"make {target}" + ("" if file == "env.yaml" else f" ENV={shlex.quote(file)}")
+
+# %% ../notebooks/00_start_here.ipynb #aec4aeed
+_NOTES = {"nb", "made"}  # products that nobody reads as data: the notebook, the list of files
 
 
 def check_inputs(
     upstream: dict[str, dict[str, Path]],  # by stage and key
 ) -> None:
-    "Raise `CourseError` if a file that an earlier stage makes is missing, with the notebook to run."
+    "Raise `CourseError`, with the notebook to run, if a file of an earlier stage is missing."
     for name, product in upstream.items():
         missing = [path for key, path in product.items() if key not in _NOTES and not path.exists()]
         if missing:
             raise CourseError(
-                f"missing: {', '.join(map(shown, missing))}. Run {tasks()[name]['source']} first, or `{in_make('run')}` for all of them"
+                f"missing: {', '.join(map(shown, missing))}. "
+                f"Run {tasks()[name]['source']} first, or `{in_make('run')}` for all of them"
             )
 
+# %% ../notebooks/00_start_here.ipynb #eabb9ab9
+def _in_build(name: str, product: dict, upstream: dict, given: dict) -> Stage:
+    "A stage as Ploomber has planned it."
+    told = validated(Environment, given, "the task's parameters")
+    before = {task: _by_name(task, told, paths) for task, paths in upstream.items()}
+    return Stage(name, told, _by_name(name, told, product), before)
 
-_NOTES = {
-    "nb",
-    "made",
-}  # products that nobody reads as data: the executed notebook and the list of files
+
+def _in_lab(name: str, upstream: list, changes: dict) -> Stage:
+    "A stage that somebody tries out."
+    build, told = environment(**changes), environment(**{**changes, "out": lab().as_posix()})
+    return Stage(name, told, _planned(name, told), _inputs(list(upstream), told, build))
 
 # %% ../notebooks/00_start_here.ipynb #6087bb91
+@contextmanager
+def stage(
+    name: str,  # a task of pipeline.yaml, and the module that does its work
+    product: dict | None = None,  # from Ploomber; None: write to the lab
+    upstream: dict | list | None = None,  # from Ploomber; in the lab names, from the cell
+    environment: dict | None = None,  # from Ploomber; in the lab changes of the file's values
+) -> Iterator[Stage]:
+    "Run a block as a stage: alone, inputs checked, products whole, its digests and its log kept."
+    check_in_step(root() / tasks()[name]["source"], Path(__file__).with_name(f"{name}.py"))
+    running = (
+        _in_build(name, product, upstream or {}, environment)
+        if product
+        else _in_lab(name, upstream or [], environment or {})
+    )
+    check_inputs(running.upstream)
+    token = _current.set(running.environment)
+    try:
+        with building(running.out, wait=0 if product else -1), _noted(running):
+            yield running
+    finally:
+        _current.reset(token)
+
+# %% ../notebooks/00_start_here.ipynb #b7d1e0a4
 import time
 
 from .telemetry import log, logging_to, pipeline_text, run_name, stage_note, stage_notes
 
 
-@contextmanager
-def stage(
-    name: str,  # a task of pipeline.yaml, and the module that does its work
-    product: dict | None = None,  # from Ploomber; None: write to the lab
-    upstream: dict
-    | list
-    | None = None,  # from Ploomber; in the lab the names in the notebook's cell
-    environment: dict | None = None,  # from Ploomber; in the lab what replaces values of the file
-) -> Iterator[Stage]:
-    "Run a block as a stage: alone, inputs checked, products whole, its digests and its log kept."
-    source = root() / tasks()[name]["source"]
-    check_in_step(source, Path(__file__).with_name(f"{name}.py"))
-    built = bool(product)
-    if built:
-        told = validated(Environment, environment, "the task's parameters")
-        product = _by_name(name, told, product)
-        before = {task: _by_name(task, told, paths) for task, paths in (upstream or {}).items()}
-    else:
-        build = _environment(**(environment or {}))
-        told = _environment(**{**(environment or {}), "out": lab().as_posix()})
-        product = _planned(name, told)
-        before = _inputs(list(upstream or []), told, build)
-    running = Stage(name, told, product, before)
-    check_inputs(before)
-    token = _current.set(told)
-    try:
-        with building(running.out, wait=0 if built else -1), _noted(running):
-            yield running
-    finally:
-        _current.reset(token)
-
-
-_environment = environment  # `stage` has an argument of that name
-
-# %% ../notebooks/00_start_here.ipynb #b7d1e0a4
 @contextmanager
 def _noted(stage: Stage) -> Iterator[None]:
     "Log how a stage begins and ends; note what it has read and made only when it has ended well."
@@ -856,9 +854,8 @@ def _noted(stage: Stage) -> Iterator[None]:
         stage=stage.name,
     ):
         try:
-            read = _read(
-                getattr(stage.environment, stage.name)
-            )  # what is replaced from here on counts as altered
+            # what is replaced from here on counts as altered
+            read = _read(getattr(stage.environment, stage.name))
             ran = runs(stage.name, stage.environment) | (
                 {"cells": os.environ[CELLS]} if CELLS in os.environ else {}
             )
@@ -902,7 +899,7 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def _begin(stage: Stage) -> None:
-    "Take away what says that the products are current, and what an earlier run that was killed has left half-written."
+    "Take away what says that the products are current, and what a killed run has left."
     stage.product["made"].unlink(missing_ok=True)
     for path in stage.product.values():
         path.with_name(f".{path.name}.metadata").unlink(missing_ok=True)
@@ -930,7 +927,7 @@ def _made(stage: Stage) -> dict:
 
 # %% ../notebooks/00_start_here.ipynb #65b51d2e
 def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
-    "Keep how a stage has ended in metrics/ of the environment's folder, and all that is known there as text for Prometheus."
+    "Keep how a stage has ended in the folder's metrics/, and all of them as text for Prometheus."
     folder = stage.out / "metrics"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -967,10 +964,9 @@ def _rows(stage: Stage) -> dict[str, int]:
 # %% ../notebooks/00_start_here.ipynb #c20e8d45
 def _digests(
     files: dict[str, Path],  # by name
-    notes: Path
-    | None = None,  # keeps the digests, with the sizes and times of their files; None: every file is read
+    notes: Path | None = None,  # keeps digests, with sizes and times; None: every file is read
 ) -> dict[str, str | None]:
-    "Digest of each file, None where none can be read. A file that looks as it was noted is not read again."
+    "Digest of each file; None: it cannot be read. What looks as noted is not read again."
     noted, found, new = _json(notes) if notes else {}, {}, {}
     for name, path in files.items():
         try:
@@ -981,7 +977,8 @@ def _digests(
         except (OSError, ValueError):
             found[name] = None
             continue
-        # two writes within one tick of the disk's clock look the same, so a file is noted when it has been left alone for a while
+        # two writes within one tick of the disk's clock look the same,
+        # so a file is noted when it has been left alone for a while
         if known.get("looks") != looks and now - max(about.st_mtime_ns, about.st_ctime_ns) > 2e9:
             new[str(path)] = {"looks": looks, "digest": found[name]}
     if notes and new:
@@ -1008,7 +1005,7 @@ _KEY = "MLOPS_COURSE_PSEUDONYM_KEY"
 def _read(
     section: Any,  # of an environment
 ) -> dict[str, str | None]:
-    "Digests of the files that a section names, and of the key that pseudonyms of what is in them are made with."
+    "Digests of the files that a section names, and of the key that makes their pseudonyms."
     named = [
         text
         for text in _texts(section)
@@ -1052,10 +1049,10 @@ def versions() -> dict[str, str]:
     return found
 
 # %% ../notebooks/00_start_here.ipynb #b3c41f0b
-RUN = frozenset(
-    {"parameters", "injected-parameters", "stage"}
-)  # tags of the cells that a build runs
-CELLS = "MLOPS_COURSE_CELLS"  # a variable: the digest of those that it runs now, which may not be those in the file any more
+# tags of the cells that a build runs
+RUN = frozenset({"parameters", "injected-parameters", "stage"})
+# a variable: the digest of those that it runs now, which may not be those in the file any more
+CELLS = "MLOPS_COURSE_CELLS"
 
 
 def digest_of_cells(
@@ -1087,7 +1084,7 @@ def changed(
     environment: Environment,
     name: str,  # a stage
 ) -> list[str]:
-    "What is missing or altered of all that a stage made, read and ran on, by its own list; the list itself if there is none."
+    "What is missing or altered of all that a stage made, read and ran on, by its own list."
     out = root() / environment.out
     listed, notes = _json(out / f"made/{name}.json"), out / "made/digests.json"
     if not listed:
@@ -1114,12 +1111,10 @@ def _differences(one: dict, other: dict) -> list[str]:
     return [name for name in {**one, **other} if one.get(name) != other.get(name)]
 
 # %% ../notebooks/00_start_here.ipynb #a383e5e0
-import html
-
-STYLE: dict[
-    str, Any
-] = {  # of matplotlib; the colours stay apart for colour-blind readers, and on white
-    "axes.prop_cycle": "cycler(color=['#074994', '#ca7c0e', '#15a279', '#e00f4b', '#aa74ad', '#404612'],"
+# of matplotlib; the colours stay apart for colour-blind readers, and on white
+STYLE: dict[str, Any] = {
+    "axes.prop_cycle": "cycler("
+    "color=['#074994', '#ca7c0e', '#15a279', '#e00f4b', '#aa74ad', '#404612'],"
     " linestyle=['-', '--', '-.', ':', (0, (6, 1, 1, 1, 1, 1)), (0, (5, 5))])",
     "figure.facecolor": "white",  # under dark themes too
     "font.size": 10,
@@ -1127,6 +1122,9 @@ STYLE: dict[
     **dict.fromkeys(["legend.fontsize", "xtick.labelsize", "ytick.labelsize"], 9),
 }
 HATCHES = ["", "///", "...", "xxx", "---", "ooo"]
+
+# %% ../notebooks/00_start_here.ipynb #6b805d27
+import html
 
 
 def show_figure(
@@ -1145,7 +1143,7 @@ def show_figure(
     display({"text/html": shown, "text/plain": words}, raw=True)
     plt.close(figure)
 
-
+# %% ../notebooks/00_start_here.ipynb #3453ba8c
 def _hatch(axes) -> None:
     "Give each series of bars a hatch of its own, in the legend too."
     from matplotlib.patches import Rectangle

@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'GOT', 'MARK', 'ELSEWHERE', 'KEY', 'MOST', 'free_port', 'Service', 'program', 'check_built', 'trouble',
            'ended_quietly', 'check_port', 'bound', 'running', 'present', 'in_terminal', 'uvicorn_server', 'key_for',
            'keep_key', 'key_shown', 'address_of', 'client', 'async_client', 'answer', 'NoAnswer', 'TooSlow', 'ask',
-           'start', 'log_of', 'stop', 'State', 'states', 'stop_all', 'redis']
+           'log_of', 'start', 'State', 'states', 'stop', 'stop_all', 'redis']
 
 # %% ../notebooks/11_platform.ipynb #5dd9c037
 import socket
@@ -33,18 +33,15 @@ class Service(Settings):
     "A process with an address: how it is started, and how to see that it can be used."
 
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
-    command: Annotated[
-        tuple[str, ...], Field(min_length=1)
-    ]  # a program of this environment or on the PATH, and its arguments
+    # a program of this environment or on the PATH, and its arguments
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65_535)]  # on loopback
-    health: str = ""  # a path that answers 200 when it can be used; empty: it is enough that the port accepts connections
-    variables: dict[str, str] = Field(
-        default_factory=dict
-    )  # of its environment, beside those of the process that started the folder's first service
+    health: str = ""  # a path that answers 200 when it can be used; empty: an open port will do
+    # of its environment, beside those of the process that started the folder's first service
+    variables: dict[str, str] = Field(default_factory=dict)
     seconds: float = 60  # to become healthy
-    stop_signal: Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"] = (
-        "TERM"  # TERM is followed by KILL after ten seconds
-    )
+    # KILL follows after ten seconds
+    stop_signal: Literal["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"] = "TERM"
 
     @property
     def address(self) -> str:
@@ -58,12 +55,13 @@ import sys
 
 from . import project
 
+# programs that Debian has, and the packages that bring them
 PACKAGES = {
     "redis-server": "redis-server",
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "prometheus-node-exporter": "prometheus-node-exporter",
-}  # programs that Debian has, and the packages that bring them
+}
 GOT = "out/programs/usr/bin"  # in the project: what `platform/get.sh` unpacks without root
 
 
@@ -78,7 +76,7 @@ def _workplace(folder: Path) -> Path:
 def program(
     service: Service,
 ) -> str:
-    "The path of its program: in this environment, on the PATH, or from `platform/get.sh`. Raises `CourseError` if it is nowhere."
+    "The path of its program: of this environment, on the PATH, or from `platform/get.sh`."
     name = service.command[0]
     places = [
         Path(sys.executable).parent,
@@ -110,7 +108,8 @@ def check_built(
     "Raise `CourseError` if no build has made the models that a service stands on."
     if not any(path.exists() for path in (folder / "mlflow/mlflow.db", *instead)):
         raise CourseError(
-            f"no models in {project.shown(folder / 'mlflow')} yet: `{project.in_make('run')}` makes them"
+            f"no models in {project.shown(folder / 'mlflow')} yet: "
+            f"`{project.in_make('run')}` makes them"
         )
 
 # %% ../notebooks/11_platform.ipynb #74e86f8a
@@ -146,7 +145,7 @@ def _note(
     process: psutil.Process,
     **more,
 ) -> None:
-    "Write down which process it is. A number is given again to others; a number and a time of birth are not."
+    "Write down which process it is: its number, and its time of birth since the machine's."
     boot = psutil.boot_time()
     note = {
         "pid": process.pid,
@@ -158,7 +157,7 @@ def _note(
     beside.write_text(json.dumps(note), encoding="utf-8")
     beside.replace(file)
 
-
+# %% ../notebooks/11_platform.ipynb #61a9c7f9
 def _noted(
     file: Path,
     **more,  # what must stand in the note beside it; None: it must not stand there
@@ -167,20 +166,16 @@ def _noted(
     with suppress(OSError, ValueError, TypeError, KeyError, psutil.Error):
         note, boot = json.loads(file.read_text(encoding="utf-8")), psutil.boot_time()
         process = psutil.Process(note["pid"])
-        same = (
-            round(process.create_time() - boot, 2) == note["born"] and abs(boot - note["boot"]) < 60
-        )  # it moves with the clock
-        if (
-            same
-            and _lives(process)
-            and all(note.get(name) == value for name, value in more.items())
-        ):
+        born = round(process.create_time() - boot, 2)
+        same = born == note["born"] and abs(boot - note["boot"]) < 60  # it moves with the clock
+        fits = all(note.get(name) == value for name, value in more.items())
+        if same and fits and _lives(process):
             return process
     return None
 
 
 def _lives(process: psutil.Process) -> bool:
-    "Whether a process still runs. One that has ended and that its parent has not yet asked about, a zombie, does not."
+    "Whether a process still runs. A zombie, whose parent has not yet asked about it, does not."
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -189,11 +184,11 @@ def _lives(process: psutil.Process) -> bool:
 # %% ../notebooks/11_platform.ipynb #496f78d8
 from collections.abc import Iterator
 
-MARK = "MLOPS_COURSE_SERVICES"  # a variable of every process that belongs to a folder's services: the folder
+MARK = "MLOPS_COURSE_SERVICES"  # a variable of every process of a folder's services: the folder
 
 
 def _marked() -> Iterator[tuple[psutil.Process, str, str]]:
-    "The processes of any folder's services, with folder and name (empty: the supervisor); never this one or its parents."
+    "All processes of services but this one and its parents: folder, name (of supervisord: none)."
     me = psutil.Process()
     own = {me, *me.parents()}
     for process in psutil.process_iter():
@@ -204,14 +199,13 @@ def _marked() -> Iterator[tuple[psutil.Process, str, str]]:
 
 # %% ../notebooks/11_platform.ipynb #2b743d22
 import signal
-from contextlib import contextmanager
 
 
 def _end(
     processes: list[psutil.Process],
     seconds: float = 5,  # that they have to end by themselves
 ) -> None:
-    "Ask each process to end, and kill what does not. psutil signals none whose number was given to another."
+    "Ask each process to end, and kill what does not. psutil signals no stranger of that number."
     for end in ("terminate", "kill"):
         processes = [process for process in processes if _told_to(end, process)]
         until = time.monotonic() + seconds
@@ -229,12 +223,15 @@ def _told_to(end: str, process: psutil.Process) -> bool:
         return True
     return False
 
+# %% ../notebooks/11_platform.ipynb #2cef5f91
+from contextlib import contextmanager
+
 
 @contextmanager
 def ended_quietly(
     name: str,  # of a service, for a person
 ) -> Iterator[None]:
-    "Let Ctrl-C or SIGTERM end this process with one line and exit code 0, whatever the libraries in it want to say about that."
+    "Let Ctrl-C or SIGTERM end this process with one line and exit code 0, whatever libraries say."
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -243,16 +240,15 @@ def ended_quietly(
             raise
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with suppress(OSError):  # the terminal is gone
-            print(
-                f"{chr(13) * sys.stdout.isatty()}{name} has ended", flush=True
-            )  # over the ^C of the terminal
+            over = chr(13) * sys.stdout.isatty()  # the ^C of the terminal
+            print(f"{over}{name} has ended", flush=True)
         os._exit(0)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    "Whether an error is, or comes from, a Ctrl-C: an import that was interrupted may say it in words of its own."
+    "Whether an error is, or comes from, a Ctrl-C: an import may say it in words of its own."
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -275,6 +271,8 @@ chmod = 0600
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
+
+# %% ../notebooks/11_platform.ipynb #47ca9606
 _PROGRAM = """
 [program:{name}]
 command = {python} -I .supervisor/launch.py {name}
@@ -299,7 +297,7 @@ def _home(folder: Path) -> Path:
 
 
 def _socket(folder: Path) -> Path:
-    "Where a folder's supervisor listens. The system allows about 107 bytes, so it is not in the folder but in one of this user alone."
+    "Where a folder's supervisor listens: about 107 bytes at most, in a folder of this user alone."
     private = Path(tempfile.gettempdir()) / f"mlops-course-{os.getuid()}"
     if len(os.fsencode(private)) > 70:
         private = Path("/tmp") / private.name
@@ -324,7 +322,7 @@ def _short(folder: Path) -> str:
 
 
 def _configuration(folder: Path) -> str:
-    "What supervisord reads: its own settings, and a program for each definition. All paths are relative to the folder of the services."
+    "What supervisord reads. All paths are relative to the folder of the services."
     user = "user = root\n" if os.getuid() == 0 else ""  # else it warns
     text = _HEAD.format(user=user, socket=str(_socket(folder)).replace("%", "%%"))
     for name, told in _definitions(folder).items():
@@ -342,20 +340,19 @@ def _definitions(folder: Path) -> dict[str, dict]:
     }
 
 # %% ../notebooks/11_platform.ipynb #7853d7a0
-import inspect
-
-
 def _launch(name: str) -> None:
-    "Become a service. supervisord runs this, and again after each death: what the service before has left is ended first."
+    "Become a service, after each death again: what the service before has left is ended first."
     folder, note = os.environ[MARK], Path(f"{name}.pid")
     _end([process for process, where, service in _marked() if (where, service) == (folder, name)])
-    if not _noted(
-        note, folder=folder
-    ):  # else one runs in a terminal, and this one will say so and end
+    # where it is noted, one runs in a terminal, and this one will say so and end
+    if not _noted(note, folder=folder):
         _note(note, psutil.Process(), folder=folder, supervised=True)
     told = json.loads(Path(f"{name}.service").read_text(encoding="utf-8"))
     os.chdir(told["folder"])
     os.execve(told["program"], list(told["command"]), {**os.environ, **told["variables"]})
+
+# %% ../notebooks/11_platform.ipynb #30993298
+import inspect
 
 
 def _launcher() -> str:
@@ -388,7 +385,7 @@ _NOT_FOR_SERVICES = re.compile(
 
 
 def _supervise(folder: Path) -> None:
-    "Start the folder's supervisord: a daemon in a session of its own, so that it outlives whoever starts it."
+    "Start the folder's supervisord: a daemon in a session of its own, which outlives its starter."
     own = _home(folder) / ".supervisor"
     own.mkdir(exist_ok=True)
     _socket(folder).unlink(missing_ok=True)
@@ -418,7 +415,8 @@ def _supervise(folder: Path) -> None:
     )
     if done.returncode:
         raise CourseError(
-            f"supervisord did not start in {project.shown(_home(folder))}: {(done.stderr or done.stdout).strip()}"
+            f"supervisord did not start in {project.shown(_home(folder))}: "
+            f"{(done.stderr or done.stdout).strip()}"
         )
     _note(
         own / "supervisord.json",
@@ -452,7 +450,7 @@ def _supervisor(folder: Path) -> psutil.Process | None:
 
 
 def _ask(folder: Path, function: str, *arguments):
-    "Call a function of the folder's supervisor, as supervisorctl does. Raises `OSError` if it does not answer, `Fault` if it refuses."
+    "Call a function of the folder's supervisor. `OSError`: no answer; `Fault`: it refuses."
     note = json.loads((_home(folder) / ".supervisor/supervisord.json").read_text(encoding="utf-8"))
     return _call(note["socket"], function, *arguments)
 
@@ -474,7 +472,8 @@ def _infos(folder: Path) -> dict[str, dict]:
         return {info["name"]: info for info in _ask(folder, "getAllProcessInfo")}
     except _NO_ANSWER as error:
         raise CourseError(
-            f"the supervisor of {project.shown(folder)} does not answer ({error}): `make stop` ends it"
+            f"the supervisor of {project.shown(folder)} does not answer ({error}): "
+            "`make stop` ends it"
         ) from None
 
 # %% ../notebooks/11_platform.ipynb #0b41d433
@@ -483,7 +482,7 @@ from contextlib import nullcontext
 
 @contextmanager
 def _undone(folder: Path, told: dict, first: bool, alone=nullcontext) -> Iterator[None]:
-    "If the block fails, end what this start has begun: the service, and the supervisor if nothing else has come to it."
+    "If the block fails, end what this start has begun: the service, and an idle supervisor."
     try:
         yield
     except BaseException:
@@ -508,9 +507,8 @@ def check_port(service: Service) -> None:
 def _opened(host: str, port: int) -> socket.socket:
     "A socket that listens. Raises `CourseError` that says only why it cannot."
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    made.setsockopt(
-        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-    )  # the last talks of an ended service do not count
+    # the last talks of an ended service do not count
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
         made.listen(2048)  # until then another service could bind it too
@@ -533,7 +531,8 @@ def _holder(port: int) -> str:
             ):
                 for process, folder, name in _marked():
                     if process.pid == connection.pid:
-                        return f"the service {name} of {project.shown(Path(folder))} has it; `make stop` ends it"
+                        whose = f"the service {name} of {project.shown(Path(folder))}"
+                        return f"{whose} has it; `make stop` ends it"
                 name = psutil.Process(connection.pid).name()
                 return f"the program {name} (process {connection.pid}) has it; end it"
     return ""
@@ -543,7 +542,7 @@ def bound(
     host: str,
     port: int,  # 0: any that is free
 ) -> socket.socket:
-    "A socket that listens. Raises `CourseError` if the host is no address of this machine, or the port is taken."
+    "A socket that listens. `CourseError`: the host is not here, or the port is taken."
     _check_host(host)
     try:
         return _opened(host, port)
@@ -557,7 +556,7 @@ def running(
     folder: Path,  # of an environment
     name: str,  # a folder has one of each name
 ) -> Iterator[None]:
-    "Be a process of a folder that `stop` finds, whoever has started it. Raises `CourseError` that names the one that runs already."
+    "Be a process of a folder that `stop` finds. `CourseError` names the one that runs already."
     folder = Path(folder).resolve()
     with project.locked(
         _home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"
@@ -567,9 +566,8 @@ def running(
             yield
         finally:
             if os.environ.get(MARK) != str(folder):
-                (_home(folder) / f"{name}.pid").unlink(
-                    missing_ok=True
-                )  # the process may live on without the service
+                # the process may live on without the service
+                (_home(folder) / f"{name}.pid").unlink(missing_ok=True)
             _forget(folder)
 
 
@@ -580,14 +578,14 @@ def present(
     host: str,
     port: int,  # 0: any that is free
 ) -> Iterator[socket.socket]:
-    "Be a service of a folder, as `running` does, with a socket that listens. Raises `CourseError` also if the port is taken."
+    "Be a service of a folder, as `running`, with a socket that listens: `CourseError` if none can."
     with running(folder, name), closing(bound(host, port)) as door:
         _register(Path(folder).resolve(), name, door.getsockname()[1])
         yield door
 
 
 def _register(folder: Path, name: str, port: int | None = None) -> None:
-    "Write down that this process is a service of a folder. Of one that supervisord has started, the launcher has done it."
+    "Write down that this process is a service of a folder. Under supervisord the launcher has."
     if os.environ.get(MARK) == str(folder):
         return
     try:
@@ -613,7 +611,8 @@ def _check_host(host: str) -> None:
             probe.bind((host or "\0", 0))  # an empty one would be all addresses
     except (OSError, ValueError, TypeError):  # no such name here, or no name at all
         raise CourseError(
-            f"{host!r} is no address of this machine: take 127.0.0.1, or 0.0.0.0 for all that it has"
+            f"{host!r} is no address of this machine: "
+            "take 127.0.0.1, or 0.0.0.0 for all that it has"
         ) from None
 
 # %% ../notebooks/11_platform.ipynb #5d1f0c2c
@@ -626,7 +625,7 @@ def in_terminal(
     folder: Path,  # of an environment
     service: Service,
 ) -> Iterator[subprocess.Popen]:
-    "Run a program beside this process, as a service that `stop` finds; the block begins when it can be used. Raises `CourseError` with its last words."
+    "Run a program beside this process, as a service; the block begins when it can be used."
     folder, until = Path(folder).resolve(), time.monotonic() + service.seconds
     marks = {**service.variables, MARK: str(folder), "SUPERVISOR_PROCESS_NAME": service.name}
     with ExitStack() as stack:
@@ -687,7 +686,7 @@ def uvicorn_server(
     beside=None,  # a coroutine function that runs beside the app, from its start on
     **settings,  # of uvicorn.Config
 ):
-    "A server that runs an app until SIGTERM or Ctrl-C, with `run(sockets=[...])`. It raises what the app's start raises."
+    "A server that runs an app until SIGTERM or Ctrl-C. It raises what the app's start raises."
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -720,7 +719,7 @@ KEY = "MLOPS_COURSE_API_KEY"  # the variable with what callers show
 def key_for(
     host: str,  # where a service will listen
 ) -> str | None:
-    "What its callers must show; None: nothing. Raises `CourseError` if others can reach it and there is no key, or one that no header can carry."
+    "What its callers must show; None: nothing. `CourseError`: others can reach it without a key."
     key = _key()
     if not key and not _is_loopback(host):
         _check_host(host)
@@ -739,7 +738,8 @@ def _usable(key: str, where: str) -> str | None:
     "A key, if a header can carry it; None for an empty one."
     if key and not re.fullmatch("[!-~]([ -~]{0,998}[!-~])?", key):
         raise CourseError(
-            f"{where} has a key that no header can carry: take up to 1,000 letters, digits and marks of ASCII, "
+            f"{where} has a key that no header can carry: "
+            "take up to 1,000 letters, digits and marks of ASCII, "
             "without a space or a line's end around them. `openssl rand -hex 32` makes a good one"
         )
     return key or None
@@ -755,7 +755,7 @@ def _is_loopback(host: str) -> bool:
 def keep_key(
     folder: Path,  # of an environment
 ) -> Path:
-    "A file with one key for all services of a run: the user's, or a new one, made by lot. Only its owner may read it."
+    "A file that only its owner may read, with one key for all services of a run."
     key, file = _key() or token_hex(32), _home(Path(folder).resolve()) / "key"
     with (
         project.writing(file) as beside,
@@ -766,8 +766,7 @@ def keep_key(
 
 
 def key_shown(
-    folder: Path
-    | None = None,  # of an environment: where the variable has no key, that of its last run is shown
+    folder: Path | None = None,  # of an environment: its last run's key, if the variable has none
 ) -> dict[str, str]:
     "The header that a client of ours shows; empty where there is no key."
     file = _home(Path(folder).resolve()) / "key" if folder else None
@@ -783,7 +782,8 @@ def _read_key(file: Path) -> str | None:
         return _usable(file.read_text(encoding="utf-8", errors="replace"), project.shown(file))
     except PermissionError:
         raise CourseError(
-            f"{project.shown(file)} has the key, and only its owner may read it: set the variable {KEY}"
+            f"{project.shown(file)} has the key, and only its owner may read it: "
+            f"set the variable {KEY}"
         ) from None
 
 # %% ../notebooks/11_platform.ipynb #d197db67
@@ -820,7 +820,7 @@ def async_client(
     folder: Path | None = None,  # see `key_shown`
     seconds: float = 10,  # that a whole answer may take
 ):
-    "The same for a program that asks much and waits for many answers at once: a session of aiohttp, for `answer`."
+    "The same for a program that asks much at once: a session of aiohttp, for `answer`."
     import aiohttp
 
     ways = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)  # uvicorn hangs up after five seconds
@@ -893,7 +893,7 @@ def ask(
     folder: Path | None = None,  # see `key_shown`
     seconds: float = 10,
 ) -> tuple[int, Any]:
-    "One question: the status of the answer, and the value of its JSON. Raises `NoAnswer` in a line if nobody answers, or somebody who speaks no JSON."
+    "One question: status and JSON of the answer. `NoAnswer` if nobody answers, or not in JSON."
 
     async def asked() -> tuple[int, bytes]:
         async with async_client(address, folder, seconds) as session:
@@ -902,49 +902,54 @@ def ask(
             )
 
     try:
-        with ThreadPoolExecutor(
-            1
-        ) as thread:  # a notebook has a loop that runs, and there may be one only in a thread
+        # a notebook has a loop that runs, and there may be one only in a thread
+        with ThreadPoolExecutor(1) as thread:
             status, body = thread.submit(asyncio.run, asked()).result()
     except TimeoutError:
         raise TooSlow(f"{address} has not answered within {seconds:g} seconds") from None
     except (OSError, ValueError, TypeError) as error:
-        raise NoAnswer(
-            f"{address} does not answer ({error if isinstance(error, OSError) else 'this is no address'})"
-        ) from None
+        why = error if isinstance(error, OSError) else "this is no address"
+        raise NoAnswer(f"{address} does not answer ({why})") from None
     try:
         return status, orjson.loads(body)
     except ValueError:
         raise NoAnswer(
-            f"at {address} somebody else answers, with status {status} and no JSON: end it, or choose another port"
+            f"at {address} somebody else answers, with status {status} and no JSON: "
+            "end it, or choose another port"
         ) from None
 
 # %% ../notebooks/11_platform.ipynb #90b80b16
+_ALIVE = {"STARTING", "RUNNING"}
+
+
 def _wait(folder: Path, service: Service, told: dict, pid: int, since: int) -> None:
-    "Come back when the service can be used. Raises `CourseError` with the end of its log if it ends, or takes too long."
+    "Come back when the service can be used. `CourseError` with the end of its log if it cannot."
     until = time.monotonic() + service.seconds
     while True:
-        why = trouble(service)
-        if _definitions(folder).get(service.name) != told or not (
-            info := _infos(folder).get(service.name)
-        ):
+        why, name, note = trouble(service), service.name, _home(folder) / f"{service.name}.pid"
+        if _definitions(folder).get(name) != told or not (info := _infos(folder).get(name)):
             raise CourseError(
-                f"service {service.name} was stopped or replaced by somebody else while it started"
+                f"service {name} was stopped or replaced by somebody else while it started"
             )
         if info["pid"] != pid or info["statename"] not in _ALIVE:
-            raise CourseError(
-                f"service {service.name} ended before it could be used. {_last_words(folder, service, since)}"
-            )
-        if not why and _noted(
-            _home(folder) / f"{service.name}.pid", folder=str(folder), supervised=True
-        ):
+            late = f"service {name} ended before it could be used"
+        elif not why and _noted(note, folder=str(folder), supervised=True):
             return
-        if time.monotonic() > until:
-            late = (
-                f"service {service.name} cannot be used after {service.seconds:g} seconds ({why})"
-            )
-            raise CourseError(f"{late}. {_last_words(folder, service, since)}")
+        elif time.monotonic() > until:
+            late = f"service {name} cannot be used after {service.seconds:g} seconds ({why})"
+        else:
+            time.sleep(0.05)
+            continue
+        raise CourseError(f"{late}. {_last_words(folder, service, since)}")
         time.sleep(0.05)
+
+# %% ../notebooks/11_platform.ipynb #b4f4bab1
+def log_of(
+    folder: Path,
+    name: str,
+) -> Path:
+    "The file of all that a service prints; supervisord rotates it at 10 MB."
+    return _home(Path(folder).resolve()) / f"{name}.log"
 
 
 def _size(file: Path) -> int:
@@ -970,14 +975,11 @@ def _last_words(folder: Path, service: Service, since: int) -> str:
     )
 
 # %% ../notebooks/11_platform.ipynb #0b332bef
-_ALIVE = {"STARTING", "RUNNING"}
-
-
 def start(
-    folder: Path,  # of an environment, such as out/dev; what the services need is kept in its folder services/
+    folder: Path,  # of an environment, such as out/dev; the services work in its services/
     service: Service,
 ) -> str:
-    "Start a service and wait until it can be used; it outlives this process and comes back when it dies. Returns its address."
+    "Start a service that outlives this process; its address, as soon as it can be used."
     folder = Path(folder).resolve()
     told = {
         **service.model_dump(mode="json"),
@@ -993,14 +995,6 @@ def start(
     with _undone(folder, told, first, _alone):
         _wait(folder, service, told, pid, since)
     return service.address
-
-
-def log_of(
-    folder: Path,
-    name: str,
-) -> Path:
-    "The file of all that a service prints; supervisord rotates it at 10 MB."
-    return _home(Path(folder).resolve()) / f"{name}.log"
 
 # %% ../notebooks/11_platform.ipynb #f30c5e5b
 def _begin(folder: Path, service: Service, told: dict) -> int:
@@ -1049,7 +1043,7 @@ def _orphans(
     folder: Path,
     name: str | None = None,  # None: all services, and their supervisor
 ) -> list[psutil.Process]:
-    "The living processes of a folder's supervised services, by their notes and by their marks; supervisors first."
+    "The living processes of a folder's supervised services, by note and mark; supervisors first."
     notes, others = _home(folder).glob(f"{name or '*'}.pid"), _in_terminals(folder)
     noted = [
         process for note in notes if (process := _noted(note, folder=str(folder), supervised=True))
@@ -1067,7 +1061,7 @@ def _orphans(
 def _in_terminals(
     folder: Path,
 ) -> dict[str, psutil.Process]:
-    "The living services of a folder that nobody supervises, by name; never this process or its parents."
+    "The living services that nobody supervises, by name; never this process or its parents."
     me = psutil.Process()
     own, notes = {me, *me.parents()}, sorted(_home(folder).glob("*.pid"))
     noted = {
@@ -1106,25 +1100,6 @@ def _pointer(folder: Path) -> Path | None:
     return None if below else place / "out" / ELSEWHERE / f"{_short(folder)}.json"
 
 # %% ../notebooks/11_platform.ipynb #c6ef155e
-def stop(
-    folder: Path,
-    name: str | None = None,  # of a service; None: all of them, and their supervisor
-    terminals: bool = True,  # also those that nobody supervises: they run in a terminal
-) -> list[str]:
-    "End a folder's services, with all that they have started. What does not run is no error. Returns the names of those that ran."
-    folder = Path(folder).resolve()
-    ran = [service for service in _that_run(folder, terminals) if name in (None, service)]
-    if terminals:
-        _end_in_terminals(folder, name)
-    if os.access(_home(folder), os.W_OK):
-        with _alone(folder):
-            _stop_one(folder, name) if name else _stop_supervisor(folder)
-    else:  # it is gone, or of another user
-        _end(_orphans(folder, name))
-    _forget(folder)
-    return ran
-
-
 def _that_run(folder: Path, terminals: bool = True) -> list[str]:
     "The names of a folder's services that live."
     notes = {
@@ -1158,7 +1133,7 @@ def _stop_supervisor(folder: Path) -> None:
 
 
 def _gone(folder: Path, supervisor: psutil.Process) -> None:
-    "Wait until a supervisor has ended. It looks around once a second, or when somebody speaks to it."
+    "Wait until a supervisor has ended. It looks around once a second, or when spoken to."
     until = time.monotonic() + 15
     while _supervisor(folder) and time.monotonic() < until:
         with suppress(*_NO_ANSWER):
@@ -1175,7 +1150,7 @@ class State(NamedTuple):
     port: int
     healthy: bool
 
-
+# %% ../notebooks/11_platform.ipynb #73927c93
 _STATES = {
     "STARTING": "starting",
     "RUNNING": "running",
@@ -1217,29 +1192,26 @@ def _in_terminal(folder: Path, name: str, process: psutil.Process) -> State:
     healthy = not port or not trouble(Service(name=name, command=("",), port=port))
     return State(name, "running", process.pid, port, healthy)
 
-# %% ../notebooks/11_platform.ipynb #bf1f32ab
-def stop_all(
-    below: Path,
+# %% ../notebooks/11_platform.ipynb #7a9bacf7
+def stop(
+    folder: Path,
+    name: str | None = None,  # of a service; None: all of them, and their supervisor
+    terminals: bool = True,  # also those that nobody supervises: they run in a terminal
 ) -> list[str]:
-    "End the services of every folder below this one, and of those that are noted there, whoever started them. Returns the names of those that ran. Raises `CourseError` that names what could not be ended."
-    ended, left = [], []
-    folders, hidden = _folders(Path(below).resolve())
-    for folder in folders:
-        try:
-            ran = stop(folder)
-            still = _that_run(folder)
-            left += [f"{name} of {project.shown(folder)}{_owner(folder, name)}" for name in still]
-            ended += [name for name in ran if name not in still]
-        except (OSError, CourseError) as error:
-            left.append(f"{project.shown(folder)}: {getattr(error, 'strerror', None) or error}")
-    if left or hidden:
-        known = f"stopped: {', '.join(ended)}; " if ended else ""
-        raise CourseError(
-            f"{known}could not be ended or looked at: {'; '.join([*left, *hidden])}. Its owner can, or root"
-        )
-    return ended
+    "End a folder's services, with all that they have started. The names of those that ran."
+    folder = Path(folder).resolve()
+    ran = [service for service in _that_run(folder, terminals) if name in (None, service)]
+    if terminals:
+        _end_in_terminals(folder, name)
+    if os.access(_home(folder), os.W_OK):
+        with _alone(folder):
+            _stop_one(folder, name) if name else _stop_supervisor(folder)
+    else:  # it is gone, or of another user
+        _end(_orphans(folder, name))
+    _forget(folder)
+    return ran
 
-
+# %% ../notebooks/11_platform.ipynb #42fc7206
 def _owner(folder: Path, name: str) -> str:
     "Whose process a service is, as a person reads it."
     process = _in_terminals(folder).get(name) or _noted(_home(folder) / f"{name}.pid")
@@ -1249,11 +1221,9 @@ def _owner(folder: Path, name: str) -> str:
 
 
 def _folders(below: Path) -> tuple[list[Path], list[str]]:
-    "The folders that may have services that run, and the places below that this user may not look into."
-    folders, hidden = (
-        {Path(folder) for _, folder, _ in _marked() if Path(folder).is_relative_to(below)},
-        [],
-    )
+    "The folders that may have services that run, and places that this user may not look into."
+    marked, hidden = {Path(folder) for _, folder, _ in _marked()}, []
+    folders = {folder for folder in marked if folder.is_relative_to(below)}
 
     def unseen(error: OSError) -> None:
         if isinstance(error, PermissionError):
@@ -1267,20 +1237,34 @@ def _folders(below: Path) -> tuple[list[Path], list[str]]:
             folders.add(Path(json.loads(note.read_text(encoding="utf-8"))["folder"]))
     return sorted(folders), hidden
 
+# %% ../notebooks/11_platform.ipynb #bf1f32ab
+def stop_all(
+    below: Path,
+) -> list[str]:
+    "End the services of every folder below, and of those noted there. The names of those that ran."
+    ended, left = [], []
+    folders, hidden = _folders(Path(below).resolve())
+    for folder in folders:
+        try:
+            ran = stop(folder)
+            still = _that_run(folder)
+            left += [f"{name} of {project.shown(folder)}{_owner(folder, name)}" for name in still]
+            ended += [name for name in ran if name not in still]
+        except (OSError, CourseError) as error:
+            left.append(f"{project.shown(folder)}: {getattr(error, 'strerror', None) or error}")
+    if left or hidden:
+        known = f"stopped: {', '.join(ended)}; " if ended else ""
+        raise CourseError(
+            f"{known}could not be ended or looked at: {'; '.join([*left, *hidden])}. "
+            "Its owner can, or root"
+        )
+    return ended
+
 # %% ../notebooks/11_platform.ipynb #ab83960f
 def redis(
     port: int = 6378,
 ) -> Service:
     "Redis on loopback, in memory alone: what it holds is gone when it ends."
-    command = (
-        "redis-server",
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    )
+    quiet = ("--save", "", "--appendonly", "no")
+    command = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", *quiet)
     return Service(name="redis", command=command, port=port, seconds=10)

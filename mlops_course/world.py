@@ -37,7 +37,7 @@ def generator(
     "The random numbers of one piece of the world. No piece depends on what else is made."
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
-
+# %% ../notebooks/20_world.ipynb #709008d4
 def hire(
     drivers: int,  # how many
     seed: int,
@@ -228,7 +228,7 @@ def propensities(
     lot = np.isfinite(km) / np.isfinite(km).sum(1, keepdims=True)
     return EXPLORATION * lot + (1 - EXPLORATION) * near / near.sum(1, keepdims=True)
 
-
+# %% ../notebooks/20_world.ipynb #d2fd69ce
 def draw(
     rng: np.random.Generator,
     probabilities: np.ndarray,  # a row a booking; each row sums to 1
@@ -260,10 +260,18 @@ SCENARIOS = {
     ),
 }
 
+
+def _known(name: str) -> str:
+    "The name of a scenario that there is."
+    if name not in SCENARIOS:
+        raise ValueError(f"there is no scenario {name!r}, but {', '.join(SCENARIOS)}")
+    return name
+
 # %% ../notebooks/20_world.ipynb #1e8a07a0
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 
 class WorldSettings(Settings):
@@ -274,18 +282,9 @@ class WorldSettings(Settings):
     bookings_per_day: int = Field(500, ge=1)
     start: date = date(2026, 1, 5)  # it begins at midnight, UTC
     seed: int = Field(7, ge=0)
-    scenario: str = "normal"  # one of SCENARIOS
-    drift_day: int | None = Field(
-        None, ge=0
-    )  # the scenario's first day, counted from 0; None: after 5/7 of the days
-    simulate: bool = True  # false: nothing is simulated, the raw files come from somewhere else
-
-    @field_validator("scenario")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in SCENARIOS:
-            raise ValueError(f"there is no scenario {name!r}, but {', '.join(SCENARIOS)}")
-        return name
+    scenario: Annotated[str, AfterValidator(_known)] = "normal"
+    drift_day: int | None = Field(None, ge=0)  # counted from 0; None: after 5/7 of the days
+    simulate: bool = True  # false: the raw files come from somewhere else
 
     @property
     def end(self) -> datetime:
@@ -299,13 +298,13 @@ class WorldSettings(Settings):
         return chosen if chosen.from_start or day >= first else USUAL
 
 # %% ../notebooks/20_world.ipynb #73a94aba
-from .project import CourseError
-
 SECOND = 1_000_000  # times are counted in microseconds since 1970
 DAY = 86_400  # seconds
-DEMAND = np.array(
-    [0, 0, 0, 0, 1, 2, 4, 7, 9, 7, 5, 5, 6, 6, 5, 5, 6, 8, 9, 8, 6, 5, 4, 2]
-)  # bookings by hour of the day
+# bookings by hour of the day
+DEMAND = np.array([0, 0, 0, 0, 1, 2, 4, 7, 9, 7, 5, 5, 6, 6, 5, 5, 6, 8, 9, 8, 6, 5, 4, 2])
+
+# %% ../notebooks/20_world.ipynb #7ce07fa7
+from .project import CourseError
 
 
 class Company:
@@ -317,8 +316,9 @@ class Company:
         most = min(self.roster(day)[1][DEMAND > 0].max() for day in range(7))
         if most < MOST:
             raise CourseError(
-                f"{settings.drivers} drivers are too few: there is a day on which no more than {most} of them are on shift together, "
-                f"and a booking has up to {MOST} candidates. Raise `drivers` in the section `world`; 60 are enough"
+                f"{settings.drivers} drivers are too few: there is a day on which no more than "
+                f"{most} of them are on shift together, and a booking has up to {MOST} candidates. "
+                "Raise `drivers` in the section `world`; 60 are enough"
             )
 
     def moment(self, day: int, second: np.ndarray) -> np.ndarray:
@@ -410,7 +410,7 @@ def statistics(
         )
         yield table.filter(pa.array((created <= company.end) & ~lost))
 
-
+# %% ../notebooks/20_world.ipynb #7bceb980
 def _damaged(rng, features, scenario) -> tuple[list[pa.Array], np.ndarray]:
     "The features, one of them empty in a share of the rows, and which rows are lost."
     fate = rng.random(len(features[0]))
@@ -430,7 +430,7 @@ class Offers(NamedTuple):
     likely: np.ndarray  # true probability of completion
     completed: np.ndarray  # what would happen, for each
 
-
+# %% ../notebooks/20_world.ipynb #1ea75e07
 def offers(
     company: Company,
     rng: np.random.Generator,
@@ -466,7 +466,7 @@ def request_ids(
         f"r-{day:06d}", pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 5, "0"), "-"
     )
 
-
+# %% ../notebooks/20_world.ipynb #80f868bd
 def bookings(
     company: Company,
     day: int,
@@ -485,16 +485,15 @@ def bookings(
             company, rng, names, company.moment(day, block), offers(company, rng, day, block)
         )
 
-
+# %% ../notebooks/20_world.ipynb #01e61311
 def _logged(company, rng, names, moment, made: Offers) -> dict[str, pa.Table]:
     "What is written about offers: the choice, the candidates, how the trip ended, and the truth."
     one, all_ = (np.arange(len(names)), draw(rng, made.chance)), made.candidate
     driver, each = company.drivers.number[made.who], names.take(pa.array(np.nonzero(all_)[0]))
     trip = (1200 * rng.gamma(4.0, 0.25, len(names))).astype(np.int64)
     created = moment + (trip + delay(rng, len(names))) * SECOND
-    come = pa.array(
-        (created <= company.end) & (rng.random(len(names)) >= 0.02)
-    )  # one label in fifty never does
+    # one label in fifty never comes
+    come = pa.array((created <= company.end) & (rng.random(len(names)) >= 0.02))
     return {
         "bookings": _table("bookings", names, moment, driver[one], made.chance[one]),
         "candidates": _table("candidates", each, driver[all_]),
@@ -513,7 +512,7 @@ from tqdm import tqdm
 def tables(
     company: Company,
 ) -> Iterator[dict[str, pa.Table]]:
-    "The rows of all files, piece by piece: each piece has a few files by name, a day's pieces come together."
+    "The rows of all files, piece by piece, day by day: each piece has a few files by name."
     week = Week(company.settings.drivers)
     for day in tqdm(range(-WEEK, company.settings.days), "world", unit="day", leave=False, delay=3):
         for piece in statistics(company, day, week):
@@ -522,20 +521,29 @@ def tables(
         if day >= 0:
             yield from bookings(company, day)
     trips = week.total[2]
-    quiet = company.drivers.number[
-        trips <= np.quantile(trips, 0.25)
-    ]  # those who are scored in batches
+    quiet = company.drivers.number[trips <= np.quantile(trips, 0.25)]  # scored in batches
     yield {"batch_request": _table("batch_request", quiet, np.full(len(quiet), company.end))}
 
 # %% ../notebooks/20_world.ipynb #dad1ee84
+import pyarrow.parquet as pq
+
+ROWS = 2**17  # of a file that are held before they are written together
+
+
+def _parquet(path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd")
+
+
+def _flush(file: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
+    if waiting:
+        file.write_table(pa.concat_tables(waiting))
+        waiting.clear()
+
+# %% ../notebooks/20_world.ipynb #e98a88a0
 from contextlib import ExitStack
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from .project import writing
-
-ROWS = 2**17  # of a file that are held before they are written together
 
 
 def write(
@@ -543,21 +551,11 @@ def write(
     folder: Path,
 ) -> dict[str, int]:
     "Write the world's files as Parquet, each whole or not at all. How many rows each has."
-    company, rows, waiting = (
-        Company(settings),
-        dict.fromkeys(SCHEMAS, 0),
-        {file: [] for file in SCHEMAS},
-    )
+    company, rows = Company(settings), dict.fromkeys(SCHEMAS, 0)
+    waiting = {file: [] for file in SCHEMAS}
     with ExitStack() as files:
-        beside = {
-            file: files.enter_context(writing(folder / f"{file}.parquet")) for file in SCHEMAS
-        }
-        out = {
-            file: files.enter_context(
-                pq.ParquetWriter(beside[file], SCHEMAS[file], compression="zstd")
-            )
-            for file in SCHEMAS
-        }
+        beside = {f: files.enter_context(writing(folder / f"{f}.parquet")) for f in SCHEMAS}
+        out = {f: files.enter_context(_parquet(beside[f], SCHEMAS[f])) for f in SCHEMAS}
         for piece in tables(company):
             for file, table in piece.items():
                 rows[file] += len(table)
@@ -567,12 +565,6 @@ def write(
         for file in SCHEMAS:
             _flush(out[file], waiting[file])
     return rows
-
-
-def _flush(file: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
-    if waiting:
-        file.write_table(pa.concat_tables(waiting))
-        waiting.clear()
 
 # %% ../notebooks/20_world.ipynb #b5c63989
 import pandas as pd
@@ -585,13 +577,12 @@ def oracle(
     best = truth.groupby("request_id").probability.idxmax()
     return truth.loc[best, ["request_id", "driver_id"]].reset_index(drop=True)
 
-
+# %% ../notebooks/20_world.ipynb #0b6cf8ca
 def value(
     truth: pd.DataFrame,
-    choice: pd.DataFrame
-    | None = None,  # request_id and driver_id, one row a booking; None: the logged policy
+    choice: pd.DataFrame | None = None,  # as of `oracle`; None: the logged policy
 ) -> float:
-    "The expected share of completed trips. Raises `CourseError` if a chosen driver was no candidate."
+    "The expected share of completed trips. `CourseError` if a chosen driver was no candidate."
     if choice is None:
         return float((truth.propensity * truth.probability).sum() / truth.request_id.nunique())
     chosen = choice[["request_id", "driver_id"]].merge(truth, how="left")
@@ -599,14 +590,15 @@ def value(
     if len(strange):
         request, driver = strange.iloc[0][["request_id", "driver_id"]]
         raise CourseError(
-            f"{len(strange)} choices name a driver who was no candidate; the first is driver {driver} for booking {request}"
+            f"{len(strange)} choices name a driver who was no candidate; "
+            f"the first is driver {driver} for booking {request}"
         )
     return float(chosen.probability.mean())
 
-
+# %% ../notebooks/20_world.ipynb #488a4595
 def uplift(
     truth: pd.DataFrame,
-    choice: pd.DataFrame,  # request_id and driver_id, one row a booking
+    choice: pd.DataFrame,  # as of `oracle`
 ) -> float:
     "Completed trips of `choice` over those of the logged policy on the same bookings, less 1."
     return value(truth, choice) / value(truth[truth.request_id.isin(choice.request_id)]) - 1
@@ -629,27 +621,32 @@ def run(
     raw.mkdir(parents=True, exist_ok=True)
     print(_simulated(stage, settings, raw) if settings.simulate else _left_out(stage, raw))
 
-
+# %% ../notebooks/20_world.ipynb #4c77ce7f
 def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
     if settings.end > now():
         raise CourseError(
-            f"the world ends at {settings.end:%Y-%m-%d}, after the clock of this environment: set `days`, `start` or `clock`"
+            f"the world ends at {settings.end:%Y-%m-%d}, after the clock of this environment: "
+            "set `days`, `start` or `clock`"
         )
     rows = write(settings, raw)
     for file in SCHEMAS:
         stage.record(raw / f"{file}.parquet")
     (raw / NOTE).unlink(missing_ok=True)
-    each = "SELECT max(probability) best, sum(propensity * probability) logged FROM read_parquet(?) GROUP BY request_id"
+    each = (
+        "SELECT max(probability) best, sum(propensity * probability) logged "
+        "FROM read_parquet(?) GROUP BY request_id"
+    )
     truth = glob.escape(str(raw / "truth.parquet"))
-    with (
-        duckdb.connect() as connection
-    ):  # one of its own: others in this process may use the shared one
+    # a connection of its own: others in this process may use the shared one
+    with duckdb.connect() as connection:
         best, logged = connection.execute(
             f"SELECT avg(best), avg(logged) FROM ({each})", [truth]
         ).fetchone()
     return (
-        f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, {rows['bookings']:,} bookings: {shown(raw)}\n"
-        f"scenario {settings.scenario}; the best choice that anyone could make: {max(best / logged - 1, 0):+.0%} completed trips"
+        f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, "
+        f"{rows['bookings']:,} bookings: {shown(raw)}\n"
+        f"scenario {settings.scenario}; the best choice that anyone could make: "
+        f"{max(best / logged - 1, 0):+.0%} completed trips"
     )
 
 
