@@ -4,20 +4,24 @@
 
 # %% auto #0
 __all__ = ['MASK', 'log', 'MOST_BYTES', 'MOST_FILES', 'RUN', 'LEVELS', 'hide', 'is_hidden', 'masked', 'logging_to', 'run_name',
-           'begin_run', 'Wanted', 'Found', 'log_files', 'search', 'follow', 'in_one_line', 'readable', 'Bar',
-           'histogram', 'drawn', 'stage_note', 'stage_notes', 'pipeline_metrics', 'pipeline_text', 'prometheus']
+           'begin_run', 'Wanted', 'Found', 'log_files', 'search', 'follow', 'Bar', 'histogram', 'drawn', 'in_one_line',
+           'readable', 'stage_note', 'stage_notes', 'pipeline_metrics', 'pipeline_text', 'prometheus']
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #0fe85d7a
 import re
 from typing import Any
 
 _SECRET = re.compile(
-    r"(^|_)(passw(or)?d|passphrase|secret|token|(api|access|private|pseudonym)_?key|authorization|cookie|credentials?|phone|email)(_|\d*$)"
+    r"(^|_)(passw(or)?d|passphrase|secret|token|(api|access|private|pseudonym)_?key"
+    r"|authorization|cookie|credentials?|phone|email)(_|\d*$)"
 )
 _SAID = re.compile(
-    r"(?i)([\w-]*(?:passw(?:or)?d|secret|token|api[_-]?key|authorization|phone|email)[\"']?\s*[=:]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"',;&)}\]]+"
+    r"(?i)([\w-]*(?:passw(?:or)?d|secret|token|api[_-]?key|authorization|phone|email)"
+    r"[\"']?\s*[=:]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"',;&)}\]]+"
 )
 _ADDRESS = re.compile(r"(://[^\s:/@]*):[^\s/@]+@")
+
+# %% ../notebooks/60_metrics_and_logs.ipynb #c6ebfee3
 _personal: set[str] = set()
 
 
@@ -62,7 +66,7 @@ def masked(
 # %% ../notebooks/60_metrics_and_logs.ipynb #b92bacbe
 import logging
 
-import prometheus_client  # noqa: F401 - before Feast, which would make it keep each number in a file
+import prometheus_client  # noqa: F401 - before Feast, which would keep each number in a file
 import structlog
 from structlog.contextvars import bound_contextvars
 
@@ -74,7 +78,7 @@ def _placed(logger, method: str, event: dict) -> dict:
     "A line from a thread that no block has started belongs to the block that was opened last."
     return {**(_blocks[-1] if _blocks else {}), **event}
 
-
+# %% ../notebooks/60_metrics_and_logs.ipynb #b760f016
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
@@ -147,9 +151,9 @@ class _Lines(RotatingFileHandler):
 @contextmanager
 def logging_to(
     file: Path,  # where the JSON lines go; its folder is made
-    **context,  # goes with every line: environment, run, stage, request
+    **context,  # of every line: environment, run, stage, request; `service`: else the file's name
 ) -> Iterator[None]:
-    "Write the events of this block to `file`, one JSON object a line, each with `context`; `service` is the file's name, if nothing else is said."
+    "Write the events of this block to `file`, a JSON object a line, each with `context`."
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = _Lines(file)
     context = {"service": file.stem, **context}
@@ -194,9 +198,7 @@ class Wanted(NamedTuple):
     service: str | None = None
     level: str | None = None  # this bad or worse
     text: str | None = None  # anywhere in the line
-    since: datetime | timedelta | None = (
-        None  # a moment; or so long before now, and for answers before the newest one
-    )
+    since: datetime | timedelta | None = None  # a moment, or so long before now or last answer
     until: datetime | None = None
 
 
@@ -225,21 +227,26 @@ def log_files(
     return sorted(map(str, found))
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #51892863
-import json
-
 _FIELDS = ("time", "level", "service", "stage", "run", "request_id")
-_SOURCE = """read_csv($files, columns = {'line': 'VARCHAR'}, delim = '\x01', quote = '', escape = '', header = false, auto_detect = false,
-    filename = true, max_line_size = 20_000_000, strict_mode = false, store_rejects = true)"""  # a line is one column, whatever it holds
+_SOURCE = """read_csv($files, columns = {'line': 'VARCHAR'}, delim = '\x01', quote = '',
+    escape = '', header = false, auto_detect = false, filename = true, max_line_size = 20_000_000,
+    strict_mode = false, store_rejects = true)"""  # a line is one column, whatever it holds
 _TABLES = """
 WITH looked AS (
-    SELECT line, contains(filename, '/serving/predictions/') AS answer, NOT (starts_with(line, '{{') AND ends_with(line, '}}')) AS bare,
-           {letters} AS likely, CASE WHEN likely AND NOT bare THEN TRY(json_extract_string(line, {paths})) END AS x
+    SELECT line, contains(filename, '/serving/predictions/') AS answer,
+           NOT (starts_with(line, '{{') AND ends_with(line, '}}')) AS bare, {letters} AS likely,
+           CASE WHEN likely AND NOT bare THEN TRY(json_extract_string(line, {paths})) END AS x
     FROM {source} WHERE line <> ''
 ), parsed AS (
-    SELECT line, answer, x, bare OR (likely AND x IS NULL) AS broken, TRY_CAST(x[1] AS TIMESTAMP) AS time, coalesce(x[2], 'info') AS level
+    SELECT line, answer, x, bare OR (likely AND x IS NULL) AS broken,
+           TRY_CAST(x[1] AS TIMESTAMP) AS time, coalesce(x[2], 'info') AS level
     FROM looked
 ), hits AS (SELECT *, x IS NOT NULL AND {fields} AS hit FROM parsed)
 """
+
+# %% ../notebooks/60_metrics_and_logs.ipynb #813fb7de
+import glob
+import json
 
 
 def _conditions(
@@ -252,22 +259,18 @@ def _conditions(
         if value := getattr(wanted, name):
             told[name] = value
             fields.append(f"x[{_FIELDS.index(field) + 1}] = ${name}")
-            letters += (
-                [f"contains(line, ${name})"]
-                if value.isascii() and json.dumps(value) == f'"{value}"'
-                else []
-            )
+            if value.isascii() and json.dumps(value) == f'"{value}"':
+                letters.append(f"contains(line, ${name})")
     if wanted.service:
         told["service"] = wanted.service
         fields.append(f"(answer OR x[{_FIELDS.index('service') + 1}] = $service)")
     if wanted.level:
         told["bad"] = bad = LEVELS[LEVELS.index(wanted.level) :]
         fields.append("list_contains($bad, level)")
-        letters += (
-            ["(" + " OR ".join(f"contains(line, '\"{level}\"')" for level in bad) + ")"]
-            if "info" not in bad
-            else []
-        )
+        if "info" not in bad:
+            letters.append(
+                "(" + " OR ".join(f"contains(line, '\"{level}\"')" for level in bad) + ")"
+            )
     if wanted.text:
         told["text"] = wanted.text
         letters.append("contains(line, $text)")
@@ -291,7 +294,7 @@ def _span(wanted: Wanted, newest: datetime | None) -> dict[str, datetime]:
         }
     return {**told, "since": wanted.since, "since_answers": wanted.since} if wanted.since else told
 
-# %% ../notebooks/60_metrics_and_logs.ipynb #d1ac721c
+
 def _ask(
     connection,
     source: str,  # a table with `line` and `filename`
@@ -311,7 +314,8 @@ def _ask(
         return connection.execute(f"{tables} {question}", {**values, **told}).fetchall()
 
     rows = ask(
-        "SELECT broken, answer, level, left(x[1], 16) AS minute, count(*) FROM hits WHERE broken OR hit GROUP BY ALL"
+        "SELECT broken, answer, level, left(x[1], 16) AS minute, count(*) FROM hits "
+        "WHERE broken OR hit GROUP BY ALL"
     )
     minutes = sorted((row[1:] for row in rows if not row[0] and row[3]), key=lambda row: row[2])
     count = sum(row[-1] for row in rows if not row[0])
@@ -342,7 +346,7 @@ def _latest(minutes: list[tuple], most: int) -> list[str]:
 
 
 def _told(line: str, answer: bool) -> dict:
-    "A line as a person wants it: of an answer only what is on the surface, its candidates can be long."
+    "A line as a person wants it: an answer without its candidates, which can be long."
     told = json.loads(line)
     if answer:
         told = {
@@ -353,10 +357,34 @@ def _told(line: str, answer: bool) -> dict:
         }
     return told
 
-# %% ../notebooks/60_metrics_and_logs.ipynb #fc85e151
-import glob
+
+def _searched(out: Path, wanted: Wanted, most: int) -> Found:
+    import duckdb
+
+    files = log_files(out, wanted)
+    if not files:
+        return Found([], 0, 0, [])
+    patterns = [glob.escape(file) for file in files]
+    with duckdb.connect() as connection:
+        found = _ask(connection, _SOURCE, {"files": patterns}, wanted, _newest_answer(files), most)
+        unread = connection.execute(
+            "SELECT count(DISTINCT (file_id, line)) FROM reject_errors "
+            "WHERE scan_id = (SELECT min(scan_id) FROM reject_errors)"
+        )
+        return found._replace(broken=found.broken + unread.fetchone()[0])
 
 
+def _newest_answer(files: list[str]) -> datetime | None:
+    "The time of the last whole entry of the prediction log."
+    for file in [Path(file) for file in files if "/serving/predictions/" in file][-1:]:
+        with open(file, "rb") as opened:
+            opened.seek(max(0, file.stat().st_size - 1_000_000))
+            for line in reversed(opened.read().splitlines()):
+                with suppress(ValueError, KeyError, TypeError):
+                    return datetime.fromisoformat(json.loads(line)["time"])
+    return None
+
+# %% ../notebooks/60_metrics_and_logs.ipynb #69cc9a19
 def search(
     out: Path,  # the folder of an environment
     wanted: Wanted,
@@ -372,33 +400,31 @@ def search(
             if last:
                 raise
 
-
-def _searched(out: Path, wanted: Wanted, most: int) -> Found:
-    import duckdb
-
-    files = log_files(out, wanted)
-    if not files:
-        return Found([], 0, 0, [])
-    patterns = [glob.escape(file) for file in files]
-    with duckdb.connect() as connection:
-        found = _ask(connection, _SOURCE, {"files": patterns}, wanted, _newest_answer(files), most)
-        unread = connection.execute(
-            "SELECT count(DISTINCT (file_id, line)) FROM reject_errors WHERE scan_id = (SELECT min(scan_id) FROM reject_errors)"
-        )
-        return found._replace(broken=found.broken + unread.fetchone()[0])
-
-
-def _newest_answer(files: list[str]) -> datetime | None:
-    "The time of the last whole entry of the prediction log."
-    for file in [Path(file) for file in files if "/serving/predictions/" in file][-1:]:
-        with open(file, "rb") as opened:
-            opened.seek(max(0, file.stat().st_size - 1_000_000))
-            for line in reversed(opened.read().splitlines()):
-                with suppress(ValueError, KeyError, TypeError):
-                    return datetime.fromisoformat(json.loads(line)["time"])
-    return None
-
 # %% ../notebooks/60_metrics_and_logs.ipynb #97f02528
+def _new_lines(
+    file: str,
+    read: dict[int, tuple[int, bytes]],  # until where, and its last bytes, by the file's number
+    skip: int | None = None,  # of a file that is new: all but so many bytes
+) -> list[str]:
+    "The whole lines after what was read of a file; `read` is brought up to date."
+    try:
+        with open(file, "rb") as opened:
+            told = os.fstat(opened.fileno())
+            end, last = read.get(
+                told.st_ino, (0 if skip is None else max(0, told.st_size - skip), b"")
+            )
+            opened.seek(end - len(last))
+            if opened.read(len(last)) != last:  # another file has got the number
+                end = opened.seek(0)
+            text = opened.read()
+    except FileNotFoundError:  # it was rotated away
+        return []
+    text = text[: text.rfind(b"\n") + 1]
+    if text or told.st_ino not in read:
+        read[told.st_ino] = (end + len(text), text[-64:])
+    return text.decode(errors="replace").splitlines()
+
+# %% ../notebooks/60_metrics_and_logs.ipynb #50a62afd
 import time
 
 
@@ -427,65 +453,9 @@ def follow(
             )
             time.sleep(seconds)
 
-
-def _new_lines(
-    file: str,
-    read: dict[
-        int, tuple[int, bytes]
-    ],  # until where, and the last bytes of it, by the number of the file
-    skip: int | None = None,  # of a file that is new: all but so many bytes
-) -> list[str]:
-    "The whole lines after what was read of a file; `read` is brought up to date."
-    try:
-        with open(file, "rb") as opened:
-            told = os.fstat(opened.fileno())
-            end, last = read.get(
-                told.st_ino, (0 if skip is None else max(0, told.st_size - skip), b"")
-            )
-            opened.seek(end - len(last))
-            if opened.read(len(last)) != last:  # another file has got the number
-                end = opened.seek(0)
-            text = opened.read()
-    except FileNotFoundError:  # it was rotated away
-        return []
-    text = text[: text.rfind(b"\n") + 1]
-    if text or told.st_ino not in read:
-        read[told.st_ino] = (end + len(text), text[-64:])
-    return text.decode(errors="replace").splitlines()
-
-# %% ../notebooks/60_metrics_and_logs.ipynb #257fcc77
-_COLOURS = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
-_SAID_BEFORE = {"time", "level", "event", "service", "environment", "exception"}
-
-
-def in_one_line(
-    text: str,
-) -> str:
-    "A text of others as a terminal may show it: line breaks, and all else that it would obey, are escaped."
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def readable(
-    line: dict,  # of `Found.lines`
-):
-    "A line of a log for a person, as rich prints it."
-    from rich.text import Text
-
-    shown = Text().append(
-        f"{str(line.get('time', ''))[:23].replace('T', ' '):<23} ", "dim"
-    )  # a style of the whole would dim all
-    level = str(line.get("level", ""))
-    shown.append(f"{level:<8}", _COLOURS.get(level, ""))
-    shown.append(f"{line.get('service', ''):<10} ").append(
-        in_one_line(str(line.get("event", ""))), "bold"
-    )
-    for name in sorted(line.keys() - _SAID_BEFORE):
-        value = line[name] if isinstance(line[name], str) else json.dumps(line[name])
-        shown.append(f"  {in_one_line(name)}=", "dim").append(in_one_line(value))
-    return shown.append(f"\n{line['exception']}") if "exception" in line else shown
-
 # %% ../notebooks/60_metrics_and_logs.ipynb #703d2fa8
-_WIDTHS = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080, 43200, 525600)  # minutes
+# minutes
+_WIDTHS = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080, 43200, 525600)
 
 
 class Bar(NamedTuple):
@@ -495,10 +465,10 @@ class Bar(NamedTuple):
     lines: int
     bad: int  # of them, warnings and worse
 
-
+# %% ../notebooks/60_metrics_and_logs.ipynb #71a927a6
 def histogram(
     found: Found,
-    answers: bool = False,  # those of the prediction log, or else those of the logs: their clocks may differ
+    answers: bool = False,  # of the prediction log or of the logs: their clocks may differ
     most: int = 24,  # bars, about
 ) -> list[Bar]:
     "How many lines there were over time, in bars of one width; spans without lines are there too."
@@ -537,7 +507,61 @@ def drawn(
         shown.append(f" {bar.lines:,}" + (f" ({bar.bad:,} bad)" if bar.bad else "") + "\n")
     return shown
 
+# %% ../notebooks/60_metrics_and_logs.ipynb #257fcc77
+_COLOURS = {"warning": "yellow", "error": "bold red", "critical": "bold red"}
+_SAID_BEFORE = {"time", "level", "event", "service", "environment", "exception"}
+
+
+def in_one_line(
+    text: str,
+) -> str:
+    "A text of others for a terminal: line breaks, and all else that it would obey, are escaped."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def readable(
+    line: dict,  # of `Found.lines`
+):
+    "A line of a log for a person, as rich prints it."
+    from rich.text import Text
+
+    moment = str(line.get("time", ""))[:23].replace("T", " ")
+    shown = Text().append(f"{moment:<23} ", "dim")  # a style of the whole would dim all
+    level = str(line.get("level", ""))
+    shown.append(f"{level:<8}", _COLOURS.get(level, ""))
+    shown.append(f"{line.get('service', ''):<10} ")
+    shown.append(in_one_line(str(line.get("event", ""))), "bold")
+    for name in sorted(line.keys() - _SAID_BEFORE):
+        value = line[name] if isinstance(line[name], str) else json.dumps(line[name])
+        shown.append(f"  {in_one_line(name)}=", "dim").append(in_one_line(value))
+    return shown.append(f"\n{line['exception']}") if "exception" in line else shown
+
 # %% ../notebooks/60_metrics_and_logs.ipynb #84a4c41d
+def stage_note(
+    before: dict,  # the stage's note until now; empty: it has none
+    seconds: float,  # how long it ran
+    rows: dict[str, int] | None,  # by table; None: it failed
+) -> dict:
+    "What is to be remembered of a stage that has ended now."
+    ended = (
+        {"failure": time.time()}
+        if rows is None
+        else {"success": time.time(), "seconds": round(seconds, 3), "rows": rows}
+    )
+    return {"success": 0, "failure": 0, **before, **ended}
+
+# %% ../notebooks/60_metrics_and_logs.ipynb #66e4a0c8
+def stage_notes(
+    out: Path,  # the folder of an environment
+) -> dict[str, dict]:
+    "The notes of the stages, by stage; one that cannot be read is left out."
+    notes = {}
+    for file in sorted(out.glob("metrics/*.json")):
+        with suppress(ValueError, OSError):
+            notes[file.stem] = json.loads(file.read_text(encoding="utf-8"))
+    return notes
+
+# %% ../notebooks/60_metrics_and_logs.ipynb #0410e8cd
 _STAGE = {
     "success": (
         "pipeline_stage_last_success_timestamp_seconds",
@@ -555,31 +579,6 @@ _STAGE = {
 }
 
 
-def stage_note(
-    before: dict,  # the stage's note until now; empty: it has none
-    seconds: float,  # how long it ran
-    rows: dict[str, int] | None,  # by table; None: it failed
-) -> dict:
-    "What is to be remembered of a stage that has ended now."
-    ended = (
-        {"failure": time.time()}
-        if rows is None
-        else {"success": time.time(), "seconds": round(seconds, 3), "rows": rows}
-    )
-    return {"success": 0, "failure": 0, **before, **ended}
-
-
-def stage_notes(
-    out: Path,  # the folder of an environment
-) -> dict[str, dict]:
-    "The notes of the stages, by stage; one that cannot be read is left out."
-    notes = {}
-    for file in sorted(out.glob("metrics/*.json")):
-        with suppress(ValueError, OSError):
-            notes[file.stem] = json.loads(file.read_text(encoding="utf-8"))
-    return notes
-
-# %% ../notebooks/60_metrics_and_logs.ipynb #81414a0b
 class _Stages:
     "Reads the notes each time that Prometheus asks."
 
@@ -604,11 +603,11 @@ class _Stages:
                         family.add_metric(labels, value)
             yield family
 
-
+# %% ../notebooks/60_metrics_and_logs.ipynb #e3e51803
 def pipeline_metrics(
     out: Path,  # the folder of an environment
 ):
-    "The pipeline's metrics, as a registry of prometheus_client that a service can mount beside its own."
+    "The pipeline's metrics, as a registry that a service can mount beside its own."
     from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry()
@@ -619,7 +618,7 @@ def pipeline_metrics(
 def pipeline_text(
     out: Path,  # the folder of an environment
 ) -> bytes:
-    "The pipeline's metrics, as Prometheus and the textfile collector of its node exporter read them."
+    "The pipeline's metrics, as Prometheus and its textfile collector read them."
     from prometheus_client import generate_latest
 
     return generate_latest(pipeline_metrics(out))
@@ -628,9 +627,7 @@ def pipeline_text(
 def prometheus(
     folder: Path,  # gets its configuration and its data
     platform: Path,  # the project's folder platform/
-    targets: dict[
-        str, str
-    ],  # host:port by job of platform/prometheus/prometheus.yml; a job without one is left out
+    targets: dict[str, str],  # host:port by job of prometheus.yml; a job without one is left out
     port: int = 9090,  # on loopback
     every: str = "15s",  # readings and rules
     alertmanager: str | None = None,  # its host:port
@@ -643,7 +640,8 @@ def prometheus(
     jobs = {job["job_name"]: job for job in told["scrape_configs"]}
     if unknown := targets.keys() - jobs.keys():
         raise ValueError(
-            f"prometheus.yml has no job {', '.join(sorted(unknown))}; it has {', '.join(sorted(jobs))}"
+            f"prometheus.yml has no job {', '.join(sorted(unknown))}; "
+            f"it has {', '.join(sorted(jobs))}"
         )
     key = {"authorization": {"credentials_file": str(key_file)}} if key_file else {}
     told["global"] |= {
@@ -685,5 +683,5 @@ def prometheus(
 
 
 def _pattern(folder: Path) -> str:
-    "A folder as Prometheus looks for it, in a pattern; a star may stand in its last part only, so this one is met between its neighbours."
+    "A folder in a pattern of Prometheus; a star, for the last part only, is met by its neighbours."
     return re.sub(r"[*?[]", lambda mark: "[)-+]" if mark[0] == "*" else f"[{mark[0]}]", str(folder))

@@ -6,7 +6,7 @@
 __all__ = ['ENTITY', 'TIME', 'BOOKING', 'LABEL', 'FEATURES', 'PROPENSITY', 'KNOWN', 'RISING', 'CHOICES', 'CODE',
            'TrainingSettings', 'extract', 'keep', 'kept', 'Windows', 'windows', 'labelled', 'split', 'examples',
            'validate', 'ClippedRegression', 'recipes', 'fit', 'probability', 'base_rate', 'per_entity', 'reliability',
-           'measure', 'surprise', 'Trial', 'compare', 'behaviour', 'ranked', 'best', 'choices', 'weights', 'robust',
+           'measure', 'surprise', 'behaviour', 'Trial', 'compare', 'ranked', 'best', 'choices', 'weights', 'robust',
            'effective_sample', 'Interval', 'interval', 'Uplift', 'uplift', 'enough', 'better_than_base',
            'first_champion', 'no_worse', 'measurable', 'Champion', 'Judged', 'judge', 'reasons', 'recipe_of', 'key_of',
            'track', 'report', 'verdict', 'present_champion', 'try_all', 'settle', 'train', 'compare_with_truth',
@@ -29,13 +29,11 @@ class TrainingSettings(Settings):
 
     test_days: int = 21  # the newest days are for the test
     validation_days: int = 10  # those before are for the choice of a model
-    train_days: Annotated[int, Field(ge=2)] | None = (
-        None  # learn from the newest so many days before the test; None: from all
-    )
+    # learn from the newest so many days before the test; None: from all
+    train_days: Annotated[int, Field(ge=2)] | None = None
     seed: int = 7
-    truth: str | None = (
-        None  # what a simulation knows; read after the gate has decided, never before
-    )
+    # what a simulation knows; read after the gate has decided, never before
+    truth: str | None = None
 
 # %% ../notebooks/40_training_pipeline.ipynb #5cffdf1c
 from collections.abc import Callable
@@ -48,13 +46,12 @@ def extract(
     labels: pd.DataFrame,  # cleaned tables, with the time from which each row was known
     bookings: pd.DataFrame,
     candidates: pd.DataFrame,
-    historical: Callable,  # rows of entity and time -> the same rows with features; see `features.historical`
+    historical: Callable,  # rows of entity and time -> with features; see `features.historical`
 ) -> pd.DataFrame:
-    "A row for each candidate of a booking, and for each label without one: features as of its time, label and propensity where known."
+    "A row a candidate, and a label without one: features as of then, what is known of the rest."
     pair = [BOOKING, ENTITY]
-    labels, bookings, candidates = (
-        table.astype({BOOKING: "string"}) for table in (labels, bookings, candidates)
-    )
+    tables = (labels, bookings, candidates)
+    labels, bookings, candidates = (table.astype({BOOKING: "string"}) for table in tables)
     rows = candidates[pair].merge(bookings[[BOOKING, TIME]], on=BOOKING)
     rows = rows.merge(bookings[[*pair, PROPENSITY]], on=pair, how="left")
     rows = rows.merge(
@@ -88,7 +85,7 @@ def keep(
     os.replace(unnamed, named)
     return named.stem
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #908415ae
 def kept(
     snapshot: str,  # a digest
     folder: Path,
@@ -97,11 +94,13 @@ def kept(
     path = folder / f"{snapshot}.parquet"
     if not path.is_file():
         raise CourseError(
-            f"no snapshot {snapshot[:12]} is kept here: it was deleted, or this is a copy without its snapshots"
+            f"no snapshot {snapshot[:12]} is kept here: it was deleted, or this is a copy "
+            "without its snapshots"
         )
     if project.digest(path) != snapshot:
         raise CourseError(
-            f"snapshot {snapshot[:12]} was altered: its bytes no longer have this digest. Get it from a backup; nothing was trained"
+            f"snapshot {snapshot[:12]} was altered: its bytes no longer have this digest. "
+            "Get it from a backup; nothing was trained"
         )
     return pd.read_parquet(path)
 
@@ -123,17 +122,18 @@ def windows(
     frame: pd.DataFrame,
     told: TrainingSettings,
 ) -> Windows:
-    "Whole days, counted back from the midnight after the newest row. Raises `CourseError` if no day is left to train on."
+    "Whole days, back from the midnight after the newest row. Raises `CourseError` if none is left."
     if told.train_days and told.train_days <= told.validation_days:
         raise CourseError(
-            f"training: with train_days {told.train_days} and validation_days {told.validation_days} no day is left to train on"
+            f"training: with train_days {told.train_days} and validation_days "
+            f"{told.validation_days} no day is left to train on"
         )
     end = frame[TIME].max().floor("D") + timedelta(days=1)
     test = end - timedelta(days=told.test_days)
     since = test - timedelta(days=told.train_days) if told.train_days else frame[TIME].min()
     return Windows(since, test - timedelta(days=told.validation_days), test, end)
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #24ba92ef
 def labelled(
     frame: pd.DataFrame,
     begin: pd.Timestamp | None,  # None: from the first row
@@ -174,13 +174,13 @@ def examples() -> Table:
         key=(BOOKING, ENTITY),
     )
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #b51453fa
 def validate(
     frame: pd.DataFrame,
     parts: dict[str, pd.DataFrame],
     history: pd.DataFrame,  # the cleaned statistics, with the time from which each row was known
 ) -> list[checks.Result]:
-    "Contract, leakage between the splits by row, entity and time, leakage of the label, features from the future."
+    "Contract, leakage between the splits, leakage of the label, features from the future."
     labels = pd.concat(parts.values())
     return [
         checks.meets(frame, examples()),
@@ -197,7 +197,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 
 class ClippedRegression(ClassifierMixin, BaseEstimator):
-    "A regression of the label, clipped to 0 and 1: its `predict_proba` is like that of a classifier."
+    "A regression of the label, clipped to 0 and 1, with the `predict_proba` of a classifier."
 
     def __init__(self, regression=None):
         self.regression = regression
@@ -213,46 +213,54 @@ class ClippedRegression(ClassifierMixin, BaseEstimator):
         return np.column_stack([1 - one, one])
 
 # %% ../notebooks/40_training_pipeline.ipynb #cea83ec2
+RISING = FEATURES[:1]  # the label's own past: whoever completed more should not be promised less
+
+
+def _filled(*steps):
+    "Steps after missing values were filled with the median."
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *steps)
+
+
+def _boosting(seed: int):
+    "Shallow trees, which never promise less where a feature of `RISING` is higher."
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(
+        max_iter=120,
+        learning_rate=0.06,
+        max_depth=3,
+        min_samples_leaf=60,
+        l2_regularization=5.0,
+        monotonic_cst=[1 if name in RISING else 0 for name in FEATURES],
+        early_stopping=False,
+        random_state=seed,
+    )
+
+# %% ../notebooks/40_training_pipeline.ipynb #b2c138dc
 def recipes(
     seed: int,
 ) -> dict:
     "The models that may become champion, by name, not yet trained."
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.impute import MissingIndicator, SimpleImputer
+    from sklearn.impute import MissingIndicator
     from sklearn.linear_model import ElasticNet, LogisticRegression
     from sklearn.pipeline import make_pipeline, make_union
     from sklearn.preprocessing import SplineTransformer, StandardScaler
 
-    def filled(*steps):
-        return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *steps)
-
     curves = make_union(
-        filled(StandardScaler(), SplineTransformer(n_knots=5, degree=3)),
+        _filled(StandardScaler(), SplineTransformer(n_knots=5, degree=3)),
         MissingIndicator(features="all"),
     )
-    rising = [1 if name in RISING else 0 for name in FEATURES]
-    boosting = {
-        "max_iter": 120,
-        "learning_rate": 0.06,
-        "max_depth": 3,
-        "min_samples_leaf": 60,
-        "l2_regularization": 5.0,
-    }
+    clipped = ClippedRegression(ElasticNet(alpha=0.005, l1_ratio=0.5))
+    smooth = LogisticRegression(C=0.1, max_iter=500)
     return {
-        "elastic net": filled(
-            StandardScaler(), ClippedRegression(ElasticNet(alpha=0.005, l1_ratio=0.5))
-        ),
-        "logistic regression": filled(StandardScaler(), LogisticRegression()),
-        "logistic regression on splines": make_pipeline(
-            curves, LogisticRegression(C=0.1, max_iter=500)
-        ),
-        "gradient boosting": HistGradientBoostingClassifier(
-            **boosting, monotonic_cst=rising, early_stopping=False, random_state=seed
-        ),
+        "elastic net": _filled(StandardScaler(), clipped),
+        "logistic regression": _filled(StandardScaler(), LogisticRegression()),
+        "logistic regression on splines": make_pipeline(curves, smooth),
+        "gradient boosting": _boosting(seed),
     }
-
-
-RISING = FEATURES[:1]  # the label's own past: whoever completed more should not be promised less
 
 # %% ../notebooks/40_training_pipeline.ipynb #e3b64131
 from threadpoolctl import threadpool_limits
@@ -276,16 +284,13 @@ def probability(
     "The probability of the label's being 1, one a row."
     return model.predict_proba(rows[FEATURES])[:, 1]
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #8696d8a5
 def base_rate(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
     "The share of completed trips in `train`, for each of `rows`."
     from sklearn.dummy import DummyClassifier
 
-    return (
-        DummyClassifier(strategy="prior")
-        .fit(train[FEATURES], train[LABEL])
-        .predict_proba(rows[FEATURES])[:, 1]
-    )
+    prior = DummyClassifier(strategy="prior").fit(train[FEATURES], train[LABEL])
+    return prior.predict_proba(rows[FEATURES])[:, 1]
 
 
 def per_entity(
@@ -293,7 +298,7 @@ def per_entity(
     rows: pd.DataFrame,
     strength: float = 20,  # trips that an entity needs for half of its own weight
 ) -> np.ndarray:
-    "The share of completed trips of each entity in `train`, shrunk to that of all; that of all for one that is new."
+    "Each entity's share of completed trips in `train`, shrunk to that of all; of all if it is new."
     seen = train.groupby(ENTITY)[LABEL].agg(["sum", "size"])
     share = (seen["sum"] + strength * train[LABEL].mean()) / (seen["size"] + strength)
     return rows[ENTITY].map(share).fillna(train[LABEL].mean()).to_numpy()
@@ -311,12 +316,12 @@ def reliability(
         score=("score", "mean"), label=("label", "mean"), rows=("label", "size")
     )
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #10b01066
 def measure(
     label: np.ndarray,
     score: np.ndarray,
 ) -> dict[str, float | None]:
-    "RMSE, MAE, log loss, ROC AUC and expected calibration error of probabilities. What cannot be measured is None."
+    "RMSE, MAE, log loss, ROC AUC and expected calibration error; None if not measurable."
     label, score = np.asarray(label, float), np.asarray(score, float)
     if not len(label):
         return dict.fromkeys(["rmse", "mae", "log_loss", "auc", "calibration_error"])
@@ -337,57 +342,12 @@ def surprise(label: np.ndarray, score: np.ndarray) -> np.ndarray:
     score = np.clip(score, 1e-6, 1 - 1e-6)
     return -np.where(np.asarray(label) == 1, np.log(score), np.log(1 - score))
 
-# %% ../notebooks/40_training_pipeline.ipynb #7f80c67c
-class Trial(NamedTuple):
-    "A model that was tried, and how it did on the validation rows."
-
-    name: str
-    model: object | None  # None: a baseline, or it could not be trained
-    metrics: dict
-    note: str = ""
-
-
-@threadpool_limits.wrap(limits=1)
-def compare(
-    parts: dict[str, pd.DataFrame],
-    seed: int,
-) -> list[Trial]:
-    "Train every recipe, and measure it and the baselines on the validation rows."
-    train, ahead = parts["train"], parts["validation"]
-    if train[LABEL].nunique() < 2 or ahead.empty:
-        return []
-    trials = [
-        Trial("base rate", None, measure(ahead[LABEL], base_rate(train, ahead)), "a baseline")
-    ]
-    trials.append(
-        Trial("per driver", None, measure(ahead[LABEL], per_entity(train, ahead)), "a baseline")
-    )
-    few = train.groupby(LABEL).head(25)
-    for name, recipe in recipes(seed).items():
-        first = checks.gives_probabilities(recipe, few[FEATURES], few[LABEL].astype("int64"))
-        model = fit(name, train, seed) if first.passed else None
-        faults = (
-            [result for result in behaviour(model, ahead) if result.passed is False]
-            if model
-            else [first]
-        )
-        metrics = measure(ahead[LABEL], probability(model, ahead)) if model else measure([], [])
-        trials.append(
-            Trial(
-                name,
-                None if faults else model,
-                metrics,
-                "; ".join(fault.message for fault in faults),
-            )
-        )
-    return trials
-
-
+# %% ../notebooks/40_training_pipeline.ipynb #d7ffbc14
 def behaviour(
     model,
     rows: pd.DataFrame,
 ) -> list[checks.Result]:
-    "Does the model say the same twice, whatever the order of the rows, and no less where the label's own past is better?"
+    "Does it repeat itself, in any order of the rows, and promise no less for a better past?"
     some = rows[FEATURES].head(500)
 
     def score(some):
@@ -399,15 +359,48 @@ def behaviour(
         *(checks.does_not_fall(score, some, name, 0.05) for name in RISING),
     ]
 
+# %% ../notebooks/40_training_pipeline.ipynb #7f80c67c
+class Trial(NamedTuple):
+    "A model that was tried, and how it did on the validation rows."
 
+    name: str
+    model: object | None  # None: a baseline, or it could not be trained
+    metrics: dict
+    note: str = ""
+
+
+def _tried(name: str, recipe, train: pd.DataFrame, ahead: pd.DataFrame, seed: int) -> Trial:
+    "A recipe, trained and measured; without a model where it cannot be trained or misbehaves."
+    few = train.groupby(LABEL).head(25)
+    first = checks.gives_probabilities(recipe, few[FEATURES], few[LABEL].astype("int64"))
+    if not first.passed:
+        return Trial(name, None, measure([], []), first.message)
+    model = fit(name, train, seed)
+    faults = [result for result in behaviour(model, ahead) if result.passed is False]
+    metrics = measure(ahead[LABEL], probability(model, ahead))
+    note = "; ".join(fault.message for fault in faults)
+    return Trial(name, None if faults else model, metrics, note)
+
+# %% ../notebooks/40_training_pipeline.ipynb #60937e1f
+@threadpool_limits.wrap(limits=1)
+def compare(
+    parts: dict[str, pd.DataFrame],
+    seed: int,
+) -> list[Trial]:
+    "Train every recipe, and measure it and the baselines on the validation rows."
+    train, ahead = parts["train"], parts["validation"]
+    if train[LABEL].nunique() < 2 or ahead.empty:
+        return []
+    known = {"base rate": base_rate(train, ahead), "per driver": per_entity(train, ahead)}
+    trials = [Trial(k, None, measure(ahead[LABEL], v), "a baseline") for k, v in known.items()]
+    trials += (_tried(name, recipe, train, ahead, seed) for name, recipe in recipes(seed).items())
+    return trials
+
+# %% ../notebooks/40_training_pipeline.ipynb #82e21e1f
 def ranked(trials: list[Trial]) -> list[str]:
     "The names of the models that could be trained, by their log loss, the lowest first."
-    return [
-        trial.name
-        for trial in sorted(
-            (t for t in trials if t.model is not None), key=lambda trial: trial.metrics["log_loss"]
-        )
-    ]
+    able = [trial for trial in trials if trial.model is not None]
+    return [trial.name for trial in sorted(able, key=lambda trial: trial.metrics["log_loss"])]
 
 
 def best(trials: list[Trial]) -> str | None:
@@ -418,10 +411,9 @@ def best(trials: list[Trial]) -> str | None:
 def choices(
     rows: pd.DataFrame,  # candidates of bookings
     score: np.ndarray,  # of each row: the policy takes the highest
-    expected: np.ndarray
-    | None = None,  # probability of each row's completion, for the doubly robust estimate; None: the score
+    expected: np.ndarray | None = None,  # probability of completion (doubly robust); None: score
 ) -> pd.DataFrame:
-    "One row a booking with a label: what was logged and came of it, what the policy picks, and what is expected of both."
+    "A row a booking with a label: what was logged, what the policy picks, what both promise."
     rows = rows.assign(expected=score if expected is None else expected)
     rows["score"] = np.where(rows[FEATURES].notna().any(axis=1), score, -1.0)
     rows = rows[rows[BOOKING].notna()]
@@ -429,17 +421,9 @@ def choices(
     picked = rank.drop_duplicates(BOOKING)[[BOOKING, ENTITY, "expected"]]
     logged = rows[rows[PROPENSITY].notna() & rows[LABEL].notna()]
     both = logged.merge(picked, on=BOOKING, suffixes=("", "_picked"))
-    columns = [
-        BOOKING,
-        TIME,
-        ENTITY,
-        f"{ENTITY}_picked",
-        PROPENSITY,
-        LABEL,
-        "expected",
-        "expected_picked",
-    ]
-    return both[columns].rename(columns={f"{ENTITY}_picked": "picked"})
+    both = both.rename(columns={f"{ENTITY}_picked": "picked"})
+    known = [BOOKING, TIME, ENTITY, "picked", PROPENSITY, LABEL]
+    return both[[*known, "expected", "expected_picked"]]
 
 
 def weights(chosen: pd.DataFrame) -> np.ndarray:
@@ -448,7 +432,7 @@ def weights(chosen: pd.DataFrame) -> np.ndarray:
 
 # %% ../notebooks/40_training_pipeline.ipynb #ce5c7acc
 def robust(chosen: pd.DataFrame) -> np.ndarray:
-    "What the policy is worth in each booking, by the doubly robust estimate (Dudík, Langford, Li 2011, arXiv 1103.4601)."
+    "A policy's worth in each booking, doubly robust (Dudík, Langford, Li 2011, arXiv 1103.4601)."
     return (
         chosen.expected_picked.to_numpy()
         + weights(chosen) * (chosen[LABEL] - chosen.expected).to_numpy()
@@ -456,11 +440,10 @@ def robust(chosen: pd.DataFrame) -> np.ndarray:
 
 
 def effective_sample(weight: np.ndarray) -> float:
-    "How many equally weighted rows would say as much (Kong 1992): the squared sum over the sum of squares; 0 without weights."
+    "How many equally weighted rows would say as much (Kong 1992); 0 without weights."
     largest = np.max(weight, initial=0.0)
-    share = (
-        weight / largest if largest else weight
-    )  # the square of a tiny weight would be no number any more
+    # the square of a tiny weight would be no number any more
+    share = weight / largest if largest else weight
     return float(np.sum(share)) ** 2 / float(np.sum(np.square(share))) if largest else 0.0
 
 # %% ../notebooks/40_training_pipeline.ipynb #b28500a3
@@ -473,6 +456,13 @@ class Interval(NamedTuple):
     days: int
 
 
+def _wider(days: int) -> float:
+    "What few clusters make too narrow: Student's t instead of the normal, and n - 1 for n."
+    from scipy.stats import norm, t
+
+    return float(t.ppf(0.975, days - 1) / norm.ppf(0.975) * np.sqrt(days / (days - 1)))
+
+# %% ../notebooks/40_training_pipeline.ipynb #332cec30
 def interval(
     time: pd.Series,
     columns: list,  # of numbers, one a row each
@@ -480,13 +470,9 @@ def interval(
     seed: int,
     draws: int = 2_000,
 ) -> Interval | None:
-    "Of a statistic of sums, by a bootstrap over days. None with fewer than two days, or where a sum leaves it undefined."
-    sums = (
-        pd.DataFrame(np.column_stack(columns))
-        .groupby(time.dt.floor("D").dt.tz_localize(None).to_numpy())
-        .sum()
-        .to_numpy()
-    )
+    "Of a statistic of sums, by a bootstrap over days. None: fewer than two days, or undefined."
+    day = time.dt.floor("D").dt.tz_localize(None).to_numpy()
+    sums = pd.DataFrame(np.column_stack(columns)).groupby(day).sum().to_numpy()
     days = len(sums)
     if days < 2:
         return None
@@ -497,23 +483,12 @@ def interval(
     if not np.isfinite([estimate, low, high]).all():
         return None
     wider = _wider(days)
-    return Interval(
-        float(estimate),
-        float(estimate - wider * (estimate - low)),
-        float(estimate + wider * (high - estimate)),
-        days,
-    )
-
-
-def _wider(days: int) -> float:
-    "Percentiles of a bootstrap over few clusters are too narrow: Student's t instead of the normal, and n - 1 for n."
-    from scipy.stats import norm, t
-
-    return float(t.ppf(0.975, days - 1) / norm.ppf(0.975) * np.sqrt(days / (days - 1)))
+    low, high = estimate - wider * (estimate - low), estimate + wider * (high - estimate)
+    return Interval(float(estimate), float(low), float(high), days)
 
 # %% ../notebooks/40_training_pipeline.ipynb #59454b08
 class Uplift(NamedTuple):
-    "Completed trips of a policy relative to the logged one, in the same bookings: 0.1 is a tenth more."
+    "Completed trips relative to the logged policy, in the same bookings: 0.1 is a tenth more."
 
     robust: Interval | None
     weighted: Interval | None  # self-normalized
@@ -525,23 +500,14 @@ def uplift(
     chosen: pd.DataFrame,  # of `choices`
     seed: int,
 ) -> Uplift:
-    "The uplift by the doubly robust and by the self-normalized estimate (Swaminathan, Joachims 2015); None: not measurable."
+    "Doubly robust, and self-normalized (Swaminathan, Joachims 2015); None: not measurable."
     weight, label, one = weights(chosen), chosen[LABEL], np.ones(len(chosen))
     if not weight.any():
         return Uplift(None, None, 0.0 if len(chosen) else None, len(chosen))
-    return Uplift(
-        interval(
-            chosen[TIME], [robust(chosen), label], lambda mine, theirs: mine / theirs - 1, seed
-        ),
-        interval(
-            chosen[TIME],
-            [weight * label, weight, label, one],
-            lambda wy, w, y, n: wy / w / (y / n) - 1,
-            seed,
-        ),
-        effective_sample(weight),
-        len(chosen),
-    )
+    time, sums = chosen[TIME], [weight * label, weight, label, one]
+    doubly = interval(time, [robust(chosen), label], lambda mine, logged: mine / logged - 1, seed)
+    weighted = interval(time, sums, lambda wy, w, y, n: wy / w / (y / n) - 1, seed)
+    return Uplift(doubly, weighted, effective_sample(weight), len(chosen))
 
 # %% ../notebooks/40_training_pipeline.ipynb #a69c9e6d
 from .problem import ACCEPTANCE, Acceptance
@@ -551,34 +517,28 @@ def enough(
     test: pd.DataFrame,  # the labelled rows of the test
     effective: float | None,
     needed: Acceptance = ACCEPTANCE,
-    paired: bool = False,  # with a champion to compare with: the intervals of the comparison say themselves how little they know
+    paired: bool = False,  # with a champion: its intervals say themselves how little they know
 ) -> list[checks.Result]:
     "Is there evidence enough to say anything?"
-
-    def at_least(name: str, there: float | None, wanted: float) -> checks.Result:
-        if there is None:
-            return checks.Result(
-                f"evidence: {name}",
-                None,
-                f"{name} not measurable: no bookings with candidates, propensities and labels",
-            )
-        passed, what = bool(there >= wanted), name.removesuffix("s") if there == 1 else name
-        return checks.Result(
-            f"evidence: {name}",
-            passed,
-            f"{'' if passed else 'too little evidence: '}{there:,.0f} {what} of {wanted:,.0f}",
-        )
-
+    days = test[TIME].dt.floor("D").nunique()
+    sample = [] if paired else [_at_least("effective sample", effective, needed.effective_sample)]
     return [
-        at_least("labels", len(test), needed.labels),
-        at_least("drivers", test[ENTITY].nunique(), needed.drivers),
-        at_least(
-            "days",
-            test[TIME].dt.floor("D").nunique(),
-            needed.paired_days if paired else needed.days,
-        ),
-        *([] if paired else [at_least("effective sample", effective, needed.effective_sample)]),
+        _at_least("labels", len(test), needed.labels),
+        _at_least("drivers", test[ENTITY].nunique(), needed.drivers),
+        _at_least("days", days, needed.paired_days if paired else needed.days),
+        *sample,
     ]
+
+# %% ../notebooks/40_training_pipeline.ipynb #297bacf8
+def _at_least(name: str, there: float | None, wanted: float) -> checks.Result:
+    "Is there so much of it?"
+    if there is None:
+        why = f"{name} not measurable: no bookings with candidates, propensities and labels"
+        return checks.Result(f"evidence: {name}", None, why)
+    passed, what = bool(there >= wanted), name.removesuffix("s") if there == 1 else name
+    lacking = "" if passed else "too little evidence: "
+    message = f"{lacking}{there:,.0f} {what} of {wanted:,.0f}"
+    return checks.Result(f"evidence: {name}", passed, message)
 
 # %% ../notebooks/40_training_pipeline.ipynb #fa258bb1
 def better_than_base(
@@ -589,12 +549,8 @@ def better_than_base(
 ) -> list[checks.Result]:
     "Does the model beat the base rate, by the lower bounds in RMSE and log loss?"
     if test.empty or test[LABEL].nunique() < 2:
-        why = (
-            "not measurable: the test's labels are of one class only"
-            if len(test)
-            else "not measurable: the test has no labels"
-        )
-        return [checks.Result("better than the base rate", None, why)]
+        why = "the test's labels are of one class only" if len(test) else "the test has no labels"
+        return [checks.Result("better than the base rate", None, f"not measurable: {why}")]
     label, one = test[LABEL].to_numpy(), np.ones(len(test))
     squares = [np.square(base - label), np.square(score - label), one]
     rmse = interval(test[TIME], squares, lambda b, m, n: np.sqrt(b / n) - np.sqrt(m / n), seed)
@@ -606,7 +562,7 @@ def better_than_base(
         _above("better than the base rate: log loss", loss, 0.0, "log loss saved"),
     ]
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #2b03c35b
 def _above(name: str, found: Interval | None, wanted: float, what: str) -> checks.Result:
     "Is the interval's lower bound above `wanted`?"
     if found is None:
@@ -623,30 +579,22 @@ def first_champion(
     gain: Uplift,
     needed: Acceptance = ACCEPTANCE,
 ) -> list[checks.Result]:
-    "Does a model without a predecessor reach what the company asks: in RMSE, and in uplift by its lower bound?"
+    "Does a model without a predecessor reach the RMSE, and the uplift by its lower bound?"
     if rmse is None:
         off = checks.Result("RMSE", None, "RMSE not measurable: the test has no labels")
     else:
         off = checks.Result("RMSE", rmse <= needed.rmse, f"RMSE {rmse:.3f}, at most {needed.rmse}")
     found = gain.robust
     if found is None:
-        return [
-            off,
-            checks.Result(
-                "uplift",
-                None,
-                "uplift not measurable: the logs have no bookings in which it can be estimated",
-            ),
-        ]
-    between = f"between {found.low:+.1%} and {found.high:+.1%}; the lower bound must reach {needed.uplift:+.0%}"
-    return [
-        off,
-        checks.Result(
-            "uplift", found.low >= needed.uplift, f"uplift {found.estimate:+.1%}, {between}"
-        ),
-    ]
+        why = "uplift not measurable: the logs have no bookings in which it can be estimated"
+        return [off, checks.Result("uplift", None, why)]
+    message = (
+        f"uplift {found.estimate:+.1%}, between {found.low:+.1%} and {found.high:+.1%}; "
+        f"the lower bound must reach {needed.uplift:+.0%}"
+    )
+    return [off, checks.Result("uplift", found.low >= needed.uplift, message)]
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #929944cd
 def no_worse(
     rows: pd.DataFrame,  # bookings later than both trainings, with their candidates
     mine: np.ndarray,  # scores of the challenger
@@ -654,52 +602,57 @@ def no_worse(
     seed: int,
     needed: Acceptance = ACCEPTANCE,
 ) -> list[checks.Result]:
-    "Is the challenger no worse than the champion, booking by booking, in completed trips and in RMSE?"
+    "Is the challenger no worse than the champion, in completed trips and in RMSE?"
     me, they = choices(rows, mine), choices(rows, theirs, expected=mine)
+    won = [robust(me) - robust(they), np.ones(len(me))]
+    trips = _paired(me[TIME], won, lambda d, n: d / n, seed, needed)
     answered = rows[LABEL].notna().to_numpy()
-    label, day = rows[LABEL][answered], rows[TIME][answered]
-    trips = off = None
-    if me[TIME].dt.floor("D").nunique() >= needed.paired_days:
-        trips = interval(
-            me[TIME], [robust(me) - robust(they), np.ones(len(me))], lambda d, n: d / n, seed
-        )
-    if day.dt.floor("D").nunique() >= needed.paired_days:
-        squares = [np.square(score[answered] - label) for score in (theirs, mine)]
-        off = interval(
-            day,
-            [*squares, np.ones(len(label))],
-            lambda t, m, n: np.sqrt(t / n) - np.sqrt(m / n),
-            seed,
-        )
+    label, time = rows[LABEL][answered], rows[TIME][answered]
+    squares = [np.square(score[answered] - label) for score in (theirs, mine)]
+    squares.append(np.ones(len(label)))
+    off = _paired(time, squares, lambda t, m, n: np.sqrt(t / n) - np.sqrt(m / n), seed, needed)
     return [
         _not_below("no worse in completed trips", trips, needed),
         _not_below("no worse in RMSE", off, needed),
     ]
 
+# %% ../notebooks/40_training_pipeline.ipynb #43b8912b
+def _paired(time, columns, statistic, seed: int, needed: Acceptance) -> Interval | None:
+    "The interval of a comparison; None if it spans too few days."
+    if time.dt.floor("D").nunique() < needed.paired_days:
+        return None
+    return interval(time, columns, statistic, seed)
+
 
 def _not_below(name: str, found: Interval | None, needed: Acceptance) -> checks.Result:
     if found is None:
-        why = f"not measurable: fewer than {needed.paired_days} days of labelled bookings are later than both trainings; the champion stays"
-        return checks.Result(name, None, f"{name} than the champion {why}")
-    message = f"{name} than the champion: {found.estimate:+.4f}, lower bound {found.low:+.4f}, may lose {needed.no_worse:g}"
+        message = (
+            f"{name} than the champion not measurable: fewer than {needed.paired_days} days of "
+            "labelled bookings are later than both trainings; the champion stays"
+        )
+        return checks.Result(name, None, message)
+    message = (
+        f"{name} than the champion: {found.estimate:+.4f}, lower bound {found.low:+.4f}, "
+        f"may lose {needed.no_worse:g}"
+    )
     return checks.Result(name, found.low >= -needed.no_worse, message)
 
-
-CHOICES = (
-    "evidence: effective sample",
-    "uplift",
-    "no worse in completed trips",
-)  # checks that compare choices
+# %% ../notebooks/40_training_pipeline.ipynb #3156c7e5
+# checks that compare choices
+CHOICES = ("evidence: effective sample", "uplift", "no worse in completed trips")
 
 
 def measurable(
     results: list[checks.Result],
     frame: pd.DataFrame,  # of `extract`
 ) -> tuple[list[checks.Result], tuple[checks.Result, ...]]:
-    "What the gate can ask of a table, and what it cannot. Where no choice at all was logged with its propensity, labels must do."
+    "What the gate can ask, and what it cannot: without a logged propensity labels must do."
     if frame[PROPENSITY].notna().any():
         return results, ()
-    why = "cannot be measured: no source tells who the candidates of a booking were, and how likely the choice was"
+    why = (
+        "cannot be measured: no source tells who the candidates of a booking were, "
+        "and how likely the choice was"
+    )
     unmeasured = tuple(
         r._replace(message=f"{r.name.removeprefix('evidence: ')} {why}")
         for r in results
@@ -727,16 +680,15 @@ class Judged(NamedTuple):
     tested: pd.DataFrame  # label and score of the test's rows
     chosen: pd.DataFrame  # of `choices`, in the test
     at: Windows
-    unmeasured: tuple[
-        checks.Result, ...
-    ] = ()  # what the gate asks where choices are logged, and could not ask here
+    # what the gate asks where choices are logged, and could not ask here
+    unmeasured: tuple[checks.Result, ...] = ()
 
     @property
     def passed(self) -> bool:
         "A check that did not pass refuses, and not measurable did not pass."
         return all(result.passed for result in self.results)
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #5712da0d
 @threadpool_limits.wrap(limits=1)
 def judge(
     frame: pd.DataFrame,  # of `extract`
@@ -750,6 +702,37 @@ def judge(
     data, trials = validate(frame, parts, history), compare(parts, told.seed)
     if ranked(trials):
         return _examined(frame, at, data, trials, told.seed, champion)
+    return _without_model(frame, at, parts, data, trials, champion)
+
+# %% ../notebooks/40_training_pipeline.ipynb #833aa947
+def _examined(
+    frame, at: Windows, data: list, trials: list[Trial], seed: int, champion: Champion | None
+) -> Judged:
+    "The best model, trained on all that was known before the test, and what the test says of it."
+    learned, test = labelled(frame, at.since, at.test), labelled(frame, at.test, at.end)
+    ahead = frame[frame[TIME] >= at.test]
+    kind, model = _behaving(ranked(trials), learned, test, seed)
+    scores = pd.Series(probability(model, ahead), ahead.index)
+    score, base = scores[test.index].to_numpy(), base_rate(learned, test)
+    chosen = choices(ahead, scores)
+    gain, metrics = uplift(chosen, seed), _measured(test, score, base)
+    results = enough(test, gain.effective_sample, paired=champion is not None)
+    results += [*data, *behaviour(model, test), *better_than_base(test, score, base, seed)]
+    if champion is None:
+        results += first_champion(metrics["rmse"], gain)
+    else:
+        later = ahead[ahead[TIME] >= champion.until]
+        mine = scores[later.index].to_numpy()
+        results += no_worse(later, mine, champion.probability(later), seed)
+    results, unmeasured = measurable(results, frame)
+    tested = test.assign(score=score)
+    return Judged(kind, model, results, trials, metrics, gain, tested, chosen, at, unmeasured)
+
+# %% ../notebooks/40_training_pipeline.ipynb #2fd247e9
+def _without_model(
+    frame, at: Windows, parts: dict, data: list, trials: list[Trial], champion: Champion | None
+) -> Judged:
+    "What is said where no model could be trained."
     test = parts["test"]
     results = [
         *enough(test, None, paired=champion is not None),
@@ -758,81 +741,9 @@ def judge(
     ]
     results, unmeasured = measurable(results, frame)
     nothing, tested = Uplift(None, None, None, 0), test.assign(score=np.nan)
-    return Judged(
-        None,
-        None,
-        results,
-        trials,
-        _measured(test, None, None),
-        nothing,
-        tested,
-        test.head(0),
-        at,
-        unmeasured,
-    )
-
-# %% ../notebooks/40_training_pipeline.ipynb #2fd247e9
-def _examined(
-    frame, at: Windows, data: list, trials: list[Trial], seed: int, champion: Champion | None
-) -> Judged:
-    "The best model, trained on all that was known before the test, and what the test says of it."
-    learned, test, ahead = (
-        labelled(frame, at.since, at.test),
-        labelled(frame, at.test, at.end),
-        frame[frame[TIME] >= at.test],
-    )
-    kind, model = _behaving(ranked(trials), learned, test, seed)
-    scores = pd.Series(probability(model, ahead), ahead.index)
-    score, base, chosen = (
-        scores[test.index].to_numpy(),
-        base_rate(learned, test),
-        choices(ahead, scores),
-    )
-    gain = uplift(chosen, seed)
-    evidence = enough(test, gain.effective_sample, paired=champion is not None)
-    metrics = _measured(test, score, base)
-    results = [
-        *evidence,
-        *data,
-        *behaviour(model, test),
-        *better_than_base(test, score, base, seed),
-    ]
-    if champion is None:
-        results += first_champion(metrics["rmse"], gain)
-    else:
-        later = ahead[ahead[TIME] >= champion.until]
-        results += no_worse(
-            later, scores[later.index].to_numpy(), champion.probability(later), seed
-        )
-    results, unmeasured = measurable(results, frame)
-    return Judged(
-        kind,
-        model,
-        results,
-        trials,
-        metrics,
-        gain,
-        test.assign(score=score),
-        chosen,
-        at,
-        unmeasured,
-    )
-
-
-def _behaving(
-    kinds: list[str], learned: pd.DataFrame, rows: pd.DataFrame, seed: int
-) -> tuple[str, object]:
-    "The first kind whose model also behaves when it has learned from more days than in its trial, and on others; if none does, the best one."
-    models = ((kind, fit(kind, learned, seed)) for kind in kinds)
-    able = next(
-        (
-            found
-            for found in models
-            if all(result.passed is not False for result in behaviour(found[1], rows))
-        ),
-        None,
-    )
-    return able or (kinds[0], fit(kinds[0], learned, seed))
+    metrics = _measured(test, None, None)
+    empty = test.head(0)
+    return Judged(None, None, results, trials, metrics, nothing, tested, empty, at, unmeasured)
 
 
 def _untrained(parts: dict[str, pd.DataFrame], trials: list[Trial]) -> str:
@@ -844,8 +755,19 @@ def _untrained(parts: dict[str, pd.DataFrame], trials: list[Trial]) -> str:
     return "no model: " + "; ".join(f"{trial.name}: {trial.note}" for trial in trials[2:])
 
 
+def _behaving(
+    kinds: list[str], learned: pd.DataFrame, rows: pd.DataFrame, seed: int
+) -> tuple[str, object]:
+    "The first kind that also behaves when it has learned from more days; if none, the best one."
+    models = ((kind, fit(kind, learned, seed)) for kind in kinds)
+    for kind, model in models:
+        if all(result.passed is not False for result in behaviour(model, rows)):
+            return kind, model
+    return kinds[0], fit(kinds[0], learned, seed)
+
+
 def _measured(test: pd.DataFrame, score: np.ndarray | None, base: np.ndarray | None) -> dict:
-    "The metrics of the model and of the base rate on the test, and how many labels and entities it has."
+    "The metrics of model and base rate on the test, and how many labels and entities it has."
     mine = measure(test[LABEL], score) if score is not None else measure([], [])
     theirs = measure(test[LABEL], base) if base is not None else measure([], [])
     return {
@@ -856,18 +778,15 @@ def _measured(test: pd.DataFrame, score: np.ndarray | None, base: np.ndarray | N
         "drivers": test[ENTITY].nunique(),
     }
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #edb8933b
 def reasons(
     results: list[checks.Result],
 ) -> list[str]:
     "Why the gate refuses, evidence first; none if it does not."
     refused = [result for result in results if not result.passed]
     said = [result.message for result in refused]
-    looks = [
-        result.message.partition(",")[0]
-        for result in results
-        if result.name == "RMSE" and result.passed
-    ]
+    good = [result for result in results if result.name == "RMSE" and result.passed]
+    looks = [result.message.partition(",")[0] for result in good]
     if refused and refused[0].name.startswith("evidence") and looks:
         said[0] += f" ({looks[0]} looks good, and means nothing yet)"
     return said
@@ -895,6 +814,15 @@ def key_of(recipe: dict) -> str:
     "The name of what a recipe makes."
     return project.digest_of(recipe)
 
+# %% ../notebooks/40_training_pipeline.ipynb #59273674
+def _finished(client, where: str, part: str) -> str | None:
+    "The run of this part that came to its end; one that did not is deleted."
+    for run in client.search_runs([where], f"tags.part = '{part}'"):
+        if run.info.status == "FINISHED":
+            return run.info.run_id
+        client.delete_run(run.info.run_id)
+    return None
+
 # %% ../notebooks/40_training_pipeline.ipynb #dc10ebaa
 def track(
     client,  # of MLflow
@@ -905,30 +833,21 @@ def track(
     model=None,
     files: tuple[Path, ...] = (),  # kept beside the model
 ) -> str:
-    "Write a run down, and return its id. One that was finished before is found; one that was not is made again."
+    "Write a run down, and return its id. A finished one is found, another is made again."
     from mlflow.entities import Metric, Param
 
     where = registry.experiment(client)
-    for run in client.search_runs([where], f"tags.part = '{part}'"):
-        if run.info.status == "FINISHED":
-            return run.info.run_id
-        client.delete_run(run.info.run_id)
-    tags = {
-        "stage": "training",
-        "part": part,
-        "snapshot": recipe["snapshot"],
-        "code": recipe["code"],
-        **tags,
-    }
-    run_id = client.create_run(where, tags=tags, run_name=part.partition("/")[2]).info.run_id
-    numbers = [Metric(name, value, 0, 0) for name, value in metrics.items() if value is not None]
-    client.log_batch(
-        run_id, metrics=numbers, params=[Param(name, str(value)) for name, value in recipe.items()]
-    )
+    if found := _finished(client, where, part):
+        return found
+    origin = {"stage": "training", "part": part, **{k: recipe[k] for k in ("snapshot", "code")}}
+    name = part.partition("/")[2]
+    run_id = client.create_run(where, tags=origin | tags, run_name=name).info.run_id
+    numbers = [Metric(name, n, 0, 0) for name, n in metrics.items() if n is not None]
+    params = [Param(name, str(value)) for name, value in recipe.items()]
+    client.log_batch(run_id, metrics=numbers, params=params)
     if model is not None:
-        client.set_tag(
-            run_id, "model_digest", registry.log_model(client, run_id, model, tuple(FEATURES))
-        )
+        digest = registry.log_model(client, run_id, model, tuple(FEATURES))
+        client.set_tag(run_id, "model_digest", digest)
     for file in files:
         client.log_artifact(run_id, str(file))
     client.set_terminated(run_id)
@@ -950,7 +869,8 @@ def _picture(draw: Callable, judged: Judged) -> str:
         figure = Figure(figsize=(5.2, 3), layout="constrained")
         words = draw(judged, figure.subplots())
         figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
-    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data}">'
 
 
 def _calibration(judged: Judged, axes) -> str:
@@ -1027,9 +947,15 @@ def report(
         f"<h2>{html.escape(title)}</h2>{table.to_html(index=False, border=0)}"
         for title, table in tables.items()
     )
-    style = "body{font:15px sans-serif;max-width:60em;margin:2em auto}td,th{text-align:left;padding:.2em .8em;border-bottom:1px solid #ddd}"
+    style = (
+        "body{font:15px sans-serif;max-width:60em;margin:2em auto}"
+        "td,th{text-align:left;padding:.2em .8em;border-bottom:1px solid #ddd}"
+    )
     verdict = "passed the gate" if judged.passed else "was refused"
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title><style>{style}</style>'
+    head = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f"<title>Training</title><style>{style}</style>"
+    )
     return f"{head}<h1>This model {verdict}</h1>{''.join(pictures)}{body}"
 
 # %% ../notebooks/40_training_pipeline.ipynb #8aa62fa7
@@ -1045,7 +971,7 @@ def _plain(found: Interval | None) -> dict:
 def verdict(
     judged: Judged,
 ) -> dict:
-    "The gate's decision, and all that it rests on, as `decision.json` has it: without names of runs and versions."
+    "The gate's decision and all that it rests on, without names of runs and versions."
     numbers = {
         name: round(value, 6) if isinstance(value, float) else value
         for name, value in judged.metrics.items()
@@ -1080,7 +1006,7 @@ from .telemetry import log
 
 
 def present_champion(client) -> Champion | None:
-    "The champion in the registry; None if there is none, or none that these libraries can open: the gate then asks as of a first one."
+    "The registry's champion; None if there is none that these libraries can open."
     try:
         loaded = registry.load(client)
     except registry.NoChampion:
@@ -1099,7 +1025,7 @@ def try_all(
     told: TrainingSettings,
     recipe: dict,
 ) -> str:
-    "Judge the table, write down each trial and the last model with its verdict, and return the id of that run."
+    "Judge the table, write down trials, model and verdict; return the id of the last run."
     import tempfile
 
     key, judged = key_of(recipe), judge(frame, history, told, present_champion(client))
@@ -1127,7 +1053,7 @@ def try_all(
         }
         return track(client, f"{key}/final", recipe, tags, judged.metrics, judged.model, files)
 
-
+# %% ../notebooks/40_training_pipeline.ipynb #a86743e5
 def settle(
     client,
     run_id: str,
@@ -1153,37 +1079,31 @@ def train(
     told: TrainingSettings,
     snapshot: str,
 ) -> tuple[dict, Path]:
-    "The decision on this table, made or found, with names of run and version; and the folder where its run keeps its files."
+    "The decision on this table, made or found, with its run and version; and the run's folder."
     recipe = recipe_of(snapshot, told)
     found = registry.find(client, key_of(recipe))
     run_id = found.run_id if found else try_all(client, frame, history, told, recipe)
     run = client.get_run(run_id)
     files = registry.artifacts(client, run_id)
-    if not (files / "verdict.json").is_file():
+    seen = _seen(files / "verdict.json", run_id)
+    decision, number = settle(client, run_id, recipe, seen.pop("passed"))
+    model = {"name": registry.NAME, "version": number, "run_id": run_id}
+    model |= {"digest": run.data.tags.get("model_digest"), "kind": seen.pop("kind")}
+    if decision == "kept":
+        now = registry.aliases(client)["champion"]
+        why = f"judged before, as version {number}; the champion is version {now} by now"
+        seen["reasons"] = [why]
+    made = {"decision": decision, "found": found is not None, "key": key_of(recipe)}
+    return {**made, "snapshot": snapshot, "model": model, **seen}, files
+
+# %% ../notebooks/40_training_pipeline.ipynb #b1508a40
+def _seen(verdict: Path, run_id: str) -> dict:
+    "What the gate has said to a run."
+    if not verdict.is_file():
         raise CourseError(
             f"run {run_id} has lost its files beside mlflow.db: `make clean`, then run again"
         )
-    seen = json.loads((files / "verdict.json").read_text(encoding="utf-8"))
-    decision, number = settle(client, run_id, recipe, seen.pop("passed"))
-    model = {
-        "name": registry.NAME,
-        "version": number,
-        "run_id": run_id,
-        "digest": run.data.tags.get("model_digest"),
-        "kind": seen.pop("kind"),
-    }
-    if decision == "kept":
-        seen["reasons"] = [
-            f"judged before, as version {number}; the champion is version {registry.aliases(client)['champion']} by now"
-        ]
-    return {
-        "decision": decision,
-        "found": found is not None,
-        "key": key_of(recipe),
-        "snapshot": snapshot,
-        "model": model,
-        **seen,
-    }, files
+    return json.loads(verdict.read_text(encoding="utf-8"))
 
 # %% ../notebooks/40_training_pipeline.ipynb #fcfa3578
 def compare_with_truth(
@@ -1191,7 +1111,7 @@ def compare_with_truth(
     truth: pd.DataFrame,  # the probability of each candidate's completion
     found: dict,  # the uplift, as the decision has it
 ) -> dict:
-    "The true uplift of the model and of an oracle in the same bookings, and how far off the estimate was."
+    "The true uplift of model and oracle in the same bookings, and how far off the estimate was."
     truth = truth[truth[BOOKING].isin(chosen[BOOKING])]
     one = truth.set_index([BOOKING, ENTITY]).probability
 
@@ -1218,32 +1138,38 @@ class Reproduced(NamedTuple):
     made: str
 
 
-def reproduce(
-    folder: Path,  # of MLflow; the snapshots are beside it
-    run_id: str,
-) -> Reproduced:
-    "Train a run's model again from its snapshot; what may explain another model is said. Raises `CourseError` if run, model or snapshot are gone."
-    import tempfile
-
+def _made_by(client, run_id: str):
+    "The run that has made a model. Raises `CourseError` if there is no such run or model."
     from mlflow.exceptions import MlflowException
 
-    client = registry.connect(folder)
     try:
         run = client.get_run(run_id)
     except MlflowException:
         raise CourseError(f"no run {run_id} here; see `{project.in_make('ui')}`") from None
-    tags, params = run.data.tags, run.data.params
-    if "model_digest" not in tags:
+    if "model_digest" not in run.data.tags:
         raise CourseError(
-            f"run {run_id} has no model: it is a baseline, was refused before training, or did not come to its end"
+            f"run {run_id} has no model: it is a baseline, was refused before training, "
+            "or did not come to its end"
         )
+    return run
+
+# %% ../notebooks/40_training_pipeline.ipynb #9e205e27
+def reproduce(
+    folder: Path,  # of MLflow; the snapshots are beside it
+    run_id: str,
+) -> Reproduced:
+    "Train a run's model again, and say what may explain another one. Raises `CourseError`."
+    import tempfile
+
+    client = registry.connect(folder)
+    run = _made_by(client, run_id)
+    tags = run.data.tags
     frame = kept(tags["snapshot"], Path(folder).parent / "snapshots")
     if tags["code"] != project.digest_of_code(*CODE):
         print("the code has changed since this run: if the models differ, that may be why")
-    learned = labelled(
-        frame, pd.Timestamp(tags["since"]) if "since" in tags else None, pd.Timestamp(tags["until"])
-    )
-    model = fit(tags["kind"], learned, int(params["seed"]))
+    since = pd.Timestamp(tags["since"]) if "since" in tags else None
+    learned = labelled(frame, since, pd.Timestamp(tags["until"]))
+    model = fit(tags["kind"], learned, int(run.data.params["seed"]))
     with tempfile.TemporaryDirectory() as scratch:
         made = registry.save_model(model, Path(scratch) / "model", tuple(FEATURES))
     if made != tags["model_digest"] and (other := registry.saved_elsewhere(client, run_id)):
@@ -1251,38 +1177,6 @@ def reproduce(
     return Reproduced(tags["model_digest"], made)
 
 # %% ../notebooks/40_training_pipeline.ipynb #c6fc554d
-import shutil
-
-
-def run(
-    stage: project.Stage,
-) -> None:
-    "The stage: training table kept, decision and report written, champion promoted or refused."
-    told = stage.settings(TrainingSettings)
-    history = pd.read_parquet(stage.upstream["data"]["statistics"])
-    snapshot = keep(_extracted(stage), stage.out / "snapshots")
-    stage.record(stage.out / f"snapshots/{snapshot}.parquet")
-    client = registry.connect(stage.product["mlflow"])
-    frame = kept(snapshot, stage.out / "snapshots")
-    stage.count("frame", len(frame))
-    decision, files = train(client, frame, history, told, snapshot)
-    project.write_json(stage.product["decision"], decision)
-    with project.writing(stage.product["report"]) as beside:
-        shutil.copyfile(files / "report.html", beside)
-    log.info(
-        "gate decided",
-        decision=decision["decision"],
-        found=decision["found"],
-        reasons=decision["reasons"],
-        model=decision["model"],
-    )
-    compared = _with_truth(stage, told, files, decision["uplift"])
-    print("\n".join(_said(decision, compared)))
-    print(
-        f"written: {', '.join(project.shown(stage.product[key]) for key in ('decision', 'report', 'mlflow'))}"
-    )
-
-
 def _extracted(stage: project.Stage) -> pd.DataFrame:
     from mlops_course import features
 
@@ -1294,7 +1188,8 @@ def _extracted(stage: project.Stage) -> pd.DataFrame:
     frame = extract(**tables, historical=lambda rows: features.historical(store, rows))
     if frame.empty:
         raise CourseError(
-            "nothing to train on: there are no labels and no bookings in the cleaned tables. See the catalogue of stage `data`"
+            "nothing to train on: there are no labels and no bookings in the cleaned tables. "
+            "See the catalogue of stage `data`"
         )
     return frame
 
@@ -1329,6 +1224,33 @@ def _said(decision: dict, compared: dict | None) -> list[str]:
     lines += [f"judged by labels alone: {result['message']}" for result in decision["unmeasured"]]
     if compared:
         lines.append(
-            f"the simulation knows: {compared['model_uplift']:+.1%}; the best possible: {compared['oracle_uplift']:+.1%}"
+            f"the simulation knows: {compared['model_uplift']:+.1%}; "
+            f"the best possible: {compared['oracle_uplift']:+.1%}"
         )
     return lines
+
+# %% ../notebooks/40_training_pipeline.ipynb #7cc55712
+import shutil
+
+
+def run(
+    stage: project.Stage,
+) -> None:
+    "The stage: training table kept, decision and report written, champion promoted or refused."
+    told = stage.settings(TrainingSettings)
+    history = pd.read_parquet(stage.upstream["data"]["statistics"])
+    snapshot = keep(_extracted(stage), stage.out / "snapshots")
+    stage.record(stage.out / f"snapshots/{snapshot}.parquet")
+    client = registry.connect(stage.product["mlflow"])
+    frame = kept(snapshot, stage.out / "snapshots")
+    stage.count("frame", len(frame))
+    decision, files = train(client, frame, history, told, snapshot)
+    project.write_json(stage.product["decision"], decision)
+    with project.writing(stage.product["report"]) as beside:
+        shutil.copyfile(files / "report.html", beside)
+    logged = ("decision", "found", "reasons", "model")
+    log.info("gate decided", **{name: decision[name] for name in logged})
+    compared = _with_truth(stage, told, files, decision["uplift"])
+    print("\n".join(_said(decision, compared)))
+    written = (project.shown(stage.product[key]) for key in ("decision", "report", "mlflow"))
+    print(f"written: {', '.join(written)}")
