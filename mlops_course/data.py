@@ -22,18 +22,8 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from .problem import CONTRACT, Column, Table, schema
-from mlops_course.project import (
-    CourseError,
-    Secrets,
-    Settings,
-    Stage,
-    digest,
-    now,
-    root,
-    shown,
-    write_json,
-    writing,
-)
+from .project import CourseError, Secrets, Settings, Stage, digest, now, root, shown
+from .project import write_json, writing
 from .telemetry import log
 
 
