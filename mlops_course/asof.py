@@ -31,10 +31,10 @@ def quoted(name: str) -> str:
 def join_sql(
     time: str,  # the labels' column of time
     sides: list[Rows],
-    span: tuple
-    | None = None,  # oldest and newest time of a label: rows that no label can see are not read
+    span: tuple | None = None,  # oldest and newest time of a label; what none can see is not read
 ) -> str:
-    "One ASOF LEFT JOIN for each of `sides` to the table `labels`, whose column `n` numbers its rows: features in that order."
+    """One ASOF LEFT JOIN for each of `sides` to the table `labels`.
+    Its column `n` numbers its rows, and the features come in that order."""
     joins = [_join(f"f{i}", time, side, span) for i, side in enumerate(sides)]
     columns = [
         _known(f"f{i}", j, time, side.ttl, name)
@@ -43,9 +43,9 @@ def join_sql(
     ]
     return "\n".join([f"SELECT {', '.join(columns)}", "FROM labels", *joins, "ORDER BY labels.n"])
 
-
+# %% ../notebooks/32_point_in_time.ipynb #c201e447
 def _known(side: str, number: int, time: str, ttl: timedelta | None, name: str) -> str:
-    "A column of the answer: empty where the row is older than the time to live, or the label has no time."
+    "A column of the answer: empty where the row is too old, or the label has no time."
     at = f"labels.{quoted(time)}"
     seen = f"{side}.t >= {at} - {_interval(ttl)}" if ttl else f"{at} IS NOT NULL"
     return f"CASE WHEN {seen} THEN {side}.c{number} END AS {quoted(name)}"
@@ -57,13 +57,14 @@ def _join(side: str, time: str, rows: Rows, span: tuple | None) -> str:
     selected += [f"{quoted(column)} AS c{i}" for i, column in enumerate(rows.columns.values())]
     selected += [f"{_utc(rows.time)} AS t"]
     newest = f"labels.{quoted(time)} >= {side}.t"
-    if rows.created:  # rows of values are compared one value after another, and NULL is the largest
+    if rows.created:  # values are compared one after another, and NULL is the largest
         selected += [f"row({_utc(rows.time)}, coalesce({_utc(rows.created)}, '-infinity')) AS w"]
         newest = f"row(labels.{quoted(time)}, NULL::TIMESTAMPTZ) >= {side}.w"
     on = " AND ".join([f"labels.{quoted(label)} = {side}.{k}" for label, _, k in keys] + [newest])
-    return f"ASOF LEFT JOIN (SELECT {', '.join(selected)} FROM {rows.table}{_within(rows, span)}) {side} ON {on}"
+    right = f"SELECT {', '.join(selected)} FROM {rows.table}{_within(rows, span)}"
+    return f"ASOF LEFT JOIN ({right}) {side} ON {on}"
 
-
+# %% ../notebooks/32_point_in_time.ipynb #4c27814a
 def _within(rows: Rows, span: tuple | None) -> str:
     "Leave out rows that no label can see: younger than all of them, or too old for the oldest."
     if not span:
@@ -105,15 +106,15 @@ import pyarrow.parquet as pq
 def connect(
     memory: str = "1500MB",  # above it DuckDB works on disk
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    "A DuckDB of a block's own: in UTC, bounded in memory, with a folder for what does not fit. Both are gone after the block."
+    """A DuckDB of a block's own: in UTC, bounded in memory, with a folder for what does not fit.
+    Both are gone after the block."""
     with tempfile.TemporaryDirectory(prefix="duckdb-") as spill:
         with duckdb.connect(config={"memory_limit": memory, "temp_directory": spill}) as connection:
-            connection.execute(
-                "SET TimeZone = 'UTC'"
-            )  # a time without zone is UTC, wherever this runs
+            # a time without zone is UTC, wherever this runs
+            connection.execute("SET TimeZone = 'UTC'")
             yield connection
 
-
+# %% ../notebooks/32_point_in_time.ipynb #40eabe05
 def features_of(
     labels: pa.Table,
     time: str,  # the labels' column of time
@@ -140,7 +141,8 @@ import glob
 def parquet(
     path: str | Path,  # a file, or a folder of files
 ) -> str:
-    "What DuckDB reads after FROM. It takes a path for a pattern, and would read files of other folders whose names match."
+    """What DuckDB reads after FROM.
+    It takes a path for a pattern, and would read files of other folders whose names match."""
     inside = glob.escape(str(path)) + ("/**/*.parquet" if os.path.isdir(path) else "")
     return f"read_parquet({_text(inside)})"
 
@@ -152,8 +154,7 @@ def _text(value: str | Path) -> str:
 # %% ../notebooks/32_point_in_time.ipynb #13054284
 def as_of(
     labels: pd.DataFrame,  # one row a label, any order
-    features: pd.DataFrame
-    | Path,  # one row for each time at which something became known; a Parquet file or a table
+    features: pd.DataFrame | Path,  # a table or a Parquet file: a row each time something was known
     *,
     entity: str,  # in both tables
     label_time: str,  # a time without zone is UTC
@@ -177,6 +178,7 @@ def as_of(
 # %% ../notebooks/32_point_in_time.ipynb #6ec623e9
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -209,11 +211,12 @@ def file_of(
     "The path of a source. Raises `ValueError` if it is no Parquet file or folder."
     if not isinstance(source, FileSource) or "Delta" in type(source.file_format).__name__:
         raise ValueError(
-            f"AsofOfflineStore reads Parquet files (FileSource), not {type(source).__name__} {getattr(source, 'name', '')}"
+            "AsofOfflineStore reads Parquet files (FileSource), "
+            f"not {type(source).__name__} {getattr(source, 'name', '')}"
         )
     return FileSource.get_uri_for_file_path(config.repo_path, source.path)
 
-
+# %% ../notebooks/32_point_in_time.ipynb #ae73324f
 def rows_of(
     view: FeatureView,
     refs: list[str],  # "view:feature" of all views that were asked for
@@ -275,21 +278,7 @@ class AsofJob(RetrievalJob):
         with writing(path) as beside:
             pq.write_table(self.to_arrow(), beside)
 
-# %% ../notebooks/32_point_in_time.ipynb #fbfaa098
-def _refuse(labels: pa.Table, time: str, sides: list[Rows]) -> None:
-    "Raise `ValueError` if the labels lack a key, or have a column with the name of a feature."
-    missing = {key for side in sides for key in side.keys} - set(labels.column_names)
-    if missing:
-        raise ValueError(
-            f"the labels have no column {sorted(missing)}; they have {labels.column_names}"
-        )
-    taken = {name for side in sides for name in side.columns} & set(labels.column_names)
-    if taken:
-        raise ValueError(
-            f"the labels have columns with the names of features: {sorted(taken)}; rename or drop them, or ask for full names"
-        )
-
-
+# %% ../notebooks/32_point_in_time.ipynb #8365562c
 def _pull(config, source, columns, time, created, start=None, end=None, more="") -> AsofJob:
     "Rows of a source between two times, both included."
     selected = [*map(quoted, dict.fromkeys([*columns, time]))]
@@ -315,7 +304,7 @@ def _aware(time: datetime) -> datetime:
 
 # %% ../notebooks/32_point_in_time.ipynb #9c04cd0d
 class ParquetStore(OfflineStore):
-    "A Feast offline store on Parquet files without historical retrieval: newest rows, all rows, pushed rows."
+    "A Feast offline store on Parquet files, no historical retrieval: newest, all and pushed rows."
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -379,7 +368,8 @@ class ParquetStore(OfflineStore):
         _, expected = get_pyarrow_schema_from_batch_source(config, feature_view.batch_source)
         if expected != table.column_names:
             raise ValueError(
-                f"{feature_view.name} has the columns {expected} in its source; these were to be added: {table.column_names}"
+                f"{feature_view.name} has the columns {expected} in its source; "
+                f"these were to be added: {table.column_names}"
             )
         path = Path(file_of(feature_view.batch_source, config))
         with connect(config.offline_store.memory) as connection:
@@ -415,9 +405,38 @@ def labels_of(
         entity_df = entity_df.assign(**{time: pd.to_datetime(entity_df[time], utc=True)})
     return pa.Table.from_pandas(entity_df, preserve_index=False), time
 
+# %% ../notebooks/32_point_in_time.ipynb #fbfaa098
+def _refuse(labels: pa.Table, time: str, sides: list[Rows]) -> None:
+    "Raise `ValueError` if the labels lack a key, or have a column with the name of a feature."
+    missing = {key for side in sides for key in side.keys} - set(labels.column_names)
+    if missing:
+        raise ValueError(
+            f"the labels have no column {sorted(missing)}; they have {labels.column_names}"
+        )
+    taken = {name for side in sides for name in side.columns} & set(labels.column_names)
+    if taken:
+        raise ValueError(
+            f"the labels have columns with the names of features: {sorted(taken)}; "
+            "rename or drop them, or ask for full names"
+        )
 
+# %% ../notebooks/32_point_in_time.ipynb #d8260cc1
+def _answer(labels: pa.Table, time: str, sides: list[Rows], memory: str) -> pa.Table:
+    "The labels with their features beside them."
+    with connect(memory) as connection:
+        found = features_of(labels, time, sides, connection)
+    return pa.table([*labels.columns, *found.columns], [*labels.column_names, *found.column_names])
+
+
+def _metadata(labels: pa.Table, time: str, refs: list[str]) -> RetrievalMetadata:
+    "What Feast notes of a request."
+    bounds = pc.min_max(labels[time]).as_py()
+    keys = [name for name in labels.column_names if name != time]
+    return RetrievalMetadata(refs, keys, bounds["min"], bounds["max"])
+
+# %% ../notebooks/32_point_in_time.ipynb #6f13f774
 class AsofOfflineStore(ParquetStore):
-    "A Feast offline store on Parquet files: historical retrieval is one ASOF join of DuckDB for each feature view."
+    "A Feast offline store on Parquet files: historical retrieval is an ASOF join a feature view."
 
     @staticmethod
     def get_historical_features(
@@ -431,28 +450,18 @@ class AsofOfflineStore(ParquetStore):
         **unsupported,
     ) -> RetrievalJob:
         if entity_df is None or unsupported:
-            more = ", ".join(unsupported)
             raise NotImplementedError(
-                f"AsofOfflineStore needs entity_df, a table or a query of DuckDB, and takes nothing else: {more}"
+                "AsofOfflineStore needs entity_df, a table or a query of DuckDB, "
+                f"and takes nothing else: {', '.join(unsupported)}"
             )
         sides = [rows_of(view, feature_refs, full_feature_names, config) for view in feature_views]
-        labels, time = labels_of(entity_df, config.offline_store.memory)
+        memory = config.offline_store.memory
+        labels, time = labels_of(entity_df, memory)
         _refuse(labels, time, sides)
-
-        def answer() -> pa.Table:
-            with connect(config.offline_store.memory) as connection:
-                found = features_of(labels, time, sides, connection)
-            return pa.table(
-                [*labels.columns, *found.columns], [*labels.column_names, *found.column_names]
-            )
-
-        bounds = pc.min_max(labels[time]).as_py()
-        keys = [name for name in labels.column_names if name != time]
-        metadata = RetrievalMetadata(feature_refs, keys, bounds["min"], bounds["max"])
+        metadata = _metadata(labels, time, feature_refs)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        return AsofJob(
-            answer, config, join_sql(time, sides), metadata, on_demand, full_feature_names
-        )
+        answer, sql = partial(_answer, labels, time, sides, memory), join_sql(time, sides)
+        return AsofJob(answer, config, sql, metadata, on_demand, full_feature_names)
 
 # %% ../notebooks/32_point_in_time.ipynb #3cb1874b
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -496,7 +505,8 @@ class UtcSqliteOnlineStoreConfig(FeastConfigBaseModel):
 _VERSION = 1  # of the table; SQLite keeps it in the file
 _TABLE = """
 CREATE TABLE IF NOT EXISTS {table} (
-    entity_key TEXT PRIMARY KEY, event_ts INTEGER NOT NULL, created_ts INTEGER, features TEXT NOT NULL
+    entity_key TEXT PRIMARY KEY, event_ts INTEGER NOT NULL, created_ts INTEGER,
+    features TEXT NOT NULL
 ) WITHOUT ROWID
 """
 _ROWS = """
@@ -510,7 +520,8 @@ def _opened(
     mode: str,  # ro: to read; rwc: to write, and to make it if it is not there
     seconds: float,  # to wait for another one who writes
 ) -> sqlite3.Connection:
-    "The file of an online store, for any thread. Raises `CourseError` if another store has written it."
+    """The file of an online store, for any thread.
+    Raises `CourseError` if another store has written it."""
     path = path.resolve()
     database = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}", timeout=seconds, check_same_thread=False, uri=True
@@ -522,8 +533,9 @@ def _opened(
             and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         ):
             raise CourseError(
-                f"{path} is not of this online store but perhaps of Feast's own, whose times depend on the zone of a process: "
-                f"remove it and fill it again, by `{in_make('run')}` or by Feast's apply and materialize"
+                f"{path} is not of this online store but perhaps of Feast's own, "
+                "whose times depend on the zone of a process: remove it and fill it again, "
+                f"by `{in_make('run')}` or by Feast's apply and materialize"
             )
     except BaseException:
         database.close()
@@ -591,9 +603,8 @@ class UtcSqliteOnlineStore(SqliteOnlineStore):
         self,
         config: RepoConfig,
         table: FeatureView,
-        data: list[
-            tuple[EntityKey, dict[str, Value], datetime, datetime | None]
-        ],  # key, features, when they were known and written
+        # key, features, when they were known and written
+        data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
         rows = [
@@ -625,7 +636,7 @@ class UtcSqliteOnlineStore(SqliteOnlineStore):
         table: FeatureView,
         keys: list[str],  # as they stand in the table; any number, also twice
     ) -> list[str]:
-        "What stands there of `keys`, in one answer: texts of JSON, each [key, microseconds since 1970, features]."
+        "What stands there of `keys`, as texts of JSON: [key, microseconds since 1970, features]."
         if self._reader is None:
             self._reader = _opened(Path(self._get_db_path(config)), "ro", 1)
         question = _ROWS.format(table=_table(config, table))

@@ -15,9 +15,10 @@ from .registry import Loaded
 
 def score(
     model: Loaded,
-    rows: pd.DataFrame,  # entity and time of each, with the features as of that time; columns in any order
+    rows: pd.DataFrame,  # entity, time, and the features as of that time; columns in any order
 ) -> pd.DataFrame:
-    "Entity, time, features, score, status and the model's names for each row, in the order of `rows`. No feature known: no score."
+    """Entity, time, features, score, status and the model's names, in the order of `rows`.
+    A row without any known feature has no score."""
     features = list(model.features)
     known = rows[features].notna().any(axis=1).to_numpy()
     scores = np.full(len(rows), np.nan)
@@ -69,13 +70,14 @@ REFUSED = pa.schema(
     ]
 )
 
-
+# %% ../notebooks/50_batch_serving.ipynb #d8facdf9
 def asked(
     source: data.Source,
     quarantine: Path,  # where the refused rows go
     now: datetime | None = None,  # nobody can be scored for a later time; None: the clock's
 ) -> tuple[pd.DataFrame, int]:
-    "The rows of a request that can be used, and how many cannot. Raises `CourseError` if that is all of them."
+    """The rows of a request that can be used, and how many cannot.
+    Raises `CourseError` if that is all of them."""
     table = CONTRACT.tables["request"]
     came = data.read(source, table, now)
     refused = came.refused.assign(source=source.file.name)
@@ -85,7 +87,10 @@ def asked(
             f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items()
         )
         guesses = "".join(f" Perhaps {hint}." for hint in data.hints(came, table))
-        where = f"Each row stands in {project.shown(quarantine)}; ask {source.owner} to send the file again"
+        where = (
+            f"Each row stands in {project.shown(quarantine)}; "
+            f"ask {source.owner} to send the file again"
+        )
         raise project.CourseError(f"{source.path}: no row can be used: {reasons}.{guesses} {where}")
     return came.kept, len(refused)
 
@@ -105,17 +110,13 @@ def run(
     scores = score(model, features.historical(store, rows))
     data.write_table(scores, schema(model.features), path)
     unknown = int(scores.score.isna().sum())
-    log.info(
-        "batch scored",
-        rows=len(scores),
-        unknown=unknown,
-        refused=refused,
-        version=model.version,
-        run_id=model.run_id,
+    made_by = {"version": model.version, "run_id": model.run_id}
+    log.info("batch scored", rows=len(scores), unknown=unknown, refused=refused, **made_by)
+    print(
+        f"{len(scores) - unknown:,} rows scored by {model.name} version {model.version}: "
+        f"{project.shown(path)}"
     )
     print(
-        f"{len(scores) - unknown:,} rows scored by {model.name} version {model.version}: {project.shown(path)}"
-    )
-    print(
-        f"without score, because no feature was known: {unknown:,}; refused, see quarantine.parquet beside it: {refused:,}"
+        f"without score, because no feature was known: {unknown:,}; "
+        f"refused, see quarantine.parquet beside it: {refused:,}"
     )

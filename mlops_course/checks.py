@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Result(NamedTuple):
-    "What a check found. `passed` is None where it could not be measured: that is neither good nor bad."
+    "What a check found. `passed` is None where it could not be measured: neither good nor bad."
 
     name: str
     passed: bool | None
@@ -36,13 +36,8 @@ def meets(
         schema(table).validate(frame, lazy=True)
     except SchemaErrors as broken:
         cases = broken.failure_cases.groupby(["column", "check"], dropna=False).size()
-        return Result(
-            name,
-            False,
-            "; ".join(
-                f"{column}: {check} ({count} times)" for (column, check), count in cases.items()
-            ),
-        )
+        rules = (f"{column}: {check} ({count} times)" for (column, check), count in cases.items())
+        return Result(name, False, "; ".join(rules))
     return Result(name, True, f"{len(frame):,} rows keep to it")
 
 # %% ../notebooks/41_testing_ml.ipynb #0063e8fa
@@ -61,7 +56,7 @@ def within(
         f"{wrong:,} of {len(values):,} values outside {low} to {high}",
     )
 
-
+# %% ../notebooks/41_testing_ml.ipynb #8c34981b
 def filled(
     frame: pd.DataFrame,
     columns: list[str],
@@ -96,7 +91,7 @@ def apart_by_row(
     twice = int(rows.duplicated().sum())
     return Result("splits: rows", twice == 0, f"{twice:,} rows in two splits")
 
-
+# %% ../notebooks/41_testing_ml.ipynb #cf100288
 def apart_by_entity(
     splits: dict[str, pd.DataFrame],
     entity: str,
@@ -111,17 +106,18 @@ def apart_by_entity(
     return Result(
         "splits: entities",
         wrong == 0,
-        f"{wrong:,} of {len(last):,} entities have a row that is not later than one of an earlier split",
+        f"{wrong:,} of {len(last):,} entities have a row that is not later "
+        "than one of an earlier split",
     )
 
 # %% ../notebooks/41_testing_ml.ipynb #88357393
 def apart_by_time(
     splits: dict[str, pd.DataFrame],
     time: str,
-    known: str
-    | None = None,  # when a label was known: what a split knew must be older than the next split too
+    known: str | None = None,  # when a label was known, which must be before the next split too
 ) -> Result:
-    "Is each split later than all that was known in the splits before? Empty splits make it not measurable."
+    """Is each split later than all that was known in the splits before?
+    Empty splits make it not measurable."""
     parts = list(splits.values())
     if any(part.empty for part in parts):
         return Result(
@@ -150,7 +146,7 @@ def auc(
         (ranks[label == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives)
     )
 
-
+# %% ../notebooks/41_testing_ml.ipynb #776251d9
 def no_giveaway(
     frame: pd.DataFrame,
     features: list[str],
@@ -186,7 +182,8 @@ def from_the_past(
     known: str,
     features: list[str],
 ) -> Result:
-    "Were the features of each row known of its entity at its time? Rows without any feature do not count."
+    """Were the features of each row known of its entity at its time?
+    Rows without any feature do not count."""
     keys = [entity, *features]
     rows = frame.dropna(subset=features, how="all")[[*keys, time]]
     if history.empty or rows.empty:
@@ -207,7 +204,7 @@ def gives_probabilities(
     rows: pd.DataFrame,  # features of a few rows
     label: pd.Series,
 ) -> Result:
-    "Trained on a few rows, does `predict_proba` give a column for each class, from 0 to 1, adding up to 1?"
+    "Trained on a few rows, does `predict_proba` give two columns from 0 to 1 that add up to 1?"
     from sklearn.base import clone
 
     try:
@@ -221,7 +218,8 @@ def gives_probabilities(
     return Result(
         "output before training",
         ranged,
-        f"an answer of shape {answer.shape} for {len(rows)} rows, {'all' if ranged else 'not all'} probabilities",
+        f"an answer of shape {answer.shape} for {len(rows)} rows, "
+        f"{'all' if ranged else 'not all'} probabilities",
     )
 
 # %% ../notebooks/41_testing_ml.ipynb #efc53de1
@@ -237,7 +235,7 @@ def repeats(
         "no rows" if apart is None else f"apart by {apart:.3g}",
     )
 
-
+# %% ../notebooks/41_testing_ml.ipynb #33bcd3f0
 def ignores_order(
     score,
     rows: pd.DataFrame,

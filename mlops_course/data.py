@@ -4,37 +4,71 @@
 
 # %% auto #0
 __all__ = ['UNCOUNTED', 'Source', 'BadFile', 'Head', 'header', 'matched', 'plain', 'numbers', 'times', 'pseudonyms', 'Ingested',
-           'ingest', 'refusals', 'missing', 'validate', 'future', 'duplicate', 'conflict', 'unknown', 'known_at',
+           'refusals', 'ingest', 'missing', 'validate', 'future', 'duplicate', 'conflict', 'unknown', 'known_at',
            'superseded', 'Cleaned', 'clean', 'Read', 'read', 'TooManyRefused', 'over_limit', 'hints', 'summary', 'bars',
            'page', 'keep', 'arrow_schema', 'write_table', 'entry', 'Data', 'run', 'read_all', 'write_all']
 
 # %% ../notebooks/30_data_pipeline.ipynb #168af02f
-import json
 import os
 import re
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import AfterValidator
 
-from .problem import CONTRACT, Column, Table, schema
-from mlops_course.project import (
-    CourseError,
-    Secrets,
-    Settings,
-    Stage,
-    digest,
-    now,
-    root,
-    shown,
-    write_json,
-    writing,
-)
-from .telemetry import log
+from .project import CourseError, root
+
+
+def _zone_exists(name: str | None) -> str | None:
+    try:
+        ZoneInfo(name or "UTC")
+    except (OSError, KeyError, ValueError):  # what ZoneInfo raises for a name that is none
+        raise ValueError(f"no time zone {name}; one is Asia/Ho_Chi_Minh") from None
+    return name
+
+
+def _has_a_day(form: str | None) -> str | None:
+    some = datetime(2026, 12, 31, 23, 45, tzinfo=UTC)
+    try:
+        text = some.strftime(form or "%Y-%m-%d")
+        day = pd.to_datetime(text, format=form or None, utc=True).date()
+    except ValueError:  # what pandas raises for a format that is none
+        day = None
+    if day != some.date():
+        raise ValueError(
+            f"{form} does not say day and time as strptime does; one that does is %d.%m.%Y %H:%M"
+        )
+    return form
+
+
+_Zone = Annotated[str | None, AfterValidator(_zone_exists)]
+_TimeFormat = Annotated[str | None, AfterValidator(_has_a_day)]
+
+
+def _located(path: str) -> Path:
+    """Where a file is, variables filled in.
+    A name may be composed differently on disk (macOS writes é as e and an accent)."""
+    for name in re.findall(r"\$\{(\w+)\}", path):
+        if not os.environ.get(name):
+            raise CourseError(
+                f"{path}: the environment variable {name} is not set. "
+                "Set it to the folder that holds the file"
+            )
+    filled = re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], path)
+    whole = root() / Path(filled).expanduser()
+    forms = [Path(unicodedata.normalize(form, str(whole))) for form in ("NFC", "NFD")]
+    return next((one for one in [whole, *forms] if os.path.lexists(one)), whole)
+
+# %% ../notebooks/30_data_pipeline.ipynb #bd2fcbbc
+from typing import Literal
+
+from pydantic import Field
+
+from .project import Settings
 
 
 class Source(Settings):
@@ -43,56 +77,17 @@ class Source(Settings):
     path: str  # relative to the root; may hold ${VARIABLE}
     owner: str  # whom to ask about it
     format: Literal["parquet", "csv"] | None = None  # None: by the suffix
-    separator: str = Field(
-        ",", pattern=r"^[\t !#-~]$"
-    )  # of a CSV file: one ASCII character, no quotation mark
+    separator: str = Field(",", pattern=r"^[\t !#-~]$")  # one ASCII character, no quotation mark
     decimal: Literal[".", ","] = "."  # of the numbers in a CSV file
     columns: dict[str, str] = Field({})  # name in the file: name in the contract, where they differ
-    zone: str | None = None  # of times that are written without one; None: such a time is refused
-    time_format: str | None = None  # as in strptime; None: ISO 8601
+    zone: _Zone = None  # of times that are written without one; None: such a time is refused
+    time_format: _TimeFormat = None  # as in strptime; None: ISO 8601
     known: Literal["event", "created"] | None = None  # None: as the contract says
-
-    @field_validator("zone")
-    @classmethod
-    def _zone_exists(cls, name: str | None) -> str | None:
-        try:
-            ZoneInfo(name or "UTC")
-        except (OSError, KeyError, ValueError):  # what ZoneInfo raises for a name that is none
-            raise ValueError(f"no time zone {name}; one is Asia/Ho_Chi_Minh") from None
-        return name
-
-    @field_validator("time_format")
-    @classmethod
-    def _time_format_has_a_day(cls, form: str | None) -> str | None:
-        some = datetime(2026, 12, 31, 23, 45, tzinfo=UTC)
-        try:
-            day = pd.to_datetime(
-                some.strftime(form or "%Y-%m-%d"), format=form or None, utc=True
-            ).date()
-        except ValueError:  # what pandas raises for a format that is none
-            day = None
-        if day != some.date():
-            raise ValueError(
-                f"{form} does not say day and time as strptime does; one that does is %d.%m.%Y %H:%M"
-            )
-        return form
 
     @property
     def file(self) -> Path:
-        "Where the file is, variables filled in. A name may be composed differently on disk (macOS writes é as e and an accent)."
-        for name in re.findall(r"\$\{(\w+)\}", self.path):
-            if not os.environ.get(name):
-                raise CourseError(
-                    f"{self.path}: the environment variable {name} is not set. Set it to the folder that holds the file"
-                )
-        path = (
-            root()
-            / Path(
-                re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], self.path)
-            ).expanduser()
-        )
-        forms = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
-        return next((one for one in [path, *forms] if os.path.lexists(one)), path)
+        "Where the file is, variables filled in."
+        return _located(self.path)
 
     @property
     def kind(self) -> str:
@@ -107,35 +102,38 @@ from typing import BinaryIO
 
 
 class BadFile(CourseError):
-    "A file that cannot be read at all; the message names it and the cure, and quotes nothing that stands in its rows."
+    """A file that cannot be read at all.
+    The message names it and the cure, and quotes nothing that stands in its rows."""
 
 
 @contextmanager
 def _opened(source: Source) -> Iterator[BinaryIO]:
-    "The file is opened once and all is read from there: whoever replaces it meanwhile does no harm, and who writes to it is noticed."
+    """The file is opened once and all is read from there.
+    Whoever replaces it meanwhile does no harm, and who writes to it is noticed."""
     try:
         mode = source.file.stat().st_mode
         if stat.S_ISDIR(mode):
             raise BadFile(
-                f"{source.path}: a folder. Name one file in it; if the table is all of its files, write them as one first"
+                f"{source.path}: a folder. Name one file in it; "
+                "if the table is all of its files, write them as one first"
             )
         if not stat.S_ISREG(mode):  # to open a pipe would be to wait for its writer
             raise BadFile(
-                f"{source.path}: no file, but a pipe or a device. Write what comes from it to a file first"
+                f"{source.path}: no file, but a pipe or a device. "
+                "Write what comes from it to a file first"
             )
         file = open(source.file, "rb")  # noqa: SIM115
     except FileNotFoundError:
         what = "a link to a file that is not there" if source.file.is_symlink() else "no such file"
         raise BadFile(
-            f"{source.path}: {what}. Put it there, or change `path` of this source in the environment"
+            f"{source.path}: {what}. Put it there, "
+            "or change `path` of this source in the environment"
         ) from None
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # no rights, a circle of links, a name that no file can have
+    except (OSError, ValueError) as error:  # no rights, links in a circle, an impossible name
         reason = getattr(error, "strerror", None) or error
         raise BadFile(
-            f"{source.path}: cannot be opened: {reason}. Mend that, or change `path` of this source in the environment"
+            f"{source.path}: cannot be opened: {reason}. Mend that, "
+            "or change `path` of this source in the environment"
         ) from None
     with file:
         before = os.fstat(file.fileno())
@@ -149,7 +147,8 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise BadFile(
-                    f"{source.path}: somebody writes to it while it is read. Run again when it is whole"
+                    f"{source.path}: somebody writes to it while it is read. "
+                    "Run again when it is whole"
                 ) from None
 
 # %% ../notebooks/30_data_pipeline.ipynb #d6c848ea
@@ -223,12 +222,12 @@ def _other_encoding(source: Source, file: BinaryIO) -> BadFile:
         f"line {number:,} is in another encoding, such as Windows-1252 (Latin-1), or no text at all"
     )
     return BadFile(
-        f"{source.path}: not text in UTF-8: {what}. Save the file as UTF-8, or ask {source.owner} to send it again"
+        f"{source.path}: not text in UTF-8: {what}. "
+        f"Save the file as UTF-8, or ask {source.owner} to send it again"
     )
 
 # %% ../notebooks/30_data_pipeline.ipynb #b943a736
-import csv
-from collections import Counter
+from typing import NamedTuple
 
 
 class Head(NamedTuple):
@@ -242,18 +241,21 @@ class Head(NamedTuple):
 def header(
     source: Source,
 ) -> list[str]:
-    "The names of a file's columns. Raises `BadFile` if there is no such file, nothing in it, or something of another kind."
+    """The names of a file's columns.
+    Raises `BadFile` if there is no such file, nothing in it, or something of another kind."""
     with _opened(source) as file:
         return _head(source, file).names
 
 
 def _head(source: Source, file: BinaryIO) -> Head:
     start = file.read(2**20)
-    return (
-        Head(_parquet_names(source, file, start), "", 0)
-        if source.kind == "parquet"
-        else _csv_head(source, file, start)
-    )
+    if source.kind == "parquet":
+        return Head(_parquet_names(source, file, start), "", 0)
+    return _csv_head(source, file, start)
+
+# %% ../notebooks/30_data_pipeline.ipynb #77b070d2
+import csv
+import json
 
 
 def _parquet_names(source: Source, file: BinaryIO, start: bytes) -> list[str]:
@@ -270,9 +272,8 @@ def _parquet_names(source: Source, file: BinaryIO, start: bytes) -> list[str]:
         raise BadFile(
             f"{source.path}: not a whole Parquet file. {text}ask {source.owner} to send it again"
         ) from None
-    return [
-        name for name in names if not re.fullmatch(r"__index_level_\d+__", name)
-    ]  # an index that pandas wrote
+    # without an index that pandas wrote
+    return [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
 
 
 def _csv_head(source: Source, file: BinaryIO, start: bytes) -> Head:
@@ -283,13 +284,12 @@ def _csv_head(source: Source, file: BinaryIO, start: bytes) -> Head:
     lines = re.split(rb"\r\n|\r|\n", start, maxsplit=2)
     if b"\0" in lines[0]:
         raise BadFile(
-            f"{source.path}: not text in UTF-8, but bytes that no text has. Ask {source.owner} to send it again"
+            f"{source.path}: not text in UTF-8, but bytes that no text has. "
+            f"Ask {source.owner} to send it again"
         )
     try:
         first, separator = lines[0].decode("utf-8-sig"), source.separator
-        named = re.fullmatch(
-            r'"?sep=(.)"?', first, re.IGNORECASE
-        )  # Excel's way to name the separator
+        named = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)  # as Excel names it
         if named and len(lines) > 1:
             first, separator = lines[1].decode(), named[1]
         [names] = csv.reader([first], delimiter=separator, strict=True) if first.strip() else [[]]
@@ -297,7 +297,8 @@ def _csv_head(source: Source, file: BinaryIO, start: bytes) -> Head:
         raise _other_encoding(source, file) from None
     except csv.Error:
         raise BadFile(
-            f"{source.path}: a quotation mark in the first line is never closed. Write the names of the columns there"
+            f"{source.path}: a quotation mark in the first line is never closed. "
+            "Write the names of the columns there"
         ) from None
     if not names:
         raise BadFile(
@@ -306,47 +307,32 @@ def _csv_head(source: Source, file: BinaryIO, start: bytes) -> Head:
     other = max(set(",;\t|") - {separator}, key=first.count)
     if len(names) == 1 and other in first:
         raise BadFile(
-            f"{source.path}: one column in the first line, so the separator is another: set `separator: {json.dumps(other)}`"
+            f"{source.path}: one column in the first line, so the separator is another: "
+            f"set `separator: {json.dumps(other)}`"
         )
     return Head([_name(name) for name in names], separator, 2 if named else 1)
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #3c392d2a
 def _name(text: str) -> str:
-    "A column's name as it is compared: letters composed, no blanks or marks that nobody sees around it."
+    "A column's name as it is compared: letters composed, no blanks or unseen marks around it."
     return unicodedata.normalize("NFC", text).strip().strip("\ufeff\u200b").strip()
 
 # %% ../notebooks/30_data_pipeline.ipynb #39e6e4af
+from .problem import Table
+
+
 def matched(
     names: list[str],  # of the file's columns
     source: Source,
     table: Table,
 ) -> dict[str, str]:
-    "The column of the file for each column of the contract. Raises `BadFile` for columns that are missing or doubled."
+    """The column of the file for each column of the contract.
+    Raises `BadFile` for columns that are missing or doubled."""
     wanted = {column.name: column for column in table.columns}
     mapped = {_name(old): new for old, new in source.columns.items()}
-    strange = [name for name in mapped.values() if name not in wanted]
-    if strange:
-        raise CourseError(
-            f"{source.path}: `columns` maps to {', '.join(strange)}, which the contract of {table.name} does not have"
-        )
-    if source.known == "created" and table.time and "created" not in wanted:
-        raise CourseError(
-            f"{source.path}: `known: created`, but the contract of {table.name} has no column `created`. Set `known: event`"
-        )
+    _check_settings(mapped, wanted, source, table)
     renamed = [mapped.get(_name(name), _name(name)) for name in names]
-    if not set(renamed) & set(wanted) and any(
-        re.match(r"[+-]?[.,]?\d", name) for name in renamed
-    ):  # quoted nowhere: it may be personal
-        raise BadFile(
-            f"{source.path}: the first line holds values. Write the names of the columns there: {', '.join(wanted)}"
-        )
-    doubled = [
-        name for name, times in Counter(renamed).items() if name and times > 1
-    ]  # those without a name are nobody's
-    if doubled:
-        raise BadFile(
-            f"{source.path}: column {_listed(doubled)} is there twice. Rename one in the file, or correct `columns`"
-        )
+    _check_first_line(renamed, wanted, source)
     theirs = {new: old for old, new in mapped.items()}
     missing = [
         theirs.get(name, name)
@@ -354,15 +340,59 @@ def matched(
         if name not in renamed and (not column.empty or name in theirs)
     ]
     if missing:
-        alike = {name: old for name in missing for old in names if _letters(old) == _letters(name)}
-        cure = "".join(
-            f", such as `{json.dumps(old, ensure_ascii=False)}: {mapped.get(name, name)}`"
-            for name, old in alike.items()
-        )
         raise BadFile(
-            f"{source.path}: column {', '.join(missing)} is missing; there are {_listed(names)}. Map its name in `columns`{cure}"
+            f"{source.path}: column {', '.join(missing)} is missing; there are {_listed(names)}. "
+            f"Map its name in `columns`{_cure(missing, names, mapped)}"
         )
     return {new: old for new, old in zip(renamed, names, strict=True) if new in wanted}
+
+# %% ../notebooks/30_data_pipeline.ipynb #c2aadd0d
+from collections import Counter
+
+from .problem import Column
+
+
+def _check_settings(
+    mapped: dict[str, str], wanted: dict[str, Column], source: Source, table: Table
+) -> None:
+    "Raise `CourseError` if the environment asks for columns that the contract does not have."
+    strange = [name for name in mapped.values() if name not in wanted]
+    if strange:
+        raise CourseError(
+            f"{source.path}: `columns` maps to {', '.join(strange)}, "
+            f"which the contract of {table.name} does not have"
+        )
+    if source.known == "created" and table.time and "created" not in wanted:
+        raise CourseError(
+            f"{source.path}: `known: created`, but the contract of {table.name} "
+            "has no column `created`. Set `known: event`"
+        )
+
+
+def _check_first_line(renamed: list[str], wanted: dict[str, Column], source: Source) -> None:
+    "Raise `BadFile` if it holds values and no names, or a name twice."
+    values = any(re.match(r"[+-]?[.,]?\d", name) for name in renamed)
+    if values and not set(renamed) & set(wanted):  # quoted nowhere: it may be personal
+        raise BadFile(
+            f"{source.path}: the first line holds values. "
+            f"Write the names of the columns there: {', '.join(wanted)}"
+        )
+    # those without a name are nobody's
+    doubled = [name for name, times in Counter(renamed).items() if name and times > 1]
+    if doubled:
+        raise BadFile(
+            f"{source.path}: column {_listed(doubled)} is there twice. "
+            "Rename one in the file, or correct `columns`"
+        )
+
+
+def _cure(missing: list[str], names: list[str], mapped: dict[str, str]) -> str:
+    "Names of the file that differ from a missing one in letters' case, blanks and dashes only."
+    alike = {name: old for name in missing for old in names if _letters(old) == _letters(name)}
+    return "".join(
+        f", such as `{json.dumps(old, ensure_ascii=False)}: {mapped.get(name, name)}`"
+        for name, old in alike.items()
+    )
 
 
 def _letters(name: str) -> str:
@@ -376,7 +406,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(repr(name[:40])[1:-1] or "(no name)" for name in names[:20]) + more
 
 # %% ../notebooks/30_data_pipeline.ipynb #4f6697b2
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -386,7 +415,8 @@ _WORDS_FOR_NOTHING = pa.array(["", "na", "n/a", "nan", "null", "none"])
 def plain(
     array: pa.Array | pa.ChunkedArray,  # a column as the file has it
 ) -> pa.Array:
-    "The column as one array, text without blanks around it and composed; NaN and the usual words for nothing are missing."
+    """The column as one array, text without blanks around it and composed.
+    NaN and the usual words for nothing are missing."""
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     array = array.storage if isinstance(array, pa.ExtensionArray) else array
     array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
@@ -397,7 +427,7 @@ def plain(
     text = _composed(pc.utf8_trim_whitespace(array.cast(pa.string())))
     return pc.if_else(pc.is_in(pc.utf8_lower(text), _WORDS_FOR_NOTHING), None, text)
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #ae066f5a
 def _is_text(array: pa.Array) -> bool:
     "Also as bytes, as Spark and Impala write it."
     types = [
@@ -410,7 +440,8 @@ def _is_text(array: pa.Array) -> bool:
 
 
 def _composed(text: pa.Array) -> pa.Array:
-    "Letters with their accents as one sign each, where Unicode has it; Arrow's own function takes them apart."
+    """Letters with their accents as one sign each, where Unicode has it.
+    Arrow's own function takes them apart."""
     if pc.all(pc.string_is_ascii(text)).as_py() is not False:
         return text
     words = text.dictionary_encode()
@@ -419,10 +450,6 @@ def _composed(text: pa.Array) -> pa.Array:
     ).take(words.indices)
 
 # %% ../notebooks/30_data_pipeline.ipynb #a331d881
-_WHOLE = r"^[+-]?\d{1,30}(\.0*)?$"
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-
-
 def numbers(
     array: pa.Array,  # as `plain` gives it
     whole: bool,  # whole numbers are wanted
@@ -436,21 +463,27 @@ def numbers(
     if pa.types.is_boolean(array.type):
         return array.cast(pa.int8()).cast(wanted) if flag else pa.nulls(len(array), wanted)
     if not pa.types.is_floating(array.type):
-        text = array.cast(pa.string())
-        if decimal == "," and _is_text(
-            array
-        ):  # then a point is between thousands, and no number that we know
-            text = pc.replace_substring(pc.replace_substring(text, ".", " "), ",", ".")
-        if flag:
-            text = pc.replace_substring_regex(
-                pc.replace_substring_regex(text, "(?i)^true$", "1"), "(?i)^false$", "0"
-            )
-        text = pc.if_else(pc.match_substring_regex(text, _WHOLE if whole else _NUMBER), text, None)
-        text = pc.replace_substring_regex(text, r"^\+|\.0*$" if whole else r"^\+", "")
+        text = _digits(array, whole, decimal, flag)
         array = _int64(text) if whole else text.cast(wanted)
     return array if pa.types.is_integer(array.type) else _finite(array, whole)
 
+# %% ../notebooks/30_data_pipeline.ipynb #0e78cbfb
+_WHOLE = r"^[+-]?\d{1,30}(\.0*)?$"
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
+
+def _digits(array: pa.Array, whole: bool, decimal: str, flag: bool) -> pa.Array:
+    "Text that is such a number, written as Arrow reads it; missing where it is none."
+    text, replace = array.cast(pa.string()), pc.replace_substring_regex
+    # with a decimal comma, a point is between thousands, and no number that we know
+    if decimal == "," and _is_text(array):
+        text = pc.replace_substring(pc.replace_substring(text, ".", " "), ",", ".")
+    if flag:
+        text = replace(replace(text, "(?i)^true$", "1"), "(?i)^false$", "0")
+    text = pc.if_else(pc.match_substring_regex(text, _WHOLE if whole else _NUMBER), text, None)
+    return replace(text, r"^\+|\.0*$" if whole else r"^\+", "")
+
+# %% ../notebooks/30_data_pipeline.ipynb #a0660556
 def _int64(digits: pa.Array) -> pa.Array:
     "Text of digits as int64, missing where that cannot hold it."
     exact = digits.cast(pa.decimal128(38))
@@ -460,7 +493,8 @@ def _int64(digits: pa.Array) -> pa.Array:
 
 
 def _finite(array: pa.Array, whole: bool) -> pa.Array:
-    "Floats without the infinite ones; if whole numbers are wanted, those that are, up to where floats count exactly."
+    """Floats without the infinite ones.
+    If whole numbers are wanted, those that are, up to where floats count exactly."""
     good = pc.is_finite(array)
     if not whole:
         return pc.if_else(good, array, None).cast(pa.float64())
@@ -468,11 +502,11 @@ def _finite(array: pa.Array, whole: bool) -> pa.Array:
     return pc.if_else(good, array, None).cast(pa.int64())
 
 # %% ../notebooks/30_data_pipeline.ipynb #b2e50276
+import numpy as np
+
 _UTC = pa.timestamp("us", "UTC")
-_FIRST, _LAST = (
-    pd.Timestamp("1678-01-01", tz="UTC"),
-    pd.Timestamp(datetime.max, tz="UTC"),
-)  # what every library can count
+# what every library can count
+_FIRST, _LAST = pd.Timestamp("1678-01-01", tz="UTC"), pd.Timestamp(datetime.max, tz="UTC")
 
 
 def times(
@@ -480,7 +514,8 @@ def times(
     zone: str | None,  # of times without one
     time_format: str | None = None,  # None: ISO 8601
 ) -> tuple[pd.Series, dict[str, pd.Series]]:
-    "In UTC with microseconds, missing where it cannot be read; and for each reason to refuse a time, which ones have it."
+    """In UTC with microseconds, missing where it cannot be read;
+    and for each reason to refuse a time, which ones have it."""
     moments, zoned = _parsed(array, time_format)
     read = moments.to_pandas()
     naive = read.between(_FIRST, _LAST) & ~zoned
@@ -497,9 +532,10 @@ def times(
         "local time twice": pd.Series(early > late),
     }
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #59ab4af0
 def _offsets(local: pd.Series, zone: str) -> np.ndarray:
-    "From UTC, by the clock before a change that is near and by the one after it (PEP 495): mostly the same, so two equal rows."
+    """From UTC, by the clock before a change that is near and by the one after it (PEP 495):
+    mostly the same, so two equal rows."""
     place, minutes = pd.factorize(local.dt.tz_localize(None).dt.floor("min"))
     both = [
         [m.replace(tzinfo=ZoneInfo(zone), fold=fold).utcoffset() for m in minutes.to_pydatetime()]
@@ -507,28 +543,22 @@ def _offsets(local: pd.Series, zone: str) -> np.ndarray:
     ]
     return np.array(both, "timedelta64[us]")[:, place]
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #42377ae0
 def _parsed(array: pa.Array, time_format: str | None) -> tuple[pa.Array, np.ndarray]:
-    "The times as if those without a zone were in UTC, and which of them have one. What microseconds cannot count is far in the future."
+    """The times as if those without a zone were in UTC, and which of them have one.
+    What microseconds cannot count is far in the future."""
     array = array.cast(pa.timestamp("ms")) if pa.types.is_date(array.type) else array
     if pa.types.is_timestamp(array.type):
-        utc = array.cast(
-            _UTC, safe=False
-        )  # cuts nanoseconds off, and wraps around what is too large
-        same = (
-            pc.equal(utc.cast(array.type, safe=False), array)
-            if array.type.unit in ("s", "ms")
-            else True
-        )
-        return pc.if_else(same, utc, pa.scalar(2**63 - 1).cast(_UTC)), np.full(
-            len(array), array.type.tz is not None
-        )
+        utc = array.cast(_UTC, safe=False)  # cuts nanoseconds off; wraps around what is too large
+        coarse = array.type.unit in ("s", "ms")
+        same = pc.equal(utc.cast(array.type, safe=False), array) if coarse else True
+        moments = pc.if_else(same, utc, pa.scalar(2**63 - 1).cast(_UTC))
+        return moments, np.full(len(array), array.type.tz is not None)
     text = array.cast(pa.string())
     if time_format:
         moments = pd.to_datetime(text.to_pandas(), format=time_format, utc=True, errors="coerce")
-        return pa.array(moments.dt.as_unit("us"), _UTC), np.full(
-            len(array), "%z" in time_format.lower()
-        )
+        zoned = np.full(len(array), "%z" in time_format.lower())
+        return pa.array(moments.dt.as_unit("us"), _UTC), zoned
     text = pc.if_else(pc.match_substring_regex(text, _TIME), text, None)
     zoned = pc.fill_null(pc.match_substring_regex(text, _WITH_ZONE), False)
     for shape, other in [
@@ -540,13 +570,10 @@ def _parsed(array: pa.Array, time_format: str | None) -> tuple[pa.Array, np.ndar
     text = pc.if_else(zoned, text, pc.binary_join_element_wise(text, "Z", ""))
     try:
         return text.cast(_UTC), zoned.to_numpy(False)
-    except (
-        pa.ArrowInvalid
-    ):  # one of them is on no calendar, such as February 30: each for itself, which takes longer
+    except pa.ArrowInvalid:  # one is on no calendar, as February 30: each for itself, more slowly
         words = text.dictionary_encode()
-        return pa.array([_moment(word) for word in words.dictionary.to_pylist()], _UTC).take(
-            words.indices
-        ), zoned.to_numpy(False)
+        moments = pa.array([_moment(word) for word in words.dictionary.to_pylist()], _UTC)
+        return moments.take(words.indices), zoned.to_numpy(False)
 
 
 _TIME = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)? ?(Z|[+-]\d{2}(:?\d{2})?)?)?$"
@@ -578,18 +605,30 @@ def pseudonyms(
         hmac.digest(key.encode(), value.encode(), hashlib.sha256).hex()
         for value in coded.dictionary.to_pylist()
     ]
-    return pa.DictionaryArray.from_arrays(coded.indices, pa.array(names, pa.string())).cast(
-        pa.string()
-    )
+    named = pa.DictionaryArray.from_arrays(coded.indices, pa.array(names, pa.string()))
+    return named.cast(pa.string())
 
 # %% ../notebooks/30_data_pipeline.ipynb #fead398a
+from typing import Any
+
+
 class Ingested(NamedTuple):
-    "A file as a table of the contract's columns and types, by row of the file; what could not be read; where it came from."
+    "A file as a table of the contract's columns and types, by row of the file."
 
     frame: pd.DataFrame
-    refused: pd.DataFrame  # row, reason, column, value
-    provenance: dict[str, Any]
+    refused: pd.DataFrame  # what could not be read: row, reason, column, value
+    provenance: dict[str, Any]  # where it came from
     entities: Any  # all that the file names readably, also in refused rows; None: it names none
+
+
+def refusals(rows, reason="", column="", value="") -> pd.DataFrame:
+    "Rows of a file that are refused: each with the reason, the column and the row as JSON."
+    return pd.DataFrame(
+        {"row": pd.Series(rows, dtype="int64"), "reason": reason, "column": column, "value": value}
+    )
+
+# %% ../notebooks/30_data_pipeline.ipynb #24ccfc1d
+from .problem import CONTRACT
 
 
 def ingest(
@@ -601,48 +640,34 @@ def ingest(
     with _opened(source) as file:
         head = _head(source, file)
         columns = matched(head.names, source, table)
-        raw, broken, rows = _rows(
-            source, file, head, {new: old for new, old in columns.items() if new in table.names}
-        )
-        provenance = _provenance(source, file, table, head.names, columns, key) | {
-            "rows": len(rows) + len(broken)
-        }
-    if len(rows) + len(broken) == 0:
+        kept = {new: old for new, old in columns.items() if new in table.names}
+        raw, broken, rows = _rows(source, file, head, kept)
+        provenance = _provenance(source, file, table, head.names, columns, key)
+    provenance["rows"] = len(rows) + len(broken)
+    if provenance["rows"] == 0:
         raise BadFile(
             f"{source.path}: a header and no rows. Ask its owner ({source.owner}) to send it again"
         )
     frame, wrong = _typed(raw, rows, source, table, key)
-    public = raw.select(
-        [c.name for c in table.columns if c.name in raw.column_names and c.personal == "no"]
-    )
-    wrong["value"] = _as_json(_as_in_the_file(public.take(pa.array(rows.get_indexer(wrong.row)))))
+    wrong["value"] = _as_json(_public(raw, table, rows.get_indexer(wrong.row)))
     broken = refusals(broken, "unreadable", "", '"too many or too few values"')
     named = frame[CONTRACT.entity].dropna().unique() if CONTRACT.entity in frame else []
     refused = pd.concat([wrong, broken], ignore_index=True)
-    return Ingested(
-        frame[~frame.index.isin(wrong.row)], refused, provenance, named if len(named) else None
-    )
-
-
-def refusals(rows, reason="", column="", value="") -> pd.DataFrame:
-    "Rows of a file that are refused: each with the reason, the column and the row as JSON."
-    return pd.DataFrame(
-        {"row": pd.Series(rows, dtype="int64"), "reason": reason, "column": column, "value": value}
-    )
+    good = frame[~frame.index.isin(wrong.row)]
+    return Ingested(good, refused, provenance, named if len(named) else None)
 
 # %% ../notebooks/30_data_pipeline.ipynb #83a1d5e4
 import io
 
-_WITHOUT_VIEWS = {
-    pa.string_view(): pa.string(),
-    pa.binary_view(): pa.binary(),
-}  # text as Polars writes it; Arrow cannot do much with it
+# text as Polars writes it; Arrow cannot do much with it
+_WITHOUT_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 def _rows(
     source: Source, file: BinaryIO, head: Head, kept: dict[str, str]
 ) -> tuple[pa.Table, list[int], pd.Index]:
-    "The columns to keep under the contract's names, the numbers of rows that are none, and the numbers of the others."
+    """The columns to keep under the contract's names,
+    the numbers of rows that are none, and the numbers of the others."""
     file.seek(0)
     if source.kind == "parquet":
         import pyarrow.parquet as pq
@@ -655,7 +680,8 @@ def _rows(
             )
         except (pa.ArrowException, OSError):
             raise BadFile(
-                f"{source.path}: not a whole Parquet file: a part is damaged. Ask {source.owner} to send it again"
+                f"{source.path}: not a whole Parquet file: a part is damaged. "
+                f"Ask {source.owner} to send it again"
             ) from None
         types = [_WITHOUT_VIEWS.get(type, type) for type in raw.schema.types]
         return (
@@ -674,9 +700,8 @@ def _rows(
     if not lines:
         return pa.schema([(name, pa.string()) for name in kept]).empty_table(), [], pd.RangeIndex(0)
     broken: list[int] = []
-    names = [
-        str(place) for place in range(len(head.names))
-    ]  # some columns may have no name, or the same
+    # some columns may have no name, or the same
+    names = [str(place) for place in range(len(head.names))]
     wanted = {name: names[head.names.index(old)] for name, old in kept.items()}
     file.seek(0)
     try:
@@ -703,7 +728,8 @@ def _rows(
 
 def _long_line(source: Source) -> BadFile:
     return BadFile(
-        f"{source.path}: a value runs over several lines; is a quotation mark never closed? Write each row on one line"
+        f"{source.path}: a value runs over several lines; is a quotation mark never closed? "
+        "Write each row on one line"
     )
 
 # %% ../notebooks/30_data_pipeline.ipynb #8822fe2c
@@ -727,9 +753,8 @@ def _typed(
             raise BadFile(f"{source.path}: {what}, or is damaged. Send one value a row") from None
         found[column.name] = values.set_axis(rows)
         wrong += [refusals(rows[mask], reason, column.name) for reason, mask in problems.items()]
-    return pd.DataFrame(found, index=rows), pd.concat(wrong).drop_duplicates("row").sort_values(
-        "row"
-    )
+    refused = pd.concat(wrong).drop_duplicates("row").sort_values("row")
+    return pd.DataFrame(found, index=rows), refused
 
 
 def _values(
@@ -746,7 +771,8 @@ def _values(
         naive = problems["time without zone"]
         if naive.any() and naive.sum() == values.notna().sum():
             raise BadFile(
-                f"{source.path}: time without zone in every row of {column.name}. Ask {source.owner} which it is and set `zone`, such as UTC"
+                f"{source.path}: time without zone in every row of {column.name}. "
+                f"Ask {source.owner} which it is and set `zone`, such as UTC"
             )
         return values, problems
     flag = column.kind == "integer" and (column.low, column.high) == (0, 1)
@@ -756,9 +782,11 @@ def _values(
         "unreadable": pd.Series(unreadable.to_numpy(False))
     }
 
-
-def _as_in_the_file(rows: pa.Table) -> pd.DataFrame:
-    "The values of rows, those that JSON does not know as text."
+# %% ../notebooks/30_data_pipeline.ipynb #14b3f91f
+def _public(raw: pa.Table, table: Table, places: np.ndarray) -> pd.DataFrame:
+    "What rows hold in columns that are not personal; values that JSON does not know are text."
+    names = [c.name for c in table.columns if c.name in raw.column_names and c.personal == "no"]
+    rows = raw.select(names).take(pa.array(places))
     return pd.DataFrame(
         {
             name: _sayable(column).to_pandas()
@@ -774,9 +802,8 @@ def _sayable(column: pa.ChunkedArray) -> pa.ChunkedArray:
         or pa.types.is_boolean(column.type)
     ):
         return column
-    if pa.types.is_timestamp(
-        column.type
-    ):  # pandas breaks at years of six digits, and Arrow shortens them where there is a zone
+    # pandas breaks at years of six digits, and Arrow shortens them where there is a zone
+    if pa.types.is_timestamp(column.type):
         text = column.cast(pa.int64()).cast(pa.timestamp(column.type.unit)).cast(pa.string())
         return pc.binary_join_element_wise(
             pc.replace_substring_regex(text, r"^([\d-]+) ", r"\1T"),
@@ -833,28 +860,6 @@ def missing(frame: pd.DataFrame, table: Table) -> pd.Series:
     )
 
 
-def validate(
-    frame: pd.DataFrame,
-    table: Table,
-) -> pd.Series:
-    "Rows that break the contract's ranges, each with the name of the column. Raises `CourseError` if the types are wrong."
-    from pandera.errors import SchemaErrors
-
-    try:
-        schema(table).validate(frame, lazy=True)
-    except SchemaErrors as broken:
-        cases = broken.failure_cases
-        whole = cases[cases["index"].isna()]
-        if len(whole):
-            name, found, wanted = whole.iloc[0][["column", "failure_case", "check"]]
-            raise CourseError(
-                f"{table.name}: column {name} is {found}, the contract wants {wanted}. Read the file with `data.read`"
-            ) from None
-        cases = cases.drop_duplicates("index")
-        return pd.Series(cases["column"].to_numpy(), cases["index"].astype("int64"))
-    return _first({})
-
-
 def _first(masks: dict[str, pd.Series]) -> pd.Series:
     "For each row in any of the masks, the name of the first that has it."
     named = [
@@ -867,6 +872,33 @@ def _first(masks: dict[str, pd.Series]) -> pd.Series:
     )
     return joined[~joined.index.duplicated()]
 
+# %% ../notebooks/30_data_pipeline.ipynb #9f8a767b
+from .problem import schema
+
+
+def validate(
+    frame: pd.DataFrame,
+    table: Table,
+) -> pd.Series:
+    """Rows that break the contract's ranges, each with the name of the column.
+    Raises `CourseError` if the types are wrong."""
+    from pandera.errors import SchemaErrors
+
+    try:
+        schema(table).validate(frame, lazy=True)
+    except SchemaErrors as broken:
+        cases = broken.failure_cases
+        whole = cases[cases["index"].isna()]
+        if len(whole):
+            name, found, wanted = whole.iloc[0][["column", "failure_case", "check"]]
+            raise CourseError(
+                f"{table.name}: column {name} is {found}, the contract wants {wanted}. "
+                "Read the file with `data.read`"
+            ) from None
+        cases = cases.drop_duplicates("index")
+        return pd.Series(cases["column"].to_numpy(), cases["index"].astype("int64"))
+    return _first({})
+
 # %% ../notebooks/30_data_pipeline.ipynb #48c8bb27
 def future(frame: pd.DataFrame, table: Table, now: datetime) -> pd.Series:
     "Rows with a time later than now."
@@ -876,7 +908,8 @@ def future(frame: pd.DataFrame, table: Table, now: datetime) -> pd.Series:
 
 
 def duplicate(frame: pd.DataFrame, table: Table) -> pd.Series:
-    "Rows that say again what another says; that they were written later is no news, and the first one is kept."
+    """Rows that say again what another says; the first one is kept.
+    That a copy was written later is no news."""
     said = [name for name in frame if name != "created" or name in table.key]
     order = frame.sort_values("created", kind="stable") if "created" in frame else frame
     return _first({",".join(table.key): order.duplicated(said).reindex(frame.index)})
@@ -900,7 +933,7 @@ def known_at(
     table: Table,
     known: str | None = None,  # event or created; None: as the contract says
 ) -> pd.Series:
-    "From when each row may be used: its event, or the end of its span, or when it was written if that was later."
+    "From when each row may be used: its event, or its span's end, or its writing if later."
     if (known or table.known) == "event":
         return frame[table.time]
     end = frame[table.time] + table.span
@@ -912,7 +945,8 @@ def superseded(
     table: Table,
     known: str | None = None,  # as in `known_at`
 ) -> pd.Series:
-    "Rows that became known after, or together with, a newer one of the same entity: never the newest known row."
+    """Rows that became known after, or together with, a newer one of the same entity.
+    They are never the newest known row."""
     if not table.span:
         return _first({})
     order = frame.sort_values([table.time, "created"], na_position="first", kind="stable").index
@@ -931,12 +965,29 @@ def superseded(
     return _first({CONTRACT.known: rows.newness < newest})
 
 # %% ../notebooks/30_data_pipeline.ipynb #024b2b3d
-UNCOUNTED = [
-    "duplicate",
-    "superseded",
-]  # refused, but nothing is wrong with what their sender knows
+from collections.abc import Callable
+
+# refused, but nothing is wrong with what their sender knows
+UNCOUNTED = ["duplicate", "superseded"]
 
 
+def _rules(table: Table, now: datetime, entities, known: str | None) -> dict[str, Callable]:
+    "The rules in their order, by the reason that they give."
+    return {
+        "missing": lambda rows: missing(rows, table),
+        "out of range": lambda rows: validate(rows.astype(_integers(table)), table),
+        "future time": lambda rows: future(rows, table, now),
+        "duplicate": lambda rows: duplicate(rows, table),
+        "conflict": lambda rows: conflict(rows, table),
+        "unknown entity": lambda rows: unknown(rows, entities),
+        "superseded": lambda rows: superseded(rows, table, known),
+    }
+
+
+def _integers(table: Table) -> dict[str, str]:
+    return {c.name: "int64" for c in table.columns if c.kind == "integer"}
+
+# %% ../notebooks/30_data_pipeline.ipynb #21dd4b21
 class Cleaned(NamedTuple):
     "The rows that are kept, by row of the file, and those that are refused."
 
@@ -953,33 +1004,17 @@ def clean(
 ) -> Cleaned:
     "Apply the rules one after another. Kept rows are sorted, and say from when they may be used."
     shown = [c.name for c in table.columns if c.personal == "no"]
-    rules = {
-        "missing": lambda rows: missing(rows, table),
-        "out of range": lambda rows: validate(rows.astype(_integers(table)), table),
-        "future time": lambda rows: future(rows, table, now),
-        "duplicate": lambda rows: duplicate(rows, table),
-        "conflict": lambda rows: conflict(rows, table),
-        "unknown entity": lambda rows: unknown(rows, entities),
-        "superseded": lambda rows: superseded(rows, table, known),
-    }
     refused = [refusals([])]
-    for reason, rule in rules.items():
+    for reason, rule in _rules(table, now, entities, known).items():
         found = rule(frame).sort_index()
-        if found.empty:
-            continue
-        refused.append(
-            refusals(found.index, reason, found.to_numpy(), _as_json(frame.loc[found.index, shown]))
-        )
-        frame = frame[~frame.index.isin(found.index)]
-    return Cleaned(
-        _sorted(frame.astype(_integers(table)), table, known), pd.concat(refused, ignore_index=True)
-    )
+        if len(found):
+            values = _as_json(frame.loc[found.index, shown])
+            refused.append(refusals(found.index, reason, found.to_numpy(), values))
+            frame = frame[~frame.index.isin(found.index)]
+    kept = _sorted(frame.astype(_integers(table)), table, known)
+    return Cleaned(kept, pd.concat(refused, ignore_index=True))
 
-
-def _integers(table: Table) -> dict[str, str]:
-    return {c.name: "int64" for c in table.columns if c.kind == "integer"}
-
-
+# %% ../notebooks/30_data_pipeline.ipynb #8231f682
 def _sorted(frame: pd.DataFrame, table: Table, known: str | None) -> pd.DataFrame:
     "With the time at which each row became known, in the order in which it will be read."
     if table.time:
@@ -988,6 +1023,9 @@ def _sorted(frame: pd.DataFrame, table: Table, known: str | None) -> pd.DataFram
     return frame.sort_values([*first, *(k for k in table.key if k not in first)], kind="stable")
 
 # %% ../notebooks/30_data_pipeline.ipynb #797860d3
+from .project import Secrets, now
+
+
 class Read(NamedTuple):
     "A file after ingesting and cleaning."
 
@@ -996,7 +1034,7 @@ class Read(NamedTuple):
     provenance: dict[str, Any]
     entities: Any  # all that the file names readably, also in refused rows; None: it names none
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #5cb3cd13
 def read(
     source: Source,
     table: Table,
@@ -1011,7 +1049,8 @@ def read(
     rows = kept.index.append(pd.Index(refused.row)).sort_values()
     if not rows.equals(pd.RangeIndex(came.provenance["rows"])):
         raise CourseError(
-            f"{source.path}: rows in are not rows out and rows quarantined. The fault is ours: please report it with the file"
+            f"{source.path}: rows in are not rows out and rows quarantined. "
+            "The fault is ours: please report it with the file"
         )
     return Read(kept.reset_index(drop=True), refused, came.provenance, came.entities)
 
@@ -1022,7 +1061,7 @@ _now = now  # `read` has an argument of that name
 class TooManyRefused(CourseError):
     "A file in which so much is wrong that the rest is not to be believed."
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #7231181e
 def over_limit(
     name: str,  # of the table
     read: Read,
@@ -1032,27 +1071,30 @@ def over_limit(
     wrong, rows = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance["rows"]
     if len(wrong) <= limit * rows and len(read.kept):
         return None
-    reasons = (
-        (wrong.reason + wrong.column.map(lambda column: f" in {column}" if column else ""))
-        .value_counts()
-        .head(3)
-    )
-    worst = (
-        wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0].value_counts().head(3)
-    )  # no other text: it may be personal
-    share = f"{len(wrong):,} of {rows:,} rows are refused ({len(wrong) / max(rows, 1):.1%}; the limit is {limit:.1%})"
-    lines = [f"{name}: {share}, from {read.provenance['path']} (owner: {read.provenance['owner']})"]
+    where = wrong.column.map(lambda column: f" in {column}" if column else "")
+    reasons = (wrong.reason + where).value_counts().head(3)
+    # no other text: it may be personal
+    entities = wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0]
+    worst = entities.value_counts().head(3)
+    lines = [
+        f"{name}: {len(wrong):,} of {rows:,} rows are refused "
+        f"({len(wrong) / max(rows, 1):.1%}; the limit is {limit:.1%}), "
+        f"from {read.provenance['path']} (owner: {read.provenance['owner']})"
+    ]
     lines += [f"  {count:,} rows: {reason}" for reason, count in reasons.items()]
     lines += [f"  {count:,} rows: {CONTRACT.entity} {entity}" for entity, count in worst.items()]
     return "\n".join(lines + [f"  perhaps {hint}" for hint in hints(read, CONTRACT.tables[name])])
 
-
-_HINTS = [  # reason, kind of the column, how nearly all refused values of it look, and what is behind that most often
+# %% ../notebooks/30_data_pipeline.ipynb #c446f3ee
+# reason, kind of the column, how nearly all its refused values look,
+# and what is behind that most often
+_HINTS = [
     (
         "unreadable",
         "row",
         "",
-        "another `separator`, or commas in numbers: rows have more or fewer values than the first line has names",
+        "another `separator`, or commas in numbers: "
+        "rows have more or fewer values than the first line has names",
     ),
     ("unreadable", "number", r"[+-]?\d*,\d+", 'a comma is the decimal mark: set `decimal: ","`'),
     ("unreadable", "number", r"[+-]?\d*\.\d+", 'a point is the decimal mark: set `decimal: "."`'),
@@ -1096,12 +1138,13 @@ _HINTS = [  # reason, kind of the column, how nearly all refused values of it lo
     ("unknown entity", "integer", ".*", "statistics of another system, or of another time"),
 ]
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #6be6dcb4
 def hints(
     read: Read,
     table: Table,
 ) -> list[str]:
-    "What may be wrong with the file as a whole: one guess for each reason and column that has refused a tenth of it."
+    """What may be wrong with the file as a whole:
+    one guess for each reason and column that has refused a tenth of it."""
     kinds = {
         c.name: {c.kind, "share" if (c.kind, c.high) == ("number", 1) else ""}
         for c in table.columns
@@ -1126,7 +1169,8 @@ def _value(text: str, column: str) -> str:
 def summary(
     frame: pd.DataFrame,
 ) -> pd.DataFrame:
-    "One row a column: missing and different values, and the least, the middle and the greatest of numbers and times."
+    """One row a column: missing and different values,
+    and the least, the middle and the greatest of numbers and times."""
     middle = frame.select_dtypes(["number", "datetimetz"])
     lines = pd.DataFrame({"missing": frame.isna().sum(), "different": frame.nunique()})
     for name, share in {"least": 0.0, "middle": 0.5, "greatest": 1.0}.items():
@@ -1158,11 +1202,8 @@ def bars(
 ) -> str:
     "A histogram as SVG, without any library in the page."
     numbers = values.dropna()
-    numbers = (
-        numbers.astype("int64")
-        if values.dtype.kind == "M" or isinstance(values.dtype, pd.DatetimeTZDtype)
-        else numbers
-    )
+    if values.dtype.kind == "M" or isinstance(values.dtype, pd.DatetimeTZDtype):
+        numbers = numbers.astype("int64")
     if numbers.nunique() < 2:
         return ""
     heights = np.histogram(numbers.to_numpy("float64"), count)[0]
@@ -1170,15 +1211,22 @@ def bars(
     marks = "".join(
         f'<rect x="{5 * i}" y="{30 - top}" width="4" height="{top}"/>' for i, top in enumerate(tops)
     )
-    words = f"{count} bars from the least value to the greatest; number {heights.argmax() + 1} is the highest"
+    words = (
+        f"{count} bars from the least value to the greatest; "
+        f"number {heights.argmax() + 1} is the highest"
+    )
     return f'<svg width="{5 * count}" height="30" role="img" aria-label="{words}">{marks}</svg>'
 
+# %% ../notebooks/30_data_pipeline.ipynb #6872f1f8
+_STYLE = (
+    "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;"
+    "padding:0 1rem;color:#222}\n"
+    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
+    "th,td{text-align:left;padding:.2rem .9rem .2rem 0;border-bottom:1px solid #ddd}\n"
+    "svg{fill:#4477aa}.stale{color:#b3541e}</style>"
+)
+
 # %% ../notebooks/30_data_pipeline.ipynb #708fbfc8
-_STYLE = """<style>body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.2rem .9rem .2rem 0;border-bottom:1px solid #ddd}
-svg{fill:#4477aa}.stale{color:#b3541e}</style>"""
-
-
 def page(
     frames: dict[str, pd.DataFrame],  # the cleaned tables by name
     catalogue: dict[str, dict],  # what `entry` says of each
@@ -1192,23 +1240,22 @@ def page(
     for name, frame in frames.items():
         said = catalogue[name]
         parts.append(
-            f"<h2>{name}</h2><p>{said['rows_in']:,} rows in, {said['rows_out']:,} kept, digest {said['snapshot'][:12]}</p>"
+            f"<h2>{name}</h2><p>{said['rows_in']:,} rows in, {said['rows_out']:,} kept, "
+            f"digest {said['snapshot'][:12]}</p>"
         )
         if said["stale"]:
             parts.append("<p class='stale'>The newest row is older than the contract allows.</p>")
         if said["refused"]:
-            parts.append(
-                pd.Series(said["refused"], name="rows refused")
-                .rename_axis("reason")
-                .to_frame()
-                .to_html(border=0)
-            )
+            reasons = pd.Series(said["refused"], name="rows refused").rename_axis("reason")
+            parts.append(reasons.to_frame().to_html(border=0))
         spread = {c: bars(frame[c]) if frame[c].dtype.kind in "iufM" else "" for c in frame}
         parts.append(summary(frame).assign(spread=spread).to_html(border=0, escape=False))
     return "\n".join(parts)
 
 # %% ../notebooks/30_data_pipeline.ipynb #7addc7aa
 import shutil
+
+from .project import digest, writing
 
 
 def keep(
@@ -1222,7 +1269,7 @@ def keep(
             shutil.copyfile(path, beside)
     return snapshot
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #bb5e4eea
 def arrow_schema(
     table: Table,
 ) -> pa.Schema:
@@ -1257,39 +1304,30 @@ def entry(
     snapshot: str,  # its digest
 ) -> dict[str, Any]:
     "What the catalogue says of a table."
-    newest = kept[table.time].max() if table.time and len(kept) else None
+    times = kept[table.time] if table.time and len(kept) else None
+    newest = None if times is None else times.max()
     return {
         "source": came and came.provenance,
         "rows_in": came.provenance["rows"] if came else 0,
         "rows_out": len(kept),
         "refused": came.refused.reason.value_counts().sort_index().to_dict() if came else {},
-        "time_range": [kept[table.time].min().isoformat(), newest.isoformat()]
-        if newest is not None
-        else None,
+        "time_range": None if times is None else [times.min().isoformat(), newest.isoformat()],
         "known": known or table.known,
         "stale": bool(newest is not None and table.fresh and newest < now() - table.fresh),
         "readers": list(table.readers),
         "snapshot": snapshot,
     }
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #a96ebffd
 class Data(Settings):
     "The section `data` of an environment."
 
-    quarantine_limit: float = Field(
-        0.05, ge=0, le=1
-    )  # refused rows over the rows of a file; above it the stage stops
+    # refused rows over the rows of a file; above it the stage stops
+    quarantine_limit: float = Field(0.05, ge=0, le=1)
     sources: dict[str, Source]
 
 # %% ../notebooks/30_data_pipeline.ipynb #348da12a
-from tqdm import tqdm
-
-_QUARANTINE = pa.schema(
-    [
-        (n, pa.int64() if n == "row" else pa.string())
-        for n in ["table", "source", "row", "reason", "column", "value"]
-    ]
-)
+from .project import Stage, shown, write_json
 
 
 def run(
@@ -1298,34 +1336,50 @@ def run(
     "Ingest, clean, validate, explore and keep the files that the environment names."
     told = stage.settings(Data)
     found = read_all(told.sources, stage)
-    parts = [
-        one.refused.assign(table=name, source=one.provenance["path"]) for name, one in found.items()
-    ]
-    quarantine = pd.concat(parts or [_QUARANTINE.empty_table().to_pandas()], ignore_index=True)
-    write_table(quarantine, _QUARANTINE, stage.product["quarantine"])
-    stops = [
-        text
-        for name, one in found.items()
-        if (text := over_limit(name, one, told.quarantine_limit))
-    ]
-    if stops:
-        where = shown(stage.product["quarantine"])
-        raise TooManyRefused(
-            "\n".join(
-                [
-                    *stops,
-                    f"Each refused row is in {where}. Mend the file, or raise data.quarantine_limit and know why",
-                ]
-            )
-        )
+    quarantined = _quarantine(found, stage.product["quarantine"])
+    _stop_if_too_many(found, told.quarantine_limit, stage.product["quarantine"])
     catalogue = write_all(found, told.sources, stage)
     write_json(
         stage.product["catalogue"], {"tables": catalogue, "quarantine_limit": told.quarantine_limit}
     )
     rows = sum(said["rows_in"] for said in catalogue.values())
     print(
-        f"{len(found)} files, {rows:,} rows: {rows - len(quarantine):,} kept, {len(quarantine):,} in quarantine. See {shown(stage.out / 'data')}"
+        f"{len(found)} files, {rows:,} rows: {rows - quarantined:,} kept, "
+        f"{quarantined:,} in quarantine. See {shown(stage.out / 'data')}"
     )
+
+# %% ../notebooks/30_data_pipeline.ipynb #14461f9e
+_QUARANTINE = pa.schema(
+    [
+        (name, pa.int64() if name == "row" else pa.string())
+        for name in ["table", "source", "row", "reason", "column", "value"]
+    ]
+)
+
+
+def _quarantine(found: dict[str, Read], path: Path) -> int:
+    "Write the refused rows of all tables; how many there are."
+    parts = [
+        one.refused.assign(table=name, source=one.provenance["path"]) for name, one in found.items()
+    ]
+    rows = pd.concat(parts or [_QUARANTINE.empty_table().to_pandas()], ignore_index=True)
+    write_table(rows, _QUARANTINE, path)
+    return len(rows)
+
+# %% ../notebooks/30_data_pipeline.ipynb #f684074f
+def _stop_if_too_many(found: dict[str, Read], limit: float, quarantine: Path) -> None:
+    stops = [text for name, one in found.items() if (text := over_limit(name, one, limit))]
+    if stops:
+        where = (
+            f"Each refused row is in {shown(quarantine)}. "
+            "Mend the file, or raise data.quarantine_limit and know why"
+        )
+        raise TooManyRefused("\n".join([*stops, where]))
+
+# %% ../notebooks/30_data_pipeline.ipynb #98ae6169
+from tqdm import tqdm
+
+from .telemetry import log
 
 
 def read_all(
@@ -1340,17 +1394,14 @@ def read_all(
             f"data.sources names {', '.join(sorted(strange))}; the tables are {', '.join(tables)}"
         )
     found: dict[str, Read] = {}
-    for name in tqdm(
-        [name for name in tables if name in sources], "data", unit="file", leave=False, delay=10
-    ):
+    names = [name for name in tables if name in sources]
+    for name in tqdm(names, "data", unit="file", leave=False, delay=10):
         entities = found["statistics"].entities if "statistics" in found else None
         one = found[name] = read(sources[name], tables[name], now(), entities)
-        inside = sources[name].file.is_relative_to(
-            stage.out
-        )  # then two builds in two folders say the same
-        one.provenance["path"] = (
-            sources[name].file.relative_to(stage.out).as_posix() if inside else sources[name].path
-        )
+        # a path in the build's folder begins there: two builds in two folders say the same
+        path, file = sources[name].path, sources[name].file
+        inside = file.is_relative_to(stage.out)
+        one.provenance["path"] = file.relative_to(stage.out).as_posix() if inside else path
         log.info(
             "table cleaned",
             table=name,
@@ -1388,7 +1439,8 @@ def write_all(
                 fresh_hours=table.fresh.total_seconds() / 3600,
             )
             print(
-                f"{name} is stale: its newest row is of {said['time_range'][1]}, and may be {table.fresh} old"
+                f"{name} is stale: its newest row is of {said['time_range'][1]}, "
+                f"and may be {table.fresh} old"
             )
     with writing(stage.product["profile"]) as beside:
         beside.write_text(page(frames, catalogue), encoding="utf-8")

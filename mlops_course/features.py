@@ -15,40 +15,6 @@ from .problem import CONTRACT
 VIEW = "statistics"  # the feature view has the name of its table
 
 
-def definitions(
-    path: str,  # the Parquet file of statistics; a relative path begins at the folder of feature_store.yaml
-    ttl: timedelta,  # older rows count as unknown
-    created: bool = True,  # has the file a column that says when a row was written?
-) -> list:
-    "The contract in Feast's words: an entity, a source and a feature view."
-    from feast import Entity, FeatureView, Field, FileSource
-
-    table = CONTRACT.tables[VIEW]
-    columns = {column.name: column for column in table.columns}
-    who = columns[CONTRACT.entity]
-    entity = Entity(
-        name=who.name,
-        join_keys=[who.name],
-        value_type=_type(who).to_value_type(),
-        description=who.about,
-    )
-    written = "created" if created else ""
-    source = FileSource(
-        name=f"{VIEW}_file",
-        path=path,
-        timestamp_field=CONTRACT.known,
-        created_timestamp_column=written,
-    )
-    schema = [
-        Field(name=name, dtype=_type(columns[name]), description=columns[name].about)
-        for name in CONTRACT.features
-    ]
-    view = FeatureView(
-        name=VIEW, entities=[entity], ttl=ttl, schema=schema, source=source, description=table.about
-    )
-    return [entity, source, view]
-
-
 def _type(column):
     "A column's kind as a type of Feast."
     from feast import types
@@ -59,6 +25,49 @@ def _type(column):
         "text": types.String,
         "time": types.UnixTimestamp,
     }[column.kind]
+
+# %% ../notebooks/31_feature_store.ipynb #dc68f03e
+def _entity(column):
+    "Who the features are about."
+    from feast import Entity
+
+    kind = _type(column).to_value_type()
+    return Entity(
+        name=column.name, join_keys=[column.name], value_type=kind, description=column.about
+    )
+
+
+def _source(path: str, created: bool):
+    "Where the rows are, and from when each counts."
+    from feast import FileSource
+
+    return FileSource(
+        name=f"{VIEW}_file",
+        path=path,
+        timestamp_field=CONTRACT.known,
+        created_timestamp_column="created" if created else "",
+    )
+
+# %% ../notebooks/31_feature_store.ipynb #815bbb5a
+def definitions(
+    path: str,  # the Parquet file of statistics; a relative one from feature_store.yaml's folder
+    ttl: timedelta,  # older rows count as unknown
+    created: bool = True,  # has the file a column that says when a row was written?
+) -> list:
+    "The contract in Feast's words: an entity, a source and a feature view."
+    from feast import FeatureView, Field
+
+    table = CONTRACT.tables[VIEW]
+    columns = {column.name: column for column in table.columns}
+    entity, source = _entity(columns[CONTRACT.entity]), _source(path, created)
+    schema = [
+        Field(name=name, dtype=_type(columns[name]), description=columns[name].about)
+        for name in CONTRACT.features
+    ]
+    view = FeatureView(
+        name=VIEW, entities=[entity], ttl=ttl, schema=schema, source=source, description=table.about
+    )
+    return [entity, source, view]
 
 # %% ../notebooks/31_feature_store.ipynb #17be7ee3
 from typing import Any
@@ -72,15 +81,12 @@ class FeatureSettings(Settings):
     "The section `features` of an environment."
 
     ttl_hours: float = 168  # older rows count as unknown
-    online_store: dict[str, Any] = Field(
-        {"type": "sqlite"}
-    )  # in Feast's words, say {type: redis, connection_string: localhost:6378}
+    # in Feast's words, say {type: redis, connection_string: localhost:6378}
+    online_store: dict[str, Any] = Field({"type": "sqlite"})
 
-
-FEASTS_SQLITE = (
-    "sqlite",
-    "feast.infra.online_stores.sqlite.SqliteOnlineStore",
-)  # what it reads depends on the zone of a process
+# %% ../notebooks/31_feature_store.ipynb #a147de1e
+# what Feast's own reads depends on the zone of a process
+FEASTS_SQLITE = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
 SQLITE = "mlops_course.asof.UtcSqliteOnlineStore"  # the same without that fault
 
 
@@ -118,17 +124,20 @@ if TYPE_CHECKING:
 def open_store(
     folder: Path,  # with feature_store.yaml
 ) -> "FeatureStore":
-    "The feature store in `folder`. Raises `CourseError` if there is none, or one whose times cannot be read."
+    """The feature store in `folder`. Raises `CourseError` if there is none,
+    or one whose times cannot be read."""
     from feast import FeatureStore
 
     if not (folder / "feature_store.yaml").is_file():
         raise CourseError(
-            f"no feature store in {folder}: run notebooks/31_feature_store.ipynb first, or `{in_make('run')}` for all"
+            f"no feature store in {folder}: run notebooks/31_feature_store.ipynb first, "
+            f"or `{in_make('run')}` for all"
         )
     store = FeatureStore(repo_path=str(folder.resolve()))
     if store.config.online_store.type in FEASTS_SQLITE:
         raise CourseError(
-            f"the times in the feature store {folder} depend on the zone of whoever wrote them: `{in_make('run')}` builds it anew"
+            f"the times in the feature store {folder} depend on the zone of whoever wrote them: "
+            f"`{in_make('run')}` builds it anew"
         )
     return store
 
@@ -142,7 +151,7 @@ def historical(
     store: "FeatureStore",
     rows: pd.DataFrame,  # entity and time of each row, and what else there is
 ) -> pd.DataFrame:
-    "`rows`, in their order, with the features as they were known at each row's time; NaN where nothing was."
+    "`rows`, in their order, with the features as they were known at each row's time, or NaN."
     asked = rows[[CONTRACT.entity, CONTRACT.time]]
     found = store.get_historical_features(entity_df=asked, features=REFERENCES).to_df()
     features = found[list(CONTRACT.features)].astype(float).set_axis(rows.index)
@@ -165,24 +174,23 @@ class Newest(NamedTuple):
 _NOTHING = Newest((None,) * len(CONTRACT.features), None)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-
+# %% ../notebooks/31_feature_store.ipynb #612b4aa2
 def newest(
     store: "FeatureStore",
     ids: Sequence[int],  # entities, in any order, also twice
     until: datetime | None = None,  # what became known later counts as not there; None: all is
 ) -> list[Newest]:
-    "The newest features of each of `ids`, in their order, however old they are. One question to the store, and no data frame."
+    """The newest features of each of `ids`, in their order, however old they are.
+    One question to the store, and no data frame."""
     if not len(ids):
         return []
     read = _from_sqlite if store.config.online_store.type == SQLITE else _from_feast
     found = read(store, [int(i) for i in ids])
-    return (
-        found
-        if until is None
-        else [_NOTHING if row.known and row.known > until else row for row in found]
-    )
+    if until is None:
+        return found
+    return [_NOTHING if row.known and row.known > until else row for row in found]
 
-
+# %% ../notebooks/31_feature_store.ipynb #80403750
 def _from_feast(store: "FeatureStore", ids: list[int]) -> list[Newest]:
     found = store.provider.online_read(
         store.config, _view(store), [_key(i) for i in ids], list(CONTRACT.features)
@@ -191,9 +199,8 @@ def _from_feast(store: "FeatureStore", ids: list[int]) -> list[Newest]:
         Newest(tuple(_number((row or {}).get(name)) for name in CONTRACT.features), known)
         for known, row in found
     ]
-    return [
-        _NOTHING if row == (_NOTHING.values, _EPOCH) else row for row in rows
-    ]  # as Redis says it
+    # what is not there has in Redis the time 1970
+    return [_NOTHING if row == (_NOTHING.values, _EPOCH) else row for row in rows]
 
 
 @lru_cache(maxsize=4)
@@ -252,10 +259,10 @@ SLACK = timedelta(minutes=5)  # the clocks of two machines may differ by this mu
 def online(
     store: "FeatureStore",
     ids: Sequence[int],  # entities, in any order, also twice
-    at: datetime
-    | None = None,  # None: now. Rows older than the time to live count as unknown, and rows from later are not there
+    at: datetime | None = None,  # None: now; later rows are not there, too old ones unknown
 ) -> pd.DataFrame:
-    "One row for each of `ids`, in their order: the newest features, and from when they were known; NaN and NaT where nothing is."
+    """One row for each of `ids`, in their order: the newest features, and when they became known;
+    NaN and NaT where nothing is."""
     at = pd.Timestamp(at or now())
     found = newest(store, ids, at + SLACK)
     frame = pd.DataFrame(
@@ -263,9 +270,8 @@ def online(
     )
     frame.insert(0, CONTRACT.entity, [int(i) for i in ids])
     frame[CONTRACT.known] = pd.to_datetime([row.known for row in found], utc=True).as_unit("us")
-    frame.loc[frame[CONTRACT.known] < at - time_to_live(store), list(CONTRACT.features)] = float(
-        "nan"
-    )
+    old = frame[CONTRACT.known] < at - time_to_live(store)
+    frame.loc[old, list(CONTRACT.features)] = float("nan")
     return frame
 
 
@@ -276,10 +282,11 @@ def time_to_live(store: "FeatureStore") -> timedelta:
 # %% ../notebooks/31_feature_store.ipynb #5d0e174a
 def push(
     store: "FeatureStore",
-    rows: pd.DataFrame,  # cleaned statistics, with the time from which each row was known; the newest of an entity is kept
+    rows: pd.DataFrame,  # cleaned statistics, with the time from which each row was known
     at: datetime | None = None,  # None: now
 ) -> None:
-    "Put newer features online. Rows that nobody can know yet stay out; when the others are in, a `CourseError` names them."
+    """Put newer features online, of each entity the newest row.
+    Rows that nobody can know yet stay out; when the others are in, a `CourseError` names them."""
     known = pd.to_datetime(rows[CONTRACT.known], utc=True, format="ISO8601", errors="coerce")
     good = known <= pd.Timestamp(at or now()) + SLACK  # not where the time is missing
     timed = rows.assign(**{"created": rows.get("created", known), CONTRACT.known: known})
@@ -289,20 +296,35 @@ def push(
     if not good.all():
         raise CourseError(_left_out(rows[~good], len(rows)))
 
-
+# %% ../notebooks/31_feature_store.ipynb #24a089cc
 def _left_out(rows: pd.DataFrame, of: int) -> str:
     first = "; ".join(
         f"{entity}: {known}"
         for entity, known in rows[[CONTRACT.entity, CONTRACT.known]].head(3).itertuples(index=False)
     )
     more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
-    reason = f"{len(rows)} of {of} rows are not online, because their {CONTRACT.known} is missing or later than now"
-    return f"{reason} ({CONTRACT.entity} {first}{more}). The others are online; mend the clock that wrote these"
+    return (
+        f"{len(rows)} of {of} rows are not online, "
+        f"because their {CONTRACT.known} is missing or later than now "
+        f"({CONTRACT.entity} {first}{more}). The others are online; mend the clock that wrote these"
+    )
+
+# %% ../notebooks/31_feature_store.ipynb #c0b66134
+import os
+import shutil
+
+
+def _replace(folder: Path, beside: Path) -> None:
+    """Put the folder `beside` in the place of `folder`.
+    A kill between the two renames leaves no folder, never half of one."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(beside, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 # %% ../notebooks/31_feature_store.ipynb #8775d45e
-import os
-import re
-import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 
@@ -311,13 +333,13 @@ import yaml
 
 
 def build(
-    folder: Path,  # will hold feature_store.yaml, the registry, and online.db if SQLite is the online store
+    folder: Path,  # will hold feature_store.yaml, the registry, and online.db if it is SQLite
     statistics: Path,  # the Parquet file of statistics
     project: str,
     settings: FeatureSettings,
     until: datetime,  # rows that became known later do not go online
 ) -> "FeatureStore":
-    "A feature store made anew beside `folder` and put in its place: applied, and materialized up to `until`."
+    "A feature store made anew beside `folder` and put in its place, materialized up to `until`."
     beside, ttl = folder.with_name(f".{folder.name}.part"), timedelta(hours=settings.ttl_hours)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -333,16 +355,6 @@ def build(
         shutil.rmtree(beside, ignore_errors=True)
     return open_store(folder)
 
-
-def _replace(folder: Path, beside: Path) -> None:
-    "Put the folder `beside` in the place of `folder`. A kill between the two renames leaves no folder, never half of one."
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(beside, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
 # %% ../notebooks/31_feature_store.ipynb #ee4671ed
 from .project import environment, root, shown, tasks, validated
 
@@ -356,13 +368,16 @@ def of_environment() -> list:
     path = root() / tasks()["data"]["product"]["statistics"].replace("{{out}}", told.out.as_posix())
     if not path.is_file():
         raise CourseError(
-            f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, or `{in_make('run')}` for all of them"
+            f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, "
+            f"or `{in_make('run')}` for all of them"
         )
     return definitions(
         str(path), timedelta(hours=settings.ttl_hours), "created" in pq.read_schema(path).names
     )
 
 # %% ../notebooks/31_feature_store.ipynb #80a39fb4
+import re
+
 from .project import Stage
 from .telemetry import log
 
@@ -383,5 +398,6 @@ def run(
     )
     print(f"{len(CONTRACT.features)} features of {len(ids)} entities in {shown(folder)}")
     print(
-        f"online: {fresh}; unknown, because nothing newer than {settings.ttl_hours:g} h is there: {len(ids) - fresh}"
+        f"online: {fresh}; unknown, because nothing newer than {settings.ttl_hours:g} h is there: "
+        f"{len(ids) - fresh}"
     )
