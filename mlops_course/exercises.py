@@ -567,8 +567,7 @@ _00_2 = exercise(
     "00.2",
     stub="""
     def save(path, lines):
-        "Write the lines to `path`, one below the other; \
-if `lines` fails in the middle, `path` stays as it was."
+        "Write the lines to `path`; if `lines` fails in the middle, `path` stays as it was."
         raise NotImplementedError
     """,
     hints=[
@@ -626,8 +625,7 @@ def _(answer):
     "00.3",
     stub="""
     def altered(folder, digests):
-        "Names of the files that are missing or changed, sorted; \
-`digests` has the digest of each file by its name."
+        "Names of the missing or changed files, sorted; `digests` has a digest for each name."
         raise NotImplementedError
     """,
     hints=[
@@ -767,8 +765,7 @@ def _(answer):
     "10.3",
     stub="""
     def known_at(hour, created):
-        "From when may a row be used? `hour` is when its hour began, `created` when it was \
-written, or None."
+        "From when may a row be used? `hour`: its hour began; `created`: it was written, or None."
         raise NotImplementedError
     """,
     hints=[
@@ -875,8 +872,7 @@ def _(answer):
     "11.2",
     stub="""
     def is_ours(note, living):
-        "Does the process of `note` (`pid`, `born`) still run? `living` has the time of birth of \
-each process by its number."
+        "Does the process of `note` (`pid`, `born`) still run? `living`: births by number."
         raise NotImplementedError
     """,
     hints=[
@@ -914,8 +910,7 @@ _11_3 = exercise(
     "11.3",
     stub="""
     def usable(trouble, lives, tries):
-        "True as soon as `trouble()` is empty. False as soon as `lives()` is false, or after \
-asking `tries` times."
+        "True once `trouble()` is empty; False once `lives()` is false, or after `tries` times."
         raise NotImplementedError
     """,
     hints=[
@@ -967,8 +962,7 @@ _20_1 = exercise(
     "20.1",
     stub="""
     def best_gain(scenario):
-        "The uplift of the oracle on day 1 of a company with 60 drivers, 2 days and 300 bookings \
-a day, in this scenario."
+        "The oracle's uplift on day 1: 60 drivers, 2 days, 300 bookings a day, this scenario."
         raise NotImplementedError
     """,
     hints=[
@@ -1023,8 +1017,7 @@ _20_2 = exercise(
     "20.2",
     stub="""
     def mostly_nearest(km):
-        "Chances of the candidates, a row a booking: \
-0.9 for the nearest, and 0.1 shared equally by all candidates."
+        "Chances, a row a booking: 0.9 for the nearest, 0.1 shared equally by all candidates."
         raise NotImplementedError
     """,
     hints=[
@@ -1082,8 +1075,7 @@ _20_3 = exercise(
     "20.3",
     stub="""
     def estimated(log, choice):
-        "The share of completed trips had `choice` been sent: \
-a weighted mean of the labels where `log` agrees; None if it never does."
+        "Completed share under `choice`: weighted mean where `log` agrees; None if it never does."
         raise NotImplementedError
     """,
     hints=[
@@ -1176,8 +1168,7 @@ _21_2 = exercise(
     "21.2",
     stub="""
     def halves(rows, border):
-        "What to learn from and what to judge on: labels known (`created`) before the border, \
-and trips from it on."
+        "To learn from: labels known (`created`) before the border; to judge: trips from it on."
         raise NotImplementedError
     """,
     hints=[
@@ -1230,8 +1221,7 @@ _21_3 = exercise(
     "21.3",
     stub="""
     def key_of(name, data, features, parameters):
-        "A text that is the same for the same trial, and another as soon as anything that went \
-into it differs."
+        "A text that is the same for the same trial, and another if anything in it differs."
         raise NotImplementedError
     """,
     hints=[
@@ -1371,8 +1361,7 @@ _30_2 = exercise(
     "30.2",
     stub="""
     def believed(frame):
-        "The rows of statistics to keep: of equal rows one; \
-of rows with one key (driver_id, datetime, created) and other values none."
+        "Rows to keep: of equal ones one; of one key (driver_id, datetime, created) else none."
         raise NotImplementedError
     """,
     hints=[
@@ -1449,8 +1438,7 @@ _30_3 = exercise(
     "30.3",
     stub="""
     def never_newest(rows):
-        "Hours, sorted, that became known after a newer hour, or together with one; `rows`: \
-(hour, known) of one driver, in any order."
+        "Hours, sorted, known after or with a newer one; `rows`: (hour, known) of a driver."
         raise NotImplementedError
     """,
     hints=[
@@ -1589,8 +1577,7 @@ _31_2 = exercise(
     "31.2",
     stub="""
     def scored(store, model, ids, at):
-        "The score of each of `ids` at the moment `at`, as a dict; \
-None for a driver without features. `model` takes a table, gives a list."
+        "The score of each of `ids` at `at`, a dict; None without features. `model`: table to list."
         raise NotImplementedError
     """,
     hints=[
@@ -1666,8 +1653,7 @@ _31_3 = exercise(
     "31.3",
     stub="""
     def to_put_online(statistics, until, ttl):
-        "Of each driver the newest row known at `until` (column `known_at`) and not older than \
-`ttl`; drivers without one are left out."
+        "Each driver's newest row known at `until` (`known_at`), not older than `ttl`, if any."
         raise NotImplementedError
     """,
     hints=[
@@ -1727,8 +1713,7 @@ _32_1 = exercise(
     "32.1",
     stub="""
     def cheated(labels, statistics):
-        "How many labels get a row that was not known yet (`known_at`), if rows are joined by \
-the beginning of their hour (`datetime`)."
+        "How many labels get a row not known yet (`known_at`), if joined by its hour (`datetime`)."
         raise NotImplementedError
     """,
     hints=[
@@ -1812,8 +1797,7 @@ _32_2 = exercise(
     "32.2",
     stub="""
     def joined(labels, features):
-        "All columns of `labels`, in the order of its column `n`, with the newest conv_rate \
-known at each label's time, or NaN."
+        "`labels`, in the order of its `n`, with the newest conv_rate known at its time, or NaN."
         raise NotImplementedError
     """,
     hints=[
@@ -1899,8 +1883,7 @@ _32_3 = exercise(
     "32.3",
     stub="""
     def seen(time, rows, ttl):
-        "The value that a label at `time` may see, or None; `rows`: \
-(known, created, value) of its driver, in any order."
+        "The value that a label at `time` may see, or None; `rows`: (known, created, value)."
         raise NotImplementedError
     """,
     hints=[
@@ -1969,8 +1952,7 @@ def _(answer):
     "40.1",
     stub="""
     def rows_worth(propensities):
-        "How many equally weighted bookings say as much as these, in all of which the model \
-picks what was logged?"
+        "How many equally weighted bookings say as much as these, in which model and log agree?"
         raise NotImplementedError
     """,
     hints=[
@@ -2049,8 +2031,7 @@ _40_3 = exercise(
     "40.3",
     stub="""
     def share_by_weights(picked, logged, propensity, completed):
-        "Completed share if the model chose, self-normalized; arrays with an entry a booking. \
-None if it never agrees with the log."
+        "Completed share if the model chose, self-normalized; None if it never agrees with the log."
         raise NotImplementedError
     """,
     hints=[
@@ -2108,8 +2089,7 @@ _40_4 = exercise(
     "40.4",
     stub="""
     def may_replace(time, gain):
-        "No worse, by the lower bound over days? `gain`: trips won or lost in each booking. \
-ACCEPTANCE.no_worse may be lost."
+        "No worse, by the lower bound over days? `gain`: trips won in each booking, or lost."
         raise NotImplementedError
     """,
     hints=[
@@ -2224,8 +2204,7 @@ _41_2 = exercise(
     "41.2",
     stub="""
     def never_falls(score, rows, feature):
-        "A Result: if `feature` rises by 0.05, does no row's score fall by more than 0.01? \
-Without rows it is not measurable."
+        "A Result: `feature` up by 0.05, does no score fall by over 0.01? No rows: not measurable."
         raise NotImplementedError
     """,
     hints=[
@@ -2290,8 +2269,7 @@ _41_3 = exercise(
     "41.3",
     stub="""
     def alone_as_together(score, rows):
-        "A Result: does each row get, within 1e-9, the same score alone as among the others? \
-Without rows it is not measurable."
+        "A Result: has each row the same score alone, within 1e-9? No rows: not measurable."
         raise NotImplementedError
     """,
     hints=[
@@ -2367,8 +2345,7 @@ _42_1 = exercise(
     "42.1",
     stub="""
     def same_model(file, other):
-        "Do two files in skops format (as bytes) hold the same model, whenever and wherever they \
-were saved?"
+        "Do two files in skops format (as bytes) hold the same model, wherever they were saved?"
         raise NotImplementedError
     """,
     hints=[
@@ -2422,8 +2399,7 @@ _42_2 = exercise(
     "42.2",
     stub="""
     def champion_after(events):
-        "The champion after events: a version's number is a promotion, `rollback` takes the top \
-one off. None before the first promotion."
+        "The champion after events: a number promotes a version, `rollback` takes one off; or None."
         raise NotImplementedError
     """,
     hints=[
@@ -2488,8 +2464,7 @@ _42_3 = exercise(
     "42.3",
     stub="""
     def opened(read, digest, make):
-        "`make(file)` of the bytes that `read()` gets from the disk, if their SHA-256 in hex is \
-`digest`; else raise DigestMismatch."
+        "`make(file)` of the bytes of `read()`, if their SHA-256 is `digest`; else DigestMismatch."
         raise NotImplementedError
     """,
     hints=[
@@ -2574,8 +2549,7 @@ _50_1 = exercise(
     "50.1",
     stub="""
     def best_driver(champion, rows):
-        "The `driver_id` with the highest probability; \
-`champion` is a `registry.Loaded`, the columns of `rows` come in any order."
+        "The `driver_id` with the highest probability; the columns of `rows` come in any order."
         raise NotImplementedError
     """,
     hints=[
@@ -2640,8 +2614,7 @@ _50_2 = exercise(
     "50.2",
     stub="""
     def scores_in_order(champion, rows):
-        "A list with the probability of each row, in the order of `rows`; \
-None where no feature at all is known."
+        "The probability of each row, in the order of `rows`; None where no feature is known."
         raise NotImplementedError
     """,
     hints=[
@@ -2713,8 +2686,7 @@ _50_3 = exercise(
     "50.3",
     stub="""
     def driver_to_call(scores, now):
-        "The `driver_id` with the highest score among rows that are scored and at most an hour \
-old at `now`; None if there is none."
+        "The `driver_id` with the highest score that is at most an hour old at `now`; or None."
         raise NotImplementedError
     """,
     hints=[
@@ -2771,8 +2743,7 @@ _51_1 = exercise(
     "51.1",
     stub="""
     def careful():
-        "`ServingSettings`: answers at most one second older than the store, an hour without the \
-store survived, nobody drawn."
+        "`ServingSettings`: at most one second old, an hour without the store, nobody drawn."
         raise NotImplementedError
     """,
     hints=[
@@ -2823,8 +2794,7 @@ _51_2 = exercise(
     "51.2",
     stub="""
     def answer_once(answered, log, request_id, drivers, choose):
-        "The driver for a request. `answered` remembers earlier requests, `log` is a list that \
-gets one `request_id` for each answer."
+        "A request's driver. `answered` remembers; the list `log` gets one `request_id` an answer."
         raise NotImplementedError
     """,
     hints=[
@@ -2901,8 +2871,7 @@ _51_3 = exercise(
     "51.3",
     stub="""
     def known_features(memory, ask, driver, now, seconds):
-        "Features and whether they are degraded: from `ask(driver)`, or if that raises, from \
-`memory` if at most `seconds` old, else (None, True)."
+        "Features, degraded: from `ask`, else from `memory` up to `seconds` old, else (None, True)."
         raise NotImplementedError
     """,
     hints=[
@@ -3048,8 +3017,7 @@ _60_3 = exercise(
     "60.3",
     stub="""
     def slowest(file):
-        "The stage that took longest, by the events `stage finished` (stage, seconds) of a JSON \
-lines file."
+        "The stage that took longest, by the events `stage finished` (stage, seconds) of a file."
         raise NotImplementedError
     """,
     hints=[
@@ -3106,8 +3074,7 @@ def _(answer):
     "60.4",
     stub="""
     def increase(readings):
-        "By how much a counter has risen over its readings, in their order; \
-it begins at 0 again when its service does."
+        "By how much a counter has risen over its readings; it begins at 0 when its service does."
         raise NotImplementedError
     """,
     hints=[
@@ -3144,8 +3111,7 @@ _61_1 = exercise(
     "61.1",
     stub="""
     def night_service():
-        "`MonitoringSettings`: 300 requests, none older than two days, 80 labels are enough, at \
-most 2 % without a feature."
+        "`MonitoringSettings`: 300 requests of two days, 80 labels, at most 2 % missing."
         raise NotImplementedError
     """,
     hints=[
@@ -3242,8 +3208,7 @@ _61_2 = exercise(
     "61.2",
     stub="""
     def completed(events):
-        "The share of completed trips. `events` are (kind, request, outcome), kind `prediction` \
-or `label`; None: no label has met its prediction."
+        "The share completed. `events`: (`prediction` or `label`, request, outcome). None: no pair."
         raise NotImplementedError
     """,
     hints=_hints_61_2,
@@ -3308,8 +3273,7 @@ _61_3 = exercise(
     "61.3",
     stub="""
     def distance(window, usual):
-        "The mean of `window` less the usual mean of the same hours; \
-each driver once an hour, with the last value."
+        "The mean of `window` less the usual one at the same hours; a driver counts once an hour."
         raise NotImplementedError
     """,
     hints=[
@@ -3370,8 +3334,7 @@ _62_1 = exercise(
     "62.1",
     stub="""
     def careful():
-        "`RetrainingSettings`: 14 days of test, all after the alert; learned from 10 days; \
-a week between cases; two trainings a case."
+        "14 days of test after the alert; learned from 10; a week between cases; 2 trainings each."
         raise NotImplementedError
     """,
     hints=[
@@ -3436,8 +3399,7 @@ _62_2 = exercise(
     "62.2",
     stub="""
     def troubles(alerts):
-        "How many troubles there were. `alerts` are (fingerprint, began, status), status \
-`firing` or `resolved`, in the order of arrival."
+        "How many troubles? `alerts`: (fingerprint, began, `firing` or `resolved`), as they came."
         raise NotImplementedError
     """,
     hints=[
@@ -3492,8 +3454,7 @@ def _(answer):
     "62.3",
     stub="""
     def held(champion, taken_back):
-        "Must alerts about the champion be held? `champion` is a version's number, `taken_back` \
-the numbers of those that were rolled back."
+        "Must alerts about the `champion`'s version be held? `taken_back`: versions rolled back."
         raise NotImplementedError
     """,
     hints=[
@@ -3536,8 +3497,7 @@ _63_1 = exercise(
     "63.1",
     stub="""
     def hours_until_labelled(trips, share=0.95):
-        "The fewest whole hours after which this share of the bookings has its label; None: \
-it never will."
+        "The fewest whole hours until this share of the bookings has its label; None: never."
         raise NotImplementedError
     """,
     hints=[
@@ -3638,8 +3598,7 @@ _63_2 = exercise(
     "63.2",
     stub="""
     def outbox():
-        "A class with `waiting`, a list, and `look()`, which gives what waits to `send`; \
-only what was taken waits no longer."
+        "A class: `waiting` is a list, `look()` gives it to `send`; only what was taken leaves it."
         raise NotImplementedError
     """,
     hints=_hints_63_2,
@@ -3709,8 +3668,7 @@ _63_3 = exercise(
     "63.3",
     stub="""
     def booked(answer, drivers, chance, logged):
-        "The driver and the propensity that go into the file. \
-`answer` has `prediction` and `propensity`, or is None."
+        "Driver and propensity for the file. `answer`: `prediction` and `propensity`, or None."
         raise NotImplementedError
     """,
     hints=[

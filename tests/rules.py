@@ -261,6 +261,13 @@ def what_nobody_needs_to_read_is_folded(notebook: Notebook) -> Iterator[str]:
 
 
 @rule
+def imports_become_relative(notebook: Notebook) -> Iterator[str]:
+    for cell in filter(exported, notebook.code):
+        if broken := re.search(r"^from mlops_course\S* import \($", text(cell), re.M):
+            yield f"an import that nbdev does not make relative, because it stands on several lines: {broken[0]}"
+
+
+@rule
 def calm_prose(notebook: Notebook) -> Iterator[str]:
     for word in re.findall(r"\b[Ss]imply\b|\w+!(?!\[)|[\U0001F300-\U0001FAFF]", notebook.prose):
         yield f"prose says {word!r}"

@@ -64,6 +64,7 @@ def test_a_good_lesson_has_no_fault(tmp_path):
         (lambda c: [c[0], ("code", "#| hide what it is\n1"), *c[1:]], "a cell to fold: #| hide"),
         (lambda c: [c[0], ("code", "#| default_exp planted"), *c[1:]], "a cell to fold: #| default_exp"),
         (lambda c: [c[0], ("code", "# why\n#| export\na = 1"), *c[1:]], "a directive that nbdev does not see"),
+        (lambda c: [c[0], ("code", "#| export\nfrom mlops_course.project import (\n    a,\n)"), *c[1:]], "does not make relative"),
         (lambda c: [c[0], ("markdown", "This is great!"), *c[1:]], "prose says 'great!'"),
     ],
 )
