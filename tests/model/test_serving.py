@@ -774,7 +774,7 @@ def test_keys_are_compared_in_constant_time(ground, guess, status):
     with TestClient(serving.application(service, Secret(KEY))) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
 
-        assert client.get("/model", headers={"X-API-Key": guess}).status_code == status
+        assert client.get("/model", headers={"X-API-Key": guess.encode()}).status_code == status
 
 
 def test_the_key_stands_in_no_answer_and_no_log(locked, tmp_path):
