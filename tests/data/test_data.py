@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -534,17 +533,14 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_looks_whole(tmp_pat
     assert digests[0] == digests[1] and files.changed(tmp_path / "out", sources) == []
 
 
-def test_many_rows_are_cleaned_without_a_loop_over_them(tmp_path):
+def test_many_rows_are_cleaned(tmp_path):
     frame = files.statistics(drivers=500, hours=500).drop(columns="driver_phone")
     frame.loc[::50, "conv_rate"] = 1.35
     source = files.source(frame, tmp_path / "s.parquet")
-    data.read(files.source(frame.head(), tmp_path / "few.parquet"), STATISTICS, NOW)  # imports pandera
 
-    began = time.process_time()
     read = data.read(source, STATISTICS, datetime(2026, 3, 1, tzinfo=UTC))
 
-    assert len(read.kept) == 245_000
-    assert time.process_time() - began < 20  # seconds of the processor: it takes 1; a row-by-row loop takes over a minute
+    assert len(read.kept) == 245_000  # tests/benchmarks/bench_files.py says what it takes
 
 
 @pytest.mark.parametrize("path", ["~/drivers.csv", "${MY_DATA}/drivers.csv"])
