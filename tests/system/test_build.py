@@ -108,6 +108,18 @@ def test_nothing_of_a_persons_own_jupyter_runs_in_a_build(finished):
     assert not finished.ran.exists(), finished.ran.read_text()
 
 
+def test_a_build_killed_in_each_stage_resumes_to_the_same_result(finished, tmp_path):
+    killed = Workshop(tmp_path)
+    for stage in STAGES:
+        killed.kill_in(stage)
+        assert killed.started().count(stage) == 1 and ("stage finished", stage) not in killed.events()
+
+    code, told = killed.call("mlops-course", "run", "--env", "env.test.yaml")
+
+    assert code == 0, told
+    assert killed.result() == finished.result()
+
+
 def test_ploombers_own_command_finds_nothing_to_do_after_run(finished):
     before = finished.events()
 
