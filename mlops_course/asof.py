@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EPOCH', 'Rows', 'quoted', 'join_sql', 'connect', 'features_of', 'parquet', 'as_of', 'AsofOfflineStoreConfig',
-           'file_of', 'rows_of', 'AsofJob', 'ParquetStore', 'labels_of', 'AsofOfflineStore', 'microseconds_of',
-           'time_of', 'UtcSqliteOnlineStoreConfig', 'UtcSqliteOnlineStore']
+           'file_of', 'rows_of', 'AsofJob', 'labels_of', 'AsofOfflineStore', 'microseconds_of', 'time_of',
+           'UtcSqliteOnlineStoreConfig', 'UtcSqliteOnlineStore']
 
 # %% ../notebooks/32_point_in_time.ipynb #f933bf29
 from datetime import timedelta
@@ -302,9 +302,92 @@ def _pull(config, source, columns, time, created, start=None, end=None, more="")
 def _aware(time: datetime) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
+# %% ../notebooks/32_point_in_time.ipynb #e6fa62ee
+def labels_of(
+    entity_df: pd.DataFrame | str,  # a table, or a query of DuckDB
+    memory: str,  # above it DuckDB works on disk
+) -> tuple[pa.Table, str]:
+    "The labels as Arrow, times as times, and the name of their column of time."
+    if isinstance(entity_df, str):
+        with connect(memory) as connection:
+            entity_df = connection.sql(entity_df).df()
+    time = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
+    if not pd.api.types.is_datetime64_any_dtype(entity_df[time]):
+        entity_df = entity_df.assign(**{time: pd.to_datetime(entity_df[time], utc=True)})
+    return pa.Table.from_pandas(entity_df, preserve_index=False), time
+
+# %% ../notebooks/32_point_in_time.ipynb #fbfaa098
+def _refuse(labels: pa.Table, time: str, sides: list[Rows]) -> None:
+    "Raise `ValueError` if the labels lack a key, or have a column with the name of a feature."
+    missing = {key for side in sides for key in side.keys} - set(labels.column_names)
+    if missing:
+        raise ValueError(
+            f"the labels have no column {sorted(missing)}; they have {labels.column_names}"
+        )
+    taken = {name for side in sides for name in side.columns} & set(labels.column_names)
+    if taken:
+        raise ValueError(
+            f"the labels have columns with the names of features: {sorted(taken)}; "
+            "rename or drop them, or ask for full names"
+        )
+
+# %% ../notebooks/32_point_in_time.ipynb #d8260cc1
+def _answer(labels: pa.Table, time: str, sides: list[Rows], memory: str) -> pa.Table:
+    "The labels with their features beside them."
+    with connect(memory) as connection:
+        found = features_of(labels, time, sides, connection)
+    return pa.table([*labels.columns, *found.columns], [*labels.column_names, *found.column_names])
+
+
+def _metadata(labels: pa.Table, time: str, refs: list[str]) -> RetrievalMetadata:
+    "What Feast notes of a request."
+    bounds = pc.min_max(labels[time]).as_py()
+    keys = [name for name in labels.column_names if name != time]
+    return RetrievalMetadata(refs, keys, bounds["min"], bounds["max"])
+
+# %% ../notebooks/32_point_in_time.ipynb #6f13f774
+def _retrieval(
+    config: RepoConfig,
+    views: list[FeatureView],
+    refs: list[str],  # "view:feature" of all views that were asked for
+    entity_df: pd.DataFrame | str,
+    registry,
+    project: str,
+    full_names: bool,
+) -> AsofJob:
+    "The job that gives labels their features: an ASOF join a feature view."
+    sides = [rows_of(view, refs, full_names, config) for view in views]
+    memory = config.offline_store.memory
+    labels, time = labels_of(entity_df, memory)
+    _refuse(labels, time, sides)
+    metadata = _metadata(labels, time, refs)
+    on_demand = OnDemandFeatureView.get_requested_odfvs(refs, project, registry)
+    answer, sql = partial(_answer, labels, time, sides, memory), join_sql(time, sides)
+    return AsofJob(answer, config, sql, metadata, on_demand, full_names)
+
 # %% ../notebooks/32_point_in_time.ipynb #9c04cd0d
-class ParquetStore(OfflineStore):
-    "A Feast offline store on Parquet files, no historical retrieval: newest, all and pushed rows."
+class AsofOfflineStore(OfflineStore):
+    "A Feast offline store on Parquet files: historical retrieval is an ASOF join a feature view."
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str | None,
+        registry,
+        project: str,
+        full_feature_names: bool = False,
+        **unsupported,
+    ) -> RetrievalJob:
+        if entity_df is None or unsupported:
+            raise NotImplementedError(
+                "AsofOfflineStore needs entity_df, a table or a query of DuckDB, "
+                f"and takes nothing else: {', '.join(unsupported)}"
+            )
+        return _retrieval(
+            config, feature_views, feature_refs, entity_df, registry, project, full_feature_names
+        )
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -390,78 +473,6 @@ class ParquetStore(OfflineStore):
         )
         with writing(folder / f"{uuid4().hex}.parquet") as beside:
             pq.write_table(pq.read_table(data) if isinstance(data, Path) else data, beside)
-
-# %% ../notebooks/32_point_in_time.ipynb #e6fa62ee
-def labels_of(
-    entity_df: pd.DataFrame | str,  # a table, or a query of DuckDB
-    memory: str,  # above it DuckDB works on disk
-) -> tuple[pa.Table, str]:
-    "The labels as Arrow, times as times, and the name of their column of time."
-    if isinstance(entity_df, str):
-        with connect(memory) as connection:
-            entity_df = connection.sql(entity_df).df()
-    time = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
-    if not pd.api.types.is_datetime64_any_dtype(entity_df[time]):
-        entity_df = entity_df.assign(**{time: pd.to_datetime(entity_df[time], utc=True)})
-    return pa.Table.from_pandas(entity_df, preserve_index=False), time
-
-# %% ../notebooks/32_point_in_time.ipynb #fbfaa098
-def _refuse(labels: pa.Table, time: str, sides: list[Rows]) -> None:
-    "Raise `ValueError` if the labels lack a key, or have a column with the name of a feature."
-    missing = {key for side in sides for key in side.keys} - set(labels.column_names)
-    if missing:
-        raise ValueError(
-            f"the labels have no column {sorted(missing)}; they have {labels.column_names}"
-        )
-    taken = {name for side in sides for name in side.columns} & set(labels.column_names)
-    if taken:
-        raise ValueError(
-            f"the labels have columns with the names of features: {sorted(taken)}; "
-            "rename or drop them, or ask for full names"
-        )
-
-# %% ../notebooks/32_point_in_time.ipynb #d8260cc1
-def _answer(labels: pa.Table, time: str, sides: list[Rows], memory: str) -> pa.Table:
-    "The labels with their features beside them."
-    with connect(memory) as connection:
-        found = features_of(labels, time, sides, connection)
-    return pa.table([*labels.columns, *found.columns], [*labels.column_names, *found.column_names])
-
-
-def _metadata(labels: pa.Table, time: str, refs: list[str]) -> RetrievalMetadata:
-    "What Feast notes of a request."
-    bounds = pc.min_max(labels[time]).as_py()
-    keys = [name for name in labels.column_names if name != time]
-    return RetrievalMetadata(refs, keys, bounds["min"], bounds["max"])
-
-# %% ../notebooks/32_point_in_time.ipynb #6f13f774
-class AsofOfflineStore(ParquetStore):
-    "A Feast offline store on Parquet files: historical retrieval is an ASOF join a feature view."
-
-    @staticmethod
-    def get_historical_features(
-        config: RepoConfig,
-        feature_views: list[FeatureView],
-        feature_refs: list[str],
-        entity_df: pd.DataFrame | str | None,
-        registry,
-        project: str,
-        full_feature_names: bool = False,
-        **unsupported,
-    ) -> RetrievalJob:
-        if entity_df is None or unsupported:
-            raise NotImplementedError(
-                "AsofOfflineStore needs entity_df, a table or a query of DuckDB, "
-                f"and takes nothing else: {', '.join(unsupported)}"
-            )
-        sides = [rows_of(view, feature_refs, full_feature_names, config) for view in feature_views]
-        memory = config.offline_store.memory
-        labels, time = labels_of(entity_df, memory)
-        _refuse(labels, time, sides)
-        metadata = _metadata(labels, time, feature_refs)
-        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        answer, sql = partial(_answer, labels, time, sides, memory), join_sql(time, sides)
-        return AsofJob(answer, config, sql, metadata, on_demand, full_feature_names)
 
 # %% ../notebooks/32_point_in_time.ipynb #3cb1874b
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

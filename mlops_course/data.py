@@ -1061,6 +1061,10 @@ _now = now  # `read` has an argument of that name
 class TooManyRefused(CourseError):
     "A file in which so much is wrong that the rest is not to be believed."
 
+
+def _counted(rows: int) -> str:
+    return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
+
 # %% ../notebooks/30_data_pipeline.ipynb #7231181e
 def over_limit(
     name: str,  # of the table
@@ -1081,8 +1085,8 @@ def over_limit(
         f"({len(wrong) / max(rows, 1):.1%}; the limit is {limit:.1%}), "
         f"from {read.provenance['path']} (owner: {read.provenance['owner']})"
     ]
-    lines += [f"  {count:,} rows: {reason}" for reason, count in reasons.items()]
-    lines += [f"  {count:,} rows: {CONTRACT.entity} {entity}" for entity, count in worst.items()]
+    lines += [f"  {_counted(count)}: {reason}" for reason, count in reasons.items()]
+    lines += [f"  {_counted(count)}: {CONTRACT.entity} {entity}" for entity, count in worst.items()]
     return "\n".join(lines + [f"  perhaps {hint}" for hint in hints(read, CONTRACT.tables[name])])
 
 # %% ../notebooks/30_data_pipeline.ipynb #c446f3ee

@@ -239,6 +239,7 @@ CONTRACT = Contract(
     booking="request_id",
     propensity="propensity",
 )
+# the contract knows what is personal: from here on no log of this process shows it
 hide(
     *(
         column.name

@@ -1031,9 +1031,8 @@ def _seen(texts: list[str], notes: Path | None = None) -> dict[str, str | None]:
     found = _digests({text: _located(text) for text in texts if text != _KEY}, notes)
     if _KEY in texts:
         secret = Secrets().pseudonym_key
-        found[_KEY] = (
-            digest_of(secret.get_secret_value())[:8] if secret else None
-        )  # enough to notice another key
+        # eight digits are enough to notice another key
+        found[_KEY] = digest_of(secret.get_secret_value())[:8] if secret else None
     return found
 
 

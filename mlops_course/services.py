@@ -361,8 +361,6 @@ def _launcher() -> str:
         "import json, os, sys, time",
         "from collections.abc import Iterator",
         "from contextlib import suppress",
-    ]
-    heads += [
         "from pathlib import Path",
         "from secrets import token_hex",
         "import psutil",
@@ -1001,10 +999,8 @@ def _begin(folder: Path, service: Service, told: dict) -> int:
     "Bring the service to life if it does not live as it is told. Returns its process's number."
     if _supervisor(folder) is None:
         _end(_orphans(folder))
-    before, info = (
-        _definitions(folder).get(service.name),
-        _infos(folder).get(service.name, {"statename": "STOPPED"}),
-    )
+    before = _definitions(folder).get(service.name)
+    info = _infos(folder).get(service.name, {"statename": "STOPPED"})
     lives = info["statename"] in _ALIVE
     if other := _in_terminals(folder).get(service.name):
         who = f"process {other.pid} has it in a terminal; `make stop` ends it"

@@ -142,6 +142,7 @@ def work(
     accepted = rng.binomial(
         offered, sigmoid(1.0 + 0.7 * drivers.eagerness[who] + scenario.accepting)
     )
+    # no single trip is followed here: half count as near home, half as elsewhere
     completed = rng.binomial(accepted, sum(usual) / 2)
     return np.stack([offered, accepted, completed]).clip(max=255).astype(np.uint8)
 
