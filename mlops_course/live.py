@@ -131,8 +131,9 @@ class Life(_Days):
 
     def __init__(self, company: world.Company, since: int):
         super().__init__(company, since)
-        for day in range(-world.WEEK, since):  # they fill the week's totals;
-            self._write(day)  # some of their rows and labels have not come yet
+        # these days fill the week's totals; some of their rows and labels have not come yet
+        for day in range(-world.WEEK, since):
+            self._write(day)
             for trip in self._booked(day) if day >= max(since - 2, 0) else ():
                 self.send(trip, trip.logged)
         self._ends.until(self.begin)
@@ -200,12 +201,8 @@ import pyarrow.parquet as pq
 
 from .project import writing
 
-FILES = (
-    "driver_stats",
-    "candidates",
-    "bookings",
-    "labels",
-)  # in the order in which they are written
+# in the order in which they are written
+FILES = ("driver_stats", "candidates", "bookings", "labels")
 
 
 class Files:
@@ -603,11 +600,8 @@ def _same(one: Path, other: Path) -> bool:
 # %% ../notebooks/63_live_company.ipynb #98ac0ab5
 from . import telemetry
 
-PORTS = {
-    "serving": 8172,
-    "monitoring": 8309,
-    "retraining": 8310,
-}  # unless the environment says another
+# unless the environment says another
+PORTS = {"serving": 8172, "monitoring": 8309, "retraining": 8310}
 
 
 def ports_of(
@@ -845,9 +839,8 @@ def run(
     history = history_of(file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the services end too
     keep(folder)
-    push = partial(
-        features.push, features.open_store(folder / "features")
-    )  # seconds, in which no clock runs yet
+    # seconds, in which no clock runs yet
+    push = partial(features.push, features.open_store(folder / "features"))
     listed = platform(file, told)
     end = clock_end(environment, history, told, listed)
     project.set_clock(folder, history.end, told.speed, end)

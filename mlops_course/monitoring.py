@@ -231,18 +231,18 @@ class MonitoringSettings(Settings):
     host: str = "127.0.0.1"  # beyond loopback a key is required
     port: int = 8309
     body_bytes: int = 4_000_000  # of one request, at most
-    window_requests: int = 1_000  # a window has the newest requests of a version,
-    window_hours: float = 168  # but none older than this, seen from the newest
-    window_labels: int = 1_000  # and the newest labelled ones
-    fewest_labels: int = 200  # with fewer, performance is not judged,
-    fewest_requests: int = 100  # and with fewer requests, quality is not
+    window_requests: int = 1_000  # of a version, the newest: so many are judged, at most
+    window_hours: float = 168  # requests older than this, seen from the newest, are not judged
+    window_labels: int = 1_000  # of a version, the newest: so many are judged, at most
+    fewest_labels: int = 200  # with fewer, performance is not judged
+    fewest_requests: int = 100  # with fewer, quality is not judged
     reference_days: int = 56  # of normal traffic, at most
     distance: float = 2.0  # drift: so many times the farthest that normal traffic was from itself
     spreads: float = 8.0  # performance: so many spreads from normal
-    missing: float = 0.05  # quality: share of driver-hours without one of the features,
-    out_of_range: float = 0.01  # with one outside of the contract,
-    stale: float = 0.25  # or features older than the contract's `fresh`; after a day off they are
-    feed_hours: float = 8  # and hours since any driver's features were new, while requests come
+    missing: float = 0.05  # quality: share of driver-hours without one of the features
+    out_of_range: float = 0.01  # quality: share with a feature outside of the contract
+    stale: float = 0.25  # quality: share with features older than `fresh`, as after a day off
+    feed_hours: float = 8  # quality: hours without new features of any driver, while requests come
     active_requests: int = 200  # a version counts while it is among so many of the newest requests
     refresh_seconds: float = 0.5  # from one look at the log to the next
     report_seconds: float = 3_600  # a report at least this often; and one when something changes
@@ -484,7 +484,7 @@ class Kept:
         self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self._lock = threading.RLock()
         self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_TABLES}")
-        # of a time when labels kept the time that their sender gave them
+        # a file of before version 1: its labels have the time that their sender gave them
         if self.ask("PRAGMA user_version")[0][0] < 1:
             with self._change() as db:
                 db.execute("UPDATE labels SET time = booked WHERE joined")
@@ -1146,8 +1146,8 @@ async def repeated(
 # %% ../notebooks/61_model_monitoring.ipynb #f0019487
 import time
 
-# seconds: what failed is made again after so long, an older verdict is told as old, and refused
-# times are told so long
+# seconds, after which what has failed is made again, a verdict is told as old, and refused times
+# are no longer told
 LATE = 60
 
 
@@ -1548,14 +1548,8 @@ from .serving import Digits, Number
 Entity = Annotated[Number | Digits, AfterValidator(int)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Probability = Annotated[FiniteFloat, Field(ge=0, le=1)]
-OPEN = (
-    "/health",
-    "/ready",
-    "/docs",
-    "/redoc",
-    "/openapi.json",
-    "/static-offline-docs",
-)  # need no key
+# need no key
+OPEN = ("/health", "/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")
 
 
 class SeenCandidate(BaseModel):

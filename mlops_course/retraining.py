@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ANSWERS', 'AHEAD', 'STAGES', 'MOST', 'LEGS', 'RESULTS', 'Alert', 'Notification', 'plain', 'RetrainingSettings',
-           'Case', 'place', 'save', 'read_cases', 'set_aside', 'answer_to', 'due_at', 'plan_again', 'outcome_of',
-           'decide', 'follow', 'retrain', 'trainings', 'work', 'Training', 'read_outcome', 'Cases', 'Inbox',
-           'serving_version', 'serving_of_environment', 'Retraining', 'story', 'rolled_back', 'Metrics', 'legs_of',
-           'Order', 'application', 'serve', 'ask', 'alertmanager']
+           'Case', 'place', 'save', 'read_cases', 'set_aside', 'answer_to', 'rolled_back', 'due_at', 'plan_again',
+           'outcome_of', 'decide', 'follow', 'retrain', 'trainings', 'work', 'Training', 'read_outcome', 'Cases',
+           'Inbox', 'serving_version', 'serving_of_environment', 'Retraining', 'story', 'Metrics', 'legs_of', 'Order',
+           'application', 'serve', 'ask', 'alertmanager']
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #09a86f19
 from typing import Annotated, Any, Literal
@@ -232,6 +232,26 @@ def answer_to(
         return "joined"
     return "held" if rolled_back else "opened"
 
+# %% ../notebooks/62_alerts_and_retraining.ipynb #68db3ef8
+import sqlite3
+from contextlib import closing
+
+from . import registry
+
+
+def rolled_back(
+    folder: Path,  # of MLflow
+    champion: str,
+) -> str | None:
+    "The newest version after the champion that was rolled back, read from MLflow's table."
+    with closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
+        later = (
+            "SELECT max(version) FROM model_version_tags "
+            "WHERE name = ? AND key = 'rolled_back' AND version > ?"
+        )
+        found = db.execute(later, [registry.NAME, int(champion)]).fetchone()[0]
+    return None if found is None else str(found)
+
 # %% ../notebooks/62_alerts_and_retraining.ipynb #5e262647
 def due_at(
     now: datetime,
@@ -438,8 +458,6 @@ def read_outcome(
 # %% ../notebooks/62_alerts_and_retraining.ipynb #722c52b6
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from . import registry
 
 
 class Cases:
@@ -701,24 +719,6 @@ def _more(step: dict[str, Any]) -> str:
         for name, value in told.items()
     ]
     return plain(f": {', '.join(shown)}") if shown else ""
-
-# %% ../notebooks/62_alerts_and_retraining.ipynb #68db3ef8
-import sqlite3
-from contextlib import closing
-
-
-def rolled_back(
-    folder: Path,  # of MLflow
-    champion: str,
-) -> str | None:
-    "The newest version after the champion that was rolled back, read from MLflow's table."
-    with closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
-        later = (
-            "SELECT max(version) FROM model_version_tags "
-            "WHERE name = ? AND key = 'rolled_back' AND version > ?"
-        )
-        found = db.execute(later, [registry.NAME, int(champion)]).fetchone()[0]
-    return None if found is None else str(found)
 
 # %% ../notebooks/62_alerts_and_retraining.ipynb #731f9dfe
 LEGS = {

@@ -91,7 +91,7 @@ class Row(NamedTuple):
     "A driver as the service knows her: the newest features, and the score that they have."
 
     read: float  # when the store was asked, by `time.monotonic`
-    share: float  # of `cache_seconds`, then it is asked for again; each has its own
+    share: float  # of `cache_seconds`, after which the store is asked for the row again
     newest: Newest
     run_id: str  # of the model that gave the score
     state: str  # what is known: see `state_of`
@@ -169,7 +169,8 @@ def _row(
     values = dict(zip(CONTRACT.features, newest.values, strict=True))
     logged = {**told, "values": values, CONTRACT.known: newest.known}
     pieces = [orjson.Fragment(orjson.dumps(piece)) for piece in (told, logged)]
-    return Row(read, 0.4 + driver % 64 / 160, newest, run_id, state, score, *pieces)
+    share = 0.4 + driver % 64 / 160  # 0.4 to 0.8, by driver: not all rows are asked for at once
+    return Row(read, share, newest, run_id, state, score, *pieces)
 
 # %% ../notebooks/51_online_serving.ipynb #a1bf4fba
 import asyncio
@@ -190,9 +191,8 @@ class Background:
 
     def __init__(self, pause: float = 1):  # seconds
         self.pause = pause
-        self.trouble: dict[
-            str, str
-        ] = {}  # by task, while its last step has failed: what /ready says of it
+        # by task, while its last step has failed: what /ready says of it
+        self.trouble: dict[str, str] = {}
         self.failures = Counter(
             "serving_task_failures", "Steps of background work that failed", ["task"], registry=None
         )
@@ -205,9 +205,7 @@ class Background:
                 await step()
                 self._note(task, None)
                 await asyncio.sleep(seconds)
-            except (
-                BaseException
-            ) as error:  # threads and libraries also raise what is no `Exception`
+            except BaseException as error:  # threads, libraries also raise what is no `Exception`
                 if isinstance(error, GeneratorExit) or asyncio.current_task().cancelling():
                     raise
                 self._note(task, error)
@@ -906,10 +904,8 @@ class Serving:
         )
         self.background, self.metrics = Background(), Metrics()
         self.metrics.all.register(self.background.failures)
-        self.drivers, self.repeats = (
-            Drivers(folder, settings, self.background),
-            Repeats(settings.repeat_seconds),
-        )
+        self.drivers = Drivers(folder, settings, self.background)
+        self.repeats = Repeats(settings.repeat_seconds)
         self._day: date | None = None  # on which old files were looked for last
         self.metrics.store.set_function(lambda: float(self.drivers.lookup.store.usable))
         self.metrics.registry.set_function(lambda: float(self.drivers.champion.trouble is None))
@@ -937,12 +933,10 @@ class Serving:
             self.background.repeat("retention", self._expire, 1),
         ]
         self._tasks = [asyncio.create_task(step) for step in steps]
-        opened = self.drivers.lookup.store.want(
-            [0]
-        )  # so that the first request does not wait for it
-        opened.add_done_callback(
-            lambda _: gc.freeze()
-        )  # what is there now stays: a collection need not look at it
+        # so that the first request does not wait for it
+        opened = self.drivers.lookup.store.want([0])
+        # what is there now stays: a collection need not look at it
+        opened.add_done_callback(lambda _: gc.freeze())
 
     async def _expire(self) -> None:
         "Delete old files of the log, once on each day of the clock."
@@ -1128,21 +1122,10 @@ import secrets
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
-PATHS = {
-    "/inference",
-    "/health",
-    "/ready",
-    "/model",
-    "/metrics",
-}  # all others are counted as `other`
-OPEN = (
-    "/health",
-    "/ready",
-    "/docs",
-    "/redoc",
-    "/openapi.json",
-    "/static-offline-docs",
-)  # need no key
+# all others are counted as `other`
+PATHS = {"/inference", "/health", "/ready", "/model", "/metrics"}
+# need no key
+OPEN = ("/health", "/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")
 
 
 def refusal_of(
@@ -1404,9 +1387,10 @@ def serve(
     key, predictions = key_for(settings.host), folder / "serving/predictions"
     with (
         present(folder, "serving", settings.host, settings.port) as door,
+        # two folders may share a log
         project.locked(
             predictions / ".lock", f"a service that writes {project.shown(predictions)}"
-        ),  # two folders may share a log
+        ),
         logging_to(folder / "logs/serving.jsonl", service="serving", environment=name),
     ):
         _check_champion(folder)
@@ -1415,21 +1399,15 @@ def serve(
             f"serving of {project.shown(folder)} starts on port {port}: about ten seconds ...",
             flush=True,
         )
-        for heavy in (
-            "feast",
-            "mlflow",
-            "sklearn.pipeline",
-            "skops.io",
-        ):  # seconds, spent before the first question
+        # seconds, spent before the first question
+        for heavy in ("feast", "mlflow", "sklearn.pipeline", "skops.io"):
             import_module(heavy)
         serving = Serving(folder, settings)
         app = application(serving, key)
-        gc.set_threshold(
-            5_000, 5, 1_000
-        )  # to look at all that is there takes 70 ms, and is seldom worth it
-        sys.setswitchinterval(
-            0.0005
-        )  # seconds that the thread of the store may keep an answer waiting
+        # to look at all that is there takes 70 ms, and is seldom worth it
+        gc.set_threshold(5_000, 5, 1_000)
+        # seconds that the thread of the store may keep an answer waiting
+        sys.setswitchinterval(0.0005)
         log.info("service started", host=settings.host, port=port)
         address = f"http://{settings.host}:{port}"
         uvicorn_server(app, partial(_announce, serving, address), proxy_headers=False).run(

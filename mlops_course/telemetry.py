@@ -231,6 +231,7 @@ _FIELDS = ("time", "level", "service", "stage", "run", "request_id")
 _SOURCE = """read_csv($files, columns = {'line': 'VARCHAR'}, delim = '\x01', quote = '',
     escape = '', header = false, auto_detect = false, filename = true, max_line_size = 20_000_000,
     strict_mode = false, store_rejects = true)"""  # a line is one column, whatever it holds
+# what stands in braces is filled in by `format`; a doubled brace is one of the line itself
 _TABLES = """
 WITH looked AS (
     SELECT line, contains(filename, '/serving/predictions/') AS answer,
