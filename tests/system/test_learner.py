@@ -44,7 +44,7 @@ def test_the_linters_do_not_judge_a_learner(solved):
     for command in [
         ["python", "tests/rules.py", "--as-taught", "out/lint/notebooks", *notebooks],
         ["ruff", "check", "out/lint/notebooks"],
-        ["ruff", "format", "--check", "out/lint/notebooks"],
+        ["ruff", "format", "--check", "--line-length", "100", "out/lint/notebooks"],
         ["typos", "out/lint/notebooks"],
         ["python", "tests/rules.py", *notebooks],
     ]:
