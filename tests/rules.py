@@ -70,7 +70,7 @@ def shows(cell: dict) -> bool:
 def minutes(notebook: Notebook) -> int:
     "How long a lesson takes: 100 words a minute, 25 lines of code that are not folded, five minutes an exercise; to five minutes."
     words = len(notebook.prose.split())
-    lines = sum(length(cell) for cell in notebook.code if not folded(cell))
+    lines = sum(length(cell) for cell in notebook.code if not folded(cell) and not tagged(cell, "exercise"))
     exercises = sum(tagged(cell, "exercise") for cell in notebook.code)
     return max(10, 5 * round((words / 100 + lines / 25 + 5 * exercises) / 5))
 
