@@ -416,7 +416,7 @@ def test_a_port_that_is_taken_is_said_in_a_line(ground):
     assert f"port {port} of 127.0.0.1 cannot be used" in line and "--port" in line
 
 
-@pytest.mark.parametrize(("names", "why"), [(["one", "other"], "port {port} of 127.0.0.1"), (["one", "one"], "one runs already")])
+@pytest.mark.parametrize(("names", "why"), [(["one", "other"], "port {port} of 127.0.0.1"), (["one", "one"], "runs already")])
 def test_of_two_services_that_start_at_the_same_time_on_a_port_or_a_folder_one_runs_and_one_says_why_not(ground, tmp_path, names, why):
     folders, port = {name: company.copy(ground, tmp_path / name) for name in set(names)}, free_port()
     both = [
