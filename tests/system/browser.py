@@ -100,8 +100,9 @@ def run_all(page, seconds: float) -> None:
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.wait_for_function(
         """() => {
-            const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')];
-            return prompts.length && prompts.every(c => /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt').textContent));
+            const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')];
+            const open = cells.filter(c => !c.querySelector('.jp-InputPlaceholder'));  // a folded cell shows no number
+            return open.length && open.every(c => /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt')?.textContent));
         }""",
         timeout=seconds * 1000,
     )
