@@ -38,7 +38,8 @@ def changes(lab) -> str:
 
 def save(lab) -> None:
     "Save the lesson, and wait until it is."
-    lab.keyboard.press("Control+S")
+    lab.get_by_role("menuitem", name="File", exact=True).click()
+    lab.locator(".lm-Menu-itemLabel").get_by_text("Save Notebook", exact=True).click()
     lab.wait_for_function("() => !document.querySelector('.lm-TabBar-tab.jp-mod-current.jp-mod-dirty')", timeout=30_000)
 
 
