@@ -38,8 +38,7 @@ def changes(lab) -> str:
 
 def save(lab) -> None:
     "Save the lesson, and wait until it is."
-    lab.get_by_role("menuitem", name="File", exact=True).click()
-    lab.locator(".lm-Menu-itemLabel").get_by_text("Save Notebook", exact=True).click()
+    lab.keyboard.press("Control+S")
     lab.wait_for_function("() => !document.querySelector('.lm-TabBar-tab.jp-mod-current.jp-mod-dirty')", timeout=30_000)
 
 
@@ -217,7 +216,9 @@ def test_a_lesson_runs_from_top_to_bottom_by_the_menu(lab, lesson):
     open_lesson(lab, lab.address, lesson)
 
     run_all(lab, seconds=180)
-    save(lab)
+    lab.get_by_role("menuitem", name="File", exact=True).click()
+    lab.locator(".lm-Menu-itemLabel").get_by_text("Save Notebook", exact=True).click()
+    lab.wait_for_function("() => !document.querySelector('.lm-TabBar-tab.jp-mod-current.jp-mod-dirty')", timeout=30_000)
 
     assert errors(lab) == []
     assert without_outputs(lab.folder, lesson) == without_outputs(project.root(), lesson)
