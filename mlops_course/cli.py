@@ -292,16 +292,16 @@ def check_cells() -> None:
 def stale(
     file: str,  # of the environment, in the root
 ) -> dict[str, list[str]]:
-    "What a build would have to mend, by stage; `build` stands for one that has not ended."
+    "What a build would have to mend, by stage; `build` is all of it."
     for task in project.tasks().values():
         _cells(project.root() / task["source"])
     settings = project.environment(file)
     changes = {name: project.changed(settings, name) for name in project.tasks()}
     built = project.root() / settings.out / "made/build.json"
-    if not built.is_file() or json.loads(built.read_text(encoding="utf-8"))[
-        "fingerprint"
-    ] != fingerprint(file):
+    if not built.is_file():
         changes["build"] = ["not finished"]
+    elif not any(changes.values()) and _read(built)["fingerprint"] != fingerprint(file):
+        changes["build"] = ["pipeline.yaml"]  # the only thing in it that no stage has noted
     return {name: found for name, found in changes.items() if found}
 
 # %% ../notebooks/91_command_line.ipynb #66a1bdd4

@@ -175,8 +175,12 @@ def setting_changed(company, patch):
     company.edit("env.test.yaml", "\ntraining:\n", "\ntraining:\n  report_rows: 99\n")
 
 
-def module_changed(company, patch):
-    company.edit("mlops_course/data.py", "", "# a line\n")
+def module_changed(company, patch, name: str = "data"):
+    company.edit(f"mlops_course/{name}.py", "", "# a line\n")
+
+
+def module_of_the_last_stage_changed(company, patch):
+    module_changed(company, patch, "batch")
 
 
 def working_cell_changed(company, patch):
@@ -207,6 +211,7 @@ def working_cell_added(company, patch):
         (product_deleted, "data", "data/labels.parquet"),
         (setting_changed, "training", "settings"),
         (module_changed, "data", "mlops_course/data.py"),
+        (module_of_the_last_stage_changed, "batch", "mlops_course/batch.py"),
         (working_cell_changed, "data", "cells"),
         (working_cell_added, "training", "cells"),
     ],
@@ -229,6 +234,7 @@ def test_what_a_stage_stands_on_is_not_changed_unnoticed(company, monkeypatch, f
         (product_altered, "training"),
         (setting_changed, "training"),
         (module_changed, "data"),
+        (module_of_the_last_stage_changed, "batch"),
         (working_cell_changed, "data"),
         (working_cell_added, "training"),
     ],
@@ -253,6 +259,15 @@ def test_prose_exercises_and_teaching_cells_do_not_change_a_build(company, lesso
 
     assert cli.stale("env.test.yaml") == {} and company.stale() == []
     cli.check_cells()
+
+
+def test_another_pipeline_is_another_build(company):
+    before = (company.root / "pipeline.yaml").read_bytes()
+    try:
+        company.edit("pipeline.yaml", "", "# a line\n")
+        assert cli.stale("env.test.yaml") == {"build": ["pipeline.yaml"]}
+    finally:
+        (company.root / "pipeline.yaml").write_bytes(before)
 
 
 def test_the_same_file_put_back_is_no_change(company):

@@ -39,6 +39,10 @@ def changes(lab) -> str:
 def save(lab) -> None:
     "Save the lesson, and wait until it is."
     lab.keyboard.press("Control+S")
+    is_saved(lab)
+
+
+def is_saved(lab) -> None:
     lab.wait_for_function("() => !document.querySelector('.lm-TabBar-tab.jp-mod-current.jp-mod-dirty')", timeout=30_000)
 
 
@@ -218,7 +222,7 @@ def test_a_lesson_runs_from_top_to_bottom_by_the_menu(lab, lesson):
     run_all(lab, seconds=180)
     lab.get_by_role("menuitem", name="File", exact=True).click()
     lab.locator(".lm-Menu-itemLabel").get_by_text("Save Notebook", exact=True).click()
-    lab.wait_for_function("() => !document.querySelector('.lm-TabBar-tab.jp-mod-current.jp-mod-dirty')", timeout=30_000)
+    is_saved(lab)
 
     assert errors(lab) == []
     assert without_outputs(lab.folder, lesson) == without_outputs(project.root(), lesson)

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import re
 import signal
 import socket
 import sqlite3
@@ -416,7 +417,10 @@ def test_a_port_that_is_taken_is_said_in_a_line(ground):
     assert f"port {port} of 127.0.0.1 cannot be used" in line and "--port" in line
 
 
-@pytest.mark.parametrize(("names", "why"), [(["one", "other"], "port {port} of 127.0.0.1"), (["one", "one"], "runs already")])
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [(["one", "other"], "port {port} of 127.0.0.1"), (["one", "one"], "(one|the service serving of {folder}) runs already: process ")],
+)
 def test_of_two_services_that_start_at_the_same_time_on_a_port_or_a_folder_one_runs_and_one_says_why_not(ground, tmp_path, names, why):
     folders, port = {name: company.copy(ground, tmp_path / name) for name in set(names)}, free_port()
     both = [
@@ -437,7 +441,7 @@ def test_of_two_services_that_start_at_the_same_time_on_a_port_or_a_folder_one_r
 
         assert loser.returncode == 1
         assert [len(text.strip().splitlines()) for text in told] == [0, 1]
-        assert why.format(port=port) in told[1]
+        assert re.search(why.format(port=port, folder=re.escape(project.shown(folders[names[0]]))), told[1])
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
     finally:
         for each in both:
