@@ -1,9 +1,9 @@
 """The online service as a process: what it stands on fails, changes or comes back, and it is told to end."""
 
 import os
+import re
 import resource
 import shutil
-import re
 import signal
 import socket
 import sqlite3
