@@ -383,6 +383,14 @@ class _Bookings:
         answer = await answer_in_time(self._ask, trip, self.told.patience_seconds, self.reasons)
         self._send(trip, answer, (time.perf_counter() - began) * 1000)
 
+    def _send(self, trip: Trip, answer: Sent | None, milliseconds: float) -> None:
+        sent = answer or fallen_back(trip)
+        self.life.send(trip, sent.driver)
+        self.files.add("bookings", [(trip.request_id, trip.moment, sent.driver, sent.propensity)])
+        self.files.add("candidates", [(trip.request_id, driver) for driver in trip.drivers])
+        if trip.moment > self.began:
+            self._note(trip, sent, bool(answer), milliseconds)
+
     def _booked(self, task: asyncio.Task) -> None:
         self.waiting.discard(task)
         if not task.cancelled() and (error := task.exception()):
@@ -421,14 +429,6 @@ class Live(_Bookings):
         self.files.add("driver_stats", [tuple(row.values()) for row in hours])
         self.files.add("labels", [(*end[1:], end.created) for end in ends])
         self.labels.waiting += [end for end in ends if end.moment > self.began]
-
-    def _send(self, trip: Trip, answer: Sent | None, milliseconds: float) -> None:
-        sent = answer or fallen_back(trip)
-        self.life.send(trip, sent.driver)
-        self.files.add("bookings", [(trip.request_id, trip.moment, sent.driver, sent.propensity)])
-        self.files.add("candidates", [(trip.request_id, driver) for driver in trip.drivers])
-        if trip.moment > self.began:
-            self._note(trip, sent, bool(answer), milliseconds)
 
 # %% ../notebooks/63_live_company.ipynb #66ca23f8
 async def repeat(

@@ -76,7 +76,10 @@ from .telemetry import log
 
 
 class _Steps(BaseModel):
-    "The steps of a case, which are kept in its field `steps`."
+    "The steps of something that has a number."
+
+    number: int
+    steps: list[dict[str, Any]] = []  # what, time (the course's), real (on the wall), and more
 
     def note(self, what: str, **more) -> bool:
         "Add a step, and say it in the log. True: there is something to be kept."
@@ -103,13 +106,11 @@ class _Steps(BaseModel):
 class Case(_Steps):
     "One answer to one trouble, from the alert to its end."
 
-    number: int
     version: str | None  # the champion that it is about
     state: Literal["waiting", "training", "promoted", "closed"]
     due: AwareDatetime  # when the training may begin, by the course's clock
     ordered: bool = False  # by a person
     alerts: dict[str, AwareDatetime] = {}  # when each began, by fingerprint
-    steps: list[dict[str, Any]] = []  # what, time (the course's), real (on the wall), and more
     result: str | None = None
     promoted: str | None = None  # the new champion
 

@@ -262,6 +262,12 @@ class _Thread:
         self._wanted, self._work = set(), SimpleQueue()  # ids; questions for the thread
         (background or Background()).thread("feature store", self._step)
 
+    def _send(self) -> asyncio.Future:
+        self._since, promise = time.monotonic(), self._next
+        self._work.put((list(self._wanted), promise))
+        self._wanted, self._next = set(), None
+        return promise
+
     def _step(self) -> bool:
         ids, promise = self._work.get()
         answer, failed = None, "its thread failed"
@@ -316,12 +322,6 @@ class Batches(_Thread):
             self._next = (loop := asyncio.get_running_loop()).create_future()
             loop.call_later(self.seconds, self._settle, self._next, "no answer in time")
         return self._next if self._since else self._send()
-
-    def _send(self) -> asyncio.Future:
-        self._since, promise = time.monotonic(), self._next
-        self._work.put((list(self._wanted), promise))
-        self._wanted, self._next = set(), None
-        return promise
 
 # %% ../notebooks/51_online_serving.ipynb #bfdcec38
 MOST_ROWS = 200_000  # drivers in memory
