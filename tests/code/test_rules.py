@@ -110,6 +110,7 @@ FOLDED = {"jupyter": {"source_hidden": True}}
     [
         ([("code", "1")], "whose first line does not say what is in it"),
         ([("code", "#| hide\nassert 1")], "whose first line does not say what is in it"),
+        ([("code", "#| hide what this checks\nassert 1")], "whose first line does not say what is in it"),
         ([("code", "1"), ("code", "#| export\na = 1")], "a folded definition without a sentence above it"),
         ([("code", "#| hide what is asserted\nassert 1")], None),
         ([("code", "# the set-up\na = 1")], None),
