@@ -861,8 +861,10 @@ def run(
                 print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
             company = going_on(history, told, project.now())
             life, until = Life(company, history.days), min(company.settings.end, end)
+            log.info("service started", services=len(listed), until=until)
             asyncio.run(_run(folder, life, told, push, ports_of(environment), until))
         finally:
+            log.info("service stopped")
             services.stop(folder, terminals=False)
             project.leave_clock()
     if (folder / "live/story.json").is_file():

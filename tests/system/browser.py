@@ -106,6 +106,16 @@ def run_all(page, seconds: float) -> None:
         }""",
         timeout=seconds * 1000,
     )
+    idle(page)
+
+
+def idle(page) -> None:
+    "Wait until the kernel has nothing to do, also in folded cells: it is idle for two seconds."
+    until, seen = time.monotonic() + 60, 0
+    while seen < 4:
+        assert time.monotonic() < until, "the kernel does not come to rest"
+        page.wait_for_timeout(500)
+        seen = seen + 1 if page.get_by_text("| Idle").is_visible() else 0
 
 
 def cursor_in(page, place) -> None:
