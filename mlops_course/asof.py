@@ -194,7 +194,7 @@ from feast.infra.offline_stores.offline_utils import (
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from .project import writing
+from .project import atomic_write
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -275,7 +275,7 @@ class AsofJob(RetrievalJob):
         path = Path(file_of(storage.to_data_source(), self._config))
         if path.exists() and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=str(path))
-        with writing(path) as beside:
+        with atomic_write(path) as beside:
             pq.write_table(self.to_arrow(), beside)
 
 # %% ../notebooks/32_point_in_time.ipynb #8365562c
@@ -461,7 +461,7 @@ class AsofOfflineStore(OfflineStore):
                 query, path = "FROM added", path / f"{uuid4().hex}.parquet"
             else:
                 query = f"FROM {parquet(path)} UNION ALL FROM added"
-            with writing(path) as beside:
+            with atomic_write(path) as beside:
                 connection.execute(f"COPY ({query}) TO {_text(beside)} (FORMAT parquet)")
 
     @staticmethod
@@ -471,7 +471,7 @@ class AsofOfflineStore(OfflineStore):
         folder = Path(
             FileSource.get_uri_for_file_path(config.repo_path, logging_config.destination.path)
         )
-        with writing(folder / f"{uuid4().hex}.parquet") as beside:
+        with atomic_write(folder / f"{uuid4().hex}.parquet") as beside:
             pq.write_table(pq.read_table(data) if isinstance(data, Path) else data, beside)
 
 # %% ../notebooks/32_point_in_time.ipynb #3cb1874b
@@ -501,7 +501,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from .project import CourseError, in_make
+from .project import UserError, in_make
 
 
 class UtcSqliteOnlineStoreConfig(FeastConfigBaseModel):
@@ -532,7 +532,7 @@ def _opened(
     seconds: float,  # to wait for another one who writes
 ) -> sqlite3.Connection:
     """The file of an online store, for any thread.
-    Raises `CourseError` if another store has written it."""
+    Raises `UserError` if another store has written it."""
     path = path.resolve()
     database = sqlite3.connect(
         f"{path.as_uri()}?mode={mode}", timeout=seconds, check_same_thread=False, uri=True
@@ -543,7 +543,7 @@ def _opened(
             version != _VERSION
             and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         ):
-            raise CourseError(
+            raise UserError(
                 f"{path} is not of this online store but perhaps of Feast's own, "
                 "whose times depend on the zone of a process: remove it and fill it again, "
                 f"by `{in_make('run')}` or by Feast's apply and materialize"

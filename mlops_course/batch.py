@@ -77,7 +77,7 @@ def asked(
     now: datetime | None = None,  # nobody can be scored for a later time; None: the clock's
 ) -> tuple[pd.DataFrame, int]:
     """The rows of a request that can be used, and how many cannot.
-    Raises `CourseError` if that is all of them."""
+    Raises `UserError` if that is all of them."""
     table = CONTRACT.tables["request"]
     came = data.read(source, table, now)
     refused = came.refused.assign(source=source.file.name)
@@ -91,7 +91,7 @@ def asked(
             f"Each row stands in {project.shown(quarantine)}; "
             f"ask {source.owner} to send the file again"
         )
-        raise project.CourseError(f"{source.path}: no row can be used: {reasons}.{guesses} {where}")
+        raise project.UserError(f"{source.path}: no row can be used: {reasons}.{guesses} {where}")
     return came.kept, len(refused)
 
 # %% ../notebooks/50_batch_serving.ipynb #9f963f6a

@@ -106,10 +106,10 @@ def _user(number: int) -> str:
 
 # %% ../notebooks/91_command_line.ipynb #9f2f723b
 def _check_words(words: list[str]) -> None:
-    "Raise `CourseError` for what was typed and is no text: no library takes it."
+    "Raise `UserError` for what was typed and is no text: no library takes it."
     for word in words:
         if re.search("[\0\ud800-\udfff]", word):
-            raise project.CourseError(f"{word!r} is no text: a command takes UTF-8 without NUL")
+            raise project.UserError(f"{word!r} is no text: a command takes UTF-8 without NUL")
 
 # %% ../notebooks/91_command_line.ipynb #5a2c9fa5
 def check_writable(
@@ -175,10 +175,10 @@ class _Plain(TyperGroup):
             _check_words(ctx.meta["words"])
             return super().invoke(ctx)
         except Exception as error:
-            fault, clear = file_fault(error, _folder(ctx)), isinstance(error, project.CourseError)
+            fault, clear = file_fault(error, _folder(ctx)), isinstance(error, project.UserError)
             if not (fault or clear):
                 raise
-            # where a disk is full, the message of `CourseError` says how much room is left
+            # where a disk is full, the message of `UserError` says how much room is left
             said_best = clear and (fault is None or project.is_full(fault))
             typer.secho(str(error) if said_best else explained(fault), err=True, fg="red")
             raise typer.Exit(1) from None
@@ -186,13 +186,13 @@ class _Plain(TyperGroup):
 
 def _folder(ctx: typer.Context) -> Path:
     "The folder of the environment that a command was given; out, if there is none."
-    with suppress(project.CourseError):
+    with suppress(project.UserError):
         return project.root() / project.environment(ctx.meta.get("file")).out
     return Path("out")
 
 # %% ../notebooks/91_command_line.ipynb #271c4ec9
 def _check_checkout() -> None:
-    "Raise `CourseError` if this command is of another checkout than the one around it."
+    "Raise `UserError` if this command is of another checkout than the one around it."
     own, here = (
         Path(project.__file__).parent,
         next(
@@ -200,7 +200,7 @@ def _check_checkout() -> None:
         ),
     )
     if here and (here / "mlops_course").is_dir() and not (here / "mlops_course").samefile(own):
-        raise project.CourseError(
+        raise project.UserError(
             f"this checkout is {here}, and the command is of {own.parent}: `make setup` makes "
             "one for this checkout"
         )
@@ -216,13 +216,13 @@ app = typer.Typer(
 
 # %% ../notebooks/91_command_line.ipynb #139dc68e
 def _file_of(ctx: typer.Context, name: str) -> str:
-    "An environment's file beside pipeline.yaml. A `CourseError` says who has named it."
+    "An environment's file beside pipeline.yaml. A `UserError` says who has named it."
     root = project.root()
     for path in (root / name, Path.cwd() / name):
         if path.is_file():
             ctx.meta["file"] = path.name if path.parent.resolve() == root else str(path)
             if link := _lost_link(_folder(ctx)):
-                raise project.CourseError(_without_target(link))
+                raise project.UserError(_without_target(link))
             return ctx.meta["file"]
     source = ctx.get_parameter_source("file")
     named = {
@@ -230,7 +230,7 @@ def _file_of(ctx: typer.Context, name: str) -> str:
         "ENVIRONMENT": "the variable PLOOMBER_ENV_FILENAME, or ENV of make",
     }.get(source.name, "the command")
     there = sorted(path.name for path in root.glob("env*.yaml"))
-    raise project.CourseError(
+    raise project.UserError(
         f"no environment {name or '(an empty name)'} beside pipeline.yaml; there are {there}. "
         f"It was named by {named}"
     )
@@ -255,22 +255,22 @@ def fingerprint(
 
 # %% ../notebooks/91_command_line.ipynb #59f17a8f
 def _cells(lesson: Path) -> list[dict]:
-    "The cells of a stage's lesson. Raises `CourseError` if it is gone, or no notebook any more."
+    "The cells of a stage's lesson. Raises `UserError` if it is gone, or no notebook any more."
     name = project.shown(lesson)
     try:
         return json.loads(lesson.read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError:
-        raise project.CourseError(
+        raise project.UserError(
             f"{name} is missing, and it is a stage: `git checkout {name}` brings the course's back"
         ) from None
     except (ValueError, KeyError, TypeError):  # git's marks of a conflict, or half a file
-        raise project.CourseError(
+        raise project.UserError(
             f"{name} is no notebook any more. Mend it; `git checkout {name}` gives up what is in it"
         ) from None
 
 
 def check_cells() -> None:
-    "Raise `CourseError` that names the cell, if one that a build runs is no Python."
+    "Raise `UserError` that names the cell, if one that a build runs is no Python."
     from IPython.core.inputtransformer2 import TransformerManager
 
     for task in project.tasks().values():
@@ -283,7 +283,7 @@ def check_cells() -> None:
                 line = (code.splitlines() or [""])[
                     min(error.lineno or 1, code.count("\n") + 1) - 1
                 ].strip()
-                raise project.CourseError(
+                raise project.UserError(
                     f"{task['source']}: Python cannot read {line!r} ({error.msg}). Mend that "
                     "cell and save"
                 ) from None
@@ -401,7 +401,7 @@ def executor(
                         # what says that there is nothing to do
                         (folder / "made/build.json").unlink(missing_ok=True)
                     return super().__call__(dag, show_progress)
-            except project.CourseError as error:
+            except project.UserError as error:
                 with (
                     suppress(OSError),
                     telemetry.logging_to(folder / "logs/pipeline.jsonl", run=telemetry.run_name()),
@@ -447,8 +447,8 @@ def _printed(file: Path) -> Iterator[BinaryIO]:
         finally:
             printed.seek(0)
             with (
-                suppress(project.CourseError),
-                project.writing(file) as beside,
+                suppress(project.UserError),
+                project.atomic_write(file) as beside,
                 open(beside, "wb") as kept,
             ):
                 shutil.copyfileobj(printed, kept)
@@ -473,7 +473,7 @@ def _progress(event: dict, console, status) -> None:
 def build(
     file: str,  # of the environment, in the root
 ) -> None:
-    "Run `ploomber build` and show its stages. `CourseError` has the failed stage's own message."
+    "Run `ploomber build` and show its stages. `UserError` has the failed stage's own message."
     from rich.console import Console
 
     check_cells()
@@ -504,7 +504,7 @@ def build(
         printed.seek(0)
         text = printed.read().decode(errors="replace")
     if work.returncode:
-        raise project.CourseError(_failure(_events(log, run), text, work.returncode, out))
+        raise project.UserError(_failure(_events(log, run), text, work.returncode, out))
 
 # %% ../notebooks/91_command_line.ipynb #bdcf1c65
 def _failure(
@@ -546,7 +546,7 @@ def _reason(printed: str, code: int, out: Path) -> str | None:
         return str(
             project.unwritten(printed if project.is_full(printed) else "disk is full", fullest)
         )
-    if messages := re.findall(r"CourseError: (.+)", printed):
+    if messages := re.findall(r"UserError: (.+)", printed):
         return messages[-1]
     if "Kernel died" in printed or code == -signal.SIGKILL:
         free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB are free now"
@@ -639,7 +639,7 @@ def _rows(path: Path) -> int:
 def summary(
     file: str,  # of the environment, in the root
 ) -> str:
-    "What the last build made, in a few lines for a person. Raises `CourseError` if there is none."
+    "What the last build made, in a few lines for a person. Raises `UserError` if there is none."
     out = project.root() / project.environment(file).out
     where = project.shown(out)
     if not (out / "training/decision.json").is_file():
@@ -684,10 +684,10 @@ def _hint(file: str) -> str:
     return f"; {last} was used later: --env {shlex.quote(last)}" if last else ""
 
 
-def _absent(what: str, file: str, *targets: str) -> project.CourseError:
+def _absent(what: str, file: str, *targets: str) -> project.UserError:
     "What is not there yet, and which targets of make would make it."
     made_by = " or ".join(f"`{project.in_make(target, file)}`" for target in targets)
-    return project.CourseError(f"{what} yet: {made_by} makes it{_hint(file)}")
+    return project.UserError(f"{what} yet: {made_by} makes it{_hint(file)}")
 
 # %% ../notebooks/91_command_line.ipynb #55f381c9
 def _last_used(file: str) -> str | None:
@@ -695,7 +695,7 @@ def _last_used(file: str) -> str | None:
     used = {}
     for name in {file, *(path.name for path in project.root().glob("env*.yaml"))}:
         # not one that cannot be used, or whose logs are rotated at this moment
-        with suppress(project.CourseError, OSError):
+        with suppress(project.UserError, OSError):
             logs = (project.root() / project.environment(name).out).glob("logs/*.jsonl")
             used[name] = max((log.stat().st_mtime for log in logs), default=0)
     last = max(used, key=used.get, default=file)
@@ -808,7 +808,7 @@ def _inside(name: str, value) -> dict:
 
 # %% ../notebooks/91_command_line.ipynb #d18f5bfd
 def _mlflow(file: str) -> Path:
-    "The MLflow folder of the environment. Raises `CourseError` if nothing was built."
+    "The MLflow folder of the environment. Raises `UserError` if nothing was built."
     folder = project.root() / project.environment(file).out / "mlflow"
     if not (folder / "mlflow.db").is_file():
         raise _absent(f"no model in {project.shown(folder)}", file, "run")
@@ -842,7 +842,7 @@ def trace(
         _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
     except registry.UnknownVersion:
         shown = project.in_make("ui", file)
-        raise project.CourseError(
+        raise project.UserError(
             f"{telemetry.in_one_line(which)} is no request, version, alias or run of this "
             f"environment: `{shown}` shows its models"
         ) from None
@@ -860,7 +860,7 @@ def rollback(file: _File = "env.yaml"):
 
 def _check_given(word: str, what: str) -> None:
     if not word:
-        raise project.CourseError(f"the word is empty: give {what}")
+        raise project.UserError(f"the word is empty: give {what}")
 
 
 @app.command()
@@ -873,7 +873,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(spoken_of(file))
     was, now = training.reproduce(folder, telemetry.in_one_line(run_id))
     if was != now:
-        raise project.CourseError(
+        raise project.UserError(
             f"the model differs: {was[:12]} was registered, {now[:12]} came out"
         )
     typer.echo(f"the same model: digest {now}")
@@ -919,7 +919,7 @@ def _service(
 
 # %% ../notebooks/91_command_line.ipynb #5f099437
 def _check_door(out: Path, name: str, values: dict) -> None:
-    "Raise `CourseError` before seconds of imports, if a service cannot listen where it will."
+    "Raise `UserError` before seconds of imports, if a service cannot listen where it will."
     host, port = values.get("host", "127.0.0.1"), str(values.get("port"))
     # what is no host or no port is refused later
     if isinstance(host, str) and re.fullmatch("[0-9]{1,5}", port):
@@ -1038,7 +1038,7 @@ def _folders() -> list[Path]:
     root, folders = project.root(), [(project.root() / "out").resolve()]
     for file in sorted(root.glob("env*.yaml")):
         # nobody can have started anything with a file that cannot be used
-        with suppress(project.CourseError):
+        with suppress(project.UserError):
             out = (root / project.environment(file.name).out).resolve()
             folders += [] if any(out.is_relative_to(folder) for folder in folders) else [out]
     return folders
@@ -1094,7 +1094,7 @@ def _taken(port: int) -> str:
         )
     try:
         services._opened("127.0.0.1", port).close()
-    except project.CourseError as error:
+    except project.UserError as error:
         return str(error)
     return ""
 
@@ -1105,7 +1105,7 @@ def _port(wanted: int | None) -> int:
     if not why:
         return wanted or 5000
     if wanted:
-        raise project.CourseError(
+        raise project.UserError(
             f"MLflow cannot have port {wanted}: {why}. Or choose another one: --port 5001, or "
             "PORT=5001 with make"
         )
@@ -1168,7 +1168,7 @@ def ui(
     "Open MLflow on the environment's runs and models."
     folder = folder.resolve() if folder else _mlflow(file)
     if not (folder / "mlflow.db").is_file():
-        raise project.CourseError(
+        raise project.UserError(
             f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db"
         )
     mlflow = _server(folder, _port(port))
@@ -1182,7 +1182,7 @@ def ui(
         ) as process:
             typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")
             process.wait()
-        raise project.CourseError("MLflow has ended by itself")
+        raise project.UserError("MLflow has ended by itself")
 
 # %% ../notebooks/91_command_line.ipynb #3ee4a5e3
 def _moment(text: str | None) -> datetime | timedelta | None:
@@ -1192,7 +1192,7 @@ def _moment(text: str | None) -> datetime | timedelta | None:
     if span := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
         seconds = float(span[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[span[2]]
         if seconds > 36_500 * 86_400:
-            raise project.CourseError(
+            raise project.UserError(
                 f"a span is of 36500d at most, and this one is longer: {text[:40]}"
             )
         return timedelta(seconds=seconds)
@@ -1200,7 +1200,7 @@ def _moment(text: str | None) -> datetime | timedelta | None:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):  # the latter where UTC has another year than 1 to 9999
-        raise project.CourseError(
+        raise project.UserError(
             f"{text!r} is no time: write 15m, 2h, 1d, or 2026-03-16T08:00"
         ) from None
 
@@ -1208,12 +1208,12 @@ def _moment(text: str | None) -> datetime | timedelta | None:
 def _wanted(
     level: str | None, since: str | None, until: str | None, **more: str | None
 ) -> telemetry.Wanted:
-    "What is looked for. Raises `CourseError` on a level or a time that nobody knows."
+    "What is looked for. Raises `UserError` on a level or a time that nobody knows."
     given = {"level": level, "since": since, "until": until, **more}
     if empty := [f"--{name}" for name, value in given.items() if value == ""]:
-        raise project.CourseError(f"{' and '.join(empty)} has no value: give one, or leave it out")
+        raise project.UserError(f"{' and '.join(empty)} has no value: give one, or leave it out")
     if level not in (None, *telemetry.LEVELS):
-        raise project.CourseError(
+        raise project.UserError(
             f"there is no level {telemetry.in_one_line(level)}; there are "
             f"{', '.join(telemetry.LEVELS)}"
         )

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 from pydantic import AfterValidator
 
-from .project import CourseError, root
+from .project import UserError, root
 
 
 def _zone_exists(name: str | None) -> str | None:
@@ -54,7 +54,7 @@ def _located(path: str) -> Path:
     A name may be composed differently on disk (macOS writes é as e and an accent)."""
     for name in re.findall(r"\$\{(\w+)\}", path):
         if not os.environ.get(name):
-            raise CourseError(
+            raise UserError(
                 f"{path}: the environment variable {name} is not set. "
                 "Set it to the folder that holds the file"
             )
@@ -101,7 +101,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 
-class BadFile(CourseError):
+class BadFile(UserError):
     """A file that cannot be read at all.
     The message names it and the cure, and quotes nothing that stands in its rows."""
 
@@ -355,15 +355,15 @@ from .problem import Column
 def _check_settings(
     mapped: dict[str, str], wanted: dict[str, Column], source: Source, table: Table
 ) -> None:
-    "Raise `CourseError` if the environment asks for columns that the contract does not have."
+    "Raise `UserError` if the environment asks for columns that the contract does not have."
     strange = [name for name in mapped.values() if name not in wanted]
     if strange:
-        raise CourseError(
+        raise UserError(
             f"{source.path}: `columns` maps to {', '.join(strange)}, "
             f"which the contract of {table.name} does not have"
         )
     if source.known == "created" and table.time and "created" not in wanted:
-        raise CourseError(
+        raise UserError(
             f"{source.path}: `known: created`, but the contract of {table.name} "
             "has no column `created`. Set `known: event`"
         )
@@ -881,7 +881,7 @@ def validate(
     table: Table,
 ) -> pd.Series:
     """Rows that break the contract's ranges, each with the name of the column.
-    Raises `CourseError` if the types are wrong."""
+    Raises `UserError` if the types are wrong."""
     from pandera.errors import SchemaErrors
 
     try:
@@ -891,7 +891,7 @@ def validate(
         whole = cases[cases["index"].isna()]
         if len(whole):
             name, found, wanted = whole.iloc[0][["column", "failure_case", "check"]]
-            raise CourseError(
+            raise UserError(
                 f"{table.name}: column {name} is {found}, the contract wants {wanted}. "
                 "Read the file with `data.read`"
             ) from None
@@ -1048,7 +1048,7 @@ def read(
     refused = pd.concat([came.refused, refused]).sort_values("row", ignore_index=True)
     rows = kept.index.append(pd.Index(refused.row)).sort_values()
     if not rows.equals(pd.RangeIndex(came.provenance["rows"])):
-        raise CourseError(
+        raise UserError(
             f"{source.path}: rows in are not rows out and rows quarantined. "
             "The fault is ours: please report it with the file"
         )
@@ -1058,7 +1058,7 @@ def read(
 _now = now  # `read` has an argument of that name
 
 # %% ../notebooks/30_data_pipeline.ipynb #aa2c5e52
-class TooManyRefused(CourseError):
+class TooManyRefused(UserError):
     "A file in which so much is wrong that the rest is not to be believed."
 
 
@@ -1259,7 +1259,7 @@ def page(
 # %% ../notebooks/30_data_pipeline.ipynb #7addc7aa
 import shutil
 
-from .project import digest, writing
+from .project import digest, atomic_write
 
 
 def keep(
@@ -1269,7 +1269,7 @@ def keep(
     "Keep a copy of a file under its digest, where no later run changes it."
     snapshot = folder / f"{digest(path)}{path.suffix}"
     if not snapshot.is_file() or digest(snapshot) != snapshot.stem:
-        with writing(snapshot) as beside:
+        with atomic_write(snapshot) as beside:
             shutil.copyfile(path, beside)
     return snapshot
 
@@ -1296,7 +1296,7 @@ def write_table(
     "Write a Parquet file, whole or not at all."
     import pyarrow.parquet as pq
 
-    with writing(path) as beside:
+    with atomic_write(path) as beside:
         pq.write_table(pa.Table.from_pandas(frame, columns, preserve_index=False), beside)
 
 # %% ../notebooks/30_data_pipeline.ipynb #e0e679ff
@@ -1394,7 +1394,7 @@ def read_all(
     tables = {name: table for name, table in CONTRACT.tables.items() if name in stage.product}
     strange = set(sources) - set(tables)
     if strange:
-        raise CourseError(
+        raise UserError(
             f"data.sources names {', '.join(sorted(strange))}; the tables are {', '.join(tables)}"
         )
     found: dict[str, Read] = {}
@@ -1446,7 +1446,7 @@ def write_all(
                 f"{name} is stale: its newest row is of {said['time_range'][1]}, "
                 f"and may be {table.fresh} old"
             )
-    with writing(stage.product["profile"]) as beside:
+    with atomic_write(stage.product["profile"]) as beside:
         beside.write_text(page(frames, catalogue), encoding="utf-8")
     return catalogue
 

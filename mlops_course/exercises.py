@@ -139,7 +139,7 @@ def _named() -> str:
     name = given.strip()
     if given and not re.fullmatch(r"(?!\.)[\w.-]{1,64}", name):
         shown = name if len(name) <= 64 else name[:61] + "..."
-        raise project.CourseError(
+        raise project.UserError(
             f"MLOPS_COURSE_LEARNER={shown!r} will not do as a name: up to 64 letters, digits, "
             "`-`, `_` and dots will, with no dot first"
         )
@@ -198,7 +198,7 @@ def _remember(result: Result) -> None:
             f"This try is not noted, {project.shown(learner_folder())} cannot be used: "
             f"{error.strerror}"
         )
-    except project.CourseError as error:
+    except project.UserError as error:
         print(f"This try is not noted: {error}")
 
 
@@ -229,7 +229,7 @@ def _minutes(notebook: Path) -> tuple[int | None, str]:
     "What the lesson says of its length, if it does; and what is to be done if it cannot be read."
     try:
         cells = _Lesson(notebook.read_bytes(), notebook.name).cells
-    except (OSError, project.CourseError):
+    except (OSError, project.UserError):
         return None, f"cannot be read: {_cure(notebook.name)}"
     length = re.search(r"\*\*(\d{1,4}) minutes\*\*", "\n".join(map(_text, cells)))
     return int(length[1]) if length else None, ""
@@ -301,7 +301,7 @@ class _Lesson:
         except (ValueError, KeyError, TypeError, AttributeError):
             texts = []
         if not texts:
-            raise project.CourseError(
+            raise project.UserError(
                 f"{name} is no whole notebook. Copy it if answers of yours are in it: {_cure(name)}"
             )
 
@@ -360,7 +360,7 @@ _NO_CLONE = (
 
 
 def _git(*words: str) -> str:
-    "What git answers. Raises `CourseError` with git's own reason."
+    "What git answers. Raises `UserError` with git's own reason."
     try:
         done = subprocess.run(
             ["git", *words],
@@ -370,16 +370,16 @@ def _git(*words: str) -> str:
             check=False,
         )
     except FileNotFoundError:
-        raise project.CourseError(
+        raise project.UserError(
             "git is not installed, and without it there is nothing to pull"
         ) from None
     if b"not a git repository" in done.stderr:
-        raise project.CourseError(_NO_CLONE)
+        raise project.UserError(_NO_CLONE)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or [
             f"exit code {done.returncode}"
         ]
-        raise project.CourseError(
+        raise project.UserError(
             f"git {words[0]} has failed, and the lessons are as they were: {reason[0]}"
         )
     return done.stdout.decode()
@@ -387,7 +387,7 @@ def _git(*words: str) -> str:
 # %% ../notebooks/90_exercises.ipynb #09f29823
 def _common() -> str:
     "The last commit that this checkout shares with the one that it pulls from."
-    with suppress(project.CourseError):
+    with suppress(project.UserError):
         return _git("merge-base", "HEAD", "@{upstream}").strip()
     return _git("rev-parse", "HEAD").strip()
 
@@ -413,12 +413,12 @@ def _cure(name: str) -> str:
         if _git("ls-files", "--unmerged", "--", f"notebooks/{name}") and _merging():
             return "`git merge --abort` takes back the pull that has left it so"
         return f"`{_checkout(name)}` brings the course's back"
-    except project.CourseError:
+    except project.UserError:
         return "the course's ZIP has it whole"
 
 
 def _merging() -> bool:
-    with suppress(project.CourseError):
+    with suppress(project.UserError):
         return bool(_git("rev-parse", "--quiet", "--verify", "MERGE_HEAD"))
     return False
 
@@ -426,13 +426,13 @@ def _merging() -> bool:
 def set_aside() -> Iterator[str]:
     "Keep each lesson that a learner has changed, and put the course's in its place; says so."
     if not _git("ls-files", "--", "notebooks/*.ipynb"):  # another project's clone is around it
-        raise project.CourseError(_NO_CLONE)
+        raise project.UserError(_NO_CLONE)
     commit, aside, root = _common(), learner_folder() / "aside", project.root()
     course = {Path(name): _git("show", f"{commit}:./{name}").encode() for name in _changed(commit)}
     mine = {path: (root / path).read_bytes() for path in course}
     for path, text in mine.items():
         if (aside / path.name).is_file() and (aside / path.name).read_bytes() != text:
-            raise project.CourseError(
+            raise project.UserError(
                 f"{path.stem} was set aside before, and has changed again: "
                 "`mlops-course answers back` first"
             )
@@ -446,7 +446,7 @@ def set_aside() -> Iterator[str]:
     _make(aside.parent)
     for path in course:
         for place, text in [(aside / "course", course[path]), (aside, mine[path])]:
-            with project.writing(place / path.name) as beside:
+            with project.atomic_write(place / path.name) as beside:
                 beside.write_bytes(text)
     _git("checkout", "--quiet", commit, "--", *map(str, course))
     for path in course:
@@ -469,7 +469,7 @@ def _today(name: str) -> Path | None:
     "Where a lesson is, or was in the last commit, perhaps by another name; None: it is gone."
     folder, number = project.root() / "notebooks", name.split("_")[0]
     names = [path.name for path in folder.glob(f"{number}_*.ipynb")]
-    with suppress(project.CourseError):
+    with suppress(project.UserError):
         names = names or [
             Path(line).name
             for line in _git("ls-tree", "--name-only", "-z", "HEAD", "notebooks/").split("\0")
@@ -498,7 +498,7 @@ def _bring(
         )
         lines = [f"{', '.join(brought)} back in the lesson"] if brought else []
         lines += [conflict.format(each, kept) for each in both]
-    with project.writing(path) as beside:
+    with project.atomic_write(path) as beside:
         beside.write_bytes(text)
     return lines or [f"only outputs were yours, and the course has new ones; yours are in {kept}"]
 
@@ -572,13 +572,13 @@ _00_2 = exercise(
     """,
     hints=[
         "A file is whole or not there: write beside, then rename.",
-        "`project.writing(path)` gives a path beside and renames it at the end of the block.",
+        "`project.atomic_write(path)` gives a path beside and renames it at the end of the block.",
     ],
     solution="""
     def save(path, lines):
-        from mlops_course.project import writing
+        from mlops_course.project import atomic_write
 
-        with writing(path) as beside, open(beside, "w") as file:
+        with atomic_write(path) as beside, open(beside, "w") as file:
             for line in lines:
                 file.write(line + "\\n")
     """,

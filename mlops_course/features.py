@@ -115,7 +115,7 @@ def store_settings(
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .project import CourseError, in_make
+from .project import UserError, in_make
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -124,18 +124,18 @@ if TYPE_CHECKING:
 def open_store(
     folder: Path,  # with feature_store.yaml
 ) -> "FeatureStore":
-    """The feature store in `folder`. Raises `CourseError` if there is none,
+    """The feature store in `folder`. Raises `UserError` if there is none,
     or one whose times cannot be read."""
     from feast import FeatureStore
 
     if not (folder / "feature_store.yaml").is_file():
-        raise CourseError(
+        raise UserError(
             f"no feature store in {folder}: run notebooks/31_feature_store.ipynb first, "
             f"or `{in_make('run')}` for all"
         )
     store = FeatureStore(repo_path=str(folder.resolve()))
     if store.config.online_store.type in FEASTS_SQLITE:
-        raise CourseError(
+        raise UserError(
             f"the times in the feature store {folder} depend on the zone of whoever wrote them: "
             f"`{in_make('run')}` builds it anew"
         )
@@ -286,7 +286,7 @@ def push(
     at: datetime | None = None,  # None: now
 ) -> None:
     """Put newer features online, of each entity the newest row.
-    Rows that nobody can know yet stay out; when the others are in, a `CourseError` names them."""
+    Rows that nobody can know yet stay out; when the others are in, a `UserError` names them."""
     known = pd.to_datetime(rows[CONTRACT.known], utc=True, format="ISO8601", errors="coerce")
     good = known <= pd.Timestamp(at or now()) + SLACK  # not where the time is missing
     timed = rows.assign(**{"created": rows.get("created", known), CONTRACT.known: known})
@@ -294,7 +294,7 @@ def push(
     if len(last):
         store.write_to_online_store(VIEW, last)
     if not good.all():
-        raise CourseError(_left_out(rows[~good], len(rows)))
+        raise UserError(_left_out(rows[~good], len(rows)))
 
 # %% ../notebooks/31_feature_store.ipynb #24a089cc
 def _left_out(rows: pd.DataFrame, of: int) -> str:
@@ -367,7 +367,7 @@ def of_environment() -> list:
     )
     path = root() / tasks()["data"]["product"]["statistics"].replace("{{out}}", told.out.as_posix())
     if not path.is_file():
-        raise CourseError(
+        raise UserError(
             f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, "
             f"or `{in_make('run')}` for all of them"
         )

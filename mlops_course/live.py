@@ -199,7 +199,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from .project import writing
+from .project import atomic_write
 
 # in the order in which they are written
 FILES = ("driver_stats", "candidates", "bookings", "labels")
@@ -236,7 +236,7 @@ class Files:
     ) -> None:
         "Write the files, each whole or not at all."
         for name in FILES:
-            with writing(self.folder / f"{name}.parquet") as beside:
+            with atomic_write(self.folder / f"{name}.parquet") as beside:
                 pq.write_table(tables[name], beside, compression="none", use_dictionary=False)
 
 # %% ../notebooks/63_live_company.ipynb #c8539e07
@@ -552,11 +552,11 @@ _STAYS = {FIRST, "services", "logs", "clock.lock", "clock.json"}
 def history_of(
     file: str,  # of the environment, in the root
 ) -> world.WorldSettings:
-    "What the company was before it lives on. Raises `CourseError` where it reads other files."
+    "What the company was before it lives on. Raises `UserError` where it reads other files."
     told = project.environment(file)
     sources = [Path(source["path"]) for source in told.data.get("sources", {}).values()]
     if {source.parent for source in sources} != {told.out / "company"}:
-        raise project.CourseError(
+        raise project.UserError(
             f"{file}: `data.sources` are not the files of a company that lives on, "
             f"in {told.out}/company. See env.live.yaml"
         )
@@ -661,16 +661,16 @@ def check_platform(
     file: str,  # of the environment, in the root
     told: LiveSettings,
 ) -> None:
-    "Raise `CourseError` that names each program that is missing and each port that is taken."
+    "Raise `UserError` that names each program that is missing and each port that is taken."
     faults = []
     for service in platform(file, told):
         for look in (services.program, services.check_port):
             try:
                 look(service)
-            except project.CourseError as error:
+            except project.UserError as error:
                 faults.append(str(error))
     if faults:
-        raise project.CourseError("\n".join(faults))
+        raise project.UserError("\n".join(faults))
 
 # %% ../notebooks/63_live_company.ipynb #574825d8
 def phases(

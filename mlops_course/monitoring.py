@@ -133,7 +133,7 @@ class Traffic(_Counts):
         return found
 
 # %% ../notebooks/61_model_monitoring.ipynb #8cac82ad
-from .project import CourseError
+from .project import UserError
 
 
 def stretches(
@@ -153,9 +153,9 @@ def own_distances(
     candidates: pd.DataFrame,  # what `traffic` was counted from
     requests: int,
 ) -> pd.DataFrame:
-    "Distances and driver-hours, a row a stretch. Raises `CourseError` if there is no rest."
+    "Distances and driver-hours, a row a stretch. Raises `UserError` if there is no rest."
     if traffic.days < 14:
-        raise CourseError(
+        raise UserError(
             f"{traffic.days} days of normal traffic cannot say how far it wanders: "
             "14 are needed, 28 or more are better"
         )
@@ -167,7 +167,7 @@ def own_distances(
         moved = traffic.distance(units, (int(days.min()) - around, int(days.max()) + around + 1))
         found.append({**moved, "driver_hours": len(units)})
     if not found:
-        raise CourseError(
+        raise UserError(
             f"the reference has fewer than {requests:,} requests: it is shorter than a window"
         )
     return pd.DataFrame(found)
@@ -312,14 +312,14 @@ def reference_of(
     told: MonitoringSettings,
     until: pd.Timestamp,  # labels before are what the model has learned from
 ) -> Reference:
-    "With too few for drift, one of performance alone. Raises `CourseError` if there is neither."
+    "With too few for drift, one of performance alone. Raises `UserError` if there is neither."
     if candidates.empty:
-        raise CourseError("there are no logged candidates to compare with")
+        raise UserError("there are no logged candidates to compare with")
     units = driver_hours(candidates)[[TIME, HOUR, ENTITY, *FEATURES, SCORE]]
     usual = performance_of(candidates[candidates[TIME] >= until])
     try:
         own = own_distances(Traffic(units, [*FEATURES, SCORE]), candidates, told.window_requests)
-    except CourseError:
+    except UserError:
         if usual is None:
             raise
         return Reference(units, {}, 0.0, usual)
@@ -847,12 +847,12 @@ def candidates_for(
     version: str,
     days: int,  # the newest of the snapshot
 ) -> tuple[pd.DataFrame, pd.Timestamp]:
-    "Logged candidates with scores, and until when it has learned. Raises `CourseError`."
+    "Logged candidates with scores, and until when it has learned. Raises `UserError`."
     client = registry.connect(folder / "mlflow")
     story = registry.trace(client, version)
     file = folder / f"snapshots/{story.get('snapshot')}.parquet"
     if not file.is_file() or "until" not in story:
-        raise CourseError(
+        raise UserError(
             f"the snapshot that version {version} was trained from "
             f"is not in {project.shown(file.parent)}"
         )
@@ -870,7 +870,7 @@ def make_reference(
     version: str,
     told: MonitoringSettings,
 ) -> None:
-    "Make a version's reference from its snapshot, and keep it. May raise `CourseError`."
+    "Make a version's reference from its snapshot, and keep it. May raise `UserError`."
     candidates, until = candidates_for(folder, version, told.reference_days)
     keep_reference(folder, version, reference_of(candidates, told, until), told)
 
@@ -901,7 +901,7 @@ def keep_reference(
 ) -> None:
     "Write a reference beside the state; what says that it is whole is written last."
     kept, usual = _place(folder, version), made.performance
-    with project.writing(kept) as beside:
+    with project.atomic_write(kept) as beside:
         made.units.to_parquet(beside, index=False)
     note = {
         "made_of": _made_of(folder, version, told),
@@ -994,7 +994,7 @@ def report(
                 )
         made = Report([*drift, *(MissingValueCount(column=name) for name in columns)]).run(*both)
         title = f"Traffic until {window[TIME].max():%Y-%m-%d %H:%M} beside normal traffic"
-        with project.writing(file) as beside:
+        with project.atomic_write(file) as beside:
             page = made.get_html_str(as_iframe=False)
             beside.write_text(
                 page.replace("<head>", f"<head><title>{title}</title>", 1), encoding="utf-8"
@@ -1017,11 +1017,11 @@ def write_report(
     "Write the report on a version's newest window. Its file's name in `folder`/monitoring/reports."
     reference = kept_reference(folder, version, told)
     if reference is None or reference.traffic is None:
-        raise CourseError(f"there is no normal traffic of version {version} to compare with")
+        raise UserError(f"there is no normal traffic of version {version} to compare with")
     with closing(State(folder / "monitoring/state.db", partial(span_of, told))) as state:
         window, _, _ = window_of(state, version, told)
     if window.empty:
-        raise CourseError(f"version {version} has answered no requests that can be compared")
+        raise UserError(f"version {version} has answered no requests that can be compared")
     name = f"{window[TIME].max():%Y%m%dT%H%M%S}-version-{version}.html"
     report(window, reference, told, folder / "monitoring/reports" / name)
     return name
@@ -1069,13 +1069,13 @@ def failed(
     "Note a failure. The log has it once, until it `works` again."
     why = (
         str(error)
-        if isinstance(error, CourseError)
+        if isinstance(error, UserError)
         else traceback.format_exception_only(error)[0].strip()
     )
     first, trouble[name] = name not in trouble, why
     if failures is not None:
         failures[name] = failures.get(name, 0) + 1
-    if first and isinstance(error, CourseError):
+    if first and isinstance(error, UserError):
         log.warning("does not work", what=name, error=why)
     elif first:
         log.error("does not work", what=name, error=why, exc_info=error)
@@ -1335,7 +1335,7 @@ class Apart:
             psutil.Process(self._process.pid).nice(nice)
 
     def result(self, ended: threading.Event | None = None, seconds: float = 300) -> str:
-        """What the work gave. Raises `CourseError` if it failed, took longer, or `ended` was set
+        """What the work gave. Raises `UserError` if it failed, took longer, or `ended` was set
         meanwhile; then the process is killed."""
         until, said = time.monotonic() + seconds, None
         try:
@@ -1343,13 +1343,13 @@ class Apart:
                 with suppress(subprocess.TimeoutExpired):
                     said, _ = self._process.communicate(timeout=0.2)
                 if said is None and (time.monotonic() > until or (ended and ended.is_set())):
-                    raise CourseError("given up before it was done")
+                    raise UserError("given up before it was done")
         finally:
             self._process.kill()
             self._process.wait()
         last = (said.splitlines() or [""])[-1]
         if self._process.returncode:
-            raise CourseError(last or "its process has ended before it was done")
+            raise UserError(last or "its process has ended before it was done")
         return last
 
 
@@ -1360,7 +1360,7 @@ def _apart(work: str, folder: str, version: str, told: str) -> None:
         project.run_clock(Path(folder))
         print(known[work](Path(folder), version, MonitoringSettings.model_validate_json(told)))
     except Exception as error:
-        print(f"{error}" if isinstance(error, CourseError) else f"{type(error).__name__}: {error}")
+        print(f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         sys.exit(1)
 
 # %% ../notebooks/61_model_monitoring.ipynb #91b4bc27
@@ -1814,7 +1814,7 @@ def monitor(
     told: MonitoringSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
-    "Watch until SIGTERM or Ctrl-C. Raises `CourseError` if the port is taken or a key is missing."
+    "Watch until SIGTERM or Ctrl-C. Raises `UserError` if the port is taken or a key is missing."
     import uvicorn
 
     key = key_for(told.host)

@@ -37,7 +37,7 @@ def trusted() -> dict[str, str]:
     }
 
 # %% ../notebooks/42_model_registry.ipynb #6e6b9ccc
-class UntrustedModel(project.CourseError):
+class UntrustedModel(project.UserError):
     "A model that is no skops file, or that holds a type which is not in `TRUSTED`."
 
 
@@ -232,7 +232,7 @@ def _make(folder: Path) -> None:
     database = folder / "mlflow.db"
     with _alone(folder):
         if not database.is_file():
-            with project.writing(database) as beside:
+            with project.atomic_write(database) as beside:
                 SqlAlchemyStore(_uri(beside), (folder / "artifacts").as_uri()).engine.dispose()
 
 # %% ../notebooks/42_model_registry.ipynb #95c1f201
@@ -289,15 +289,15 @@ def log_model(
     return digest
 
 # %% ../notebooks/42_model_registry.ipynb #a96e7cd7
-class NoChampion(project.CourseError):
+class NoChampion(project.UserError):
     "No model has been promoted."
 
 
-class UnknownVersion(project.CourseError):
+class UnknownVersion(project.UserError):
     "There is no such version or run, or its registration did not come to its end."
 
 
-class DigestMismatch(project.CourseError):
+class DigestMismatch(project.UserError):
     "A file of a model is not the one that was registered."
 
 
@@ -550,7 +550,7 @@ def keep(
     "Write a model's compared files to `folder`; their list comes last: half a copy is none."
     version, files = checked(client, which)
     for name, content in files.items():
-        with project.writing(folder / "model" / name) as beside:
+        with project.atomic_write(folder / "model" / name) as beside:
             beside.write_bytes(content)
     project.write_json(
         folder / "kept.json",

@@ -397,7 +397,7 @@ def work(
         except Exception as error:
             why = (
                 str(error)
-                if isinstance(error, project.CourseError)
+                if isinstance(error, project.UserError)
                 else f"{type(error).__name__}: {error}"
             )
             found = {
@@ -652,7 +652,7 @@ def serving_version(
     "The version that serving answers with; None if it does not say."
     try:
         status, value = services.ask(address, "/model", seconds=1)
-    except project.CourseError:
+    except project.UserError:
         return None
     return value.get("version") if status == 200 and isinstance(value, dict) else None
 
@@ -905,7 +905,7 @@ def serve(
     told: RetrainingSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
-    "Wait for alerts until SIGTERM or Ctrl-C. Raises `CourseError`: a port taken, a key missing."
+    "Wait for alerts until SIGTERM or Ctrl-C. Raises `UserError`: a port taken, a key missing."
     key = services.key_for(told.host)
     with (
         services.present(folder, "retraining", told.host, told.port) as door,
@@ -928,28 +928,28 @@ def ask(
     reason: str,
     folder: Path | None = None,  # whose last key is shown, if MLOPS_COURSE_API_KEY is not set
 ) -> int:
-    "Order a retraining, and return the number of its case. Raises `CourseError` if refused."
+    "Order a retraining, and return the number of its case. Raises `UserError` if refused."
     try:
         status, value = services.ask(address, "/retrain", {"reason": reason}, folder)
     except services.TooSlow:
-        raise project.CourseError(
+        raise project.UserError(
             f"{address} has taken too long to answer; perhaps it has the order: look at "
             "`mlops-course status` before you order again"
         ) from None
     except services.NoAnswer as error:
-        raise project.CourseError(
+        raise project.UserError(
             f"{error}: `mlops-course retrain-on-alert` starts the service"
         ) from None
     case, why = (value.get("case"), value.get("error")) if isinstance(value, dict) else (None, None)
     if status == 202 and type(case) is int:
         return case
     if status == 401:
-        raise project.CourseError(
+        raise project.UserError(
             f"{address} takes another key: set {services.KEY} to that with which it was started"
         )
     if isinstance(why, str) and status not in (404, 405):
-        raise project.CourseError(f"{address} has refused: {plain(why)}")
-    raise project.CourseError(
+        raise project.UserError(f"{address} has refused: {plain(why)}")
+    raise project.UserError(
         f"at {address} somebody else answers, with status {status}: no retraining service. "
         "Choose another --port"
     )

@@ -26,7 +26,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from .project import CourseError, Settings
+from .project import UserError, Settings
 
 
 class Service(Settings):
@@ -68,7 +68,7 @@ GOT = "out/programs/usr/bin"  # in the project: what `platform/get.sh` unpacks w
 def _workplace(folder: Path) -> Path:
     "Where a service works: the project around its folder, or around the caller, or the folder."
     for place in (folder, Path.cwd()):
-        with suppress(CourseError):
+        with suppress(UserError):
             return project.root(place)
     return folder
 
@@ -95,7 +95,7 @@ def program(
             if name in ("prometheus", "prometheus-alertmanager")
             else ""
         )
-        raise CourseError(
+        raise UserError(
             f"service {service.name} needs the program {name}, which is not here{get}{more}"
         )
     return os.path.abspath(found)
@@ -105,9 +105,9 @@ def check_built(
     folder: Path,  # of an environment
     *instead: Path,  # what will do as well
 ) -> None:
-    "Raise `CourseError` if no build has made the models that a service stands on."
+    "Raise `UserError` if no build has made the models that a service stands on."
     if not any(path.exists() for path in (folder / "mlflow/mlflow.db", *instead)):
-        raise CourseError(
+        raise UserError(
             f"no models in {project.shown(folder / 'mlflow')} yet: "
             f"`{project.in_make('run')}` makes them"
         )
@@ -310,7 +310,7 @@ def _socket(folder: Path) -> Path:
         or found.st_uid != os.getuid()
         or found.st_mode & 0o077
     ):
-        raise CourseError(
+        raise UserError(
             f"{private} must be a folder of this user alone: remove it, or `chmod 700` it"
         )
     return private / _short(folder)
@@ -412,7 +412,7 @@ def _supervise(folder: Path) -> None:
         text=True,
     )
     if done.returncode:
-        raise CourseError(
+        raise UserError(
             f"supervisord did not start in {project.shown(_home(folder))}: "
             f"{(done.stderr or done.stdout).strip()}"
         )
@@ -469,7 +469,7 @@ def _infos(folder: Path) -> dict[str, dict]:
     try:
         return {info["name"]: info for info in _ask(folder, "getAllProcessInfo")}
     except _NO_ANSWER as error:
-        raise CourseError(
+        raise UserError(
             f"the supervisor of {project.shown(folder)} does not answer ({error}): "
             "`make stop` ends it"
         ) from None
@@ -493,17 +493,17 @@ def _undone(folder: Path, told: dict, first: bool, alone=nullcontext) -> Iterato
 
 
 def check_port(service: Service) -> None:
-    "Raise `CourseError` if somebody has the service's port."
+    "Raise `UserError` if somebody has the service's port."
     try:
         _opened("127.0.0.1", service.port).close()
-    except CourseError as error:
-        raise CourseError(
+    except UserError as error:
+        raise UserError(
             f"service {service.name} cannot have port {service.port}: {error}"
         ) from None
 
 
 def _opened(host: str, port: int) -> socket.socket:
-    "A socket that listens. Raises `CourseError` that says only why it cannot."
+    "A socket that listens. Raises `UserError` that says only why it cannot."
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     # the last talks of an ended service do not count
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -512,7 +512,7 @@ def _opened(host: str, port: int) -> socket.socket:
         made.listen(2048)  # until then another service could bind it too
     except (OSError, OverflowError) as error:
         made.close()
-        raise CourseError(
+        raise UserError(
             _holder(port) or getattr(error, "strerror", "ports go from 1 to 65535")
         ) from None
     return made
@@ -540,13 +540,13 @@ def bound(
     host: str,
     port: int,  # 0: any that is free
 ) -> socket.socket:
-    "A socket that listens. `CourseError`: the host is not here, or the port is taken."
+    "A socket that listens. `UserError`: the host is not here, or the port is taken."
     _check_host(host)
     try:
         return _opened(host, port)
-    except CourseError as error:
+    except UserError as error:
         other = "Or choose another one: --port 8400, or PORT=8400 with make"
-        raise CourseError(f"port {port} of {host} cannot be used: {error}. {other}") from None
+        raise UserError(f"port {port} of {host} cannot be used: {error}. {other}") from None
 
 # %% ../notebooks/11_platform.ipynb #5d1f0c2a
 @contextmanager
@@ -554,7 +554,7 @@ def running(
     folder: Path,  # of an environment
     name: str,  # a folder has one of each name
 ) -> Iterator[None]:
-    "Be a process of a folder that `stop` finds. `CourseError` names the one that runs already."
+    "Be a process of a folder that `stop` finds. `UserError` names the one that runs already."
     folder = Path(folder).resolve()
     with project.locked(
         _home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"
@@ -576,7 +576,7 @@ def present(
     host: str,
     port: int,  # 0: any that is free
 ) -> Iterator[socket.socket]:
-    "Be a service of a folder, as `running`, with a socket that listens: `CourseError` if none can."
+    "Be a service of a folder, as `running`, with a socket that listens: `UserError` if none can."
     with running(folder, name), closing(bound(host, port)) as door:
         _register(Path(folder).resolve(), name, door.getsockname()[1])
         yield door
@@ -590,7 +590,7 @@ def _register(folder: Path, name: str, port: int | None = None) -> None:
         _home(folder).chmod(0o700)
         _note(_home(folder) / f"{name}.pid", psutil.Process(), folder=str(folder), port=port)
     except OSError as error:
-        raise CourseError(
+        raise UserError(
             f"could not write to {project.shown(_home(folder))}: {error.strerror or error}"
         ) from None
     _point_to(folder)
@@ -599,7 +599,7 @@ def _register(folder: Path, name: str, port: int | None = None) -> None:
 def _point_to(folder: Path) -> None:
     "Let `stop` find a folder that is not below the project's out/: a note there says where it is."
     if note := _pointer(folder):
-        with suppress(CourseError):  # a project that cannot be written to
+        with suppress(UserError):  # a project that cannot be written to
             project.write_json(note, {"folder": str(folder)})
 
 
@@ -608,7 +608,7 @@ def _check_host(host: str) -> None:
         with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
             probe.bind((host or "\0", 0))  # an empty one would be all addresses
     except (OSError, ValueError, TypeError):  # no such name here, or no name at all
-        raise CourseError(
+        raise UserError(
             f"{host!r} is no address of this machine: "
             "take 127.0.0.1, or 0.0.0.0 for all that it has"
         ) from None
@@ -627,7 +627,7 @@ def in_terminal(
     folder, until = Path(folder).resolve(), time.monotonic() + service.seconds
     marks = {**service.variables, MARK: str(folder), "SUPERVISOR_PROCESS_NAME": service.name}
     with ExitStack() as stack:
-        with suppress(CourseError):  # a folder of another user: the mark is enough to be found
+        with suppress(UserError):  # a folder of another user: the mark is enough to be found
             stack.enter_context(running(folder, service.name))
         printed = stack.enter_context(tempfile.TemporaryFile())
         told = {
@@ -644,7 +644,7 @@ def in_terminal(
             if process.poll() is not None or time.monotonic() > until:
                 printed.seek(0)
                 lines = printed.read().decode(errors="replace").splitlines()[-8:]
-                raise CourseError(
+                raise UserError(
                     "\n".join(
                         [
                             f"{service.name} could not start. Its last lines:",
@@ -717,11 +717,11 @@ KEY = "MLOPS_COURSE_API_KEY"  # the variable with what callers show
 def key_for(
     host: str,  # where a service will listen
 ) -> str | None:
-    "What its callers must show; None: nothing. `CourseError`: others can reach it without a key."
+    "What its callers must show; None: nothing. `UserError`: others can reach it without a key."
     key = _key()
     if not key and not _is_loopback(host):
         _check_host(host)
-        raise CourseError(
+        raise UserError(
             f"{host} can be reached from other machines: set a key in the variable {KEY} first"
         )
     return key
@@ -735,7 +735,7 @@ def _key() -> str | None:
 def _usable(key: str, where: str) -> str | None:
     "A key, if a header can carry it; None for an empty one."
     if key and not re.fullmatch("[!-~]([ -~]{0,998}[!-~])?", key):
-        raise CourseError(
+        raise UserError(
             f"{where} has a key that no header can carry: "
             "take up to 1,000 letters, digits and marks of ASCII, "
             "without a space or a line's end around them. `openssl rand -hex 32` makes a good one"
@@ -756,7 +756,7 @@ def keep_key(
     "A file that only its owner may read, with one key for all services of a run."
     key, file = _key() or token_hex(32), _home(Path(folder).resolve()) / "key"
     with (
-        project.writing(file) as beside,
+        project.atomic_write(file) as beside,
         open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened,
     ):
         opened.write(key)
@@ -779,7 +779,7 @@ def _read_key(file: Path) -> str | None:
     try:
         return _usable(file.read_text(encoding="utf-8", errors="replace"), project.shown(file))
     except PermissionError:
-        raise CourseError(
+        raise UserError(
             f"{project.shown(file)} has the key, and only its owner may read it: "
             f"set the variable {KEY}"
         ) from None
@@ -876,7 +876,7 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 
 
-class NoAnswer(CourseError):
+class NoAnswer(UserError):
     "No service of ours has answered."
 
 
@@ -921,12 +921,12 @@ _ALIVE = {"STARTING", "RUNNING"}
 
 
 def _wait(folder: Path, service: Service, told: dict, pid: int, since: int) -> None:
-    "Come back when the service can be used. `CourseError` with the end of its log if it cannot."
+    "Come back when the service can be used. `UserError` with the end of its log if it cannot."
     until = time.monotonic() + service.seconds
     while True:
         why, name, note = trouble(service), service.name, _home(folder) / f"{service.name}.pid"
         if _definitions(folder).get(name) != told or not (info := _infos(folder).get(name)):
-            raise CourseError(
+            raise UserError(
                 f"service {name} was stopped or replaced by somebody else while it started"
             )
         if info["pid"] != pid or info["statename"] not in _ALIVE:
@@ -938,7 +938,7 @@ def _wait(folder: Path, service: Service, told: dict, pid: int, since: int) -> N
         else:
             time.sleep(0.05)
             continue
-        raise CourseError(f"{late}. {_last_words(folder, service, since)}")
+        raise UserError(f"{late}. {_last_words(folder, service, since)}")
         time.sleep(0.05)
 
 # %% ../notebooks/11_platform.ipynb #b4f4bab1
@@ -1004,7 +1004,7 @@ def _begin(folder: Path, service: Service, told: dict) -> int:
     lives = info["statename"] in _ALIVE
     if other := _in_terminals(folder).get(service.name):
         who = f"process {other.pid} has it in a terminal; `make stop` ends it"
-        raise CourseError(
+        raise UserError(
             f"the service {service.name} of {project.shown(folder)} runs already: {who}"
         )
     if lives and before == told:
@@ -1012,7 +1012,7 @@ def _begin(folder: Path, service: Service, told: dict) -> int:
     if not (lives and before and before["port"] == service.port):
         check_port(service)
     file = _home(folder) / f"{service.name}.service"
-    with project.writing(file) as beside:
+    with project.atomic_write(file) as beside:
         beside.write_text(json.dumps(told, indent=2), encoding="utf-8")
     if _supervisor(folder) is None:
         _supervise(folder)
@@ -1246,11 +1246,11 @@ def stop_all(
             still = _that_run(folder)
             left += [f"{name} of {project.shown(folder)}{_owner(folder, name)}" for name in still]
             ended += [name for name in ran if name not in still]
-        except (OSError, CourseError) as error:
+        except (OSError, UserError) as error:
             left.append(f"{project.shown(folder)}: {getattr(error, 'strerror', None) or error}")
     if left or hidden:
         known = f"stopped: {', '.join(ended)}; " if ended else ""
-        raise CourseError(
+        raise UserError(
             f"{known}could not be ended or looked at: {'; '.join([*left, *hidden])}. "
             "Its owner can, or root"
         )

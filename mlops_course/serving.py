@@ -274,7 +274,7 @@ class _Thread:
         try:
             answer, failed = self.ask(ids), None
         except Exception as error:
-            failed = str(error) if isinstance(error, project.CourseError) else type(error).__name__
+            failed = str(error) if isinstance(error, project.UserError) else type(error).__name__
         finally:
             with suppress(RuntimeError):  # the service has ended meanwhile
                 promise.get_loop().call_soon_threadsafe(self._came, ids, promise, answer, failed)
@@ -606,17 +606,17 @@ from . import registry
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, project.CourseError):
+    if isinstance(error, project.UserError):
         return str(error)
     return f"the registry does not answer ({type(error).__name__})"
 
 
 def _tried(model: registry.Loaded) -> registry.Loaded:
-    "The model after its first prediction, which is slow. Raises `CourseError` if it cannot answer."
+    "The model after its first prediction, which is slow. Raises `UserError` if it cannot answer."
     try:
         list(_scores(model, [Newest((0.5,) * len(CONTRACT.features), None)]))
     except Exception as error:
-        raise project.CourseError(
+        raise project.UserError(
             f"version {model.version} cannot answer ({type(error).__name__}): "
             "roll back, or train again"
         ) from error
@@ -641,7 +641,7 @@ class _Copy:
     def _keep(self, client, version: str) -> None:
         try:
             registry.keep(client, version, self.copy)
-        except project.CourseError as error:
+        except project.UserError as error:
             log.warning("model is not kept for a bad day", reason=str(error))
 
     def _copied(self) -> tuple[tuple[registry.Loaded, str] | None, str]:
@@ -1382,7 +1382,7 @@ def serve(
     settings: ServingSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
-    """Answer until SIGTERM or Ctrl-C. Raises `CourseError` before, if another one serves here, the
+    """Answer until SIGTERM or Ctrl-C. Raises `UserError` before, if another one serves here, the
     port is taken, or a key or a model is missing."""
     key, predictions = key_for(settings.host), folder / "serving/predictions"
     with (
@@ -1416,11 +1416,11 @@ def serve(
 
 
 def _check_champion(folder: Path) -> None:
-    "Raise `CourseError` if there is no model to answer with, nor a copy of an earlier one."
+    "Raise `UserError` if there is no model to answer with, nor a copy of an earlier one."
     check_built(folder, folder / "serving/model")
     with suppress(sqlite3.Error):  # the service can live with that, on its copy
         if not registry.champion(folder / "mlflow"):
-            raise project.CourseError(
+            raise project.UserError(
                 f"no model of {project.shown(folder)} has passed the gate yet: "
                 f"`{project.in_make('run')}` says why"
             )

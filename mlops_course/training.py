@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .problem import CONTRACT
-from .project import CourseError, Settings
+from .project import UserError, Settings
 
 ENTITY, TIME, BOOKING, LABEL = CONTRACT.entity, CONTRACT.time, CONTRACT.booking, CONTRACT.label
 FEATURES, PROPENSITY, KNOWN = list(CONTRACT.features), CONTRACT.propensity, CONTRACT.known
@@ -79,7 +79,7 @@ def keep(
 ) -> str:
     "Write `frame` as `<digest>.parquet` into `folder`, whole or not at all, and return the digest."
     unnamed = folder / "training.parquet"
-    with project.writing(unnamed) as beside:
+    with project.atomic_write(unnamed) as beside:
         frame.to_parquet(beside, index=False)
     named = folder / f"{project.digest(unnamed)}.parquet"
     os.replace(unnamed, named)
@@ -90,15 +90,15 @@ def kept(
     snapshot: str,  # a digest
     folder: Path,
 ) -> pd.DataFrame:
-    "The table that was kept. Raises `CourseError` if it is gone or is not what it was."
+    "The table that was kept. Raises `UserError` if it is gone or is not what it was."
     path = folder / f"{snapshot}.parquet"
     if not path.is_file():
-        raise CourseError(
+        raise UserError(
             f"no snapshot {snapshot[:12]} is kept here: it was deleted, or this is a copy "
             "without its snapshots"
         )
     if project.digest(path) != snapshot:
-        raise CourseError(
+        raise UserError(
             f"snapshot {snapshot[:12]} was altered: its bytes no longer have this digest. "
             "Get it from a backup; nothing was trained"
         )
@@ -122,9 +122,9 @@ def windows(
     frame: pd.DataFrame,
     told: TrainingSettings,
 ) -> Windows:
-    "Whole days, back from the midnight after the newest row. Raises `CourseError` if none is left."
+    "Whole days, back from the midnight after the newest row. Raises `UserError` if none is left."
     if told.train_days and told.train_days <= told.validation_days:
-        raise CourseError(
+        raise UserError(
             f"training: with train_days {told.train_days} and validation_days "
             f"{told.validation_days} no day is left to train on"
         )
@@ -1100,7 +1100,7 @@ def train(
 def _seen(verdict: Path, run_id: str) -> dict:
     "What the gate has said to a run."
     if not verdict.is_file():
-        raise CourseError(
+        raise UserError(
             f"run {run_id} has lost its files beside mlflow.db: `make clean`, then run again"
         )
     return json.loads(verdict.read_text(encoding="utf-8"))
@@ -1139,15 +1139,15 @@ class Reproduced(NamedTuple):
 
 
 def _made_by(client, run_id: str):
-    "The run that has made a model. Raises `CourseError` if there is no such run or model."
+    "The run that has made a model. Raises `UserError` if there is no such run or model."
     from mlflow.exceptions import MlflowException
 
     try:
         run = client.get_run(run_id)
     except MlflowException:
-        raise CourseError(f"no run {run_id} here; see `{project.in_make('ui')}`") from None
+        raise UserError(f"no run {run_id} here; see `{project.in_make('ui')}`") from None
     if "model_digest" not in run.data.tags:
-        raise CourseError(
+        raise UserError(
             f"run {run_id} has no model: it is a baseline, was refused before training, "
             "or did not come to its end"
         )
@@ -1158,7 +1158,7 @@ def reproduce(
     folder: Path,  # of MLflow; the snapshots are beside it
     run_id: str,
 ) -> Reproduced:
-    "Train a run's model again, and say what may explain another one. Raises `CourseError`."
+    "Train a run's model again, and say what may explain another one. Raises `UserError`."
     import tempfile
 
     client = registry.connect(folder)
@@ -1187,7 +1187,7 @@ def _extracted(stage: project.Stage) -> pd.DataFrame:
     }
     frame = extract(**tables, historical=lambda rows: features.historical(store, rows))
     if frame.empty:
-        raise CourseError(
+        raise UserError(
             "nothing to train on: there are no labels and no bookings in the cleaned tables. "
             "See the catalogue of stage `data`"
         )
@@ -1246,7 +1246,7 @@ def run(
     stage.count("frame", len(frame))
     decision, files = train(client, frame, history, told, snapshot)
     project.write_json(stage.product["decision"], decision)
-    with project.writing(stage.product["report"]) as beside:
+    with project.atomic_write(stage.product["report"]) as beside:
         shutil.copyfile(files / "report.html", beside)
     logged = ("decision", "found", "reasons", "model")
     log.info("gate decided", **{name: decision[name] for name in logged})

@@ -305,7 +305,7 @@ DAY = 86_400  # seconds
 DEMAND = np.array([0, 0, 0, 0, 1, 2, 4, 7, 9, 7, 5, 5, 6, 6, 5, 5, 6, 8, 9, 8, 6, 5, 4, 2])
 
 # %% ../notebooks/20_world.ipynb #7ce07fa7
-from .project import CourseError
+from .project import UserError
 
 
 class Company:
@@ -316,7 +316,7 @@ class Company:
         self.end = int(settings.end.timestamp()) * SECOND
         most = min(self.roster(day)[1][DEMAND > 0].max() for day in range(7))
         if most < MOST:
-            raise CourseError(
+            raise UserError(
                 f"{settings.drivers} drivers are too few: there is a day on which no more than "
                 f"{most} of them are on shift together, and a booking has up to {MOST} candidates. "
                 "Raise `drivers` in the section `world`; 60 are enough"
@@ -544,7 +544,7 @@ def _flush(file: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
 from contextlib import ExitStack
 from pathlib import Path
 
-from .project import writing
+from .project import atomic_write
 
 
 def write(
@@ -555,7 +555,7 @@ def write(
     company, rows = Company(settings), dict.fromkeys(SCHEMAS, 0)
     waiting = {file: [] for file in SCHEMAS}
     with ExitStack() as files:
-        beside = {f: files.enter_context(writing(folder / f"{f}.parquet")) for f in SCHEMAS}
+        beside = {f: files.enter_context(atomic_write(folder / f"{f}.parquet")) for f in SCHEMAS}
         out = {f: files.enter_context(_parquet(beside[f], SCHEMAS[f])) for f in SCHEMAS}
         for piece in tables(company):
             for file, table in piece.items():
@@ -583,14 +583,14 @@ def value(
     truth: pd.DataFrame,
     choice: pd.DataFrame | None = None,  # as of `oracle`; None: the logged policy
 ) -> float:
-    "The expected share of completed trips. `CourseError` if a chosen driver was no candidate."
+    "The expected share of completed trips. `UserError` if a chosen driver was no candidate."
     if choice is None:
         return float((truth.propensity * truth.probability).sum() / truth.request_id.nunique())
     chosen = choice[["request_id", "driver_id"]].merge(truth, how="left")
     strange = chosen[chosen.probability.isna()]
     if len(strange):
         request, driver = strange.iloc[0][["request_id", "driver_id"]]
-        raise CourseError(
+        raise UserError(
             f"{len(strange)} choices name a driver who was no candidate; "
             f"the first is driver {driver} for booking {request}"
         )
@@ -625,7 +625,7 @@ def run(
 # %% ../notebooks/20_world.ipynb #4c77ce7f
 def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
     if settings.end > now():
-        raise CourseError(
+        raise UserError(
             f"the world ends at {settings.end:%Y-%m-%d}, after the clock of this environment: "
             "set `days`, `start` or `clock`"
         )
@@ -655,7 +655,7 @@ def _left_out(stage: Stage, raw: Path) -> str:
     text = "Nothing is simulated: the sources of this environment are files of its own."
     for file in SCHEMAS:
         (raw / f"{file}.parquet").unlink(missing_ok=True)
-    with writing(raw / NOTE) as beside:
+    with atomic_write(raw / NOTE) as beside:
         beside.write_text(f"{text}\n", encoding="utf-8")
     stage.record(raw / NOTE)
     return text

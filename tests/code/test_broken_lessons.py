@@ -49,7 +49,7 @@ def test_what_is_wrong_with_a_lesson_is_said_before_a_build(course, text, messag
     else:
         (course / LESSON).write_text(text, encoding="utf-8")
 
-    with pytest.raises(project.CourseError) as refusal:
+    with pytest.raises(project.UserError) as refusal:
         cli.run("env.test.yaml")
 
     assert message in str(refusal.value)

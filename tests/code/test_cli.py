@@ -86,7 +86,7 @@ STARTED = """printf '{"event": "stage started", "stage": "data", "run": "%s"}\\n
         ),
         ("kill -KILL $$", "the build stopped: it was killed, .* memory"),
         (STARTED + "kill -TERM $$", "stage data stopped: it was ended by SIGTERM"),
-        (STARTED + r"printf '\033[31mCourseError\033[39m: do this\n'; exit 1", "stage data stopped: do this"),
+        (STARTED + r"printf '\033[31mUserError\033[39m: do this\n'; exit 1", "stage data stopped: do this"),
         (
             "echo 'first'; echo 'something that nobody knows'; exit 1",
             "before a stage could say why; the end of .*ploomber.log:\nfirst\nsomething",
@@ -112,7 +112,7 @@ def test_a_log_that_is_torn_while_it_is_read_stops_no_build(out, ploomber, monke
     monkeypatch.setenv("OUT", str(out))
     (out / "made/build.json").unlink()
     ploomber(
-        f"""printf '{{"half": "%s\\377}}\\n' $MLOPS_COURSE_RUN >> "$OUT/logs/pipeline.jsonl"\n{STARTED}echo CourseError: the end; exit 1"""
+        f"""printf '{{"half": "%s\\377}}\\n' $MLOPS_COURSE_RUN >> "$OUT/logs/pipeline.jsonl"\n{STARTED}echo UserError: the end; exit 1"""
     )
 
     assert "stage data stopped: the end" in CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"]).output
@@ -137,7 +137,7 @@ def test_a_run_beside_another_build_says_who_builds_and_disturbs_nothing(out, pl
 def test_what_a_person_has_set_for_her_own_python_does_not_reach_a_build(out, ploomber, monkeypatch):
     for name in cli.PERSONAL:
         monkeypatch.setenv(name, "of her own")
-    ploomber("echo CourseError: $(env | grep -c 'of her own'); exit 1")
+    ploomber("echo UserError: $(env | grep -c 'of her own'); exit 1")
     (out / "data/b.parquet").unlink()
 
     assert "stopped: 0" in CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"]).output

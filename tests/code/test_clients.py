@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlops_course import cli, project, retraining, services
-from mlops_course.project import CourseError
+from mlops_course.project import UserError
 
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
@@ -129,7 +129,7 @@ def test_a_service_that_is_slow_or_never_ends_costs_seconds(piece):
 def test_an_order_that_is_not_answered_in_time_may_have_been_taken(monkeypatch):
     quick = services.ask
     monkeypatch.setattr(services, "ask", lambda *given: quick(*given, seconds=0.3))
-    with stranger(b"H", b"T", pause=5) as (address, _), pytest.raises(CourseError, match="perhaps it has the order.*mlops-course status"):
+    with stranger(b"H", b"T", pause=5) as (address, _), pytest.raises(UserError, match="perhaps it has the order.*mlops-course status"):
         retraining.ask(address, "a reason")
 
 
@@ -137,7 +137,7 @@ def test_an_order_that_is_not_answered_in_time_may_have_been_taken(monkeypatch):
     "address", ["127.0.0.1:8172", "", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://[", "htp:/x", "http://a b"]
 )
 def test_what_is_no_address_is_a_message(address):
-    with pytest.raises(CourseError, match="does not answer"):
+    with pytest.raises(UserError, match="does not answer"):
         services.ask(address, "/model", seconds=2)
     assert retraining.serving_version(address) is None
 
@@ -212,7 +212,7 @@ def test_a_key_that_no_header_can_carry_is_a_message_at_the_start(tmp_path, monk
     monkeypatch.setenv(services.KEY, key)
 
     for use in (lambda: services.key_for("127.0.0.1"), services.key_shown, lambda: services.keep_key(tmp_path)):
-        with pytest.raises(CourseError, match=f"variable {services.KEY} has a key that no header can carry") as error:
+        with pytest.raises(UserError, match=f"variable {services.KEY} has a key that no header can carry") as error:
             use()
         assert len(key) < 5 or key not in str(error.value)
     with stranger() as (address, heard):
@@ -231,7 +231,7 @@ def test_an_empty_key_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv(services.KEY, "")
 
     assert services.key_for("127.0.0.1") is None and services.key_shown(tmp_path) == {}
-    with pytest.raises(CourseError, match="set a key"):
+    with pytest.raises(UserError, match="set a key"):
         services.key_for("0.0.0.0")
 
 
@@ -273,7 +273,7 @@ def test_another_key_than_the_service_s_is_said():
 def test_a_key_file_that_was_spoiled_is_named(tmp_path, content):
     services.keep_key(tmp_path).write_bytes(content)
 
-    with pytest.raises(CourseError, match="services/key has a key that no header can carry"):
+    with pytest.raises(UserError, match="services/key has a key that no header can carry"):
         services.key_shown(tmp_path)
 
 

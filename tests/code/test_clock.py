@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mlops_course import project
-from mlops_course.project import CourseError
+from mlops_course.project import UserError
 
 FIXED = datetime(2026, 3, 16, tzinfo=UTC)  # of env.test.yaml
 END = FIXED + timedelta(days=60)
@@ -114,7 +114,7 @@ def test_a_clock_that_cannot_be_read_is_a_message(tmp_path, text):
     with other:
         other.stdout.readline()
         (tmp_path / "clock.json").write_text(text)
-        with pytest.raises(CourseError, match="the clock of .* cannot be used .*make stop"):
+        with pytest.raises(UserError, match="the clock of .* cannot be used .*make stop"):
             project.run_clock(tmp_path)
         other.kill()
     assert project.now() == FIXED
@@ -123,5 +123,5 @@ def test_a_clock_that_cannot_be_read_is_a_message(tmp_path, text):
 def test_a_folder_that_cannot_be_written_to_is_a_message(tmp_path):
     (tmp_path / "file").touch()
 
-    with pytest.raises(CourseError, match="the clock of .* cannot be used"):
+    with pytest.raises(UserError, match="the clock of .* cannot be used"):
         project.run_clock(tmp_path / "file/out")

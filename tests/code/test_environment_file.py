@@ -37,7 +37,7 @@ def test_a_file_that_is_no_environment_says_what_it_is(tmp_path, text, message):
     file = tmp_path / "env.odd.yaml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
 
-    with pytest.raises(project.CourseError) as refused:
+    with pytest.raises(project.UserError) as refused:
         project.environment(str(file), world={"drivers": 3})
 
     assert all(part in str(refused.value) for part in message.split(".*"))

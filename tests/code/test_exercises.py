@@ -222,7 +222,7 @@ def test_a_folder_of_learners_that_cannot_be_used_is_said_and_stops_nothing(chec
 def test_a_name_that_will_not_do_is_refused_and_which_will_is_said(checkout, monkeypatch, capsys, name):
     monkeypatch.setenv("MLOPS_COURSE_LEARNER", name)
 
-    with pytest.raises(project.CourseError, match="MLOPS_COURSE_LEARNER=.* will not do as a name: up to 64 letters, digits, ") as refused:
+    with pytest.raises(project.UserError, match="MLOPS_COURSE_LEARNER=.* will not do as a name: up to 64 letters, digits, ") as refused:
         passed()
     solve("00.1")
 

@@ -56,7 +56,7 @@ def test_a_notebook_that_differs_from_its_module_stops_its_stage(tmp_path):
         (ROOT / "mlops_course/problem.py").read_text(encoding="utf-8").replace("latency_ms: float = 500", "latency_ms: float = 5")
     )
 
-    with pytest.raises(project.CourseError, match="differ, from the cell that begins with .*run `nbdev_export`"):
+    with pytest.raises(project.UserError, match="differ, from the cell that begins with .*run `nbdev_export`"):
         project.check_in_step(notebook, module)
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_course import project
-from mlops_course.project import CourseError
+from mlops_course.project import UserError
 
 
 def test_every_topic_of_the_map_is_alive():
@@ -32,7 +32,7 @@ def test_every_topic_of_the_map_is_alive():
 
 
 def test_outside_of_a_project_the_root_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(CourseError, match="run this from the folder that has pipeline.yaml"):
+    with pytest.raises(UserError, match="run this from the folder that has pipeline.yaml"):
         project.root(tmp_path)
 
 
@@ -43,7 +43,7 @@ def test_a_folder_that_a_tool_reads_otherwise_is_refused_in_a_line(tmp_path, nam
     for file in ("pipeline.yaml", "settings.ini"):
         (folder / file).touch()
 
-    with pytest.raises(CourseError, match="because of its .*Move or rename it") as refused:
+    with pytest.raises(UserError, match="because of its .*Move or rename it") as refused:
         project.root(folder)
 
     assert len(str(refused.value).splitlines()) == 1 and str(refused.value).isprintable()
@@ -51,7 +51,7 @@ def test_a_folder_that_a_tool_reads_otherwise_is_refused_in_a_line(tmp_path, nam
 
 def test_an_environment_writes_to_no_folder_with_braces_but_may_to_one_with_a_colon():
     assert str(project.environment("env.yaml", out="out/2026-03-16T00:00").out) == "out/2026-03-16T00:00"
-    with pytest.raises(CourseError, match="because of its '{'"):
+    with pytest.raises(UserError, match="because of its '{'"):
         project.environment("env.yaml", out="out/{x}")
 
 
@@ -74,12 +74,12 @@ def test_a_change_replaces_one_value_of_a_section_and_keeps_the_rest():
     [({"clokc": None}, "clokc"), ({"clock": "2026-01-01T00:00:00"}, "timezone"), ({"out": None}, "out"), ({"world": 3}, "world")],
 )
 def test_a_wrong_setting_is_named(changes, message):
-    with pytest.raises(CourseError, match=message):
+    with pytest.raises(UserError, match=message):
         project.environment("env.yaml", **changes)
 
 
 def test_a_missing_environment_lists_those_that_are_there():
-    with pytest.raises(CourseError, match=r"no environment env.moon.yaml .*env.yaml"):
+    with pytest.raises(UserError, match=r"no environment env.moon.yaml .*env.yaml"):
         project.environment("env.moon.yaml")
 
 
@@ -103,7 +103,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_
     file = tmp_path / "scores.csv"
     file.write_text("old")
 
-    with pytest.raises(ZeroDivisionError), project.writing(file) as beside:
+    with pytest.raises(ZeroDivisionError), project.atomic_write(file) as beside:
         beside.write_text("new")
         1 / 0
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
 
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
-    assert "CourseError: could not write" in ran.stderr and "Nothing was changed" in ran.stderr
+    assert "UserError: could not write" in ran.stderr and "Nothing was changed" in ran.stderr
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("big.json", "old")]
 
 
@@ -139,8 +139,8 @@ def test_a_disk_that_takes_nothing_says_why_and_what_to_do(tmp_path, options, re
             lambda: pd.DataFrame({"a": range(100_000)}).to_parquet(beside),
         ]:
             with (
-                pytest.raises(CourseError, match=f"could not write .*: {reason}.*Nothing was changed; free some space or rights"),
-                project.writing(tmp_path / "small/inner/big.parquet") as beside,
+                pytest.raises(UserError, match=f"could not write .*: {reason}.*Nothing was changed; free some space or rights"),
+                project.atomic_write(tmp_path / "small/inner/big.parquet") as beside,
             ):
                 write()
         assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
@@ -150,7 +150,7 @@ def test_a_disk_that_takes_nothing_says_why_and_what_to_do(tmp_path, options, re
 def test_whatever_a_library_says_of_a_full_disk_a_stage_says_it_clearly(tmp_path, monkeypatch, error):
     monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
 
-    with pytest.raises(CourseError, match=r"the disk is full \(.* are free in"), project.stage("world"):
+    with pytest.raises(UserError, match=r"the disk is full \(.* are free in"), project.stage("world"):
         raise error
 
     assert '"error": "could not write' in (tmp_path / "logs/pipeline.jsonl").read_text()
@@ -161,7 +161,7 @@ def test_a_stage_before_its_upstream_names_the_notebook_to_run(tmp_path, monkeyp
     monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
 
     with (
-        pytest.raises(CourseError, match=r"missing: .*raw.* Run notebooks/20_world.ipynb first"),
+        pytest.raises(UserError, match=r"missing: .*raw.* Run notebooks/20_world.ipynb first"),
         project.stage("data", upstream=["world"], environment={"out": str(tmp_path / "no-build")}),
     ):
         pass
@@ -170,7 +170,7 @@ def test_a_stage_before_its_upstream_names_the_notebook_to_run(tmp_path, monkeyp
 def test_a_stage_that_does_not_make_its_products_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
 
-    with pytest.raises(CourseError, match="ended without making raw"), project.stage("world"):
+    with pytest.raises(UserError, match="ended without making raw"), project.stage("world"):
         pass
 
     assert project.changed(project.environment(out=str(tmp_path)), "world") == ["made/world.json"]
@@ -217,7 +217,7 @@ def other(tmp_path):
 
 def test_a_lock_that_another_process_holds_is_refused_with_the_holders_name(tmp_path, other):
     with (
-        pytest.raises(CourseError, match=rf"the count runs already: process {other.pid} \(-c .*UTC"),
+        pytest.raises(UserError, match=rf"the count runs already: process {other.pid} \(-c .*UTC"),
         project.locked(tmp_path / ".lock", "the count"),
     ):
         raise AssertionError("two hold it")
@@ -231,7 +231,7 @@ def test_a_lock_falls_with_its_holder_and_whoever_waits_gets_it(tmp_path, other)
 
 def test_a_lock_where_nobody_may_write_is_a_message(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CourseError, match="could not lock"), project.locked(tmp_path / "file/.lock", "the count"):
+    with pytest.raises(UserError, match="could not lock"), project.locked(tmp_path / "file/.lock", "the count"):
         pass
 
 
@@ -268,7 +268,7 @@ def test_a_stage_of_a_second_build_is_refused_and_says_who_builds(tmp_path, othe
     made = tmp_path / "made/world.json"
     project.write_json(made, {"stage": "world", "files": {}, "folders": []})
 
-    with pytest.raises(CourseError, match=rf"a retraining of .* runs already: process {other_build.pid} \("), stage_of_a_build(tmp_path):
+    with pytest.raises(UserError, match=rf"a retraining of .* runs already: process {other_build.pid} \("), stage_of_a_build(tmp_path):
         raise AssertionError("two build one folder")
 
     assert made.is_file(), "what the first one has made was taken away"
@@ -295,7 +295,7 @@ def test_what_a_build_starts_is_part_of_it_and_what_comes_after_is_not(tmp_path)
     with project.building(tmp_path):
         with project.building(tmp_path):
             subprocess.run(inner, check=True, stdin=subprocess.DEVNULL, cwd=project.root())
-        with pytest.raises(CourseError, match="a build of .* runs already"), project.locked(tmp_path / "logs/.build.lock", "a count"):
+        with pytest.raises(UserError, match="a build of .* runs already"), project.locked(tmp_path / "logs/.build.lock", "a count"):
             pass
     with project.locked(tmp_path / "logs/.build.lock", "a count"):
         assert subprocess.run(inner, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=project.root()).returncode == 1
@@ -361,7 +361,7 @@ def test_a_clock_of_a_killed_process_counts_no_longer(tmp_path, joins):
 
 def test_a_clock_is_not_changed_under_those_who_live_by_it(tmp_path, joins):
     joins()
-    with pytest.raises(CourseError, match="make stop"):
+    with pytest.raises(UserError, match="make stop"):
         project.set_clock(tmp_path, FIXED, 2, FIXED + timedelta(days=1))
     assert project.now() == FIXED
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from mlops_course import services
-from mlops_course.project import CourseError
+from mlops_course.project import UserError
 from mlops_course.services import Service
 
 
@@ -39,9 +39,9 @@ def test_a_program_of_this_environment_needs_no_path(monkeypatch):
 def test_a_missing_program_is_named_with_the_package_that_brings_it(monkeypatch):
     monkeypatch.setattr(services.shutil, "which", lambda *_, **__: None)
 
-    with pytest.raises(CourseError, match="redis-server.*apt-get install redis-server"):
+    with pytest.raises(UserError, match="redis-server.*apt-get install redis-server"):
         services.program(services.redis())
-    with pytest.raises(CourseError, match="program nono, which is not here"):
+    with pytest.raises(UserError, match="program nono, which is not here"):
         services.program(service(command=("nono",)))
 
 
@@ -86,7 +86,7 @@ def test_a_socket_is_not_put_where_others_can_write(tmp_path, monkeypatch):
     made = services.Path("/tmp/mlops-course-4000000")
     made.mkdir(mode=0o700, exist_ok=True)
     try:
-        with pytest.raises(CourseError, match="folder of this user alone"):
+        with pytest.raises(UserError, match="folder of this user alone"):
             services._socket(tmp_path)
     finally:
         made.rmdir()
@@ -134,7 +134,7 @@ def test_what_never_ran_has_no_state_and_can_be_stopped(tmp_path):
 def test_a_process_that_is_a_service_no_longer_has_no_note(tmp_path):
     with services.present(tmp_path, "files", "127.0.0.1", 0) as door:
         assert (tmp_path / "services/files.pid").is_file()
-        with pytest.raises(CourseError, match="cannot be used"), services.present(tmp_path, "copy", "127.0.0.1", door.getsockname()[1]):
+        with pytest.raises(UserError, match="cannot be used"), services.present(tmp_path, "copy", "127.0.0.1", door.getsockname()[1]):
             pass
 
     assert not list((tmp_path / "services").glob("*.pid"))

@@ -237,7 +237,7 @@ def test_the_best_known_conv_rate_gains_more_than_the_company_asks_for(normal):
 
 def test_a_choice_outside_of_the_candidates_is_refused(normal):
     choice = world.oracle(normal["truth"]).assign(driver_id=42)
-    with pytest.raises(project.CourseError, match="no candidate; the first is driver 42 for booking r-000000-00000"):
+    with pytest.raises(project.UserError, match="no candidate; the first is driver 42 for booking r-000000-00000"):
         world.value(normal["truth"], choice)
 
 
@@ -303,18 +303,18 @@ def test_without_signal_nobody_can_gain_anything(drifted):
 
 
 def test_an_unknown_scenario_is_named_beside_the_known():
-    with pytest.raises(project.CourseError, match="no scenario 'holiday', but normal, covariate_drift, .*no_signal"):
+    with pytest.raises(project.UserError, match="no scenario 'holiday', but normal, covariate_drift, .*no_signal"):
         project.validated(WorldSettings, {"scenario": "holiday"}, "the section `world`")
 
 
 @pytest.mark.parametrize("wrong", [{"drivers": 0}, {"days": 0}, {"bookings_per_day": -1}, {"start": "soon"}, {"drift_dya": 3}])
 def test_a_wrong_setting_is_named(wrong):
-    with pytest.raises(project.CourseError, match=f"the section `world`:\n  {next(iter(wrong))}: "):
+    with pytest.raises(project.UserError, match=f"the section `world`:\n  {next(iter(wrong))}: "):
         project.validated(WorldSettings, wrong, "the section `world`")
 
 
 def test_too_few_drivers_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(project.CourseError, match="9 drivers are too few.*up to 8 candidates.*Raise `drivers`"):
+    with pytest.raises(project.UserError, match="9 drivers are too few.*up to 8 candidates.*Raise `drivers`"):
         world.write(WorldSettings(drivers=9), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -331,7 +331,7 @@ def test_a_full_disk_leaves_no_file_and_a_clear_message(tmp_path):
     process = child(code, tmp_path)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "CourseError: could not write" in error and "File too large" in error
+    assert "UserError: could not write" in error and "File too large" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -384,5 +384,5 @@ def test_the_stage_makes_no_files_where_nothing_is_simulated(tmp_path):
 
 
 def test_a_world_that_ends_after_the_clock_is_refused(tmp_path):
-    with pytest.raises(project.CourseError, match="ends at 2026-03-17, after the clock"):
+    with pytest.raises(project.UserError, match="ends at 2026-03-17, after the clock"):
         run_stages(tmp_path, "world", world={"drivers": 60, "days": 71})

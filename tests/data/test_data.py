@@ -122,14 +122,14 @@ def test_two_columns_mapped_to_one_are_refused(tmp_path):
 def test_a_mapping_to_a_column_that_the_contract_lacks_is_refused(tmp_path):
     source = text_source(tmp_path, HEADER + GOOD, columns={"created": "written"})
 
-    with pytest.raises(project.CourseError, match="maps to written, which the contract of statistics does not have"):
+    with pytest.raises(project.UserError, match="maps to written, which the contract of statistics does not have"):
         data.read(source, STATISTICS, NOW)
 
 
 def test_a_path_with_a_variable_that_is_not_set_says_so(monkeypatch):
     monkeypatch.delenv("SEED_DATA", raising=False)
 
-    with pytest.raises(project.CourseError, match="the environment variable SEED_DATA is not set"):
+    with pytest.raises(project.UserError, match="the environment variable SEED_DATA is not set"):
         data.read(data.Source(path="${SEED_DATA}/driver_stats.parquet", owner="x"), STATISTICS, NOW)
 
 
@@ -474,13 +474,13 @@ def test_the_same_files_give_the_same_products(tmp_path):
 
 
 def test_a_source_of_an_unknown_table_is_refused(tmp_path):
-    with pytest.raises(project.CourseError, match=r"data.sources names parcels; the tables are statistics"):
+    with pytest.raises(project.UserError, match=r"data.sources names parcels; the tables are statistics"):
         files.run_data(tmp_path / "out", {"parcels": {"path": "x.csv", "owner": "x"}})
 
 
 def test_a_stage_run_before_the_world_names_the_notebook_to_run(tmp_path):
     with (
-        pytest.raises(project.CourseError, match=r"missing: .*raw\. Run notebooks/20_world.ipynb first"),
+        pytest.raises(project.UserError, match=r"missing: .*raw\. Run notebooks/20_world.ipynb first"),
         project.stage("data", upstream=["world"], environment={"out": str(tmp_path / "b")}),
     ):
         pass
@@ -498,7 +498,7 @@ signal.signal(signal.SIGXFSZ, signal.{signal})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 try:
     files.run_data(Path({out!r}), {sources!r})
-except project.CourseError as error:
+except project.UserError as error:
     print(error)
     sys.exit(3)
 """

@@ -258,7 +258,7 @@ def test_a_time_is_the_same_moment_in_processes_of_all_zones(tmp_path):
 
 
 def test_no_store_says_which_notebook_makes_one(tmp_path):
-    with pytest.raises(project.CourseError, match="31_feature_store"):
+    with pytest.raises(project.UserError, match="31_feature_store"):
         features.open_store(tmp_path)
 
 
@@ -289,7 +289,7 @@ def feasts_own(folder: Path, frame: pd.DataFrame):
 def test_a_store_that_was_built_before_times_had_no_zone_is_refused(tmp_path, frame):
     folder = feasts_own(tmp_path, frame)
 
-    with pytest.raises(project.CourseError, match="depend on the zone.*`make run.*`"):
+    with pytest.raises(project.UserError, match="depend on the zone.*`make run.*`"):
         features.open_store(folder)
 
 
@@ -307,7 +307,7 @@ def test_nor_is_its_file_read_or_written_under_newer_settings(tmp_path, frame):
         "applied": lambda: store.apply(definitions),
     }
     for door in doors.values():
-        with pytest.raises(project.CourseError, match="online.db .*zone of a process: remove it"):
+        with pytest.raises(project.UserError, match="online.db .*zone of a process: remove it"):
             door()
     assert (folder / "online.db").read_bytes() == before
 
@@ -349,7 +349,7 @@ def test_the_time_to_live_is_that_of_the_environment(tmp_path):
 
 
 def test_a_misspelt_setting_is_refused_by_name(tmp_path):
-    with pytest.raises(project.CourseError, match="ttl_hour"):
+    with pytest.raises(project.UserError, match="ttl_hour"):
         stage_run(tmp_path, statistics(1), features={"ttl_hour": 6})
 
 
@@ -467,7 +467,7 @@ def test_a_row_that_nobody_can_know_yet_stays_out_is_named_and_keeps_no_other_ro
     rows = row([1001, 1002], [UNTIL] * 2, 2.0).astype({CONTRACT.known: object})
     rows.loc[0, CONTRACT.known] = known
 
-    with pytest.raises(project.CourseError, match="^1 of 2 rows are not online.*driver_id 1001: "):
+    with pytest.raises(project.UserError, match="^1 of 2 rows are not online.*driver_id 1001: "):
         features.push(own, rows, at=UNTIL)
 
     assert features.newest(own, [1001]) == before
@@ -477,19 +477,19 @@ def test_a_row_that_nobody_can_know_yet_stays_out_is_named_and_keeps_no_other_ro
 def test_a_column_of_times_beyond_what_nanoseconds_can_say_is_refused_too(own):
     rows = row([1001], [UNTIL]).assign(**{CONTRACT.known: pd.Series([datetime(9999, 1, 1)]).astype("datetime64[us]")})
 
-    with pytest.raises(project.CourseError, match="1 of 1 rows .*9999-01-01"):
+    with pytest.raises(project.UserError, match="1 of 1 rows .*9999-01-01"):
         features.push(own, rows, at=UNTIL)
 
 
 def test_a_row_of_now_wins_over_one_of_the_same_driver_from_the_future(own):
-    with pytest.raises(project.CourseError, match="1 of 2"):
+    with pytest.raises(project.UserError, match="1 of 2"):
         features.push(own, row([1001, 1001], [UNTIL, UNTIL + timedelta(days=1)]), at=UNTIL)
 
     assert features.newest(own, [1001])[0].known == UNTIL
 
 
 def test_many_rows_from_the_future_are_counted_and_the_message_stays_short(own):
-    with pytest.raises(project.CourseError, match="^100 of 100 rows") as refused:
+    with pytest.raises(project.UserError, match="^100 of 100 rows") as refused:
         features.push(own, row(range(100), ["2099-01-01"] * 100), at=UNTIL)
 
     assert "and 97 more" in str(refused.value) and len(str(refused.value)) < 400
@@ -499,7 +499,7 @@ def test_now_is_that_of_the_environment(own):
     now = project.environment("env.test.yaml").clock
     features.push(own, row([1001], [now]))
 
-    with pytest.raises(project.CourseError, match="later than now"):
+    with pytest.raises(project.UserError, match="later than now"):
         features.push(own, row([1001], [now + timedelta(hours=1)]))
     assert features.newest(own, [1001])[0].known == now
 

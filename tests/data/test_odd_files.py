@@ -734,7 +734,7 @@ described = st.fixed_dictionaries(
 def each_row_is_somewhere(source: data.Source, name: str) -> None:
     try:
         read = data.read(source, TABLES[name], NOW)
-    except project.CourseError as error:
+    except project.UserError as error:
         assert PHONE not in str(error) and "The fault is ours" not in str(error)
         return
     assert len(read.kept) + len(read.refused) == read.provenance["rows"] and read.refused.row.is_unique and read.refused.reason.all()
@@ -810,5 +810,5 @@ def test_a_separator_that_no_reader_takes_is_refused(mark):
 def test_known_by_a_column_that_the_contract_lacks_is_refused(tmp_path):
     source = files.source(files.bookings(), tmp_path / "b.csv", known="created")
 
-    with pytest.raises(project.CourseError, match="the contract of bookings has no column `created`. Set `known: event`"):
+    with pytest.raises(project.UserError, match="the contract of bookings has no column `created`. Set `known: event`"):
         data.read(source, TABLES["bookings"], NOW)

@@ -73,5 +73,5 @@ def test_without_the_variable_the_message_names_it(tmp_path, monkeypatch):
     monkeypatch.delenv("SEED_DATA", raising=False)
     monkeypatch.setenv("PLOOMBER_ENV_FILENAME", "env.seed.yaml")
 
-    with pytest.raises(project.CourseError, match="the environment variable SEED_DATA is not set. Set it to the folder"):
+    with pytest.raises(project.UserError, match="the environment variable SEED_DATA is not set. Set it to the folder"):
         run_stages(tmp_path, "world", "data")

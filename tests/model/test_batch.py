@@ -119,7 +119,7 @@ def test_rows_that_break_the_contract_go_to_the_quarantine_with_their_reason(tmp
 def test_a_request_of_which_no_row_can_be_used_stops_and_names_reason_quarantine_and_owner(tmp_path):
     source = request(tmp_path, "x,2026-01-05T09:00Z", "1002,2026-04-01T09:00Z")
 
-    with pytest.raises(project.CourseError, match=r"no row can be used: .*unreadable \(1\).*quarantine.parquet; ask dispatch"):
+    with pytest.raises(project.UserError, match=r"no row can be used: .*unreadable \(1\).*quarantine.parquet; ask dispatch"):
         batch.asked(source, tmp_path / "quarantine.parquet")
 
     assert len(pd.read_parquet(tmp_path / "quarantine.parquet")) == 2
@@ -128,12 +128,12 @@ def test_a_request_of_which_no_row_can_be_used_stops_and_names_reason_quarantine
 def test_a_request_in_which_no_time_has_a_zone_is_not_read_at_all(tmp_path):
     source = request(tmp_path, "1001,2026-01-05 09:00", "1002,2026-01-05 09:00")
 
-    with pytest.raises(project.CourseError, match="time without zone in every row"):
+    with pytest.raises(project.UserError, match="time without zone in every row"):
         batch.asked(source, tmp_path / "quarantine.parquet")
 
 
 def test_a_request_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(project.CourseError, match="request.csv"):
+    with pytest.raises(project.UserError, match="request.csv"):
         batch.asked(data.Source(path=str(tmp_path / "request.csv"), owner="dispatch"), tmp_path / "quarantine.parquet")
 
 
@@ -262,7 +262,7 @@ many = batch.score(MODEL, asked(*np.random.default_rng(7).random((5_000, 3)).tol
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     data.write_table(many, batch.schema(CONTRACT.features), Path(sys.argv[1]))
-except project.CourseError as error:
+except project.UserError as error:
     print(error)
 """
     here = Path(__file__).parent

@@ -559,7 +559,7 @@ def test_an_environment_with_files_of_its_own_does_not_live(tmp_path, monkeypatc
     for sources in ({}, {"labels": {"path": str(tmp_path / "raw/labels.parquet")}, "bookings": written}):
         told = usual.model_copy(update={"out": tmp_path, "data": {"sources": sources}})
         monkeypatch.setattr(project, "environment", lambda file=None, told=told: told)
-        with pytest.raises(project.CourseError, match="not the files of a company that lives on"):
+        with pytest.raises(project.UserError, match="not the files of a company that lives on"):
             live.history_of("env.mine.yaml")
     assert not list(tmp_path.iterdir())
 
@@ -619,7 +619,7 @@ def test_the_clock_has_an_end_that_is_later_than_all_that_happens(monkeypatch, t
     "wrong", [{"speed": 1e12}, {"speed": float("inf")}, {"speed": float("nan")}, {"days": 10**9}, {"after_days": 10**9}]
 )
 def test_settings_that_no_calendar_can_hold_are_refused(wrong):
-    with pytest.raises(project.CourseError, match=next(iter(wrong))):
+    with pytest.raises(project.UserError, match=next(iter(wrong))):
         project.validated(LiveSettings, wrong, "the section `live`")
 
 

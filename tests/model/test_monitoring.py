@@ -224,7 +224,7 @@ def test_bad_data_is_seen_without_a_reference(problem, spoil):
 
 
 def test_a_reference_that_is_too_short_is_refused():
-    with pytest.raises(project.CourseError, match="14 are needed"):
+    with pytest.raises(project.UserError, match="14 are needed"):
         reference_of(normal(1, days=6), TOLD, pd.Timestamp(BEGIN))
 
 
@@ -429,7 +429,7 @@ def test_metrics_tell_the_documented_names_with_the_version(door):
 
 def test_beyond_loopback_a_key_is_needed(tmp_path, monkeypatch):
     monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
-    with pytest.raises(project.CourseError, match="MLOPS_COURSE_API_KEY"):
+    with pytest.raises(project.UserError, match="MLOPS_COURSE_API_KEY"):
         monitoring.monitor(tmp_path, TOLD.model_copy(update={"host": "0.0.0.0"}))
     with TestClient(monitoring.application(Monitor(tmp_path, TOLD), key="secret")) as client:
         assert client.get("/metrics").status_code == 401
@@ -447,7 +447,7 @@ def test_what_is_made_elsewhere_is_given_up_when_the_service_ends(tmp_path, refe
     monitoring.keep_reference(tmp_path, "1", reference, TOLD)
     work, ended = monitoring.Apart("write_report", tmp_path, "1", TOLD), threading.Event()
     ended.set()
-    with pytest.raises(project.CourseError, match="given up"):
+    with pytest.raises(project.UserError, match="given up"):
         work.result(ended)
     assert work._process.poll() is not None
 

@@ -125,7 +125,7 @@ def test_the_slack_is_a_setting(tmp_path):
         assert monitor.state.ask("SELECT count(*) FROM predictions") == [(new,)]
         monitor.state.close()
     for wrong in (-1, float("nan"), float("inf")):
-        with pytest.raises(project.CourseError, match="clock_slack_seconds"):
+        with pytest.raises(project.UserError, match="clock_slack_seconds"):
             project.validated(MonitoringSettings, {"clock_slack_seconds": wrong}, "a test")
 
 
@@ -572,7 +572,7 @@ def reporting(monitor, monkeypatch):
 
         def result(self, ended=None):
             if self.version == "1" and monitor.broken:
-                raise project.CourseError("no space is left")
+                raise project.UserError("no space is left")
             return f"report-{self.version}.html"
 
     monkeypatch.setattr(monitoring, "Apart", Played)

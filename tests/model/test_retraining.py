@@ -485,7 +485,7 @@ def test_a_case_that_ended_by_another_clock_does_not_make_the_next_one_wait_for_
 
 @pytest.mark.parametrize("wrong", [{"fresh_days": 10**9}, {"retry_days": 10**9}, {"pause_hours": 1e12}, {"attempts": 10**9}])
 def test_waits_that_no_calendar_can_hold_are_refused(wrong):
-    with pytest.raises(project.CourseError, match=next(iter(wrong))):
+    with pytest.raises(project.UserError, match=next(iter(wrong))):
         project.validated(RetrainingSettings, wrong, "the section `retraining`")
 
 
@@ -633,12 +633,12 @@ def test_an_alert_that_cannot_be_written_down_is_not_accepted_and_counts_when_it
 def test_without_a_key_it_listens_on_loopback_alone(service, monkeypatch):
     monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
 
-    with pytest.raises(project.CourseError, match="MLOPS_COURSE_API_KEY"):
+    with pytest.raises(project.UserError, match="MLOPS_COURSE_API_KEY"):
         retraining.serve(service.folder, TOLD.model_copy(update={"host": "0.0.0.0"}))
 
 
 def test_an_order_without_a_service_says_how_to_start_it():
-    with pytest.raises(project.CourseError, match="retrain-on-alert"):
+    with pytest.raises(project.UserError, match="retrain-on-alert"):
         retraining.ask(f"http://127.0.0.1:{services.free_port()}", "nobody is there")
 
 

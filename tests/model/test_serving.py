@@ -790,13 +790,13 @@ def test_beyond_loopback_no_service_starts_without_a_key(own, monkeypatch, host,
     if key is not None:
         monkeypatch.setenv("MLOPS_COURSE_API_KEY", key)
 
-    with pytest.raises(project.CourseError, match="set a key in the variable MLOPS_COURSE_API_KEY"):
+    with pytest.raises(project.UserError, match="set a key in the variable MLOPS_COURSE_API_KEY"):
         serving.serve(own, serving.ServingSettings(host=host, port=1))
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "nonsense"])
 def test_a_host_that_is_no_address_of_this_machine_starts_no_service(own, host):
-    with pytest.raises(project.CourseError, match="is no address of this machine"):
+    with pytest.raises(project.UserError, match="is no address of this machine"):
         serving.serve(own, serving.ServingSettings(host=host, port=1))
 
 

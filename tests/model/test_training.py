@@ -311,7 +311,7 @@ def test_a_kind_that_misbehaves_once_it_has_learned_from_all_gives_way_to_the_ne
 
 
 def test_days_to_train_on_must_be_left_before_the_validation():
-    with pytest.raises(project.CourseError, match="no day is left to train on"):
+    with pytest.raises(project.UserError, match="no day is left to train on"):
         judge(table(), TrainingSettings(train_days=5, validation_days=5))
 
 
@@ -713,7 +713,7 @@ def test_reproducing_without_the_snapshot_says_what_is_wrong_with_it(trained, tm
     snapshot = tmp_path / f"snapshots/{trained[1]['snapshot']}.parquet"
     snapshot.unlink() if damage == "deleted" else snapshot.write_bytes(b"x")
 
-    with pytest.raises(project.CourseError, match=said):
+    with pytest.raises(project.UserError, match=said):
         training.reproduce(tmp_path / "mlflow", trained[1]["model"]["run_id"])
 
 
@@ -721,9 +721,9 @@ def test_a_baseline_and_an_unknown_run_cannot_be_reproduced(trained, tmp_path):
     (client, _), _ = trained
     baseline = client.search_runs([registry.experiment(client)], "attributes.run_name = 'base rate'")[0].info.run_id
 
-    with pytest.raises(project.CourseError, match="has no model"):
+    with pytest.raises(project.UserError, match="has no model"):
         training.reproduce(tmp_path / "mlflow", baseline)
-    with pytest.raises(project.CourseError, match="no run"):
+    with pytest.raises(project.UserError, match="no run"):
         training.reproduce(tmp_path / "mlflow", "0" * 32)
 
 

@@ -12,7 +12,7 @@ from workshop import Workshop
 
 from mlops_course import exercises
 from mlops_course.exercises import EXERCISES
-from mlops_course.project import CourseError
+from mlops_course.project import UserError
 
 pytestmark = pytest.mark.patient
 
@@ -275,7 +275,7 @@ def test_what_was_set_aside_twice_or_staged_or_is_there_already_is_not_lost(teac
     assert learner.git("status", "--porcelain") == ""
     learner.replace(STUB, "def small(): return 'another'")
 
-    with pytest.raises(CourseError, match="was set aside before, and has changed again: `mlops-course answers back` first"):
+    with pytest.raises(UserError, match="was set aside before, and has changed again: `mlops-course answers back` first"):
         list(exercises.set_aside())
     shown = "\n".join(exercises.bring_back())
 
@@ -293,7 +293,7 @@ def test_with_nothing_changed_there_is_nothing_to_set_aside(teacher, learner):
 def test_a_lesson_in_which_git_has_left_its_marks_is_one_message(teacher, learner):
     (learner.folder / LESSON).write_text("<<<<<<< HEAD\n{}\n=======\n", encoding="utf-8")
 
-    with pytest.raises(CourseError, match="00_start_here.ipynb is no whole notebook.*git checkout notebooks/00_start_here.ipynb"):
+    with pytest.raises(UserError, match="00_start_here.ipynb is no whole notebook.*git checkout notebooks/00_start_here.ipynb"):
         list(exercises.set_aside())
 
     assert not (learner.folder / "learners").exists()
@@ -302,7 +302,7 @@ def test_a_lesson_in_which_git_has_left_its_marks_is_one_message(teacher, learne
 def test_without_git_the_reason_is_one_message(learner, monkeypatch, tmp_path):
     shutil.rmtree(learner.folder / ".git")
 
-    with pytest.raises(CourseError, match="this folder is no clone of the course"):
+    with pytest.raises(UserError, match="this folder is no clone of the course"):
         list(exercises.set_aside())
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from mlops_course import project, services
-from mlops_course.project import CourseError
+from mlops_course.project import UserError
 from mlops_course.services import Service
 
 REDIS = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not here: apt-get install redis-server")
@@ -343,7 +343,7 @@ def test_a_port_that_a_stranger_has_is_an_error_that_names_him(folder):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         service = web(port=stranger.getsockname()[1])
 
-        with pytest.raises(CourseError, match=f"cannot have port {service.port}.*process {os.getpid()}"):
+        with pytest.raises(UserError, match=f"cannot have port {service.port}.*process {os.getpid()}"):
             services.start(folder, service)
 
     assert ours(folder) == []
@@ -355,7 +355,7 @@ def test_a_port_of_another_service_is_an_error_and_both_keep_what_they_have(fold
     services.start(folder, two)
     before = [found.pid for found in services.states(folder)]
 
-    with pytest.raises(CourseError, match="the service one of .* has it"):
+    with pytest.raises(UserError, match="the service one of .* has it"):
         services.start(folder, web("two", port=one.port))
 
     assert [found.pid for found in services.states(folder)] == before
@@ -363,7 +363,7 @@ def test_a_port_of_another_service_is_an_error_and_both_keep_what_they_have(fold
 
 
 def test_a_service_that_ends_at_once_is_an_error_with_its_last_words(folder):
-    with pytest.raises(CourseError, match="(?s)ended before it could be used.*No module named nono") as told:
+    with pytest.raises(UserError, match="(?s)ended before it could be used.*No module named nono") as told:
         services.start(folder, script("", command=("python", "-m", "nono")))
 
     assert "services/script.log" in str(told.value)
@@ -374,7 +374,7 @@ def test_a_service_that_ends_at_once_is_an_error_with_its_last_words(folder):
 def test_a_service_that_is_not_healthy_in_time_is_ended_and_others_are_not(folder):
     services.start(folder, web())
 
-    with pytest.raises(CourseError, match="(?s)cannot be used after 1 seconds .*/nowhere answers 404"):
+    with pytest.raises(UserError, match="(?s)cannot be used after 1 seconds .*/nowhere answers 404"):
         services.start(folder, web("second", health="/nowhere", seconds=1))
 
     assert state(folder, "web").healthy
@@ -512,7 +512,7 @@ def test_services_of_a_killed_company_go_on_by_its_clock_up_to_its_end_even_if_a
     assert days == 1 or after - before > timedelta(hours=3)
     project.run_clock(folder)  # one that starts meanwhile
     assert after <= project.now() <= fixed + timedelta(days=days)
-    with pytest.raises(CourseError, match="make stop"):
+    with pytest.raises(UserError, match="make stop"):
         project.set_clock(folder, fixed, 1, fixed + timedelta(days=1))
     services.stop(folder)
     project.run_clock(folder)

@@ -17,7 +17,7 @@ import pytest
 from online import COMMAND, wait_for
 
 from mlops_course import services
-from mlops_course.project import CourseError
+from mlops_course.project import UserError
 from mlops_course.services import Service
 
 pytestmark = [pytest.mark.patient, pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as on Linux")]
@@ -35,7 +35,7 @@ try:
     with services.present(Path(sys.argv[1]), sys.argv[2], "127.0.0.1", int(sys.argv[3])):
         print("up", flush=True)
         time.sleep(600)
-except project.CourseError as error:
+except project.UserError as error:
     print(error, flush=True)
     sys.exit(1)
 """
@@ -133,7 +133,7 @@ def test_the_second_of_a_name_says_who_runs_and_the_first_stays(root):
     with terminal(root, "out/dev") as first:
         with terminal(root, "out/dev") as second:
             assert second.line.startswith("the service serving of out/dev runs already: process") and str(first.pid) in second.line
-        with pytest.raises(CourseError, match=rf"serving of .*out/dev runs already: process {first.pid} has it in a terminal; `make stop`"):
+        with pytest.raises(UserError, match=rf"serving of .*out/dev runs already: process {first.pid} has it in a terminal; `make stop`"):
             services.start(root / "out/dev", web("serving"))
         services.start(root / "out/dev", web())  # another name does not end it
         services.stop(root / "out/dev", terminals=False)
@@ -247,7 +247,7 @@ def test_processes_of_another_user_are_named_and_left_alone(mode):
 def test_the_only_one_of_its_name_needs_no_port_and_its_lock_falls_with_it(root):
     with services.running(root / "out/dev", "live"):
         with (
-            pytest.raises(CourseError, match=f"the service live of .* runs already: process {os.getpid()}"),
+            pytest.raises(UserError, match=f"the service live of .* runs already: process {os.getpid()}"),
             services.running(root / "out/dev", "live"),
         ):
             pass
@@ -255,7 +255,7 @@ def test_the_only_one_of_its_name_needs_no_port_and_its_lock_falls_with_it(root)
     with services.running(root / "out/dev", "live"), socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
-            pytest.raises(CourseError, match=f"port {port} of 127.0.0.1 cannot be used"),
+            pytest.raises(UserError, match=f"port {port} of 127.0.0.1 cannot be used"),
             services.present(root / "out/dev", "web", "127.0.0.1", port),
         ):
             pass
@@ -266,7 +266,7 @@ def test_the_only_one_of_its_name_needs_no_port_and_its_lock_falls_with_it(root)
 def test_a_folder_that_cannot_be_written_to_is_a_message(root):
     (root / "out").write_text("no folder")
 
-    with pytest.raises(CourseError, match="could not"), services.present(root / "out/dev", "web", "127.0.0.1", 0):
+    with pytest.raises(UserError, match="could not"), services.present(root / "out/dev", "web", "127.0.0.1", 0):
         pass
     assert stop(root) == "nothing was running"
     (root / "out").unlink()
