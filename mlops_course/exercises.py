@@ -1495,222 +1495,9 @@ def _(answer):
     )
     assert answer([]) == [], "no rows, no late ones"
 
-# %% ../notebooks/90_exercises.ipynb #075c955b
-def _store(rows: dict):  # by driver: the moment at which the row became known, and its rate
-    "A store of a few rows, which gives them in the form of Feast's answer."
-    from datetime import timedelta
-    from types import SimpleNamespace
-
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    def read(config, view, keys, names):
-        found = [rows.get(key.entity_values[0].int64_val) for key in keys]
-        return [
-            (row[0], {name: Value(double_val=row[1]) for name in names}) if row else (None, None)
-            for row in found
-        ]
-
-    class Store:
-        provider = SimpleNamespace(online_read=read)
-        config = SimpleNamespace(online_store=SimpleNamespace(type="memory"))
-
-        def get_feature_view(self, name, allow_registry_cache=False):
-            return SimpleNamespace(ttl=timedelta(days=7))
-
-    return Store()
-
-# %% ../notebooks/90_exercises.ipynb #f9639e47
-_31_1 = exercise(
-    "31.1",
-    stub="""
-    def still_known(store, ids, at):
-        "How many of the drivers `ids` have features online at the moment `at`."
-        raise NotImplementedError
-    """,
-    hints=[
-        "`online` takes a moment as its third argument; without it, it means now.",
-        "It gives a row for each driver, known or not. Whoever is unknown has NaN in the features.",
-        "`online(store, ids, at).conv_rate.notna().sum()`",
-    ],
-    solution="""
-    def still_known(store, ids, at):
-        from mlops_course.features import online
-
-        return online(store, ids, at).conv_rate.notna().sum()
-    """,
-    wrong="""
-    def still_known(store, ids, at):
-        from mlops_course.features import online
-
-        return len(online(store, ids, at))
-    """,
-    message="also for a driver of whom nothing is known",
-)
-
-# %% ../notebooks/90_exercises.ipynb #a246cb34
-@_31_1
-def _(answer):
-    from datetime import UTC, datetime, timedelta
-
-    monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
-    store = _store({1001: (monday, 0.5), 1002: (monday + timedelta(days=6), 0.5)})
-    ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
-    told = answer(store, ids, sunday)
-    assert told != 3, (
-        "`online` gives a row also for a driver of whom nothing is known: count those who "
-        "have features"
-    )
-    assert told == 2, (
-        "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have "
-        "features; the time to live is 7 days"
-    )
-    assert answer(store, ids, monday + timedelta(days=8)) == 1, (
-        "after eight days Monday's row is too old. Was `at` handed on to `online`?"
-    )
-    assert answer(store, ids, monday + timedelta(days=30)) == 0, (
-        "after thirty days both rows are too old"
-    )
-    assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
-
-# %% ../notebooks/90_exercises.ipynb #d3c4b841
-_31_2 = exercise(
-    "31.2",
-    stub="""
-    def scored(store, model, ids, at):
-        "The score of each of `ids` at `at`, a dict; None without features. `model`: table to list."
-        raise NotImplementedError
-    """,
-    hints=[
-        "After `dropna` there are fewer rows than `ids`: whose score is the first one?",
-        (
-            "The rows that are left say whose they are. Pair the scores with "
-            "`known[CONTRACT.entity]`, not with `ids`."
-        ),
-        (
-            "`found = dict(zip(known.driver_id, model(...), strict=True))`, then "
-            "`{i: found.get(i) for i in ids}`. Never ask about no rows."
-        ),
-    ],
-    solution="""
-    def scored(store, model, ids, at):
-        from mlops_course.features import online
-        from mlops_course.problem import CONTRACT
-
-        known = online(store, ids, at).dropna()
-        scores = model(known[list(CONTRACT.features)]) if len(known) else []
-        found = dict(zip(known[CONTRACT.entity], scores, strict=True))
-        return {i: found.get(i) for i in ids}
-    """,
-    wrong="""
-    def scored(store, model, ids, at):
-        from mlops_course.features import online
-        from mlops_course.problem import CONTRACT
-
-        known = online(store, ids, at).dropna()
-        return dict(zip(ids, model(known[list(CONTRACT.features)])))
-    """,
-    message="somebody else's score",
-)
-
-# %% ../notebooks/90_exercises.ipynb #f6dabcaa
-@_31_2
-def _(answer):
-    from datetime import UTC, datetime, timedelta
-
-    from mlops_course.problem import CONTRACT
-
-    monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
-    store = _store({1001: (monday, 0.9), 1002: (monday, 0.3), 1003: (monday, 0.6)})
-
-    def model(table):
-        assert list(table.columns) == list(CONTRACT.features), (
-            "the model takes the contract's features, in the contract's order"
-        )
-        assert len(table), "the model was asked about nobody; many models stop with an error then"
-        assert table.notna().all(axis=None), "the model was asked about a driver without features"
-        return table.conv_rate.tolist()
-
-    told = answer(store, model, [1777, 1001, 1002], monday)
-    assert told.get(1777) != 0, (
-        "driver 1777 is new: that nothing is known of her is not a rate of 0"
-    )
-    assert told.get(1777) is None, (
-        "driver 1777 is new and has no features: the score in her place is somebody else's score"
-    )
-    assert told == {1777: None, 1001: 0.9, 1002: 0.3}, (
-        "each driver keeps her own score, also with a new driver among them"
-    )
-    assert answer(store, model, [1003, 1001], monday) == {1003: 0.6, 1001: 0.9}, (
-        "drivers in another order keep their scores"
-    )
-    later = answer(store, model, [1001], monday + timedelta(days=8))
-    assert later == {1001: None}, (
-        "after eight days the row is too old, and the driver counts as unknown"
-    )
-
-# %% ../notebooks/90_exercises.ipynb #375fec61
-_31_3 = exercise(
-    "31.3",
-    stub="""
-    def to_put_online(statistics, until, ttl):
-        "Each driver's newest row known at `until` (`known_at`), not older than `ttl`, if any."
-        raise NotImplementedError
-    """,
-    hints=[
-        (
-            "First leave out what nobody may use at `until`, then choose the newest: the other "
-            "way round loses drivers."
-        ),
-        "Usable are rows with `until - ttl <= known_at <= until`, both ends included.",
-        '`usable.sort_values("known_at").groupby("driver_id").tail(1)`',
-    ],
-    solution="""
-    def to_put_online(statistics, until, ttl):
-        usable = statistics[statistics.known_at.between(until - ttl, until)]
-        return usable.sort_values("known_at").groupby("driver_id").tail(1)
-    """,
-    wrong="""
-    def to_put_online(statistics, until, ttl):
-        return statistics.sort_values("known_at").groupby("driver_id").tail(1)
-    """,
-    message="the service would know",
-)
-
-# %% ../notebooks/90_exercises.ipynb #1e717956
-@_31_3
-def _(answer):
-    import pandas as pd
-
-    until, day = pd.Timestamp("2026-01-12T00:00Z"), pd.Timedelta(days=1)
-    frame = pd.DataFrame({"driver_id": [1001, 1001, 1001, 1002, 1002, 1003, 1004, 1005]})
-    frame["known_at"] = until + pd.Series([-3, -1, 1, -2, -5, -9, 0, -7]) * day
-    frame["conv_rate"] = [0.5, 0.6, 0.7, 0.4, 0.3, 0.8, 0.2, 0.1]
-    told = answer(frame, until, 7 * day)
-    online = dict(zip(told.driver_id, told.conv_rate, strict=True))
-    assert online.get(1001) != 0.7, (
-        "the service would know a row of driver 1001 that becomes known a day after `until`"
-    )
-    assert online.get(1001) == 0.6, (
-        "driver 1001 has two rows that may be used, and the newer one says 0.6"
-    )
-    assert online.get(1002) == 0.4, (
-        "driver 1002: the newest is the row that became known last, wherever it stands in the file"
-    )
-    assert 1003 not in online, (
-        "the only row of driver 1003 is nine days old, and the time to live is seven"
-    )
-    assert online.get(1004) == 0.2, "a row that became known at `until` itself may be used"
-    assert online.get(1005) == 0.1, (
-        "a row that is as old as the time to live, and no older, may still be used"
-    )
-    assert len(told) == len(online), "one row a driver"
-    assert len(answer(frame[:0], until, 7 * day)) == 0, (
-        "no statistics: nothing goes online, and nothing stops"
-    )
-
 # %% ../notebooks/90_exercises.ipynb #0c359f66
 _32_1 = exercise(
-    "32.1",
+    "31.1",
     stub="""
     def cheated(labels, statistics):
         "How many labels get a row not known yet (`known_at`), if joined by its hour (`datetime`)."
@@ -1794,7 +1581,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #084f3f9d
 _32_2 = exercise(
-    "32.2",
+    "31.2",
     stub="""
     def joined(labels, features):
         "`labels`, in the order of its `n`, with the newest conv_rate known at its time, or NaN."
@@ -1880,7 +1667,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #34028751
 _32_3 = exercise(
-    "32.3",
+    "31.3",
     stub="""
     def seen(time, rows, ttl):
         "The value that a label at `time` may see, or None; `rows`: (known, created, value)."
@@ -1947,210 +1734,222 @@ def _(answer):
     )
     assert answer(ten, [], week) is None, "a driver without rows is unknown, so None"
 
-# %% ../notebooks/90_exercises.ipynb #a4da5ece
-@exercise(
-    "40.1",
+# %% ../notebooks/90_exercises.ipynb #075c955b
+def _store(rows: dict):  # by driver: the moment at which the row became known, and its rate
+    "A store of a few rows, which gives them in the form of Feast's answer."
+    from datetime import timedelta
+    from types import SimpleNamespace
+
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    def read(config, view, keys, names):
+        found = [rows.get(key.entity_values[0].int64_val) for key in keys]
+        return [
+            (row[0], {name: Value(double_val=row[1]) for name in names}) if row else (None, None)
+            for row in found
+        ]
+
+    class Store:
+        provider = SimpleNamespace(online_read=read)
+        config = SimpleNamespace(online_store=SimpleNamespace(type="memory"))
+
+        def get_feature_view(self, name, allow_registry_cache=False):
+            return SimpleNamespace(ttl=timedelta(days=7))
+
+    return Store()
+
+# %% ../notebooks/90_exercises.ipynb #f9639e47
+_31_1 = exercise(
+    "32.1",
     stub="""
-    def rows_worth(propensities):
-        "How many equally weighted bookings say as much as these, in which model and log agree?"
+    def still_known(store, ids, at):
+        "How many of the drivers `ids` have features online at the moment `at`."
         raise NotImplementedError
     """,
     hints=[
-        "A booking's weight is one over the probability with which the log chose its driver.",
-        "`training.effective_sample(weights)`, with `weights = 1 / np.asarray(propensities)`.",
+        "`online` takes a moment as its third argument; without it, it means now.",
+        "It gives a row for each driver, known or not. Whoever is unknown has NaN in the features.",
+        "`online(store, ids, at).conv_rate.notna().sum()`",
     ],
     solution="""
-    def rows_worth(propensities):
-        import numpy as np
-        from mlops_course.training import effective_sample
+    def still_known(store, ids, at):
+        from mlops_course.features import online
 
-        return effective_sample(1 / np.asarray(propensities))
+        return online(store, ids, at).conv_rate.notna().sum()
     """,
     wrong="""
-    def rows_worth(propensities):
-        from mlops_course.training import effective_sample
+    def still_known(store, ids, at):
+        from mlops_course.features import online
 
-        return effective_sample(propensities)
+        return len(online(store, ids, at))
     """,
-    message="a likely choice got the larger weight",
+    message="also for a driver of whom nothing is known",
 )
-def _(answer):
-    thousand = [0.9] * 990 + [0.01] * 10
-    found = answer(thousand)
-    assert found != 1000, (
-        "a thousand are the bookings; ten of them weigh ninety times as much as the others"
-    )
-    assert found < 900, (
-        f"{found:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
-    )
-    assert abs(found - 43.57) < 0.1, (
-        f"{found:,.2f} is not the squared sum of the weights over the sum of their squares"
-    )
-    assert abs(answer([0.2] * 50) - 50) < 1e-9, (
-        "fifty equal weights are worth fifty bookings, whatever the propensity"
-    )
-    assert answer([]) == 0, "no bookings are worth nothing"
 
-# %% ../notebooks/90_exercises.ipynb #ea1ecd34
-@exercise(
-    "40.2",
+# %% ../notebooks/90_exercises.ipynb #a246cb34
+@_31_1
+def _(answer):
+    from datetime import UTC, datetime, timedelta
+
+    monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
+    store = _store({1001: (monday, 0.5), 1002: (monday + timedelta(days=6), 0.5)})
+    ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
+    told = answer(store, ids, sunday)
+    assert told != 3, (
+        "`online` gives a row also for a driver of whom nothing is known: count those who "
+        "have features"
+    )
+    assert told == 2, (
+        "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have "
+        "features; the time to live is 7 days"
+    )
+    assert answer(store, ids, monday + timedelta(days=8)) == 1, (
+        "after eight days Monday's row is too old. Was `at` handed on to `online`?"
+    )
+    assert answer(store, ids, monday + timedelta(days=30)) == 0, (
+        "after thirty days both rows are too old"
+    )
+    assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
+
+# %% ../notebooks/90_exercises.ipynb #d3c4b841
+_31_2 = exercise(
+    "32.2",
     stub="""
-    def gate_opens(results):
-        "Did every check of the list pass, and was there one at all?"
+    def scored(store, model, ids, at):
+        "The score of each of `ids` at `at`, a dict; None without features. `model`: table to list."
+        raise NotImplementedError
+    """,
+    hints=[
+        "After `dropna` there are fewer rows than `ids`: whose score is the first one?",
+        (
+            "The rows that are left say whose they are. Pair the scores with "
+            "`known[CONTRACT.entity]`, not with `ids`."
+        ),
+        (
+            "`found = dict(zip(known.driver_id, model(...), strict=True))`, then "
+            "`{i: found.get(i) for i in ids}`. Never ask about no rows."
+        ),
+    ],
+    solution="""
+    def scored(store, model, ids, at):
+        from mlops_course.features import online
+        from mlops_course.problem import CONTRACT
+
+        known = online(store, ids, at).dropna()
+        scores = model(known[list(CONTRACT.features)]) if len(known) else []
+        found = dict(zip(known[CONTRACT.entity], scores, strict=True))
+        return {i: found.get(i) for i in ids}
+    """,
+    wrong="""
+    def scored(store, model, ids, at):
+        from mlops_course.features import online
+        from mlops_course.problem import CONTRACT
+
+        known = online(store, ids, at).dropna()
+        return dict(zip(ids, model(known[list(CONTRACT.features)])))
+    """,
+    message="somebody else's score",
+)
+
+# %% ../notebooks/90_exercises.ipynb #f6dabcaa
+@_31_2
+def _(answer):
+    from datetime import UTC, datetime, timedelta
+
+    from mlops_course.problem import CONTRACT
+
+    monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
+    store = _store({1001: (monday, 0.9), 1002: (monday, 0.3), 1003: (monday, 0.6)})
+
+    def model(table):
+        assert list(table.columns) == list(CONTRACT.features), (
+            "the model takes the contract's features, in the contract's order"
+        )
+        assert len(table), "the model was asked about nobody; many models stop with an error then"
+        assert table.notna().all(axis=None), "the model was asked about a driver without features"
+        return table.conv_rate.tolist()
+
+    told = answer(store, model, [1777, 1001, 1002], monday)
+    assert told.get(1777) != 0, (
+        "driver 1777 is new: that nothing is known of her is not a rate of 0"
+    )
+    assert told.get(1777) is None, (
+        "driver 1777 is new and has no features: the score in her place is somebody else's score"
+    )
+    assert told == {1777: None, 1001: 0.9, 1002: 0.3}, (
+        "each driver keeps her own score, also with a new driver among them"
+    )
+    assert answer(store, model, [1003, 1001], monday) == {1003: 0.6, 1001: 0.9}, (
+        "drivers in another order keep their scores"
+    )
+    later = answer(store, model, [1001], monday + timedelta(days=8))
+    assert later == {1001: None}, (
+        "after eight days the row is too old, and the driver counts as unknown"
+    )
+
+# %% ../notebooks/90_exercises.ipynb #375fec61
+_31_3 = exercise(
+    "32.3",
+    stub="""
+    def to_put_online(statistics, until, ttl):
+        "Each driver's newest row known at `until` (`known_at`), not older than `ttl`, if any."
         raise NotImplementedError
     """,
     hints=[
         (
-            "`passed` has three values: True, False, and None for what could not be measured. "
-            "Only one of them opens."
+            "First leave out what nobody may use at `until`, then choose the newest: the other "
+            "way round loses drivers."
         ),
-        "Ask whether all passed, not whether none failed. And `all` of an empty list is True.",
+        "Usable are rows with `until - ttl <= known_at <= until`, both ends included.",
+        '`usable.sort_values("known_at").groupby("driver_id").tail(1)`',
     ],
     solution="""
-    def gate_opens(results):
-        return bool(results) and all(result.passed for result in results)
+    def to_put_online(statistics, until, ttl):
+        usable = statistics[statistics.known_at.between(until - ttl, until)]
+        return usable.sort_values("known_at").groupby("driver_id").tail(1)
     """,
     wrong="""
-    def gate_opens(results):
-        return not any(result.passed is False for result in results)
+    def to_put_online(statistics, until, ttl):
+        return statistics.sort_values("known_at").groupby("driver_id").tail(1)
     """,
-    message="nobody could measure the uplift",
-)
-def _(answer):
-    from mlops_course.checks import Result
-
-    good, bad = Result("RMSE", True, "RMSE 0.446"), Result("labels", False, "4 labels of 1,000")
-    unknown = Result("uplift", None, "uplift not measurable")
-    assert not answer([good, unknown]), "nobody could measure the uplift, and the gate has opened"
-    assert not answer([good, bad]), "one check has failed, and the gate has opened"
-    assert answer([good, good]), "both checks have passed, and the gate stays closed"
-    assert not answer([]), "nothing was checked at all, and the gate has opened"
-
-# %% ../notebooks/90_exercises.ipynb #fd121343
-_40_3 = exercise(
-    "40.3",
-    stub="""
-    def share_by_weights(picked, logged, propensity, completed):
-        "Completed share if the model chose, self-normalized; None if it never agrees with the log."
-        raise NotImplementedError
-    """,
-    hints=[
-        (
-            "A booking counts only where `picked == logged`, and counts more the less likely the "
-            "log's choice was."
-        ),
-        "Each weight is 1 / propensity where both agree, else 0. Weigh `completed` with it.",
-        (
-            "The sum of weight times completed, over the sum of the weights. That sum is 0 if "
-            "they never agree."
-        ),
-    ],
-    solution="""
-    def share_by_weights(picked, logged, propensity, completed):
-        import numpy as np
-
-        weight = np.where(picked == logged, 1 / propensity, 0.0)
-        return float((weight * completed).sum() / weight.sum()) if weight.any() else None
-    """,
-    wrong="""
-    def share_by_weights(picked, logged, propensity, completed):
-        agreed = picked == logged
-        return float(completed[agreed].mean()) if agreed.any() else None
-    """,
-    message="as if each agreement were equally likely",
+    message="the service would know",
 )
 
-# %% ../notebooks/90_exercises.ipynb #78649969
-@_40_3
+# %% ../notebooks/90_exercises.ipynb #1e717956
+@_31_3
 def _(answer):
-    import numpy as np
-
-    picked, logged = np.array([1, 2, 3, 4]), np.array([1, 2, 3, 9])
-    propensity, completed = np.array([0.5, 0.5, 0.1, 0.5]), np.array([1.0, 1.0, 0.0, 1.0])
-    found = answer(picked, logged, propensity, completed)
-    assert found is not None, "they agree in three of four bookings, so it can be measured"
-    assert abs(found - 2 / 3) > 1e-9, (
-        "two of three is counted as if each agreement were equally likely; the third stands "
-        "for ten bookings"
-    )
-    assert abs(found - 1) > 1e-9, "divide by the sum of the weights, not by the number of bookings"
-    assert abs(found - 4 / 14) < 1e-9, (
-        f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {found:.3f}"
-    )
-    assert answer(picked, logged, propensity, np.ones(4)) == 1, (
-        "if all trips are completed, the share is 1"
-    )
-    assert answer(picked, logged[::-1] + 9, propensity, completed) is None, (
-        "they never agree: nothing was measured, so None"
-    )
-
-# %% ../notebooks/90_exercises.ipynb #eeea2ea8
-_40_4 = exercise(
-    "40.4",
-    stub="""
-    def may_replace(time, gain):
-        "No worse, by the lower bound over days? `gain`: trips won in each booking, or lost."
-        raise NotImplementedError
-    """,
-    hints=[
-        (
-            "Bookings of one day share the weather: `training.interval` draws the days again, and "
-            "gives None with fewer than two."
-        ),
-        (
-            "The mean is a statistic of two sums: `interval(time, [gain, np.ones(len(gain))], "
-            "lambda g, n: g / n, seed=7)`."
-        ),
-        "`found is not None and found.low >= -ACCEPTANCE.no_worse`",
-    ],
-    solution="""
-    def may_replace(time, gain):
-        import numpy as np
-        from mlops_course.problem import ACCEPTANCE
-        from mlops_course.training import interval
-
-        found = interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)
-        return found is not None and found.low >= -ACCEPTANCE.no_worse
-    """,
-    wrong="""
-    def may_replace(time, gain):
-        from mlops_course.problem import ACCEPTANCE
-
-        return gain.mean() >= -ACCEPTANCE.no_worse
-    """,
-    message="luck of a few days",
-)
-
-# %% ../notebooks/90_exercises.ipynb #2bd2048e
-@_40_4
-def _(answer):
-    import numpy as np
     import pandas as pd
 
-    from mlops_course.problem import ACCEPTANCE
-
-    time = pd.Series(pd.date_range("2026-01-05", periods=14 * 200, freq="432s", tz="UTC"))
-    day = np.arange(len(time)) // 200
-    even = pd.Series(np.zeros(len(time)))
-    restless = pd.Series(np.where(day % 2 == 0, 0.31, -0.30))
-    assert not answer(time, restless), (
-        "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a "
-        "few days"
+    until, day = pd.Timestamp("2026-01-12T00:00Z"), pd.Timedelta(days=1)
+    frame = pd.DataFrame({"driver_id": [1001, 1001, 1001, 1002, 1002, 1003, 1004, 1005]})
+    frame["known_at"] = until + pd.Series([-3, -1, 1, -2, -5, -9, 0, -7]) * day
+    frame["conv_rate"] = [0.5, 0.6, 0.7, 0.4, 0.3, 0.8, 0.2, 0.1]
+    told = answer(frame, until, 7 * day)
+    online = dict(zip(told.driver_id, told.conv_rate, strict=True))
+    assert online.get(1001) != 0.7, (
+        "the service would know a row of driver 1001 that becomes known a day after `until`"
     )
-    assert answer(time, even), "an equal model is no worse, and may replace the champion"
-    assert answer(time, even - ACCEPTANCE.no_worse / 2), (
-        "a loss smaller than `no_worse` is allowed, day by day"
+    assert online.get(1001) == 0.6, (
+        "driver 1001 has two rows that may be used, and the newer one says 0.6"
     )
-    assert not answer(time, even - 2 * ACCEPTANCE.no_worse), (
-        "a steady loss of twice `no_worse` is too much"
+    assert online.get(1002) == 0.4, (
+        "driver 1002: the newest is the row that became known last, wherever it stands in the file"
     )
-    assert not answer(time[:200], even[:200] + 0.5), (
-        "one day is no evidence: the interval is None, and the champion stays"
+    assert 1003 not in online, (
+        "the only row of driver 1003 is nine days old, and the time to live is seven"
+    )
+    assert online.get(1004) == 0.2, "a row that became known at `until` itself may be used"
+    assert online.get(1005) == 0.1, (
+        "a row that is as old as the time to live, and no older, may still be used"
+    )
+    assert len(told) == len(online), "one row a driver"
+    assert len(answer(frame[:0], until, 7 * day)) == 0, (
+        "no statistics: nothing goes online, and nothing stops"
     )
 
 # %% ../notebooks/90_exercises.ipynb #5db746ee
 _41_1 = exercise(
-    "41.1",
+    "40.1",
     stub="""
     def one_promise_for_all(segment, label):
         "What `checks.fair` says of a model that gives each row the probability 0.6."
@@ -2201,7 +2000,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #19a36d9e
 _41_2 = exercise(
-    "41.2",
+    "40.2",
     stub="""
     def never_falls(score, rows, feature):
         "A Result: `feature` up by 0.05, does no score fall by over 0.01? No rows: not measurable."
@@ -2266,7 +2065,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #e8534f10
 _41_3 = exercise(
-    "41.3",
+    "40.3",
     stub="""
     def alone_as_together(score, rows):
         "A Result: has each row the same score alone, within 1e-9? No rows: not measurable."
@@ -2342,7 +2141,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #7a3dfb0b
 _42_1 = exercise(
-    "42.1",
+    "44.1",
     stub="""
     def same_model(file, other):
         "Do two files in skops format (as bytes) hold the same model, wherever they were saved?"
@@ -2396,7 +2195,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #a493f2e7
 _42_2 = exercise(
-    "42.2",
+    "44.2",
     stub="""
     def champion_after(events):
         "The champion after events: a number promotes a version, `rollback` takes one off; or None."
@@ -2461,7 +2260,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #d41b297e
 _42_3 = exercise(
-    "42.3",
+    "44.3",
     stub="""
     def opened(read, digest, make):
         "`make(file)` of the bytes of `read()`, if their SHA-256 is `digest`; else DigestMismatch."
@@ -2542,6 +2341,207 @@ def _(answer):
         )
     assert loaded(b"good", b"evil") and made == [b"good"], (
         "the file was swapped between two reads: what was compared was not loaded"
+    )
+
+# %% ../notebooks/90_exercises.ipynb #a4da5ece
+@exercise(
+    "45.1",
+    stub="""
+    def rows_worth(propensities):
+        "How many equally weighted bookings say as much as these, in which model and log agree?"
+        raise NotImplementedError
+    """,
+    hints=[
+        "A booking's weight is one over the probability with which the log chose its driver.",
+        "`training.effective_sample(weights)`, with `weights = 1 / np.asarray(propensities)`.",
+    ],
+    solution="""
+    def rows_worth(propensities):
+        import numpy as np
+        from mlops_course.training import effective_sample
+
+        return effective_sample(1 / np.asarray(propensities))
+    """,
+    wrong="""
+    def rows_worth(propensities):
+        from mlops_course.training import effective_sample
+
+        return effective_sample(propensities)
+    """,
+    message="a likely choice got the larger weight",
+)
+def _(answer):
+    thousand = [0.9] * 990 + [0.01] * 10
+    found = answer(thousand)
+    assert found != 1000, (
+        "a thousand are the bookings; ten of them weigh ninety times as much as the others"
+    )
+    assert found < 900, (
+        f"{found:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
+    )
+    assert abs(found - 43.57) < 0.1, (
+        f"{found:,.2f} is not the squared sum of the weights over the sum of their squares"
+    )
+    assert abs(answer([0.2] * 50) - 50) < 1e-9, (
+        "fifty equal weights are worth fifty bookings, whatever the propensity"
+    )
+    assert answer([]) == 0, "no bookings are worth nothing"
+
+# %% ../notebooks/90_exercises.ipynb #ea1ecd34
+@exercise(
+    "45.2",
+    stub="""
+    def gate_opens(results):
+        "Did every check of the list pass, and was there one at all?"
+        raise NotImplementedError
+    """,
+    hints=[
+        (
+            "`passed` has three values: True, False, and None for what could not be measured. "
+            "Only one of them opens."
+        ),
+        "Ask whether all passed, not whether none failed. And `all` of an empty list is True.",
+    ],
+    solution="""
+    def gate_opens(results):
+        return bool(results) and all(result.passed for result in results)
+    """,
+    wrong="""
+    def gate_opens(results):
+        return not any(result.passed is False for result in results)
+    """,
+    message="nobody could measure the uplift",
+)
+def _(answer):
+    from mlops_course.checks import Result
+
+    good, bad = Result("RMSE", True, "RMSE 0.446"), Result("labels", False, "4 labels of 1,000")
+    unknown = Result("uplift", None, "uplift not measurable")
+    assert not answer([good, unknown]), "nobody could measure the uplift, and the gate has opened"
+    assert not answer([good, bad]), "one check has failed, and the gate has opened"
+    assert answer([good, good]), "both checks have passed, and the gate stays closed"
+    assert not answer([]), "nothing was checked at all, and the gate has opened"
+
+# %% ../notebooks/90_exercises.ipynb #fd121343
+_40_3 = exercise(
+    "45.3",
+    stub="""
+    def share_by_weights(picked, logged, propensity, completed):
+        "Completed share if the model chose, self-normalized; None if it never agrees with the log."
+        raise NotImplementedError
+    """,
+    hints=[
+        (
+            "A booking counts only where `picked == logged`, and counts more the less likely the "
+            "log's choice was."
+        ),
+        "Each weight is 1 / propensity where both agree, else 0. Weigh `completed` with it.",
+        (
+            "The sum of weight times completed, over the sum of the weights. That sum is 0 if "
+            "they never agree."
+        ),
+    ],
+    solution="""
+    def share_by_weights(picked, logged, propensity, completed):
+        import numpy as np
+
+        weight = np.where(picked == logged, 1 / propensity, 0.0)
+        return float((weight * completed).sum() / weight.sum()) if weight.any() else None
+    """,
+    wrong="""
+    def share_by_weights(picked, logged, propensity, completed):
+        agreed = picked == logged
+        return float(completed[agreed].mean()) if agreed.any() else None
+    """,
+    message="as if each agreement were equally likely",
+)
+
+# %% ../notebooks/90_exercises.ipynb #78649969
+@_40_3
+def _(answer):
+    import numpy as np
+
+    picked, logged = np.array([1, 2, 3, 4]), np.array([1, 2, 3, 9])
+    propensity, completed = np.array([0.5, 0.5, 0.1, 0.5]), np.array([1.0, 1.0, 0.0, 1.0])
+    found = answer(picked, logged, propensity, completed)
+    assert found is not None, "they agree in three of four bookings, so it can be measured"
+    assert abs(found - 2 / 3) > 1e-9, (
+        "two of three is counted as if each agreement were equally likely; the third stands "
+        "for ten bookings"
+    )
+    assert abs(found - 1) > 1e-9, "divide by the sum of the weights, not by the number of bookings"
+    assert abs(found - 4 / 14) < 1e-9, (
+        f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {found:.3f}"
+    )
+    assert answer(picked, logged, propensity, np.ones(4)) == 1, (
+        "if all trips are completed, the share is 1"
+    )
+    assert answer(picked, logged[::-1] + 9, propensity, completed) is None, (
+        "they never agree: nothing was measured, so None"
+    )
+
+# %% ../notebooks/90_exercises.ipynb #eeea2ea8
+_40_4 = exercise(
+    "45.4",
+    stub="""
+    def may_replace(time, gain):
+        "No worse, by the lower bound over days? `gain`: trips won in each booking, or lost."
+        raise NotImplementedError
+    """,
+    hints=[
+        (
+            "Bookings of one day share the weather: `training.interval` draws the days again, and "
+            "gives None with fewer than two."
+        ),
+        (
+            "The mean is a statistic of two sums: `interval(time, [gain, np.ones(len(gain))], "
+            "lambda g, n: g / n, seed=7)`."
+        ),
+        "`found is not None and found.low >= -ACCEPTANCE.no_worse`",
+    ],
+    solution="""
+    def may_replace(time, gain):
+        import numpy as np
+        from mlops_course.problem import ACCEPTANCE
+        from mlops_course.training import interval
+
+        found = interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)
+        return found is not None and found.low >= -ACCEPTANCE.no_worse
+    """,
+    wrong="""
+    def may_replace(time, gain):
+        from mlops_course.problem import ACCEPTANCE
+
+        return gain.mean() >= -ACCEPTANCE.no_worse
+    """,
+    message="luck of a few days",
+)
+
+# %% ../notebooks/90_exercises.ipynb #2bd2048e
+@_40_4
+def _(answer):
+    import numpy as np
+    import pandas as pd
+
+    from mlops_course.problem import ACCEPTANCE
+
+    time = pd.Series(pd.date_range("2026-01-05", periods=14 * 200, freq="432s", tz="UTC"))
+    day = np.arange(len(time)) // 200
+    even = pd.Series(np.zeros(len(time)))
+    restless = pd.Series(np.where(day % 2 == 0, 0.31, -0.30))
+    assert not answer(time, restless), (
+        "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a "
+        "few days"
+    )
+    assert answer(time, even), "an equal model is no worse, and may replace the champion"
+    assert answer(time, even - ACCEPTANCE.no_worse / 2), (
+        "a loss smaller than `no_worse` is allowed, day by day"
+    )
+    assert not answer(time, even - 2 * ACCEPTANCE.no_worse), (
+        "a steady loss of twice `no_worse` is too much"
+    )
+    assert not answer(time[:200], even[:200] + 0.5), (
+        "one day is no evidence: the interval is None, and the champion stays"
     )
 
 # %% ../notebooks/90_exercises.ipynb #6867a18f
@@ -3108,7 +3108,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #ee35f716
 _61_1 = exercise(
-    "61.1",
+    "62.1",
     stub="""
     def night_service():
         "`MonitoringSettings`: 300 requests of two days, 80 labels, at most 2 % missing."
@@ -3205,7 +3205,7 @@ _hints_61_2 = [
 
 # %% ../notebooks/90_exercises.ipynb #3de686df
 _61_2 = exercise(
-    "61.2",
+    "62.2",
     stub="""
     def completed(events):
         "The share completed. `events`: (`prediction` or `label`, request, outcome). None: no pair."
@@ -3270,7 +3270,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #421856c0
 _61_3 = exercise(
-    "61.3",
+    "62.3",
     stub="""
     def distance(window, usual):
         "The mean of `window` less the usual one at the same hours; a driver counts once an hour."
@@ -3331,7 +3331,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #108a3ccd
 _62_1 = exercise(
-    "62.1",
+    "64.1",
     stub="""
     def careful():
         "14 days of test after the alert; learned from 10; a week between cases; 2 trainings each."
@@ -3396,7 +3396,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #952f6cff
 _62_2 = exercise(
-    "62.2",
+    "64.2",
     stub="""
     def troubles(alerts):
         "How many troubles? `alerts`: (fingerprint, began, `firing` or `resolved`), as they came."
@@ -3451,7 +3451,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #bc1a4700
 @exercise(
-    "62.3",
+    "64.3",
     stub="""
     def held(champion, taken_back):
         "Must alerts about the `champion`'s version be held? `taken_back`: versions rolled back."
@@ -3494,7 +3494,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #e231f4e1
 _63_1 = exercise(
-    "63.1",
+    "65.1",
     stub="""
     def hours_until_labelled(trips, share=0.95):
         "The fewest whole hours until this share of the bookings has its label; None: never."
@@ -3595,7 +3595,7 @@ _hints_63_2 = [
 
 # %% ../notebooks/90_exercises.ipynb #f0da8c13
 _63_2 = exercise(
-    "63.2",
+    "65.2",
     stub="""
     def outbox():
         "A class: `waiting` is a list, `look()` gives it to `send`; only what was taken leaves it."
@@ -3665,7 +3665,7 @@ def _(answer):
 
 # %% ../notebooks/90_exercises.ipynb #47c76a71
 _63_3 = exercise(
-    "63.3",
+    "65.3",
     stub="""
     def booked(answer, drivers, chance, logged):
         "Driver and propensity for the file. `answer`: `prediction` and `propensity`, or None."

@@ -29,12 +29,12 @@ TOPICS = [
         "principle", "workflow orchestration", "00_start_here", "project", "system/test_build.py"
     ),
     Topic(
-        "principle", "reproducibility", "42_model_registry", "registry", "model/test_registry.py"
+        "principle", "reproducibility", "44_model_registry", "registry", "model/test_registry.py"
     ),
     Topic(
         "principle",
         "versioning of data, model and code",
-        "42_model_registry",
+        "44_model_registry",
         "registry",
         "model/test_registry.py",
     ),
@@ -42,28 +42,28 @@ TOPICS = [
     Topic(
         "principle",
         "continuous training and evaluation",
-        "62_alerts_and_retraining",
+        "64_alerts_and_retraining",
         "retraining",
         "model/test_retraining.py",
     ),
     Topic(
         "principle",
         "metadata tracking",
-        "40_training_pipeline",
+        "45_training_pipeline",
         "training",
         "model/test_training.py",
     ),
     Topic(
         "principle",
         "continuous monitoring",
-        "61_model_monitoring",
+        "62_model_monitoring",
         "monitoring",
         "model/test_monitoring.py",
     ),
     Topic(
         "principle",
         "feedback loops",
-        "62_alerts_and_retraining",
+        "64_alerts_and_retraining",
         "retraining",
         "model/test_retraining.py",
     ),
@@ -71,31 +71,31 @@ TOPICS = [
     Topic(
         "workflow", "rules of data transformation", "30_data_pipeline", "data", "data/test_data.py"
     ),
-    Topic("workflow", "data pipeline", "31_feature_store", "features", "data/test_features.py"),
+    Topic("workflow", "data pipeline", "32_feature_store", "features", "data/test_features.py"),
     Topic("workflow", "model experimentation", "21_poc", "poc", "model/test_poc.py"),
     Topic(
         "workflow",
         "automated pipeline",
-        "40_training_pipeline",
+        "45_training_pipeline",
         "training",
         "model/test_training.py",
     ),
     Topic("component", "CI/CD", "71_ci_cd", "delivery", ""),
     Topic("component", "source repository", "00_start_here", "project", "code/test_project.py"),
     Topic("component", "workflow orchestration", "70_orchestration", "orchestration", ""),
-    Topic("component", "feature store", "31_feature_store", "features", "data/test_features.py"),
+    Topic("component", "feature store", "32_feature_store", "features", "data/test_features.py"),
     Topic(
         "component",
         "model training infrastructure",
-        "40_training_pipeline",
+        "45_training_pipeline",
         "training",
         "model/test_training.py",
     ),
-    Topic("component", "model registry", "42_model_registry", "registry", "model/test_registry.py"),
-    Topic("component", "metadata store", "42_model_registry", "registry", "model/test_registry.py"),
+    Topic("component", "model registry", "44_model_registry", "registry", "model/test_registry.py"),
+    Topic("component", "metadata store", "44_model_registry", "registry", "model/test_registry.py"),
     Topic("component", "model serving", "51_online_serving", "serving", "model/test_serving.py"),
     Topic(
-        "component", "monitoring", "61_model_monitoring", "monitoring", "model/test_monitoring.py"
+        "component", "monitoring", "62_model_monitoring", "monitoring", "model/test_monitoring.py"
     ),
 ]
 

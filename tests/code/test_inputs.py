@@ -188,7 +188,7 @@ def working_cell_changed(company, patch):
 
 
 def working_cell_added(company, patch):
-    path = company.root / "notebooks/40_training_pipeline.ipynb"
+    path = company.root / "notebooks/45_training_pipeline.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell("print('one more')", metadata={"tags": ["stage"]}))
     nbformat.write(notebook, path)

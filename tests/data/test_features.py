@@ -258,7 +258,7 @@ def test_a_time_is_the_same_moment_in_processes_of_all_zones(tmp_path):
 
 
 def test_no_store_says_which_notebook_makes_one(tmp_path):
-    with pytest.raises(project.UserError, match="31_feature_store"):
+    with pytest.raises(project.UserError, match="32_feature_store"):
         features.open_store(tmp_path)
 
 

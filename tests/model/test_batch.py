@@ -232,7 +232,7 @@ def test_without_a_champion_the_stage_stops_says_why_and_writes_nothing(copied):
     registry.connect(copied / "mlflow")
     project.write_json(copied / "training/decision.json", {"decision": "refused", "reasons": ["10 labels are too few"]})
 
-    with pytest.raises(registry.NoChampion, match="no champion.*40_training_pipeline.*refused: 10 labels are too few"):
+    with pytest.raises(registry.NoChampion, match="no champion.*45_training_pipeline.*refused: 10 labels are too few"):
         run_stages(copied, "batch", **WORLD)
 
     assert not (copied / "batch/scores.parquet").exists()

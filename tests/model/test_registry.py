@@ -585,7 +585,7 @@ def test_without_a_champion_the_message_names_the_notebook_and_the_last_decision
     decision = tmp_path / "decision.json"
     project.write_json(decision, {"decision": "refused", "reasons": ["10 labels, at least 2,000 are needed"]})
 
-    with pytest.raises(registry.NoChampion, match="no model has passed the gate of notebooks/40_training_pipeline.ipynb.*make run"):
+    with pytest.raises(registry.NoChampion, match="no model has passed the gate of notebooks/45_training_pipeline.ipynb.*make run"):
         registry.load(client)
     with pytest.raises(registry.NoChampion, match="refused: 10 labels, at least 2,000 are needed"):
         registry.load(client, decision=decision)

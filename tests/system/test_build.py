@@ -212,7 +212,7 @@ def test_a_change_in_a_module_reruns_the_stages_that_use_it(finished):
 
 def test_a_typo_mended_in_prose_runs_nothing_and_another_working_cell_registers_nothing(finished):
     expected, before = finished.result(), len(finished.started())
-    notebook = finished.folder / "notebooks/40_training_pipeline.ipynb"
+    notebook = finished.folder / "notebooks/45_training_pipeline.ipynb"
     text = notebook.read_text(encoding="utf-8")
 
     notebook.write_text(text.replace("In this lesson you will", "In this lesson, you will"), encoding="utf-8")

@@ -94,7 +94,7 @@ def test_every_picture_of_a_lesson_is_there(lab, path):
     assert lab.locator(shown).evaluate_all("all => all.filter(image => !image.naturalWidth).map(image => image.alt)") == []
 
 
-@pytest.mark.parametrize("lesson", ["10_problem", "42_model_registry", "91_command_line"])
+@pytest.mark.parametrize("lesson", ["10_problem", "44_model_registry", "91_command_line"])
 def test_a_lesson_that_was_opened_and_saved_is_no_change(lab, lesson):
     open_lesson(lab, lab.address, lesson)
     before = (lab.folder / f"notebooks/{lesson}.ipynb").stat().st_mtime_ns
