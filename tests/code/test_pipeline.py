@@ -14,7 +14,7 @@ MODULES = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswit
 FLOORS = [
     {"project", "telemetry"},
     {"problem", "engine"},
-    {"world", "data", "asof", "services", "checks"},
+    {"world", "data", "asof", "services", "checks", "drift"},
     {"features", "registry", "poc"},
     {"stream", "training", "batch", "serving", "monitoring", "experiments"},
     {"release", "orchestration"},
