@@ -20,7 +20,7 @@ FLOORS = [
     {"release", "orchestration"},
     {"retraining", "delivery"},
     {"live"},
-    {"exercises"},
+    {"exercises", *(name for name in MODULES if name.startswith("solutions_"))},
     {"cli"},
 ]
 
