@@ -3,6 +3,7 @@
 import importlib
 import re
 
+import papermill  # noqa: F401  before our engine, which it loads by its entry point
 import pytest
 from imports import ROOT, graph, loads, reached, sources
 
@@ -17,11 +18,14 @@ FLOORS = {
     8: "live exercises cli",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
+PAGES = {module for module in sources() if module.startswith("solutions_")}
+FLOOR |= dict.fromkeys(PAGES, 9)  # the exercises of each part
 APART = {"serving", "monitoring"}  # they talk over HTTP, and through what is written down
 
 STILL = {  # what is to be mended, and how; a line that is no longer true is an error
     ("monitoring", "serving"): "`Digits`, `Number` and the routes go to `web` and `predictions`",
     ("registry", "training"): "`ClippedRegression` goes to `models`",
+    **dict.fromkeys((("exercises", page) for page in PAGES), "what a page registers with goes to a floor below both"),
 }
 
 
@@ -114,7 +118,7 @@ def test_a_planted_circle_is_seen():
 def written_names() -> set[str]:
     "The dotted names of the package in the files around it: entry points, hooks of Ploomber, classes in a configuration."
     around = ["*.yaml", "settings.ini", "setup.py", "README.md", "DEVELOPERS.md", "docs/*.md", "platform/*/*"]
-    text = "\n".join(path.read_text(encoding="utf-8") for pattern in around for path in ROOT.glob(pattern))
+    text = "\n".join(path.read_text(encoding="utf-8") for pattern in around for path in ROOT.glob(pattern) if path.is_file())
     return set(re.findall(r"\bmlops_course[.:](?:\w+[.:])*\w+", text.replace("{settings['lib_path']}", "mlops_course")))
 
 
