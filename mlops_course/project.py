@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TOPICS', 'CLOCK', 'RUN', 'CELLS', 'STYLE', 'HATCHES', 'Topic', 'UserError', 'root', 'shown', 'Settings',
            'Environment', 'validated', 'Secrets', 'environment', 'Clock', 'now', 'run_clock', 'set_clock',
-           'leave_clock', 'digest', 'digest_of', 'digest_of_code', 'is_full', 'room', 'unwritten', 'atomic_write',
-           'write_json', 'locked', 'building', 'Stage', 'tasks', 'lab', 'check_in_step', 'in_make', 'check_inputs',
-           'stage', 'versions', 'digest_of_cells', 'runs', 'changed', 'show_figure']
+           'leave_clock', 'reached', 'digest', 'digest_of', 'digest_of_code', 'is_full', 'room', 'unwritten',
+           'atomic_write', 'write_json', 'locked', 'building', 'Stage', 'tasks', 'lab', 'check_in_step', 'in_make',
+           'check_inputs', 'stage', 'versions', 'digest_of_cells', 'runs', 'changed', 'show_figure']
 
 # %% ../notebooks/00_start_here.ipynb #27cc9f47
 from typing import NamedTuple
@@ -364,14 +364,12 @@ _members: ReadWriteLock | None = None
 
 def run_clock(
     folder: Path,  # an environment's
-    newest: datetime | None = None,  # that this service has written down: time never goes back
+    *written: datetime | None,  # newest moments that its services know of: time never goes back
 ) -> None:
     "Let the clock of this process run, once: that of others of the folder, if they live."
     fixed, real = environment().clock, datetime.now(UTC)
-    # what claims to be later was written by a clock that was wrong
-    limit = _reached(folder) or max(fixed or real, real)
-    written = [moment for moment in (newest, _last_answer(folder, limit)) if moment]
-    _live_by(folder, _handed(folder) or Clock(max([fixed, *written]) if fixed else real, real))
+    known = [moment for moment in written if moment]
+    _live_by(folder, _handed(folder) or Clock(max([fixed, *known]) if fixed else real, real))
 
 
 def set_clock(
@@ -437,25 +435,14 @@ def _handed(folder: Path) -> Clock | None:
     return None
 
 
-def _reached(folder: Path) -> datetime | None:
-    "How far the folder's last clock can have come."
+def reached(
+    folder: Path,  # an environment's
+) -> datetime:
+    "How far a clock of the folder can have come: what is dated later was written by a wrong one."
     with suppress(OSError, ValueError, KeyError, TypeError):
         return _clock_in(json.loads((folder / "clock.json").read_text(encoding="utf-8"))).time()
-    return None
-
-
-def _last_answer(folder: Path, limit: datetime) -> datetime | None:
-    "When the online service answered last, by its log: no service may live before that."
-    for file in sorted(folder.glob("serving/predictions/*.jsonl"), reverse=True):
-        with suppress(OSError), open(file, "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 1_000_000))
-            for line in reversed(log.read().splitlines()):
-                # one that is not whole
-                with suppress(ValueError, KeyError, TypeError, OverflowError):
-                    moment = datetime.fromisoformat(json.loads(line)["time"]).astimezone(UTC)
-                    if moment <= limit:
-                        return moment
-    return None
+    real = datetime.now(UTC)
+    return max(environment().clock or real, real)
 
 # %% ../notebooks/00_start_here.ipynb #aa7f8a3c
 import hashlib

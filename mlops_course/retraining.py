@@ -370,7 +370,7 @@ import subprocess
 import sys
 import threading
 
-from . import services, telemetry
+from . import predictions, services, telemetry
 from .monitoring import Shared
 
 
@@ -390,7 +390,7 @@ def work(
     "A training as a process: one at a time, and it ends with the process that has started it."
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with project.locked(trainings(Path(folder)) / "lock", "a training", wait=-1):
-        project.run_clock(Path(folder))
+        project.run_clock(Path(folder), predictions.last_answer(Path(folder)))
         try:
             with project.building(Path(folder), "a retraining", wait=-1):
                 found = outcome_of(retrain(Path(folder), json.loads(training)))
@@ -884,7 +884,7 @@ def application(
     @asynccontextmanager
     async def lifespan(app):
         times = [datetime.fromisoformat(case.steps[-1]["time"]) for case in retraining.cases]
-        project.run_clock(retraining.folder, max(times, default=None))
+        project.run_clock(retraining.folder, predictions.last_answer(retraining.folder), *times)
         looks = [(retraining.look, retraining.told.refresh_seconds, "look")]
         async with repeated(looks, retraining.trouble):
             yield

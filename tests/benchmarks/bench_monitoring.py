@@ -296,7 +296,7 @@ def kept_up(ground: services.Ground, folder: Path, seconds: float, backlog: int)
     for part in ("features", "mlflow", "snapshots"):
         (folder / part).symlink_to(ground.folder / part)
     writer, rate = Writer(ground, folder, str(ground.champion.version)), PER_SECOND / ACCEPTANCE.candidates
-    with watching(folder, f"keep_days={KEEP + 1}") as (client, process):
+    with watching(folder, f"retention_days={KEEP + 1}") as (client, process):
         waiting, late, slow = writer.write(1_000), 0.0, 0.0
         client.post("/labels", json=waiting)
         while meter(client, "monitoring_predictions_total") < writer.made:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops_course import project
+from mlops_course import predictions, project
 from mlops_course.project import UserError
 
 FIXED = datetime(2026, 3, 16, tzinfo=UTC)  # of env.test.yaml
@@ -15,8 +15,9 @@ END = FIXED + timedelta(days=60)
 JOIN = """
 import sys
 from pathlib import Path
-from mlops_course import project
-project.run_clock(Path(sys.argv[1]))
+from mlops_course import predictions, project
+folder = Path(sys.argv[1])
+project.run_clock(folder, predictions.last_answer(folder))
 print(project.now().isoformat(), flush=True)
 """
 
@@ -51,7 +52,7 @@ def test_a_service_that_starts_a_day_after_the_live_company_lives_where_the_last
     project.write_json(tmp_path / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1)), "until": None})
     answered(tmp_path, entry(last - timedelta(days=1)), entry(last))
 
-    project.run_clock(tmp_path)
+    project.run_clock(tmp_path, predictions.last_answer(tmp_path))
 
     assert timedelta(0) <= project.now() - last < timedelta(minutes=1)
 
@@ -61,7 +62,7 @@ def test_a_torn_end_of_the_log_does_not_hide_the_last_answer(tmp_path, torn):
     last = FIXED + timedelta(days=35)
     answered(tmp_path, entry(last), torn)
 
-    project.run_clock(tmp_path)
+    project.run_clock(tmp_path, predictions.last_answer(tmp_path))
 
     assert project.now() - last < timedelta(minutes=1)
 
@@ -71,7 +72,7 @@ def test_whoever_starts_first_no_service_lives_before_what_another_has_written(t
     answered(tmp_path, entry(last))
 
     assert joined(tmp_path) >= last, "monitoring has seen nothing yet, and starts first"
-    project.run_clock(tmp_path, newest=last + timedelta(days=1))
+    project.run_clock(tmp_path, predictions.last_answer(tmp_path), last + timedelta(days=1))
     assert project.now() >= last + timedelta(days=1)
 
 
