@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import project
+from .files import atomic_write, file_digest
 
 
 class Exercise(NamedTuple):
@@ -446,7 +447,7 @@ def set_aside() -> Iterator[str]:
     _make(aside.parent)
     for path in course:
         for place, text in [(aside / "course", course[path]), (aside, mine[path])]:
-            with project.atomic_write(place / path.name) as beside:
+            with atomic_write(place / path.name) as beside:
                 beside.write_bytes(text)
     _git("checkout", "--quiet", commit, "--", *map(str, course))
     for path in course:
@@ -498,7 +499,7 @@ def _bring(
         )
         lines = [f"{', '.join(brought)} back in the lesson"] if brought else []
         lines += [conflict.format(each, kept) for each in both]
-    with project.atomic_write(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(text)
     return lines or [f"only outputs were yours, and the course has new ones; yours are in {kept}"]
 
@@ -572,11 +573,11 @@ _00_2 = exercise(
     """,
     hints=[
         "A file is whole or not there: write beside, then rename.",
-        "`project.atomic_write(path)` gives a path beside and renames it at the end of the block.",
+        "`files.atomic_write(path)` gives a path beside and renames it at the end of the block.",
     ],
     solution="""
     def save(path, lines):
-        from mlops_course.project import atomic_write
+        from mlops_course.files import atomic_write
 
         with atomic_write(path) as beside, open(beside, "w") as file:
             for line in lines:
@@ -630,16 +631,16 @@ def _(answer):
     """,
     hints=[
         "A file that is not there has no digest: look first.",
-        "`digest(folder / name)` gives the digest of a file as it is now.",
+        "`files.file_digest(folder / name)` gives the digest of a file as it is now.",
     ],
     solution="""
     def altered(folder, digests):
-        from mlops_course.project import digest
+        from mlops_course.files import file_digest
 
         return sorted(
             name
             for name, was in digests.items()
-            if not (folder / name).is_file() or digest(folder / name) != was
+            if not (folder / name).is_file() or file_digest(folder / name) != was
         )
     """,
     wrong="""
@@ -656,7 +657,7 @@ def _(answer):
         folder = Path(name)
         for letter in "abc":
             (folder / letter).write_text(letter)
-        digests = {letter: project.digest(folder / letter) for letter in "cab"}
+        digests = {letter: file_digest(folder / letter) for letter in "cab"}
         assert answer(folder, digests) == [], "nothing was changed yet, so the list is empty"
         (folder / "b").write_text("B")
         assert answer(folder, digests) == ["b"], "b was changed, although it is still there"

@@ -12,7 +12,7 @@ from mlops_course import project
 PACKAGE = project.root() / "mlops_course"
 MODULES = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")}
 FLOORS = [
-    {"project", "telemetry"},
+    {"project", "telemetry", "files", "clocks"},
     {"problem", "engine"},
     {"world", "data", "asof", "services", "checks"},
     {"features", "registry", "poc"},

@@ -16,7 +16,8 @@ import pytest
 from fastapi.testclient import TestClient
 from traffic import BEGIN, CLOCK, LATER, MONDAY, NAMES, TOLD, entry, logged, normal, write
 
-from mlops_course import monitoring, project
+from mlops_course import clocks, monitoring, project
+from mlops_course.files import write_json
 from mlops_course.monitoring import Label, Monitor, MonitoringSettings, Reference, Shared, State, judge, reference_of
 from mlops_course.problem import CONTRACT
 
@@ -29,7 +30,7 @@ NO_LABELS = pd.DataFrame({CONTRACT.label: [], "score": []})
 def clock():
     "A service lets the clock run; the next test has one that stands still."
     yield
-    project.leave_clock()
+    clocks.leave()
 
 
 @pytest.fixture
@@ -290,7 +291,7 @@ def test_what_was_forgotten_does_not_come_back(monitor):
 def ran(folder, days: float, speed: float = 1.0) -> None:
     "What the last clock of a folder leaves behind, `days` of its own time after it began."
     real = datetime.now(UTC) - timedelta(days=days / speed)
-    project.write_json(folder / "clock.json", project.Clock(CLOCK, real, speed)._asdict())
+    write_json(folder / "clock.json", project.Clock(CLOCK, real, speed)._asdict())
 
 
 @pytest.mark.parametrize(
