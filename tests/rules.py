@@ -87,10 +87,11 @@ def exercise_cells(notebook: Notebook) -> dict[str, str]:
 
 def as_taught(path: Path) -> str:
     "The notebook without outputs and with the exercises not yet solved: what the linters see of a learner's copy."
-    from mlops_course.exercises import EXERCISES
+    from mlops_course.exercises import exercises_of
 
     written = json.loads(path.read_text(encoding="utf-8"))
-    solved = {source: EXERCISES[name].stub for name, source in exercise_cells(Notebook(path)).items() if name in EXERCISES}
+    known = exercises_of()
+    solved = {source: known[name].stub for name, source in exercise_cells(Notebook(path)).items() if name in known}
     for cell in written["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None

@@ -1,12 +1,14 @@
 """Requests and their answers, as the tests of monitoring send them: normal traffic, and the log of serving."""
 
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import numpy as np
 import orjson
 import pandas as pd
 
 from mlops_course import project
+from mlops_course.drift import Reference, Verdict, judge, reference_of
 from mlops_course.monitoring import Label, MonitoringSettings
 from mlops_course.problem import CONTRACT
 
@@ -89,3 +91,71 @@ def logged(rows: pd.DataFrame, version: str = "1") -> tuple[list[dict], list[Lab
         entries.append({**about, "version": version, "candidates": candidates})
         labels.append(Label(request, int(best.driver_id), int(best.ended), best[CONTRACT.time].timestamp()))
     return entries, labels
+
+
+def judged(usual: Reference, rows: pd.DataFrame) -> Verdict:
+    "The verdict on the newest requests, with the labels of the best candidates."
+    newest = rows[rows[CONTRACT.booking].isin(rows[CONTRACT.booking].drop_duplicates().tail(TOLD.window_requests))]
+    best = newest.sort_values("score").groupby(CONTRACT.booking).tail(1)
+    return judge(newest, best.assign(**{CONTRACT.label: best.ended.astype(float)}), usual, TOLD)
+
+
+# ---- columns that hardly vary, in place of the features
+
+
+def hours(rows: pd.DataFrame, seed: int) -> np.ndarray:
+    "A number in [0, 1) for each row; a driver has one an hour."
+    names = pd.factorize(rows[CONTRACT.time].dt.floor("h").astype("int64") + rows[CONTRACT.entity])[0]
+    return np.random.default_rng(seed).random(names.max() + 1)[names]
+
+
+KINDS = {
+    "constant": lambda u, rows: np.full(len(u), 0.7),
+    "zero": lambda u, rows: np.zeros(len(u)),
+    "one of 10,000": lambda u, rows: (u < 1e-4).astype(float),
+    "one of 1,000": lambda u, rows: (u < 1e-3).astype(float),
+    "one of 200": lambda u, rows: (u < 5e-3).astype(float),
+    "one of 60": lambda u, rows: (u < 1 / 60).astype(float),
+    "one of 20": lambda u, rows: (u < 0.05).astype(float),
+    "three values": lambda u, rows: np.floor(3 * u),
+    "huge": lambda u, rows: u * 1e18,
+    "huge, with a spread that is none": lambda u, rows: 1e18 + np.floor(3 * u) * 128,
+    "a spread under all numbers": lambda u, rows: np.where(u < 0.5, 0, 5e-324),
+    "tiny": lambda u, rows: u * 1e-200,
+    "infinite now and then": lambda u, rows: np.where(u < 1e-3, np.inf, u),
+    "the hour itself": lambda u, rows: rows[CONTRACT.time].dt.hour.to_numpy(float),
+    "all missing": lambda u, rows: np.full(len(u), np.nan),
+}
+
+
+TRIPLES = [tuple(list(KINDS)[at : at + 3]) for at in range(0, len(KINDS), 3)]  # there are three features
+
+
+def of_kinds(rows: pd.DataFrame, kinds: tuple[str, ...], seed: int) -> pd.DataFrame:
+    "The rows, with a kind of column in place of each feature."
+    u = hours(rows, seed)
+    return rows.assign(**{name: KINDS[kind](u, rows) for name, kind in zip(NAMES, kinds, strict=True)})
+
+
+@cache
+def unchanged(begin: datetime, days: int) -> pd.DataFrame:
+    "Normal traffic, the same for all tests."
+    return normal(1 if begin == BEGIN else 50, days, begin)
+
+
+@cache
+def reference(kinds: tuple[str, ...], seed: int) -> Reference:
+    return reference_of(of_kinds(unchanged(BEGIN, 28), kinds, seed), TOLD, pd.Timestamp(BEGIN))
+
+
+def one_window(kind: str) -> tuple[Reference, pd.DataFrame, str]:
+    "A reference with a column of that kind, a window in which nothing has changed, and the column."
+    kinds = next(kinds for kinds in TRIPLES if kind in kinds)
+    *_, window = windows(of_kinds(unchanged(LATER, 7), kinds, 1_001))
+    return reference(kinds, 1), window, NAMES[kinds.index(kind)]
+
+
+def windows(rows: pd.DataFrame, step: int = 100):
+    names = rows[CONTRACT.booking].drop_duplicates().to_numpy()
+    for end in range(TOLD.window_requests, len(names) + 1, step):
+        yield rows[rows[CONTRACT.booking].isin(names[end - TOLD.window_requests : end])]

@@ -29,7 +29,8 @@ import pyarrow as pa
 from serving import load, services
 
 from mlops_course import project, training, world
-from mlops_course.monitoring import MonitoringSettings, Reference, judge, reference_of
+from mlops_course.drift import Reference, judge, reference_of
+from mlops_course.monitoring import MonitoringSettings
 from mlops_course.problem import ACCEPTANCE, CONTRACT
 
 FEATURES = list(CONTRACT.features)

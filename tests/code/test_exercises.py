@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from mlops_course import exercises, project
 from mlops_course.cli import app
-from mlops_course.exercises import EXERCISES, check
+from mlops_course.exercises import check, exercises_of
 
+EXERCISES = exercises_of()
 LESSONS = sorted((project.root() / "notebooks").glob("[0-8]*.ipynb"))
 
 

@@ -1,15 +1,13 @@
-"""Monitoring: labels joined once in any order, a restart that changes nothing, drift told from chance, and the door.
+"""Monitoring: labels joined once in any order, a restart that changes nothing, and the door.
 
-Times that cannot be believed, and what fails within the service: test_monitoring_faults.py.
+Times that cannot be believed, and what fails within the service: test_monitoring_faults.py. Drift and chance: test_drift.py.
 """
 
-import math
 import re
 import threading
 from datetime import timedelta
 
 import company
-import numpy as np
 import orjson
 import pandas as pd
 import pytest
@@ -17,11 +15,12 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from traffic import BEGIN, LATER, MONDAY, NAMES, TOLD, entry, logged, normal, write
+from traffic import BEGIN, LATER, MONDAY, NAMES, TOLD, entry, judged, logged, normal, write
 
 from mlops_course import clocks, monitoring, project, registry, telemetry
+from mlops_course.drift import reference_of
 from mlops_course.files import write_json
-from mlops_course.monitoring import Label, Monitor, State, judge, reference_of
+from mlops_course.monitoring import Label, Monitor, State
 from mlops_course.problem import CONTRACT
 
 
@@ -155,111 +154,12 @@ def test_a_window_is_of_one_version_and_its_newest_requests(state):
     assert list(window[CONTRACT.booking]) == ["r15", "r17", "r19"]
 
 
-# ---- drift and chance
+# ---- the service
 
 
 @pytest.fixture(scope="module")
 def reference():
     return reference_of(normal(1), TOLD, pd.Timestamp(BEGIN))
-
-
-def judged(reference, rows: pd.DataFrame):
-    "The verdict on the newest requests, with the labels of the best candidates."
-    newest = rows[rows[CONTRACT.booking].isin(rows[CONTRACT.booking].drop_duplicates().tail(TOLD.window_requests))]
-    best = newest.sort_values("score").groupby(CONTRACT.booking).tail(1)
-    return judge(newest, best.assign(**{CONTRACT.label: best.ended.astype(float)}), reference, TOLD)
-
-
-def test_normal_traffic_raises_no_alarm(reference):
-    rows = [normal(seed, 7, LATER) for seed in range(50, 60)]
-    assert not any(any(judged(reference, each).detected.values()) for each in rows)
-
-
-def test_night_alone_is_no_drift_but_would_be_one_against_the_whole_day(reference):
-    rows = normal(50, 28, LATER)
-    night = rows[rows[CONTRACT.time].dt.hour < 6]
-    assert not judged(reference, night).detected["features"]
-    as_noon = night.assign(**{CONTRACT.time: night[CONTRACT.time] + pd.Timedelta(hours=12)})
-    assert judged(reference, as_noon).detected["features"]
-
-
-def test_moved_features_are_seen_and_named(reference):
-    found = judged(reference, normal(50, 7, LATER, shift=0.2))
-    assert found.detected["features"] and found.detected["predictions"]
-    assert found.scores[NAMES[0]] > 1
-
-
-def test_a_concept_drift_is_seen_by_labels_alone(reference):
-    found = judged(reference, normal(50, 7, LATER, completes=-0.45))
-    assert found.detected == {"features": False, "predictions": False, "performance": True, "quality": False}
-    assert found.rmse > found.rmse_reference
-
-
-def test_without_labels_performance_is_not_judged(reference):
-    rows = normal(50, 7, LATER, completes=-0.45)
-    found = judge(rows, pd.DataFrame({CONTRACT.label: [], "score": []}), reference, TOLD)
-    assert math.isnan(found.scores["residual"]) and not found.detected["performance"]
-
-
-def test_repeating_a_request_does_not_move_a_window(reference):
-    rows = normal(50, 7, LATER)
-    hour = rows[rows[CONTRACT.time].dt.hour == 9].tail(20)
-    again = pd.concat([hour.assign(**{CONTRACT.booking: f"again {n}"}) for n in range(30)])
-    assert len(monitoring.driver_hours(again)) == len(monitoring.driver_hours(hour))
-
-
-@pytest.mark.parametrize(
-    ("problem", "spoil"),
-    [
-        ("missing", lambda rows: rows.assign(**{NAMES[0]: np.nan})),
-        ("out_of_range", lambda rows: rows.assign(**{NAMES[0]: 1.7})),
-        ("stale", lambda rows: rows.assign(**{CONTRACT.known: rows[CONTRACT.known] - pd.Timedelta(days=2)})),
-        ("feed_hours", lambda rows: rows.assign(**{CONTRACT.known: rows[CONTRACT.time].min()})),
-    ],
-)
-def test_bad_data_is_seen_without_a_reference(problem, spoil):
-    rows = normal(50, 3, LATER)
-    good, bad = (judge(each, pd.DataFrame({CONTRACT.label: [], "score": []}), None, TOLD) for each in (rows, spoil(rows)))
-    assert not good.detected["quality"] and bad.detected["quality"]
-    assert bad.quality[problem] > bad.limits[problem]
-
-
-def test_a_reference_that_is_too_short_is_refused():
-    with pytest.raises(project.UserError, match="14 are needed"):
-        reference_of(normal(1, days=6), TOLD, pd.Timestamp(BEGIN))
-
-
-def test_a_short_reference_judges_performance_alone():
-    found = reference_of(normal(1, days=10), TOLD, pd.Timestamp(BEGIN) + pd.Timedelta(days=3))
-    verdict = judged(found, normal(50, 7, LATER, shift=0.2, completes=-0.45))
-    assert verdict.detected == {"features": False, "predictions": False, "performance": True, "quality": False}
-    assert all(math.isnan(verdict.scores[name]) for name in [*NAMES, "score"])
-    assert verdict.rmse_reference > 0
-
-
-def test_performance_is_what_the_models_own_choices_would_get():
-    "The company took the model's favourite in four of five easy bookings, which all complete, and in one of five hard ones, which never do."
-    numbers = np.arange(2_000)
-    easy, taken = numbers % 2 == 0, np.random.default_rng(1).random(2_000)
-    propensity = np.where(easy, 0.8, 0.2)
-    best = pd.DataFrame(
-        {
-            CONTRACT.booking: [f"r{n}" for n in numbers],
-            CONTRACT.time: pd.Timestamp(BEGIN) + pd.to_timedelta(numbers * 15, unit="min"),
-            CONTRACT.entity: 1001,
-            "score": 0.6,
-            CONTRACT.propensity: np.where(taken < propensity, propensity, np.nan),
-            CONTRACT.label: np.where(taken < propensity, easy.astype(float), np.nan),
-        }
-    )
-    other = best.assign(**{CONTRACT.entity: 1002, "score": 0.1, CONTRACT.propensity: 1 - propensity, CONTRACT.label: 1.0})
-    other.loc[taken < propensity, [CONTRACT.propensity, CONTRACT.label]] = np.nan
-    found = monitoring.performance_of(pd.concat([best, other]).sort_values(CONTRACT.time))
-    assert found.residual == pytest.approx(0.5 - 0.6, abs=4 * found.spread[0])
-    assert abs(0.8 - 0.6 - found.residual) > 4 * found.spread[0], "the log's own mean is another one"
-
-
-# ---- the service
 
 
 def served(folder, reference=None) -> Monitor:

@@ -1,4 +1,4 @@
-"""Monitoring when something is wrong: times that cannot be, columns that hardly vary, works that fail, threads that meet."""
+"""Monitoring when something is wrong: times that cannot be, references that are kept, works that fail, threads that meet."""
 
 import asyncio
 import json
@@ -7,18 +7,34 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from functools import cache
 
 import numpy as np
 import orjson
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
-from traffic import BEGIN, CLOCK, LATER, MONDAY, NAMES, TOLD, entry, logged, normal, write
+from traffic import (
+    BEGIN,
+    CLOCK,
+    LATER,
+    MONDAY,
+    NAMES,
+    TOLD,
+    TRIPLES,
+    entry,
+    logged,
+    of_kinds,
+    one_window,
+    reference,
+    unchanged,
+    windows,
+    write,
+)
 
-from mlops_course import clocks, monitoring, project
+from mlops_course import clocks, drift, monitoring, project
+from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.files import write_json
-from mlops_course.monitoring import Label, Monitor, MonitoringSettings, Reference, Shared, State, judge, reference_of
+from mlops_course.monitoring import Label, Monitor, MonitoringSettings, Shared, State
 from mlops_course.problem import CONTRACT
 
 SLACK = timedelta(seconds=TOLD.clock_slack_seconds)
@@ -317,129 +333,7 @@ def test_a_clock_goes_on_where_the_last_one_was_and_not_where_a_sender_is(tmp_pa
         assert monitor.state.ask("SELECT count(*) FROM predictions") == [(len(kept),)], "a log that was there before is read whole"
 
 
-# ---- columns that hardly vary
-
-
-def hours(rows: pd.DataFrame, seed: int) -> np.ndarray:
-    "A number in [0, 1) for each row; a driver has one an hour."
-    names = pd.factorize(rows[CONTRACT.time].dt.floor("h").astype("int64") + rows[CONTRACT.entity])[0]
-    return np.random.default_rng(seed).random(names.max() + 1)[names]
-
-
-KINDS = {
-    "constant": lambda u, rows: np.full(len(u), 0.7),
-    "zero": lambda u, rows: np.zeros(len(u)),
-    "one of 10,000": lambda u, rows: (u < 1e-4).astype(float),
-    "one of 1,000": lambda u, rows: (u < 1e-3).astype(float),
-    "one of 200": lambda u, rows: (u < 5e-3).astype(float),
-    "one of 60": lambda u, rows: (u < 1 / 60).astype(float),
-    "one of 20": lambda u, rows: (u < 0.05).astype(float),
-    "three values": lambda u, rows: np.floor(3 * u),
-    "huge": lambda u, rows: u * 1e18,
-    "huge, with a spread that is none": lambda u, rows: 1e18 + np.floor(3 * u) * 128,
-    "a spread under all numbers": lambda u, rows: np.where(u < 0.5, 0, 5e-324),
-    "tiny": lambda u, rows: u * 1e-200,
-    "infinite now and then": lambda u, rows: np.where(u < 1e-3, np.inf, u),
-    "the hour itself": lambda u, rows: rows[CONTRACT.time].dt.hour.to_numpy(float),
-    "all missing": lambda u, rows: np.full(len(u), np.nan),
-}
-
-
-TRIPLES = [tuple(list(KINDS)[at : at + 3]) for at in range(0, len(KINDS), 3)]  # there are three features
-
-
-def of_kinds(rows: pd.DataFrame, kinds: tuple[str, ...], seed: int) -> pd.DataFrame:
-    "The rows, with a kind of column in place of each feature."
-    u = hours(rows, seed)
-    return rows.assign(**{name: KINDS[kind](u, rows) for name, kind in zip(NAMES, kinds, strict=True)})
-
-
-@cache
-def traffic(begin: datetime, days: int) -> pd.DataFrame:
-    return normal(1 if begin == BEGIN else 50, days, begin)
-
-
-@cache
-def reference(kinds: tuple[str, ...], seed: int) -> Reference:
-    return reference_of(of_kinds(traffic(BEGIN, 28), kinds, seed), TOLD, pd.Timestamp(BEGIN))
-
-
-def one_window(kind: str) -> tuple[Reference, pd.DataFrame, str]:
-    "A reference with a column of that kind, a window in which nothing has changed, and the column."
-    kinds = next(kinds for kinds in TRIPLES if kind in kinds)
-    *_, window = windows(of_kinds(traffic(LATER, 7), kinds, 1_001))
-    return reference(kinds, 1), window, NAMES[kinds.index(kind)]
-
-
-def windows(rows: pd.DataFrame, step: int = 100):
-    names = rows[CONTRACT.booking].drop_duplicates().to_numpy()
-    for end in range(TOLD.window_requests, len(names) + 1, step):
-        yield rows[rows[CONTRACT.booking].isin(names[end - TOLD.window_requests : end])]
-
-
-@pytest.mark.parametrize("kinds", TRIPLES, ids=" | ".join)
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_while_nothing_changes_no_column_rings(kinds, seed):
-    for window in windows(of_kinds(traffic(LATER, 7), kinds, 1_000 + seed)):
-        verdict = judge(window, NO_LABELS, reference(kinds, seed), TOLD)
-        assert not verdict.detected["features"], verdict.scores
-        for name, kind in zip(NAMES, kinds, strict=True):
-            assert np.isnan(verdict.scores[name]) == (kind == "all missing")
-
-
-CHANGES = {
-    "a constant takes another value": ("constant", lambda x, u: x + 0.1),
-    "a constant takes a smaller value": ("zero", lambda x, u: x - 1e-6),
-    "one value in twenty is another": ("constant", lambda x, u: np.where(u < 0.05, 0.8, x)),
-    "a constant begins to vary": ("constant", lambda x, u: u),
-    "a constant gets infinite": ("constant", lambda x, u: np.where(u < 0.1, np.inf, x)),
-    "a rare flag becomes frequent": ("one of 1,000", lambda x, u: (u < 0.1).astype(float)),
-    "a rare flag is always there": ("one of 10,000", lambda x, u: x + 1),
-    "a flag becomes another": ("one of 20", lambda x, u: x - 5),
-    "one of three values is left": ("three values", lambda x, u: x * 0 + 2),
-    "huge values double": ("huge", lambda x, u: x * 2),
-    "a huge constant moves by a thousandth": ("huge, with a spread that is none", lambda x, u: x * 1.001),
-    "from nothing to one": ("a spread under all numbers", lambda x, u: x + 1),
-    "tiny values grow": ("tiny", lambda x, u: x * 3),
-    "what follows from the hour follows from another": ("the hour itself", lambda x, u: (x + 12) % 24),
-}
-
-
-@pytest.mark.parametrize(("kind", "change"), CHANGES.values(), ids=CHANGES)
-def test_a_change_of_such_a_column_is_seen_and_named(kind, change):
-    reference, window, name = one_window(kind)
-    changed = window.assign(**{name: change(window[name].to_numpy(float), hours(window, 5))})
-    scores = judge(changed, NO_LABELS, reference, TOLD).scores
-    assert [each for each in NAMES if scores[each] >= 1] == [name]
-
-
-@pytest.mark.parametrize("kind", ["constant", "one of 1,000", "three values"])
-@pytest.mark.parametrize("missing", [1.0, 0.97])
-def test_a_column_that_gets_lost_is_a_matter_of_quality(kind, missing):
-    reference, window, name = one_window(kind)
-    lost = window.assign(**{name: window[name].mask(hours(window, 5) < missing)})
-    assert judge(lost, NO_LABELS, reference, TOLD).detected == {
-        "features": False,
-        "predictions": False,
-        "performance": False,
-        "quality": True,
-    }
-
-
-def test_with_fewer_values_than_usual_a_column_may_wander_farther():
-    kept, window, name = one_window("three values")
-    few = window.assign(**{name: window[name].mask(hours(window, 5) < 0.75)})
-    units, fewer = monitoring.driver_hours(window), monitoring.driver_hours(few)
-    share = fewer[name].notna().sum() / units[name].notna().sum()
-    assert kept.limits(fewer, 10)[name] / kept.limits(units, 10)[name] == pytest.approx(share**-0.5, rel=0.05)
-    assert kept.limits(fewer, 10)["score"] == kept.limits(units, 10)["score"], "the others are as many as ever"
-
-
-def test_a_constant_score_is_judged_and_its_change_is_seen():
-    constant = reference_of(traffic(BEGIN, 28).assign(score=0.5), TOLD, pd.Timestamp(BEGIN))
-    *_, window = windows(traffic(LATER, 7).assign(score=0.5))
-    assert judge(window, NO_LABELS, constant, TOLD).scores["score"] == 0
-    assert judge(window.assign(score=0.6), NO_LABELS, constant, TOLD).detected["predictions"]
+# ---- references of columns that hardly vary
 
 
 def test_such_a_reference_is_kept_and_read_as_it_is(tmp_path):
@@ -532,22 +426,22 @@ def weekdays(rows: pd.DataFrame, weekend: bool) -> pd.DataFrame:
     ids=["no day of the week", "no hour of the day"],
 )
 def test_a_window_that_shares_no_hour_of_the_week_with_the_reference_has_a_report(tmp_path, before, after):
-    kept, rows = reference_of(before(traffic(BEGIN, 28)), TOLD, pd.Timestamp(BEGIN)), after(traffic(LATER, 7))
+    kept, rows = reference_of(before(unchanged(BEGIN, 28)), TOLD, pd.Timestamp(BEGIN)), after(unchanged(LATER, 7))
     monitoring.report(rows.tail(1_000), kept, TOLD, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
 
 
 def test_the_reference_of_a_report_has_the_windows_hours():
-    kept, window = reference(TRIPLES[0], 1), monitoring.driver_hours(traffic(LATER, 7).iloc[:2_000])
+    kept, window = reference(TRIPLES[0], 1), drift.driver_hours(unchanged(LATER, 7).iloc[:2_000])
     kept.units = kept.units.assign(weight=kept.weights(window))
     both = [(window.assign(weight=1.0)), kept.units]
-    hours = [rows.groupby([rows[monitoring.HOUR].dt.dayofweek, rows[monitoring.HOUR].dt.hour]).weight.sum() for rows in both]
+    hours = [rows.groupby([rows[drift.HOUR].dt.dayofweek, rows[drift.HOUR].dt.hour]).weight.sum() for rows in both]
     pd.testing.assert_series_equal(*(each[each > 0] for each in hours))
 
 
 @pytest.mark.parametrize("kinds", [TRIPLES[0], *TRIPLES[3:]], ids=" | ".join)
 def test_a_report_on_such_columns_says_what_the_verdict_says(tmp_path, kinds):
-    *_, window = windows(of_kinds(traffic(LATER, 7), kinds, 1_001))
+    *_, window = windows(of_kinds(unchanged(LATER, 7), kinds, 1_001))
     changed = window.assign(**{NAMES[0]: 0.9, NAMES[1]: 0.9})
     for rows in (window, changed) if kinds == TRIPLES[0] else (window,):
         monitoring.report(rows, reference(kinds, 1), TOLD, tmp_path / "report.html")
@@ -558,7 +452,7 @@ def test_a_report_on_such_columns_says_what_the_verdict_says(tmp_path, kinds):
 @pytest.fixture
 def reporting(monitor, monkeypatch):
     "A monitor with two versions whose reports are due; version 1's fail while `broken` is set."
-    entries, _ = logged(traffic(LATER, 7))
+    entries, _ = logged(unchanged(LATER, 7))
     write(monitor.folder, [{**each, "version": "12"[n % 2]} for n, each in enumerate(entries)])
     monitor.references["1"] = monitor.references["2"] = reference(TRIPLES[0], 1)
     monitor.look()

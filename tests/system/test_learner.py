@@ -11,10 +11,12 @@ from rules import Notebook, exercise_cells
 from workshop import Workshop
 
 from mlops_course import exercises
-from mlops_course.exercises import EXERCISES
+from mlops_course.exercises import exercises_of
 from mlops_course.project import UserError
 
 pytestmark = pytest.mark.patient
+
+EXERCISES = exercises_of()
 
 
 @pytest.fixture(scope="module")
