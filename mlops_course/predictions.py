@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEYOND', 'Number', 'Digits', 'Entity', 'Name', 'Probability', 'LINE', 'PIECE', 'SeenCandidate', 'Prediction',
-           'folder_of', 'only_writer', 'files', 'append', 'PredictionLog', 'entry_of', 'find', 'tail', 'last_time',
-           'last_answer', 'Piece', 'unread', 'expire']
+           'folder_of', 'only_writer', 'day_files', 'append', 'PredictionLog', 'entry_of', 'find', 'tail', 'last_time',
+           'Piece', 'unread', 'expire']
 
 # %% ../notebooks/95_predictions.ipynb #d228d8a1
 from typing import Annotated
@@ -53,7 +53,8 @@ from contextlib import AbstractContextManager, suppress
 from datetime import date
 from pathlib import Path
 
-from . import project
+from .files import locked
+from .project import shown
 
 
 def folder_of(
@@ -67,10 +68,10 @@ def only_writer(
     folder: Path,  # of the log: two environments may share one
 ) -> AbstractContextManager[None]:
     "Do a block while no other service writes this log. `UserError` names the one that does."
-    return project.locked(folder / ".lock", f"a service that writes {project.shown(folder)}")
+    return locked(folder / ".lock", f"a service that writes {shown(folder)}")
 
 
-def files(
+def day_files(
     folder: Path,  # of the log
 ) -> dict[date, Path]:
     "The log's files by day, the oldest first. What is no day's file does not count."
@@ -140,7 +141,7 @@ class _Queue:
         self.waiting: deque[tuple[str, bytes]] = deque()  # day, line
         self.trouble: str | None = None  # why the disk takes none
         folder.mkdir(parents=True, exist_ok=True)
-        for file in list(files(folder).values())[-1:]:
+        for file in list(day_files(folder).values())[-1:]:
             append(file, b"")
 
     @property
@@ -225,7 +226,7 @@ def find(
 ) -> dict[str, Any] | None:
     "The newest entry of a request, or None."
     wanted = orjson.dumps(request_id)
-    for file in reversed(files(folder).values()):
+    for file in reversed(day_files(folder).values()):
         with suppress(FileNotFoundError), open(file, "rb") as lines:
             entries = [entry for line in lines if wanted in line and (entry := entry_of(line))]
             entries = [entry for entry in entries if entry["request_id"] == request_id]
@@ -239,7 +240,7 @@ def tail(
 ) -> list[dict[str, Any]]:
     "The last entries that were written, today and the day before, the oldest first."
     entries = []
-    for file in list(files(folder).values())[-2:]:
+    for file in list(day_files(folder).values())[-2:]:
         with open(file, "rb") as opened:
             opened.seek(max(0, file.stat().st_size - 20 * LINE))
             entries += [entry for line in opened.readlines() if (entry := entry_of(line))]
@@ -251,7 +252,7 @@ def last_time(
     limit: datetime | None = None,  # what claims to be later does not count
 ) -> datetime | None:
     "When the last answer was given; None: none is known."
-    for file in reversed(files(folder).values()):
+    for file in reversed(day_files(folder).values()):
         with suppress(OSError), open(file, "rb") as opened:
             opened.seek(max(0, opened.seek(0, os.SEEK_END) - LINE))
             for line in reversed(opened.read().splitlines()):
@@ -261,13 +262,6 @@ def last_time(
                     if limit is None or moment <= limit:
                         return moment
     return None
-
-
-def last_answer(
-    out: Path,  # the folder of an environment
-) -> datetime | None:
-    "When its online service answered last, by its log: no service may live before that."
-    return last_time(folder_of(out), project.reached(out))
 
 # %% ../notebooks/95_predictions.ipynb #d70a112c
 from collections.abc import Iterator, Mapping
@@ -289,7 +283,7 @@ def unread(
     read: Mapping[str, int],  # up to which byte, by the file's name
 ) -> Iterator[Piece]:
     "What the log's files have gained, a piece of each."
-    for file in files(folder).values():
+    for file in day_files(folder).values():
         try:
             begin, size = read.get(file.name, 0), file.stat().st_size
         except FileNotFoundError:
@@ -320,7 +314,7 @@ def expire(
 ) -> list[str]:
     """Delete the files that are too old, and name them. None after a hole that long: either the
     clock has jumped, or the service has slept."""
-    by_day = files(folder)
+    by_day = day_files(folder)
     old = sorted(day for day in by_day if (today - day).days > days)
     if not old:
         return []

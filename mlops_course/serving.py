@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from . import project
+from . import clocks, project
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Period = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # seconds, and more than none
@@ -747,7 +747,7 @@ class Serving:
     async def start(self) -> None:
         "Run the clock on from the last answer, open the log, remember its end, follow the model."
         tail = predictions.tail(self.predictions)
-        project.run_clock(self.folder, predictions.last_answer(self.folder))
+        clocks.join(self.folder)
         self.log = predictions.PredictionLog(
             self.predictions, self.settings.log_seconds, self.settings.log_waiting
         )

@@ -10,7 +10,8 @@ import pytest
 from company import CLOCK
 from traffic import ages, days_of, entry, write
 
-from mlops_course import predictions, project
+from mlops_course import predictions
+from mlops_course.project import UserError
 from mlops_course.serving import Background
 
 
@@ -148,7 +149,7 @@ def test_each_day_has_its_file_and_the_newest_entry_of_a_request_is_found(tmp_pa
 def test_a_log_belongs_to_one_service(tmp_path):
     with (
         predictions.only_writer(tmp_path),
-        pytest.raises(project.UserError, match="a service that writes .* runs already"),
+        pytest.raises(UserError, match="a service that writes .* runs already"),
         predictions.only_writer(tmp_path),
     ):
         pass
@@ -259,15 +260,15 @@ def test_what_is_no_file_of_a_day_is_left_alone(tmp_path):
     predictions.expire(tmp_path, CLOCK.date(), 10)
 
     assert {path.name for path in tmp_path.iterdir()} >= {*others, "2020-01-02.jsonl", "2020-01-03.jsonl"}
-    assert len(predictions.files(tmp_path)) == 11
+    assert len(predictions.day_files(tmp_path)) == 11
 
 
 def test_a_file_that_somebody_else_has_deleted_meanwhile_is_no_fault(tmp_path, monkeypatch):
     days_of(tmp_path, *range(100))
-    there = predictions.files(tmp_path)
+    there = predictions.day_files(tmp_path)
     for file in list(there.values())[:5]:
         file.unlink()
-    monkeypatch.setattr(predictions, "files", lambda folder: there)
+    monkeypatch.setattr(predictions, "day_files", lambda folder: there)
 
     assert len(predictions.expire(tmp_path, CLOCK.date(), 10)) == 89
     assert predictions.find(tmp_path, "nobody") is None  # looks into files that are gone

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from traffic import ages, days_of
 from typer.testing import CliRunner
 
-from mlops_course import batch, cli, features, predictions, project, registry, serving
+from mlops_course import batch, cli, clocks, features, predictions, project, registry, serving
 from mlops_course.problem import CONTRACT, COSTS
 from mlops_course.telemetry import logging_to
 
@@ -103,7 +103,7 @@ def clock():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         yield
-    project.leave_clock()
+    clocks.leave()
 
 
 @pytest.fixture(scope="module")
