@@ -8,7 +8,7 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "project telemetry files",
+    1: "project telemetry files clocks",
     2: "problem web stages engine supervision",
     3: "world data asof services checks policy drift predictions search",
     4: "features registry models gate poc",
