@@ -308,7 +308,7 @@ def kept_up(ground: services.Ground, folder: Path, seconds: float, backlog: int)
                 client.post("/labels", json=waiting)
                 waiting = []
                 asked = time.monotonic()
-                late = max(late, meter(client, "monitoring_up_to_date_seconds"))
+                late = max(late, meter(client, "monitoring_log_lag_seconds"))
                 slow = max(slow, time.monotonic() - asked)
             time.sleep(0.1)
         busy = (sum(process.cpu_times()[:2]) - used) / spent
