@@ -48,8 +48,9 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from . import project
+from . import clocks, project
 from .drift import BOOKING, ENTITY, FEATURES, KNOWN, LABEL, SCORE, TIME
+from .files import atomic_write, write_json
 from .project import UserError
 
 OUTCOMES = ("joined", "waiting", "double", "unknown")
@@ -531,16 +532,14 @@ def keep_reference(
 ) -> None:
     "Write a reference beside the state; what says that it is whole is written last."
     kept, usual = _place(folder, version), made.performance
-    with project.atomic_write(kept) as beside:
+    with atomic_write(kept) as beside:
         made.units.to_parquet(beside, index=False)
     note = {
         "made_of": _made_of(folder, version, told),
         "farthest": made.farthest,
         "usual_units": made.usual_units,
     }
-    project.write_json(
-        kept.with_suffix(".json"), {**note, "performance": usual and usual._asdict()}
-    )
+    write_json(kept.with_suffix(".json"), {**note, "performance": usual and usual._asdict()})
 
 
 def _place(folder: Path, version: str) -> Path:
@@ -626,7 +625,7 @@ def report(
                 )
         made = Report([*drift, *(MissingValueCount(column=name) for name in columns)]).run(*both)
         title = f"Traffic until {window[TIME].max():%Y-%m-%d %H:%M} beside normal traffic"
-        with project.atomic_write(file) as beside:
+        with atomic_write(file) as beside:
             page = made.get_html_str(as_iframe=False)
             beside.write_text(
                 page.replace("<head>", f"<head><title>{title}</title>", 1), encoding="utf-8"
@@ -991,7 +990,7 @@ def _apart(work: str, folder: str, version: str, told: str) -> None:
     "What the process does. Its last line is what came of it."
     known = {"make_reference": make_reference, "write_report": write_report}
     try:
-        project.run_clock(Path(folder))
+        clocks.join(Path(folder))
         print(known[work](Path(folder), version, MonitoringSettings.model_validate_json(told)))
     except Exception as error:
         print(f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
@@ -1426,7 +1425,7 @@ def application(
 
     @asynccontextmanager
     async def lifespan(app):
-        project.run_clock(monitor.folder, written_until(monitor.folder, monitor.state))
+        clocks.join(monitor.folder, written_until(monitor.folder, monitor.state))
         every = [(Monitor.look, monitor.told.refresh_seconds), (refer, 1), (write_reports, 5)]
         works = [(partial(work, monitor), pause, work.__name__) for work, pause in every]
         async with repeated(works, monitor.trouble, monitor.failures):

@@ -175,6 +175,7 @@ import re
 from secrets import token_hex
 
 from . import project
+from .files import atomic_write
 
 KEY = "MLOPS_COURSE_API_KEY"  # the variable with what callers show
 
@@ -221,7 +222,7 @@ def keep_key(
     "A file that only its owner may read, with one key for all services of a run."
     key, file = _key() or token_hex(32), supervision.home(Path(folder).resolve()) / "key"
     with (
-        project.atomic_write(file) as beside,
+        atomic_write(file) as beside,
         open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened,
     ):
         opened.write(key)

@@ -8,7 +8,7 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "project telemetry files services",
+    1: "project telemetry files clocks services",
     2: "problem web stages engine supervision",
     3: "world data asof checks policy drift predictions search",
     4: "features registry models gate poc",

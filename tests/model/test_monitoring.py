@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from traffic import BEGIN, LATER, MONDAY, NAMES, TOLD, entry, judged, logged, normal, write
 
-from mlops_course import monitoring, project, registry, telemetry
+from mlops_course import clocks, monitoring, project, registry, telemetry
 from mlops_course.drift import reference_of
+from mlops_course.files import write_json
 from mlops_course.monitoring import Label, Monitor, State
 from mlops_course.problem import CONTRACT
 
@@ -27,7 +28,7 @@ from mlops_course.problem import CONTRACT
 def clock():
     "A service lets the clock run; the next test has one that stands still."
     yield
-    project.leave_clock()
+    clocks.leave()
 
 
 @pytest.fixture
@@ -339,7 +340,7 @@ def test_beyond_loopback_a_key_is_needed(tmp_path, monkeypatch):
 
 def test_the_pipelines_metrics_come_with_those_of_the_service(door):
     client, monitor = door
-    project.write_json(monitor.folder / "metrics/batch.json", telemetry.stage_note({}, 3.0, {"scores": 12}))
+    write_json(monitor.folder / "metrics/batch.json", telemetry.stage_note({}, 3.0, {"scores": 12}))
     assert 'pipeline_stage_rows{stage="batch",table="scores"} 12.0' in client.get("/metrics").text
 
 

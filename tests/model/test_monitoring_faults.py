@@ -31,8 +31,9 @@ from traffic import (
     write,
 )
 
-from mlops_course import drift, monitoring, project
+from mlops_course import clocks, drift, monitoring, project
 from mlops_course.drift import Reference, judge, reference_of
+from mlops_course.files import write_json
 from mlops_course.monitoring import Label, Monitor, MonitoringSettings, Shared, State
 from mlops_course.problem import CONTRACT
 
@@ -45,7 +46,7 @@ NO_LABELS = pd.DataFrame({CONTRACT.label: [], "score": []})
 def clock():
     "A service lets the clock run; the next test has one that stands still."
     yield
-    project.leave_clock()
+    clocks.leave()
 
 
 @pytest.fixture
@@ -306,7 +307,7 @@ def test_what_was_forgotten_does_not_come_back(monitor):
 def ran(folder, days: float, speed: float = 1.0) -> None:
     "What the last clock of a folder leaves behind, `days` of its own time after it began."
     real = datetime.now(UTC) - timedelta(days=days / speed)
-    project.write_json(folder / "clock.json", project.Clock(CLOCK, real, speed)._asdict())
+    write_json(folder / "clock.json", project.Clock(CLOCK, real, speed)._asdict())
 
 
 @pytest.mark.parametrize(
