@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import project
+from .files import atomic_write, locked, write_json
 from .project import UserError
 from .services import Service, trouble
 
@@ -391,7 +392,7 @@ def _point_to(folder: Path) -> None:
     "Let `stop` find a folder that is not below the project's out/: a note there says where it is."
     if note := _pointer(folder):
         with suppress(UserError):  # a project that cannot be written to
-            project.write_json(note, {"folder": str(folder)})
+            write_json(note, {"folder": str(folder)})
 
 
 def _forget(folder: Path) -> None:
@@ -448,9 +449,7 @@ def running(
 ) -> Iterator[None]:
     "Be a process of a folder that `stop` finds. `UserError` names the one that runs already."
     folder = Path(folder).resolve()
-    with project.locked(
-        home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"
-    ):
+    with locked(home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"):
         register(folder, name)
         try:
             yield
@@ -779,7 +778,7 @@ def _begin(folder: Path, service: Service, definition: dict) -> int:
         return info["pid"]
     if not (lives and before and before["port"] == service.port):
         check_port(service)
-    with project.atomic_write(home(folder) / f"{service.name}.service") as beside:
+    with atomic_write(home(folder) / f"{service.name}.service") as beside:
         beside.write_text(json.dumps(definition, indent=2), encoding="utf-8")
     if _supervisor(folder) is None:
         _supervise(folder)
