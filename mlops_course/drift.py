@@ -46,8 +46,7 @@ class Grid(NamedTuple):
     "The cells in which a column's values are counted; the outermost ones are for unseen values."
 
     edges: np.ndarray
-    widths: np.ndarray  # how far each cell is from the next one
-    scale: float  # a standard deviation: the unit of distances; 1 in a column that hardly varies
+    positions: np.ndarray  # of the cells, in standard deviations; or 0, 1, 2 if it hardly varies
     usual: float | None = None  # the value of a column that hardly varies,
     rare: float = 0.0  # and the share of others
 
@@ -61,11 +60,12 @@ def grid_of(
     off, near = known - usual, max(NEAR * abs(usual), 1e-300)
     rare = float((abs(off) > near).mean()) if len(known) else 0.0
     if rare <= 1 - USUAL:
-        return Grid(np.array([usual - near, usual + near]), np.ones(BINS - 1), 1.0, usual, rare)
+        return Grid(np.array([usual - near, usual + near]), np.arange(BINS), usual, rare)
     scale = abs(off).max() * float((off / abs(off).max()).std(ddof=1))
     inner = np.linspace(*np.quantile(known, [0.001, 0.999]), BINS - 3)
     edges = np.concatenate([[np.nextafter(known.min(), -np.inf)], inner, [known.max()]])
-    return Grid(edges, np.array([scale, *np.full(BINS - 3, inner[1] - inner[0]), scale]), scale)
+    widths = np.array([scale, *np.full(BINS - 3, inner[1] - inner[0]), scale])
+    return Grid(edges, np.append(0, widths.cumsum() / scale))
 
 # %% ../notebooks/61_drift.ipynb #341c83b8
 class _Counts:
@@ -107,6 +107,9 @@ class _Counts:
         return self._tables[name, without]
 
 # %% ../notebooks/61_drift.ipynb #d531a163
+from scipy.stats import wasserstein_distance
+
+
 class Traffic(_Counts):
     "Driver-hours of normal traffic, counted by day, hour and value."
 
@@ -115,17 +118,18 @@ class Traffic(_Counts):
         units: pd.DataFrame,
         without: tuple[int, int] = (0, 0),  # days left out, from the first to before the second
     ) -> dict[str, float]:
-        "How far each column is from normal traffic of the same hours, in its scale; NaN: unknown."
-        found, week = {}, (units[HOUR].dt.weekday * 24 + units[HOUR].dt.hour).to_numpy()
+        "The distance of each column from the same hours of normal traffic; NaN: unknown."
+        distances, week = {}, (units[HOUR].dt.weekday * 24 + units[HOUR].dt.hour).to_numpy()
         for name, grid in self.grids.items():
             value = units[name].to_numpy(float)
             known = ~np.isnan(value)
             here = np.bincount(np.searchsorted(grid.edges, value[known]), minlength=BINS)
             there = np.bincount(week[known], minlength=168) @ self.table(name, without)
-            moved = abs((here - there).cumsum())[:-1] @ grid.widths / max(known.sum(), 1)
-            enough = known.sum() >= FEW and there.any()
-            found[name] = float(moved / grid.scale) if enough else float("nan")
-        return found
+            distances[name] = float("nan")
+            if known.sum() >= FEW and there.any():
+                moved = wasserstein_distance(grid.positions, grid.positions, here, there)
+                distances[name] = float(moved)
+        return distances
 
 # %% ../notebooks/61_drift.ipynb #8cac82ad
 from .project import UserError
