@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from . import project
+from .files import atomic_write
 
 
 def learner_folder() -> Path:
@@ -101,7 +102,7 @@ class Lesson:
 
     def write(self, path: Path) -> None:
         text = json.dumps(self.notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        with project.atomic_write(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text(text, encoding="utf-8")
 
     def label(self, cell: dict) -> str:
@@ -261,7 +262,7 @@ def set_aside() -> Iterator[str]:
     make_folder(aside.parent)
     for path in course:
         for place, text in [(aside / "course", course[path]), (aside, mine[path])]:
-            with project.atomic_write(place / path.name) as beside:
+            with atomic_write(place / path.name) as beside:
                 beside.write_bytes(text)
     _git("checkout", "--quiet", commit, "--", *map(str, course))
     for path in course:
@@ -317,7 +318,7 @@ def _bring(
     "Bring a lesson's cells to the course of today; what is to be said of it."
     text, course = copy.read_bytes(), (copy.parent / "course" / copy.name).read_bytes()
     if path and path.read_bytes() == course:
-        with project.atomic_write(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_bytes(text)
         return ["back as you had it"]
     lesson, others = path and Lesson(path.read_bytes(), path.name), _others(path)

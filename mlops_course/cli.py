@@ -40,6 +40,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import project, telemetry
+from .files import atomic_write, file_digest, is_full, unwritten, write_json
 
 # %% ../notebooks/91_command_line.ipynb #8a5e2549
 import errno
@@ -179,7 +180,7 @@ class _Plain(TyperGroup):
             if not (fault or clear):
                 raise
             # where a disk is full, the message of `UserError` says how much room is left
-            said_best = clear and (fault is None or project.is_full(fault))
+            said_best = clear and (fault is None or is_full(fault))
             typer.secho(str(error) if said_best else explained(fault), err=True, fg="red")
             raise typer.Exit(1) from None
 
@@ -248,7 +249,7 @@ def fingerprint(
     file: str,  # of the environment, in the root
 ) -> str:
     "Digest of what a build is made by: the pipeline; of each stage settings, cells and modules."
-    settings, pipeline = project.environment(file), project.digest(project.root() / "pipeline.yaml")
+    settings, pipeline = project.environment(file), file_digest(project.root() / "pipeline.yaml")
     return project.digest_of(
         [pipeline, {name: project.runs(name, settings) for name in project.tasks()}]
     )
@@ -440,7 +441,7 @@ def _printed(file: Path) -> Iterator[BinaryIO]:
     try:
         printed = tempfile.TemporaryFile()  # noqa: SIM115 - the block below closes it
     except OSError as error:
-        raise project.unwritten(error, Path("a temporary file")) from error
+        raise unwritten(error, Path("a temporary file")) from error
     with printed:
         try:
             yield printed
@@ -448,7 +449,7 @@ def _printed(file: Path) -> Iterator[BinaryIO]:
             printed.seek(0)
             with (
                 suppress(project.UserError),
-                project.atomic_write(file) as beside,
+                atomic_write(file) as beside,
                 open(beside, "wb") as kept,
             ):
                 shutil.copyfileobj(printed, kept)
@@ -542,10 +543,8 @@ def _reason(printed: str, code: int, out: Path) -> str | None:
     "Why a build ended that has left no message: by what it printed, its end, and the machine."
     fullest = min([out, Path(tempfile.gettempdir())], key=_free)
     memory = psutil.virtual_memory()
-    if project.is_full(printed) or _free(fullest) < 1e6:
-        return str(
-            project.unwritten(printed if project.is_full(printed) else "disk is full", fullest)
-        )
+    if is_full(printed) or _free(fullest) < 1e6:
+        return str(unwritten(printed if is_full(printed) else "disk is full", fullest))
     if messages := re.findall(r"UserError: (.+)", printed):
         return messages[-1]
     if "Kernel died" in printed or code == -signal.SIGKILL:
@@ -734,7 +733,7 @@ def run(file: _File = "env.yaml"):
         )
         before = fingerprint(file)  # what is edited while the build runs counts as changed
         build(file)
-        project.write_json(out / "made/build.json", {"fingerprint": before})
+        write_json(out / "made/build.json", {"fingerprint": before})
     typer.echo(summary(file))
 
 

@@ -96,7 +96,7 @@ from datetime import timedelta
 
 import pyarrow.compute as pc
 
-from . import world
+from . import clocks, world
 
 
 class _Days:
@@ -199,7 +199,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from .project import atomic_write
+from .files import atomic_write, file_digest, write_json
 
 # in the order in which they are written
 FILES = ("driver_stats", "candidates", "bookings", "labels")
@@ -595,7 +595,7 @@ def keep(
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one.is_file() and other.is_file() and project.digest(one) == project.digest(other)
+    return one.is_file() and other.is_file() and file_digest(one) == file_digest(other)
 
 # %% ../notebooks/65_live_company.ipynb #98ac0ab5
 from . import telemetry
@@ -843,7 +843,7 @@ def run(
     push = partial(features.push, features.open_store(folder / "features"))
     listed = platform(file, told)
     end = clock_end(environment, history, told, listed)
-    project.set_clock(folder, history.end, told.speed, end)
+    clocks.begin(folder, history.end, told.speed, end)
     with (
         telemetry.logging_to(
             folder / "logs/live.jsonl", service="live", environment=environment.name
@@ -866,7 +866,7 @@ def run(
         finally:
             log.info("service stopped")
             services.stop(folder, terminals=False)
-            project.leave_clock()
+            clocks.leave()
     if (folder / "live/story.json").is_file():
         print(summary(folder))
 
@@ -917,7 +917,7 @@ async def _run(
                     "moments": watch.moments,
                     "unanswered": dict(live.reasons.most_common(5)),
                 }
-                project.write_json(folder / "live/story.json", story)
+                write_json(folder / "live/story.json", story)
                 status.update(
                     Text(watch.line(console.width - 2), overflow="ellipsis", no_wrap=True)
                 )

@@ -54,6 +54,7 @@ import shutil
 import sys
 
 from . import project
+from .files import atomic_write, locked, write_json
 
 # programs that Debian has, and the packages that bring them
 PACKAGES = {
@@ -556,9 +557,7 @@ def running(
 ) -> Iterator[None]:
     "Be a process of a folder that `stop` finds. `UserError` names the one that runs already."
     folder = Path(folder).resolve()
-    with project.locked(
-        _home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"
-    ):
+    with locked(_home(folder) / f".{name}.lock", f"the service {name} of {project.shown(folder)}"):
         _register(folder, name)
         try:
             yield
@@ -600,7 +599,7 @@ def _point_to(folder: Path) -> None:
     "Let `stop` find a folder that is not below the project's out/: a note there says where it is."
     if note := _pointer(folder):
         with suppress(UserError):  # a project that cannot be written to
-            project.write_json(note, {"folder": str(folder)})
+            write_json(note, {"folder": str(folder)})
 
 
 def _check_host(host: str) -> None:
@@ -756,7 +755,7 @@ def keep_key(
     "A file that only its owner may read, with one key for all services of a run."
     key, file = _key() or token_hex(32), _home(Path(folder).resolve()) / "key"
     with (
-        project.atomic_write(file) as beside,
+        atomic_write(file) as beside,
         open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened,
     ):
         opened.write(key)
@@ -1012,7 +1011,7 @@ def _begin(folder: Path, service: Service, told: dict) -> int:
     if not (lives and before and before["port"] == service.port):
         check_port(service)
     file = _home(folder) / f"{service.name}.service"
-    with project.atomic_write(file) as beside:
+    with atomic_write(file) as beside:
         beside.write_text(json.dumps(told, indent=2), encoding="utf-8")
     if _supervisor(folder) is None:
         _supervise(folder)

@@ -8,7 +8,7 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "project telemetry files questions",
+    1: "project telemetry files clocks questions",
     2: "problem web stages engine supervision answers",
     3: "world data asof services checks policy drift predictions search",
     4: "features registry models gate poc",

@@ -21,6 +21,7 @@ from online import COMMAND, wait_for
 
 from conftest import run_stages
 from mlops_course import cli, live, project, retraining, services, world
+from mlops_course.files import write_json
 
 MISSING = [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
 pytestmark = [
@@ -71,8 +72,8 @@ class Loop:
         for name in project.tasks():
             listed = self.folder / f"made/{name}.json"
             made = json.loads(listed.read_text(encoding="utf-8"))
-            project.write_json(listed, made | {"ran": project.runs(name, settings)})
-        project.write_json(self.folder / "made/build.json", {"fingerprint": cli.fingerprint(str(self.file))})
+            write_json(listed, made | {"ran": project.runs(name, settings)})
+        write_json(self.folder / "made/build.json", {"fingerprint": cli.fingerprint(str(self.file))})
 
     def cases(self) -> list[retraining.Case]:
         assert self.process.poll() in (None, 0), self.text()[-3000:]
@@ -206,7 +207,7 @@ def test_a_drift_is_answered_by_a_new_champion_without_a_hand(first, tmp_path, c
 def a_day_later(loop: Loop) -> tuple[datetime, datetime]:
     "The course's time in a service of the next day, and the last moment that the live company has written down."
     clock = json.loads((loop.folder / "clock.json").read_text(encoding="utf-8"))
-    project.write_json(loop.folder / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1))})
+    write_json(loop.folder / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1))})
     newest = max(json.loads(line)["time"] for line in lines_of(loop.folder / "serving/predictions", "*.jsonl"))
     with open(loop.said, "ab") as out:
         serving = subprocess.Popen([COMMAND, "serve", "--env", str(loop.file)], cwd=project.root(), stdout=out, stderr=out)

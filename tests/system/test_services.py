@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlops_course import project, services
+from mlops_course import clocks, project, services
 from mlops_course.project import UserError
 from mlops_course.services import Service
 
@@ -463,7 +463,7 @@ BY_THE_CLOCK = """
 import json, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from mlops_course import project
+from mlops_course import clocks, project
 class Says(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -471,16 +471,16 @@ class Says(BaseHTTPRequestHandler):
         self.wfile.write(project.now().isoformat().encode())
     def log_message(self, *words):
         pass
-project.run_clock(Path(sys.argv[2]))
+clocks.join(Path(sys.argv[2]))
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Says).serve_forever()
 """
 COMPANY = """
 import sys, time
 from datetime import timedelta
 from pathlib import Path
-from mlops_course import project, services
+from mlops_course import clocks, project, services
 folder, began = Path(sys.argv[1]), project.now()
-project.set_clock(folder, began, 21_600, began + timedelta(days=float(sys.argv[2])))
+clocks.begin(folder, began, 21_600, began + timedelta(days=float(sys.argv[2])))
 services.start(folder, services.Service.model_validate_json(sys.argv[3]))
 print("up", flush=True)
 time.sleep(600)
@@ -510,11 +510,11 @@ def test_services_of_a_killed_company_go_on_by_its_clock_up_to_its_end_even_if_a
 
     assert before <= after <= fixed + timedelta(days=days)
     assert days == 1 or after - before > timedelta(hours=3)
-    project.run_clock(folder)  # one that starts meanwhile
+    clocks.join(folder)  # one that starts meanwhile
     assert after <= project.now() <= fixed + timedelta(days=days)
     with pytest.raises(UserError, match="make stop"):
-        project.set_clock(folder, fixed, 1, fixed + timedelta(days=1))
+        clocks.begin(folder, fixed, 1, fixed + timedelta(days=1))
     services.stop(folder)
-    project.run_clock(folder)
+    clocks.join(folder)
     assert project.now() < fixed + timedelta(minutes=1)
-    project.leave_clock()
+    clocks.leave()
