@@ -17,7 +17,7 @@ from filelock import ReadWriteLock, Timeout
 
 from . import project
 from .files import write_json
-from .project import Clock, UserError, environment, shown
+from .project import Clock, UserError, shown
 
 CLOCK = "MLOPS_COURSE_CLOCK"  # a variable: the clock that a process has set, for all that it starts
 # held for reading by each process that lives by the clock of its folder
@@ -99,7 +99,7 @@ def join(
     newest: datetime | None = None,  # that this service has written down: time never goes back
 ) -> None:
     "Let the clock of this process run, once: that of others of the folder, if they live."
-    fixed, real = environment().clock, datetime.now(UTC)
+    fixed, real = project.environment().clock, datetime.now(UTC)
     # what claims to be later was written by a clock that was wrong
     limit = _reached(folder) or max(fixed or real, real)
     written = [moment for moment in (newest, _last_answer(folder, limit)) if moment]

@@ -12,7 +12,7 @@ import pytest
 from rules import Notebook, exercise_cells, tagged
 from typer.testing import CliRunner
 
-from mlops_course import exercises, project
+from mlops_course import exercises, project, stages
 from mlops_course.cli import app
 from mlops_course.exercises import check, exercises_of
 
@@ -83,7 +83,7 @@ def test_a_build_notes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path / "lab"))
     name = next(iter(EXERCISES))
 
-    with project.building(tmp_path / "out"):
+    with stages.building(tmp_path / "out"):
         assert check(name, answer(EXERCISES[name].solution)).passed
 
     assert not (tmp_path / "lab").exists()
