@@ -659,12 +659,12 @@ def trace(
     ],
     file: _File = "env.yaml",
 ):
-    from mlops_course import registry, serving
+    from mlops_course import predictions, registry
 
     folder = _mlflow(file)
     _check_given(which, "a request's id, champion, a version or a run id")
     typer.echo(spoken_of(file))
-    entry = serving.find(folder.with_name("serving") / "predictions", which)
+    entry = predictions.find(predictions.folder_of(folder.parent), which)
     if entry:
         _show({name: value for name, value in entry.items() if name != "candidates"})
         _show_rows("candidate", entry["candidates"])
@@ -710,7 +710,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(f"the same model: digest {now}")
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
-from . import services
+from . import services, supervision
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -774,7 +774,7 @@ def serve(
     settings: _Set = None,
 ):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
-    with services.ended_quietly("serving"):
+    with supervision.ended_quietly("serving"):
         serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
         serving.serve(*told)
 
@@ -790,7 +790,7 @@ def monitor(
     folder: _Folder = None,
     settings: _Set = None,
 ):
-    with services.ended_quietly("monitoring"):
+    with supervision.ended_quietly("monitoring"):
         monitoring, told = _service(
             file, "monitoring", "MonitoringSettings", host, port, folder, settings
         )
@@ -807,7 +807,7 @@ def retrain_on_alert(
     settings: _Set = None,
 ):
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
-    with services.ended_quietly("retraining"):
+    with supervision.ended_quietly("retraining"):
         retraining, told = _service(
             file, "retraining", "RetrainingSettings", host, port, folder, settings
         )
@@ -841,13 +841,13 @@ def live_on(
     file: _File = "env.live.yaml",
     settings: _Set = None,
 ):
-    with services.ended_quietly("the live company"):
+    with supervision.ended_quietly("the live company"):
         live, (folder, told, _) = _service(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         # a key that cannot be used is said now
         history, _ = live.history_of(file), services.key_shown()
-        with services.running(folder, "live"):
+        with supervision.running(folder, "live"):
             with stages.building(folder):  # it takes back what was made since the build
                 live.prepare(folder, history)
             live.check_platform(file, told)
@@ -880,7 +880,7 @@ def _folders() -> list[Path]:
     "those of other terminals, and those whose notebook is long closed.",
 )
 def stop():
-    ended = [name for folder in _folders() for name in services.stop_all(folder)]
+    ended = [name for folder in _folders() for name in supervision.stop_all(folder)]
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7
@@ -906,7 +906,7 @@ def answers(
         Literal["aside", "back"], typer.Argument(help="aside before the pull, back after it")
     ],
 ):
-    from mlops_course.exercises import bring_back, set_aside
+    from mlops_course.answers import bring_back, set_aside
 
     for line in set_aside() if what == "aside" else bring_back():
         typer.secho(line, fg="red" if "CONFLICT" in line else None)
@@ -920,11 +920,11 @@ def _taken(port: int) -> str:
     "Why a port of this machine cannot be had; empty if it can."
     with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
         return (
-            services._holder(port)
+            supervision.port_holder(port)
             or "another program answers there (on macOS AirPlay has port 5000)"
         )
     try:
-        services._opened("127.0.0.1", port).close()
+        supervision.listen("127.0.0.1", port).close()
     except project.UserError as error:
         return str(error)
     return ""
@@ -1003,12 +1003,12 @@ def ui(
             f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db"
         )
     mlflow = _server(folder, _port(port))
-    with services.ended_quietly("MLflow"):
+    with supervision.ended_quietly("MLflow"):
         typer.echo(
             f"MLflow starts on the runs of {project.shown(folder)}, which takes about ten "
             "seconds ..."
         )
-        with services.in_terminal(
+        with supervision.in_terminal(
             project.root() / project.environment(file).out, mlflow
         ) as process:
             typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")

@@ -31,14 +31,14 @@ from traffic import (
     write,
 )
 
-from mlops_course import clocks, drift, monitoring, project
+from mlops_course import clocks, drift, monitoring, predictions, project
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.files import write_json
 from mlops_course.monitoring import Label, Monitor, MonitoringSettings, Shared, State
 from mlops_course.problem import CONTRACT
 
 SLACK = timedelta(seconds=TOLD.clock_slack_seconds)
-KEPT = timedelta(days=TOLD.keep_days)
+KEPT = timedelta(days=TOLD.retention_days)
 NO_LABELS = pd.DataFrame({CONTRACT.label: [], "score": []})
 
 
@@ -193,7 +193,7 @@ def test_a_line_that_is_not_of_this_log_costs_no_other(monitor, spoiled):
 
 
 def test_a_piece_of_rubbish_without_end_is_passed_over(monitor, monkeypatch):
-    monkeypatch.setattr(monitoring, "PIECE", 1_000)
+    monkeypatch.setattr(predictions, "PIECE", 1_000)
     write(monitor.folder, [entry("r1")])
     with open(monitor.folder / "serving/predictions/2026-03-02.jsonl", "ab") as opened:
         opened.write(b"x" * 3_500 + b"\n")
@@ -241,9 +241,21 @@ def before(tmp_path):
     state.ask("UPDATE labels SET time = 4e9 WHERE request_id = 'r200'")
     candidates = orjson.dumps([[1001, 0.7, 4e9, 0.6, 0.7, 9.0]])
     state.ask("UPDATE predictions SET candidates = ? WHERE request_id = 'r299'", candidates)
+    state.ask("UPDATE counts SET of = 'waiting' WHERE name = 'labels' AND of = 'early'")
     state.ask("PRAGMA user_version = 0")
     state.close()
     return tmp_path
+
+
+def test_a_database_of_before_the_outcomes_had_their_names_goes_on_counting(before):
+    state = State(before / "monitoring/state.db")
+    was = state.counts("labels")
+
+    state.label([Label("waits too", 1001, 0, MONDAY.timestamp())])
+
+    assert was["early"] >= 1 and "waiting" not in was
+    assert state.counts("labels") == {**was, "early": was["early"] + 1}
+    state.close()
 
 
 def test_a_database_that_holds_the_future_recovers(before):
@@ -284,8 +296,8 @@ def test_a_label_of_1970_counts_with_its_booking_and_only_once(monitor):
     assert state.label([Label("r1", 1001, 1, 0.0), Label("never predicted", 1001, 1, 0.0)]) == {"joined": 1, "unknown": 1}
     monitoring.forget(state, TOLD)
     assert monitoring.completed_share(state) == 1.0
-    assert state.label([Label("r1", 1001, 1, 0.0)]) == {"double": 1}
-    assert state.counts("labels") == {"joined": 1, "unknown": 1, "double": 1}
+    assert state.label([Label("r1", 1001, 1, 0.0)]) == {"duplicate": 1}
+    assert state.counts("labels") == {"joined": 1, "unknown": 1, "duplicate": 1}
 
 
 def test_what_was_forgotten_does_not_come_back(monitor):
@@ -433,7 +445,7 @@ def test_a_window_that_shares_no_hour_of_the_week_with_the_reference_has_a_repor
 
 def test_the_reference_of_a_report_has_the_windows_hours():
     kept, window = reference(TRIPLES[0], 1), drift.driver_hours(unchanged(LATER, 7).iloc[:2_000])
-    kept.units = kept.units.assign(weight=kept.weights(window))
+    kept.units = kept.units.assign(weight=drift.same_hours(window, kept.units))
     both = [(window.assign(weight=1.0)), kept.units]
     hours = [rows.groupby([rows[drift.HOUR].dt.dayofweek, rows[drift.HOUR].dt.hour]).weight.sum() for rows in both]
     pd.testing.assert_series_equal(*(each[each > 0] for each in hours))
@@ -459,7 +471,7 @@ def reporting(monitor, monkeypatch):
     monitor.broken, monitor.begun = True, []
 
     class Played:
-        "In place of `Apart`, which takes seconds."
+        "In place of `SubprocessJob`, which takes seconds."
 
         def __init__(self, work, folder, version, told, nice=0):
             self.version = version
@@ -470,7 +482,7 @@ def reporting(monitor, monkeypatch):
                 raise project.UserError("no space is left")
             return f"report-{self.version}.html"
 
-    monkeypatch.setattr(monitoring, "Apart", Played)
+    monkeypatch.setattr(monitoring, "SubprocessJob", Played)
     monkeypatch.setattr(monitoring, "LATE", 0.3)
     return monitor
 
