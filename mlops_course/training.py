@@ -60,7 +60,7 @@ def extract(
 import os
 from pathlib import Path
 
-from . import project
+from . import project, stages
 from .files import atomic_write, file_digest, write_json
 
 
@@ -270,7 +270,7 @@ def recipe_of(
         "libraries": registry.libraries(),
         **settings.model_dump(exclude={"truth"}),
     }
-    return {"snapshot": snapshot, "code": project.digest_of_code(*CODE), **parameters}
+    return {"snapshot": snapshot, "code": stages.digest_of_code(*CODE), **parameters}
 
 
 def key_of(recipe: dict) -> str:
@@ -637,7 +637,7 @@ def reproduce(
     run = _made_by(client, run_id)
     tags = run.data.tags
     frame = load_snapshot(tags["snapshot"], Path(folder).parent / "snapshots")
-    if tags["code"] != project.digest_of_code(*CODE):
+    if tags["code"] != stages.digest_of_code(*CODE):
         print("the code has changed since this run: if the models differ, that may be why")
     since = pd.Timestamp(tags["since"]) if "since" in tags else None
     learned = models.labelled(frame, since, pd.Timestamp(tags["until"]))
@@ -649,7 +649,7 @@ def reproduce(
     return Reproduced(tags["model_digest"], made)
 
 # %% ../notebooks/45_training_pipeline.ipynb #c6fc554d
-def _extracted(stage: project.Stage) -> pd.DataFrame:
+def _extracted(stage: stages.Stage) -> pd.DataFrame:
     from mlops_course import features
 
     store = features.open_store(stage.upstream["features"]["store"])
@@ -667,7 +667,7 @@ def _extracted(stage: project.Stage) -> pd.DataFrame:
 
 
 def _with_truth(
-    stage: project.Stage, settings: TrainingSettings, files: Path, uplift: dict
+    stage: stages.Stage, settings: TrainingSettings, files: Path, uplift: dict
 ) -> dict | None:
     "After the decision is written: what the simulation knows, if there is one."
     written = stage.product["decision"].with_name("truth.json")
@@ -707,7 +707,7 @@ import shutil
 
 
 def run(
-    stage: project.Stage,
+    stage: stages.Stage,
 ) -> None:
     "The stage: training table kept, decision and report written, champion promoted or refused."
     settings = stage.settings(TrainingSettings)
