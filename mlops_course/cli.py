@@ -878,7 +878,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(f"the same model: digest {now}")
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
-from . import services
+from . import services, supervision
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -942,7 +942,7 @@ def serve(
     settings: _Set = None,
 ):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
-    with services.ended_quietly("serving"):
+    with supervision.ended_quietly("serving"):
         serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
         serving.serve(*told)
 
@@ -958,7 +958,7 @@ def monitor(
     folder: _Folder = None,
     settings: _Set = None,
 ):
-    with services.ended_quietly("monitoring"):
+    with supervision.ended_quietly("monitoring"):
         monitoring, told = _service(
             file, "monitoring", "MonitoringSettings", host, port, folder, settings
         )
@@ -975,7 +975,7 @@ def retrain_on_alert(
     settings: _Set = None,
 ):
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
-    with services.ended_quietly("retraining"):
+    with supervision.ended_quietly("retraining"):
         retraining, told = _service(
             file, "retraining", "RetrainingSettings", host, port, folder, settings
         )
@@ -1009,13 +1009,13 @@ def live_on(
     file: _File = "env.live.yaml",
     settings: _Set = None,
 ):
-    with services.ended_quietly("the live company"):
+    with supervision.ended_quietly("the live company"):
         live, (folder, told, _) = _service(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         # a key that cannot be used is said now
         history, _ = live.history_of(file), services.key_shown()
-        with services.running(folder, "live"):
+        with supervision.running(folder, "live"):
             with project.building(folder):  # it takes back what was made since the build
                 live.prepare(folder, history)
             live.check_platform(file, told)
@@ -1048,7 +1048,7 @@ def _folders() -> list[Path]:
     "those of other terminals, and those whose notebook is long closed.",
 )
 def stop():
-    ended = [name for folder in _folders() for name in services.stop_all(folder)]
+    ended = [name for folder in _folders() for name in supervision.stop_all(folder)]
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7
@@ -1088,11 +1088,11 @@ def _taken(port: int) -> str:
     "Why a port of this machine cannot be had; empty if it can."
     with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
         return (
-            services._holder(port)
+            supervision.port_holder(port)
             or "another program answers there (on macOS AirPlay has port 5000)"
         )
     try:
-        services._opened("127.0.0.1", port).close()
+        supervision.listen("127.0.0.1", port).close()
     except project.UserError as error:
         return str(error)
     return ""
@@ -1171,12 +1171,12 @@ def ui(
             f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db"
         )
     mlflow = _server(folder, _port(port))
-    with services.ended_quietly("MLflow"):
+    with supervision.ended_quietly("MLflow"):
         typer.echo(
             f"MLflow starts on the runs of {project.shown(folder)}, which takes about ten "
             "seconds ..."
         )
-        with services.in_terminal(
+        with supervision.in_terminal(
             project.root() / project.environment(file).out, mlflow
         ) as process:
             typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")

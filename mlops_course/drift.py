@@ -228,10 +228,10 @@ class DriftSettings(Settings):
     "What a person decides: how much is judged at once, and when it is an alarm."
 
     window_requests: int = 1_000  # of a version, the newest: so many are judged, at most
-    fewest_requests: int = 100  # with fewer, quality is not judged
-    fewest_labels: int = 200  # with fewer, performance is not judged
+    min_requests: int = 100  # with fewer, quality is not judged
+    min_labels: int = 200  # with fewer, performance is not judged
     distance: float = 2.0  # drift: so many times the largest null distance
-    spreads: float = 8.0  # performance: so many standard errors from normal
+    z_threshold: float = 8.0  # performance: so many standard errors from normal
     missing: float = 0.05  # quality: share of driver-hours without one of the features
     out_of_range: float = 0.01  # quality: share with a feature outside of the contract
     stale: float = 0.25  # quality: share with features older than `fresh`, as after a day off
@@ -383,9 +383,9 @@ def judge(
         moved = reference.traffic.distance(units)
         scores |= {name: distance / limits[name] for name, distance in moved.items()}
     usual = reference.performance if reference else None
-    if usual and len(labelled) >= settings.fewest_labels:
-        scores |= usual.scores(labelled[LABEL], labelled[SCORE], settings.spreads)
-    limited = [*PROBLEMS, "feed_hours"] if requests >= settings.fewest_requests else []
+    if usual and len(labelled) >= settings.min_labels:
+        scores |= usual.scores(labelled[LABEL], labelled[SCORE], settings.z_threshold)
+    limited = [*PROBLEMS, "feed_hours"] if requests >= settings.min_requests else []
     return Verdict(
         requests=requests,
         labels=len(labelled),

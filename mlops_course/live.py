@@ -490,7 +490,7 @@ async def live_on(
 # %% ../notebooks/65_live_company.ipynb #187f0f8f
 import orjson
 
-from . import services
+from . import services, supervision
 
 
 def refusal(
@@ -568,7 +568,7 @@ def prepare(
     settings: world.WorldSettings,  # of the history
 ) -> None:
     "Write the history if there is none; take back what earlier runs have done since the build."
-    if ended := services.stop(folder):
+    if ended := supervision.stop(folder):
         print(f"ended in {project.shown(folder)}: {', '.join(ended)}")
     if not (folder / "company/labels.parquet").is_file():
         world.write(settings, folder / "company")
@@ -664,7 +664,7 @@ def check_platform(
     "Raise `UserError` that names each program that is missing and each port that is taken."
     faults = []
     for service in platform(file, told):
-        for look in (services.program, services.check_port):
+        for look in (supervision.program, supervision.check_port):
             try:
                 look(service)
             except project.UserError as error:
@@ -858,14 +858,14 @@ def run(
                 flush=True,
             )
             for service in listed:
-                print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
+                print(f"{service.name:<13} {supervision.start(folder, service)}", flush=True)
             company = going_on(history, told, project.now())
             life, until = Life(company, history.days), min(company.settings.end, end)
             log.info("service started", services=len(listed), until=until)
             asyncio.run(_run(folder, life, told, push, ports_of(environment), until))
         finally:
             log.info("service stopped")
-            services.stop(folder, terminals=False)
+            supervision.stop(folder, terminals=False)
             clocks.leave()
     if (folder / "live/story.json").is_file():
         print(summary(folder))

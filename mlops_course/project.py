@@ -188,7 +188,12 @@ class Settings(BaseModel):
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-RENAMED: dict[str, str] = {}  # "section.old": "section.new"
+RENAMED: dict[str, str] = {  # "section.old": "section.new"
+    "monitoring.fewest_labels": "monitoring.min_labels",
+    "monitoring.fewest_requests": "monitoring.min_requests",
+    "monitoring.keep_days": "monitoring.retention_days",
+    "monitoring.spreads": "monitoring.z_threshold",
+}
 
 
 def _has(values: Any, name: str) -> bool:

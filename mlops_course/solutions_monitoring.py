@@ -337,24 +337,21 @@ _62_1 = exercise(
             "A window is bounded twice: `window_requests` by number, `window_hours` by time. "
             "`missing` is a share."
         ),
-        (
-            "`MonitoringSettings(window_requests=300, window_hours=48, fewest_labels=80, "
-            "missing=0.02)`"
-        ),
+        ("`MonitoringSettings(window_requests=300, window_hours=48, min_labels=80, missing=0.02)`"),
     ],
     solution="""
     def night_service():
         from mlops_course.monitoring import MonitoringSettings
 
         return MonitoringSettings(
-            window_requests=300, window_hours=48, fewest_labels=80, missing=0.02
+            window_requests=300, window_hours=48, min_labels=80, missing=0.02
         )
     """,
     wrong="""
     def night_service():
         from mlops_course.monitoring import MonitoringSettings
 
-        return MonitoringSettings(window_requests=300, fewest_labels=80, missing=2)
+        return MonitoringSettings(window_requests=300, min_labels=80, missing=2)
     """,
     message="a share",
 )
@@ -374,8 +371,8 @@ def _(answer):
     assert told.window_hours <= 48, (
         f"a window may reach back {told.window_hours:g} hours; two days have 48"
     )
-    assert told.fewest_labels <= 80, (
-        f"with 80 labels performance is not judged: it waits for {told.fewest_labels}"
+    assert told.min_labels <= 80, (
+        f"with 80 labels performance is not judged: it waits for {told.min_labels}"
     )
     time = pd.Timestamp("2026-03-16T01:30Z")
     rows = pd.DataFrame(
