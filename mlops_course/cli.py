@@ -827,12 +827,12 @@ def trace(
     ],
     file: _File = "env.yaml",
 ):
-    from mlops_course import registry, serving
+    from mlops_course import predictions, registry
 
     folder = _mlflow(file)
     _check_given(which, "a request's id, champion, a version or a run id")
     typer.echo(spoken_of(file))
-    entry = serving.find(folder.with_name("serving") / "predictions", which)
+    entry = predictions.find(predictions.folder_of(folder.parent), which)
     if entry:
         _show({name: value for name, value in entry.items() if name != "candidates"})
         _show_rows("candidate", entry["candidates"])

@@ -31,7 +31,7 @@ from traffic import (
     write,
 )
 
-from mlops_course import clocks, drift, monitoring, project
+from mlops_course import clocks, drift, monitoring, predictions, project
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.files import write_json
 from mlops_course.monitoring import Label, Monitor, MonitoringSettings, Shared, State
@@ -193,7 +193,7 @@ def test_a_line_that_is_not_of_this_log_costs_no_other(monitor, spoiled):
 
 
 def test_a_piece_of_rubbish_without_end_is_passed_over(monitor, monkeypatch):
-    monkeypatch.setattr(monitoring, "PIECE", 1_000)
+    monkeypatch.setattr(predictions, "PIECE", 1_000)
     write(monitor.folder, [entry("r1")])
     with open(monitor.folder / "serving/predictions/2026-03-02.jsonl", "ab") as opened:
         opened.write(b"x" * 3_500 + b"\n")
