@@ -25,7 +25,6 @@ APART = {"serving", "monitoring"}  # they talk over HTTP, and through what is wr
 STILL = {  # links that are to go, and how; one that is gone is an error here
     ("monitoring", "serving"): "`Digits`, `Number` and the routes go to `web` and `predictions`",
     ("project", "files"): "a stage's notes go to `stages`",
-STILL = {  # what is to be mended, and how; a line that is no longer true is an error
     ("services", "supervision"): "what needs a process that runs goes to `web`, and `services` to the second floor",
     ("registry", "training"): "`ClippedRegression` goes to `models`",
     **dict.fromkeys((("exercises", page) for page in PAGES), "what a page registers with goes to a floor below both"),
