@@ -1074,7 +1074,7 @@ def answers(
         Literal["aside", "back"], typer.Argument(help="aside before the pull, back after it")
     ],
 ):
-    from mlops_course.exercises import bring_back, set_aside
+    from mlops_course.answers import bring_back, set_aside
 
     for line in set_aside() if what == "aside" else bring_back():
         typer.secho(line, fg="red" if "CONFLICT" in line else None)

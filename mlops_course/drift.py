@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TIME', 'ENTITY', 'BOOKING', 'LABEL', 'KNOWN', 'FEATURES', 'PROPENSITY', 'SCORE', 'HOUR', 'BINS', 'FEW', 'USUAL',
            'NEAR', 'CHANCE', 'PROBLEMS', 'driver_hours', 'Grid', 'grid_of', 'Traffic', 'sliding_windows',
-           'null_distances', 'Performance', 'performance_of', 'DriftSettings', 'Reference', 'reference_of', 'quality',
-           'Verdict', 'judge']
+           'null_distances', 'Performance', 'performance_of', 'DriftSettings', 'Reference', 'reference_of',
+           'same_hours', 'quality', 'Verdict', 'judge']
 
 # %% ../notebooks/61_drift.ipynb #3ab422ec
 import numpy as np
@@ -33,6 +33,8 @@ def driver_hours(
     )
 
 # %% ../notebooks/61_drift.ipynb #1b4a76e9
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 BINS = 102  # cells of the grid
@@ -237,60 +239,33 @@ class DriftSettings(Settings):
     stale: float = 0.25  # quality: share with features older than `fresh`, as after a day off
     feed_hours: float = 8  # quality: hours without new features of any driver, while requests come
 
-# %% ../notebooks/61_drift.ipynb #ec1378ab
-class _Normal:
-    "What is kept of a version's normal traffic."
-
-    def __init__(
-        self,
-        units: pd.DataFrame,
-        farthest: dict[str, float],
-        usual_units: float,
-        performance: Performance | None,
-    ):
-        self.units = units
-        # the largest null distance, by column; empty: too short to say, drift is not judged
-        self.farthest = farthest
-        self.usual_units = usual_units  # driver-hours of a window
-        self.performance = performance
-        self.traffic = Traffic(units, [*FEATURES, SCORE]) if farthest else None
-        self._known = {name: float(units[name].notna().mean()) for name in farthest}
-
-    def weights(
-        self,
-        units: pd.DataFrame,  # driver-hours of a window
-    ) -> np.ndarray:
-        """Weights that give the reference the window's hours of the week; that hour on all days, or
-        all hours, where it has few of one."""
-        week = [
-            (rows[HOUR].dt.weekday * 24 + rows[HOUR].dt.hour).to_numpy()
-            for rows in (units, self.units)
-        ]
-        weights = np.zeros(len(self.units))
-        for hour, share in zip(*np.unique(week[0], return_counts=True), strict=True):
-            same = [week[1] == hour, week[1] % 24 == hour % 24]
-            rows = next((each for each in same if each.sum() >= FEW), np.ones(len(weights), bool))
-            weights[rows] += share / rows.sum()
-        return weights
-
 # %% ../notebooks/61_drift.ipynb #fa72f250
-class Reference(_Normal):
+@dataclass(eq=False)
+class Reference:
     "What is normal for a version of the model: its traffic, its performance, or both."
 
-    def limits(
-        self,
-        units: pd.DataFrame,  # driver-hours of the window
-        times: float,  # so many times the largest null distance
-    ) -> dict[str, float]:
-        """The distances that are an alarm. With fewer values than usual a window wanders farther:
-        by the root of their ratio. Chance alone, and `FEW` driver-hours that have moved by one of
-        the scale, are none. NaN: the reference knows nothing of the column."""
+    units: pd.DataFrame  # driver-hours
+    farthest: dict[str, float]  # largest null distance of each column; empty: too short to say
+    usual_units: float  # driver-hours of a window
+    performance: Performance | None
+
+    @cached_property
+    def traffic(self) -> Traffic | None:
+        return Traffic(self.units, [*FEATURES, SCORE]) if self.farthest else None
+
+    def limits(self, units: pd.DataFrame, times: float) -> dict[str, float]:
+        """The distances of a window that are an alarm: so many `times` the farthest, and wider by
+        the root where there are fewer values than usual. Chance alone, and `FEW` driver-hours that
+        have moved by one, are none. NaN: the reference knows nothing of the column."""
         limits = {}
         for name, farthest in self.farthest.items():
-            known = max(np.count_nonzero(~np.isnan(units[name].to_numpy(float))), 1)
-            wider = np.sqrt(max(1.0, self.usual_units * self._known[name] / known))
+            known = max(units[name].notna().sum(), 1)
+            usual = self.usual_units * self.units[name].notna().mean()
             chance = CHANCE * np.sqrt(self.traffic.grids[name].rare * known)
-            limits[name] = float(np.maximum(times * farthest * wider, max(FEW, chance) / known))
+            least = max(FEW, chance) / known
+            limits[name] = float(
+                np.maximum(times * farthest * np.sqrt(max(1, usual / known)), least)
+            )
         return limits
 
 # %% ../notebooks/61_drift.ipynb #ecc8305f
@@ -314,6 +289,21 @@ def reference_of(
         return Reference(units, {}, 0.0, usual)
     many = float(null.pop("driver_hours").median())
     return Reference(units, null.max().to_dict(), many, usual)
+
+# %% ../notebooks/61_drift.ipynb #53a0cac7
+def same_hours(
+    units: pd.DataFrame,  # driver-hours of a window
+    usual: pd.DataFrame,  # driver-hours of normal traffic
+) -> np.ndarray:
+    """Weights that give normal traffic the window's hours of the week; that hour on all days, or
+    all hours, where it has few of one."""
+    week = [(rows[HOUR].dt.weekday * 24 + rows[HOUR].dt.hour).to_numpy() for rows in (units, usual)]
+    weights = np.zeros(len(usual))
+    for hour, share in zip(*np.unique(week[0], return_counts=True), strict=True):
+        same = [week[1] == hour, week[1] % 24 == hour % 24]
+        rows = next((each for each in same if each.sum() >= FEW), np.ones(len(weights), bool))
+        weights[rows] += share / rows.sum()
+    return weights
 
 # %% ../notebooks/61_drift.ipynb #f4429d37
 _COLUMNS = {column.name: column for column in CONTRACT.tables["statistics"].columns}

@@ -434,7 +434,8 @@ def last_kept(
 from contextlib import closing
 
 from . import registry
-from .drift import BINS, NEAR, USUAL, Performance, Reference, driver_hours, reference_of
+from .drift import BINS, NEAR, USUAL, Performance, Reference
+from .drift import driver_hours, reference_of, same_hours
 
 
 def candidates_for(
@@ -564,7 +565,8 @@ def report(
         from evidently.metrics import MissingValueCount, ValueDrift
 
         units, columns = driver_hours(window), [*FEATURES, SCORE]
-        limits, weights = reference.limits(units, settings.distance), reference.weights(units)
+        limits = reference.limits(units, settings.distance)
+        weights = same_hours(units, reference.units)
         usual = reference.units.sample(
             min(rows, np.count_nonzero(weights)), weights=weights, random_state=7
         )

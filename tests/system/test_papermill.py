@@ -10,11 +10,10 @@ import pytest
 from rules import Notebook, exercise_cells
 
 from mlops_course import project
-from mlops_course.exercises import exercises_of
+from mlops_course.exercises import EXERCISES
 
 pytestmark = pytest.mark.patient
 
-EXERCISES = exercises_of()
 NOTEBOOKS = sorted((project.root() / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {"world": {"drivers": 120, "bookings_per_day": 400}}
 
