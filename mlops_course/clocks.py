@@ -17,7 +17,7 @@ from filelock import ReadWriteLock, Timeout
 
 from . import predictions, project
 from .files import write_json
-from .project import Clock, UserError, environment, shown
+from .project import Clock, UserError, shown
 
 CLOCK = "MLOPS_COURSE_CLOCK"  # a variable: the clock that a process has set, for all that it starts
 # held for reading by each process that lives by the clock of its folder
@@ -79,7 +79,7 @@ def reached(
     "How far a clock of the folder can have come. What is dated later was written by a wrong one."
     with suppress(OSError, ValueError, KeyError, TypeError):
         return _clock_in(json.loads((folder / "clock.json").read_text(encoding="utf-8"))).time()
-    return max(environment().clock or datetime.now(UTC), datetime.now(UTC))
+    return max(project.environment().clock or datetime.now(UTC), datetime.now(UTC))
 
 # %% ../notebooks/99_clocks.ipynb #99c10c08
 def join(
@@ -87,7 +87,7 @@ def join(
     newest: datetime | None = None,  # that this service has written down: time never goes back
 ) -> None:
     "Let the clock of this process run, once: that of others of the folder, if they live."
-    fixed, real = environment().clock, datetime.now(UTC)
+    fixed, real = project.environment().clock, datetime.now(UTC)
     answered = predictions.last_time(predictions.folder_of(folder), reached(folder))
     written = [moment for moment in (newest, answered) if moment]
     _live_by(folder, _handed(folder) or Clock(max([fixed, *written]) if fixed else real, real))

@@ -12,7 +12,7 @@ import pytest
 from rules import Notebook, as_taught, exercise_cells, tagged
 from typer.testing import CliRunner
 
-from mlops_course import answers, exercises, project
+from mlops_course import answers, exercises, project, stages
 from mlops_course.cli import app
 from mlops_course.exercises import EXERCISES, check
 from mlops_course.questions import LESSONS, MOVED, RENUMBERED
@@ -83,7 +83,7 @@ def test_a_build_notes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path / "lab"))
     name = next(iter(EXERCISES))
 
-    with project.building(tmp_path / "out"):
+    with stages.building(tmp_path / "out"):
         assert check(name, answer(EXERCISES[name].solution)).passed
 
     assert not (tmp_path / "lab").exists()
