@@ -23,7 +23,6 @@ FLOOR |= dict.fromkeys(PAGES, 8)  # the exercises of each part
 APART = {"serving", "monitoring"}  # they talk over HTTP, and through what is written down
 
 STILL = {  # links that are to go, and how; one that is gone is an error here
-    ("project", "files"): "a stage's notes go to `stages`",
     ("services", "supervision"): "what needs a process that runs goes to `web`, and `services` to the second floor",
     ("registry", "training"): "`ClippedRegression` goes to `models`",
 }
