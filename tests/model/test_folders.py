@@ -111,7 +111,7 @@ def test_a_source_is_read(place, kind, monkeypatch):
 def test_a_training_table_is_kept_and_read_again(place):
     frame = pd.DataFrame({"a": [1.0]})
 
-    assert training.kept(training.keep(frame, place / "snapshots"), place / "snapshots").equals(frame)
+    assert training.load_snapshot(training.save_snapshot(frame, place / "snapshots"), place / "snapshots").equals(frame)
 
 
 def test_prometheus_finds_its_rules(place):
