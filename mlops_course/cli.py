@@ -879,7 +879,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(f"the same model: digest {now}")
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
-from . import services
+from . import services, web
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -923,7 +923,7 @@ def _check_door(out: Path, name: str, values: dict) -> None:
     host, port = values.get("host", "127.0.0.1"), str(values.get("port"))
     # what is no host or no port is refused later
     if isinstance(host, str) and re.fullmatch("[0-9]{1,5}", port):
-        services.key_for(host)
+        web.key_for(host)
         with services.present(out, name, host, int(port)):
             pass
 
@@ -997,7 +997,7 @@ def retrain(
     retraining, (folder, told, _) = _service(
         file, "retraining", "RetrainingSettings", host, port, None, None, starts=False
     )
-    number = retraining.ask(services.address_of(told.host, told.port), reason, folder)
+    number = retraining.ask(web.address_of(told.host, told.port), reason, folder)
     typer.echo(f"case {number}: `{_typed('status', file)}` tells its story")
 
 # %% ../notebooks/91_command_line.ipynb #0fa41cce
@@ -1015,7 +1015,7 @@ def live_on(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         # a key that cannot be used is said now
-        history, _ = live.history_of(file), services.key_shown()
+        history, _ = live.history_of(file), web.key_shown()
         with services.running(folder, "live"):
             with project.building(folder):  # it takes back what was made since the build
                 live.prepare(folder, history)
