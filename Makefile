@@ -100,7 +100,7 @@ ui: $(READY) ## open MLflow on the runs and models of the last build, on port 50
 # --- what developers use ---------------------------------------------------------------------
 
 .PHONY: export
-export: $(READY) ## write the package and the README's table from the notebooks, and clean the notebooks
+export: $(READY) ## write the package and README's tables from the notebooks, and clean the notebooks
 	nbdev_export
 	nbdev_clean
 	python tests/rules.py --readme
@@ -134,11 +134,11 @@ test-all: test ## and the tests that need servers, kills, load or a browser
 	pytest tests/system -m "not patient"
 
 .PHONY: bench
-bench: $(READY) ## the benchmarks of the README; one of them: make bench ONLY=serving
+bench: $(READY) ## the benchmarks of docs/BENCHMARKS.md; one of them: make bench ONLY=serving
 	python tests/benchmarks/run.py $(ONLY)
 
 .PHONY: screenshots
-screenshots: run ## make the README's pictures anew, from the last build and a browser
+screenshots: run ## make the pictures of README, docs and lessons anew, from the last build and a browser
 	PYTHONPATH=tests:tests/system python tests/system/screenshots.py
 
 .PHONY: clean

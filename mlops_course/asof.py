@@ -194,7 +194,7 @@ from feast.infra.offline_stores.offline_utils import (
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from .project import atomic_write
+from .files import atomic_write
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):

@@ -40,6 +40,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import project, telemetry
+from .files import atomic_write, file_digest, is_full, unwritten, write_json
 
 # %% ../notebooks/91_command_line.ipynb #8a5e2549
 import errno
@@ -179,7 +180,7 @@ class _Plain(TyperGroup):
             if not (fault or clear):
                 raise
             # where a disk is full, the message of `UserError` says how much room is left
-            said_best = clear and (fault is None or project.is_full(fault))
+            said_best = clear and (fault is None or is_full(fault))
             typer.secho(str(error) if said_best else explained(fault), err=True, fg="red")
             raise typer.Exit(1) from None
 
@@ -248,7 +249,7 @@ def fingerprint(
     file: str,  # of the environment, in the root
 ) -> str:
     "Digest of what a build is made by: the pipeline; of each stage settings, cells and modules."
-    settings, pipeline = project.environment(file), project.digest(project.root() / "pipeline.yaml")
+    settings, pipeline = project.environment(file), file_digest(project.root() / "pipeline.yaml")
     return project.digest_of(
         [pipeline, {name: project.runs(name, settings) for name in project.tasks()}]
     )
@@ -440,7 +441,7 @@ def _printed(file: Path) -> Iterator[BinaryIO]:
     try:
         printed = tempfile.TemporaryFile()  # noqa: SIM115 - the block below closes it
     except OSError as error:
-        raise project.unwritten(error, Path("a temporary file")) from error
+        raise unwritten(error, Path("a temporary file")) from error
     with printed:
         try:
             yield printed
@@ -448,7 +449,7 @@ def _printed(file: Path) -> Iterator[BinaryIO]:
             printed.seek(0)
             with (
                 suppress(project.UserError),
-                project.atomic_write(file) as beside,
+                atomic_write(file) as beside,
                 open(beside, "wb") as kept,
             ):
                 shutil.copyfileobj(printed, kept)
@@ -542,10 +543,8 @@ def _reason(printed: str, code: int, out: Path) -> str | None:
     "Why a build ended that has left no message: by what it printed, its end, and the machine."
     fullest = min([out, Path(tempfile.gettempdir())], key=_free)
     memory = psutil.virtual_memory()
-    if project.is_full(printed) or _free(fullest) < 1e6:
-        return str(
-            project.unwritten(printed if project.is_full(printed) else "disk is full", fullest)
-        )
+    if is_full(printed) or _free(fullest) < 1e6:
+        return str(unwritten(printed if is_full(printed) else "disk is full", fullest))
     if messages := re.findall(r"UserError: (.+)", printed):
         return messages[-1]
     if "Kernel died" in printed or code == -signal.SIGKILL:
@@ -734,7 +733,7 @@ def run(file: _File = "env.yaml"):
         )
         before = fingerprint(file)  # what is edited while the build runs counts as changed
         build(file)
-        project.write_json(out / "made/build.json", {"fingerprint": before})
+        write_json(out / "made/build.json", {"fingerprint": before})
     typer.echo(summary(file))
 
 
@@ -879,7 +878,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(f"the same model: digest {now}")
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
-from . import services, web
+from . import services, supervision, web
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -910,7 +909,7 @@ def _service(
     }
     out = folder.resolve() if folder else project.root() / told.out
     if starts:
-        _check_door(out, section, values)
+        _check_address(out, section, values)
     module = importlib.import_module(f"mlops_course.{section}")
     chosen = project.validated(
         getattr(module, model), values, f"the section `{section}` of {file}, and --set"
@@ -918,20 +917,20 @@ def _service(
     return module, (out, chosen, told.name)
 
 # %% ../notebooks/91_command_line.ipynb #5f099437
-def _check_door(out: Path, name: str, values: dict) -> None:
+def _check_address(out: Path, name: str, values: dict) -> None:
     "Raise `UserError` before seconds of imports, if a service cannot listen where it will."
     host, port = values.get("host", "127.0.0.1"), str(values.get("port"))
     # what is no host or no port is refused later
     if isinstance(host, str) and re.fullmatch("[0-9]{1,5}", port):
         web.key_for(host)
-        with services.present(out, name, host, int(port)):
+        with web.present(out, name, host, int(port)):
             pass
 
 
 def _check_built(folder: Path) -> None:
     "Raise an error if a service has no build to stand on, or no place to write to."
     check_writable(folder)
-    services.check_built(folder)
+    web.check_built(folder)
 
 # %% ../notebooks/91_command_line.ipynb #c3051b37
 @app.command()
@@ -943,7 +942,7 @@ def serve(
     settings: _Set = None,
 ):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
-    with services.ended_quietly("serving"):
+    with supervision.ended_quietly("serving"):
         serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
         serving.serve(*told)
 
@@ -959,7 +958,7 @@ def monitor(
     folder: _Folder = None,
     settings: _Set = None,
 ):
-    with services.ended_quietly("monitoring"):
+    with supervision.ended_quietly("monitoring"):
         monitoring, told = _service(
             file, "monitoring", "MonitoringSettings", host, port, folder, settings
         )
@@ -976,7 +975,7 @@ def retrain_on_alert(
     settings: _Set = None,
 ):
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
-    with services.ended_quietly("retraining"):
+    with supervision.ended_quietly("retraining"):
         retraining, told = _service(
             file, "retraining", "RetrainingSettings", host, port, folder, settings
         )
@@ -1010,13 +1009,13 @@ def live_on(
     file: _File = "env.live.yaml",
     settings: _Set = None,
 ):
-    with services.ended_quietly("the live company"):
+    with supervision.ended_quietly("the live company"):
         live, (folder, told, _) = _service(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         # a key that cannot be used is said now
         history, _ = live.history_of(file), web.key_shown()
-        with services.running(folder, "live"):
+        with supervision.running(folder, "live"):
             with project.building(folder):  # it takes back what was made since the build
                 live.prepare(folder, history)
             live.check_platform(file, told)
@@ -1049,7 +1048,7 @@ def _folders() -> list[Path]:
     "those of other terminals, and those whose notebook is long closed.",
 )
 def stop():
-    ended = [name for folder in _folders() for name in services.stop_all(folder)]
+    ended = [name for folder in _folders() for name in supervision.stop_all(folder)]
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7
@@ -1089,11 +1088,11 @@ def _taken(port: int) -> str:
     "Why a port of this machine cannot be had; empty if it can."
     with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
         return (
-            services._holder(port)
+            supervision.port_holder(port)
             or "another program answers there (on macOS AirPlay has port 5000)"
         )
     try:
-        services._opened("127.0.0.1", port).close()
+        supervision.listen("127.0.0.1", port).close()
     except project.UserError as error:
         return str(error)
     return ""
@@ -1172,12 +1171,12 @@ def ui(
             f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db"
         )
     mlflow = _server(folder, _port(port))
-    with services.ended_quietly("MLflow"):
+    with supervision.ended_quietly("MLflow"):
         typer.echo(
             f"MLflow starts on the runs of {project.shown(folder)}, which takes about ten "
             "seconds ..."
         )
-        with services.in_terminal(
+        with supervision.in_terminal(
             project.root() / project.environment(file).out, mlflow
         ) as process:
             typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")

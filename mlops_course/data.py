@@ -1259,7 +1259,7 @@ def page(
 # %% ../notebooks/30_data_pipeline.ipynb #7addc7aa
 import shutil
 
-from .project import digest, atomic_write
+from .files import atomic_write, file_digest
 
 
 def keep(
@@ -1267,8 +1267,8 @@ def keep(
     folder: Path,  # of the snapshots
 ) -> Path:
     "Keep a copy of a file under its digest, where no later run changes it."
-    snapshot = folder / f"{digest(path)}{path.suffix}"
-    if not snapshot.is_file() or digest(snapshot) != snapshot.stem:
+    snapshot = folder / f"{file_digest(path)}{path.suffix}"
+    if not snapshot.is_file() or file_digest(snapshot) != snapshot.stem:
         with atomic_write(snapshot) as beside:
             shutil.copyfile(path, beside)
     return snapshot
@@ -1331,7 +1331,8 @@ class Data(Settings):
     sources: dict[str, Source]
 
 # %% ../notebooks/30_data_pipeline.ipynb #348da12a
-from .project import Stage, shown, write_json
+from .files import write_json
+from .project import Stage, shown
 
 
 def run(

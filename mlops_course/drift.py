@@ -46,8 +46,7 @@ class Grid(NamedTuple):
     "The cells in which a column's values are counted; the outermost ones are for unseen values."
 
     edges: np.ndarray
-    widths: np.ndarray  # how far each cell is from the next one
-    scale: float  # a standard deviation: the unit of distances; 1 in a column that hardly varies
+    positions: np.ndarray  # of the cells, in standard deviations; or 0, 1, 2 if it hardly varies
     usual: float | None = None  # the value of a column that hardly varies,
     rare: float = 0.0  # and the share of others
 
@@ -61,11 +60,12 @@ def grid_of(
     off, near = known - usual, max(NEAR * abs(usual), 1e-300)
     rare = float((abs(off) > near).mean()) if len(known) else 0.0
     if rare <= 1 - USUAL:
-        return Grid(np.array([usual - near, usual + near]), np.ones(BINS - 1), 1.0, usual, rare)
+        return Grid(np.array([usual - near, usual + near]), np.arange(BINS), usual, rare)
     scale = abs(off).max() * float((off / abs(off).max()).std(ddof=1))
     inner = np.linspace(*np.quantile(known, [0.001, 0.999]), BINS - 3)
     edges = np.concatenate([[np.nextafter(known.min(), -np.inf)], inner, [known.max()]])
-    return Grid(edges, np.array([scale, *np.full(BINS - 3, inner[1] - inner[0]), scale]), scale)
+    widths = np.array([scale, *np.full(BINS - 3, inner[1] - inner[0]), scale])
+    return Grid(edges, np.append(0, widths.cumsum() / scale))
 
 # %% ../notebooks/61_drift.ipynb #341c83b8
 class _Counts:
@@ -107,6 +107,9 @@ class _Counts:
         return self._tables[name, without]
 
 # %% ../notebooks/61_drift.ipynb #d531a163
+from scipy.stats import wasserstein_distance
+
+
 class Traffic(_Counts):
     "Driver-hours of normal traffic, counted by day, hour and value."
 
@@ -115,17 +118,18 @@ class Traffic(_Counts):
         units: pd.DataFrame,
         without: tuple[int, int] = (0, 0),  # days left out, from the first to before the second
     ) -> dict[str, float]:
-        "How far each column is from normal traffic of the same hours, in its scale; NaN: unknown."
-        found, week = {}, (units[HOUR].dt.weekday * 24 + units[HOUR].dt.hour).to_numpy()
+        "The distance of each column from the same hours of normal traffic; NaN: unknown."
+        distances, week = {}, (units[HOUR].dt.weekday * 24 + units[HOUR].dt.hour).to_numpy()
         for name, grid in self.grids.items():
             value = units[name].to_numpy(float)
             known = ~np.isnan(value)
             here = np.bincount(np.searchsorted(grid.edges, value[known]), minlength=BINS)
             there = np.bincount(week[known], minlength=168) @ self.table(name, without)
-            moved = abs((here - there).cumsum())[:-1] @ grid.widths / max(known.sum(), 1)
-            enough = known.sum() >= FEW and there.any()
-            found[name] = float(moved / grid.scale) if enough else float("nan")
-        return found
+            distances[name] = float("nan")
+            if known.sum() >= FEW and there.any():
+                moved = wasserstein_distance(grid.positions, grid.positions, here, there)
+                distances[name] = float(moved)
+        return distances
 
 # %% ../notebooks/61_drift.ipynb #8cac82ad
 from .project import UserError
@@ -224,10 +228,10 @@ class DriftSettings(Settings):
     "What a person decides: how much is judged at once, and when it is an alarm."
 
     window_requests: int = 1_000  # of a version, the newest: so many are judged, at most
-    fewest_requests: int = 100  # with fewer, quality is not judged
-    fewest_labels: int = 200  # with fewer, performance is not judged
+    min_requests: int = 100  # with fewer, quality is not judged
+    min_labels: int = 200  # with fewer, performance is not judged
     distance: float = 2.0  # drift: so many times the largest null distance
-    spreads: float = 8.0  # performance: so many standard errors from normal
+    z_threshold: float = 8.0  # performance: so many standard errors from normal
     missing: float = 0.05  # quality: share of driver-hours without one of the features
     out_of_range: float = 0.01  # quality: share with a feature outside of the contract
     stale: float = 0.25  # quality: share with features older than `fresh`, as after a day off
@@ -379,9 +383,9 @@ def judge(
         moved = reference.traffic.distance(units)
         scores |= {name: distance / limits[name] for name, distance in moved.items()}
     usual = reference.performance if reference else None
-    if usual and len(labelled) >= settings.fewest_labels:
-        scores |= usual.scores(labelled[LABEL], labelled[SCORE], settings.spreads)
-    limited = [*PROBLEMS, "feed_hours"] if requests >= settings.fewest_requests else []
+    if usual and len(labelled) >= settings.min_labels:
+        scores |= usual.scores(labelled[LABEL], labelled[SCORE], settings.z_threshold)
+    limited = [*PROBLEMS, "feed_hours"] if requests >= settings.min_requests else []
     return Verdict(
         requests=requests,
         labels=len(labelled),

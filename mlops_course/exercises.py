@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from . import project
+from .files import atomic_write
 
 
 class Exercise(NamedTuple):
@@ -470,7 +471,7 @@ def set_aside() -> Iterator[str]:
     _make(aside.parent)
     for path in course:
         for place, text in [(aside / "course", course[path]), (aside, mine[path])]:
-            with project.atomic_write(place / path.name) as beside:
+            with atomic_write(place / path.name) as beside:
                 beside.write_bytes(text)
     _git("checkout", "--quiet", commit, "--", *map(str, course))
     for path in course:
@@ -522,7 +523,7 @@ def _bring(
         )
         lines = [f"{', '.join(brought)} back in the lesson"] if brought else []
         lines += [conflict.format(each, kept) for each in both]
-    with project.atomic_write(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(text)
     return lines or [f"only outputs were yours, and the course has new ones; yours are in {kept}"]
 

@@ -96,7 +96,7 @@ from datetime import timedelta
 
 import pyarrow.compute as pc
 
-from . import world
+from . import clocks, world
 
 
 class _Days:
@@ -199,7 +199,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from .project import atomic_write
+from .files import atomic_write, file_digest, write_json
 
 # in the order in which they are written
 FILES = ("driver_stats", "candidates", "bookings", "labels")
@@ -469,7 +469,7 @@ async def live_on(
 # %% ../notebooks/65_live_company.ipynb #187f0f8f
 import orjson
 
-from . import services
+from . import services, supervision
 
 
 def refusal(
@@ -547,7 +547,7 @@ def prepare(
     settings: world.WorldSettings,  # of the history
 ) -> None:
     "Write the history if there is none; take back what earlier runs have done since the build."
-    if ended := services.stop(folder):
+    if ended := supervision.stop(folder):
         print(f"ended in {project.shown(folder)}: {', '.join(ended)}")
     if not (folder / "company/labels.parquet").is_file():
         world.write(settings, folder / "company")
@@ -574,7 +574,7 @@ def keep(
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one.is_file() and other.is_file() and project.digest(one) == project.digest(other)
+    return one.is_file() and other.is_file() and file_digest(one) == file_digest(other)
 
 # %% ../notebooks/65_live_company.ipynb #98ac0ab5
 from . import telemetry
@@ -643,7 +643,7 @@ def check_platform(
     "Raise `UserError` that names each program that is missing and each port that is taken."
     faults = []
     for service in platform(file, told):
-        for look in (services.program, services.check_port):
+        for look in (supervision.program, supervision.check_port):
             try:
                 look(service)
             except project.UserError as error:
@@ -820,7 +820,7 @@ def run(
     push = partial(features.push, features.open_store(folder / "features"))
     listed = platform(file, told)
     end = clock_end(environment, history, told, listed)
-    project.set_clock(folder, history.end, told.speed, end)
+    clocks.begin(folder, history.end, told.speed, end)
     with (
         telemetry.logging_to(
             folder / "logs/live.jsonl", service="live", environment=environment.name
@@ -835,15 +835,15 @@ def run(
                 flush=True,
             )
             for service in listed:
-                print(f"{service.name:<13} {services.start(folder, service)}", flush=True)
+                print(f"{service.name:<13} {supervision.start(folder, service)}", flush=True)
             company = going_on(history, told, project.now())
             life, until = Life(company, history.days), min(company.settings.end, end)
             log.info("service started", services=len(listed), until=until)
             asyncio.run(_run(folder, life, told, push, ports_of(environment), until))
         finally:
             log.info("service stopped")
-            services.stop(folder, terminals=False)
-            project.leave_clock()
+            supervision.stop(folder, terminals=False)
+            clocks.leave()
     if (folder / "live/story.json").is_file():
         print(summary(folder))
 
@@ -894,7 +894,7 @@ async def _run(
                     "moments": watch.moments,
                     "unanswered": dict(live.reasons.most_common(5)),
                 }
-                project.write_json(folder / "live/story.json", story)
+                write_json(folder / "live/story.json", story)
                 status.update(
                     Text(watch.line(console.width - 2), overflow="ellipsis", no_wrap=True)
                 )

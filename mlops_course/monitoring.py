@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'REFUSED', 'LAST', 'BLOBS', 'PIECE', 'LATE', 'Entity', 'Name', 'Probability', 'MonitoringSettings',
-           'Label', 'Span', 'span_of', 'Kept', 'Labels', 'State', 'read_log', 'written_until', 'versions_of',
+           'Label', 'Span', 'span_of', 'Database', 'Labels', 'State', 'read_log', 'written_until', 'versions_of',
            'window_of', 'forget', 'completed_share', 'candidates_for', 'make_reference', 'kept_reference',
-           'keep_reference', 'report', 'write_report', 'Health', 'Monitor', 'Apart', 'refer', 'write_reports',
+           'keep_reference', 'report', 'write_report', 'Health', 'Monitor', 'SubprocessJob', 'refer', 'write_reports',
            'Metrics', 'SeenCandidate', 'Prediction', 'Ended', 'Iteration', 'application', 'monitor']
 
 # %% ../notebooks/62_model_monitoring.ipynb #49eb1419
@@ -27,7 +27,7 @@ class MonitoringSettings(DriftSettings):
     active_requests: int = 200  # a version counts while it is among so many of the newest requests
     refresh_seconds: float = 0.5  # from one look at the log to the next
     report_seconds: float = 3_600  # a report at least this often; and one when something changes
-    keep_days: float = 35  # predictions and labels older than this are forgotten, or not taken
+    retention_days: float = 35  # predictions and labels older than this are forgotten, or not taken
     # of the course's clock: what is dated later than this after now is refused
     clock_slack_seconds: float = Field(300, ge=0, allow_inf_nan=False)
 
@@ -47,11 +47,12 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from . import project
+from . import clocks, project
 from .drift import BOOKING, ENTITY, FEATURES, KNOWN, LABEL, SCORE, TIME
+from .files import atomic_write, write_json
 from .project import UserError
 
-OUTCOMES = ("joined", "waiting", "double", "unknown")
+OUTCOMES = ("joined", "early", "duplicate", "unknown")
 REFUSED = {  # times that cannot be believed, by what they are of and why
     "predictions future": "predictions dated after now",
     "predictions old": "predictions older than what is kept",
@@ -78,10 +79,10 @@ class Span(NamedTuple):
     newest: float = LAST
 
 
-def span_of(told: MonitoringSettings) -> Span:
+def span_of(settings: MonitoringSettings) -> Span:
     "The times that can be believed now: not older than what is kept, not later than now and slack."
     now = project.now().timestamp()
-    return Span(now - told.keep_days * 86_400, now + told.clock_slack_seconds)
+    return Span(now - settings.retention_days * 86_400, now + settings.clock_slack_seconds)
 
 # %% ../notebooks/62_model_monitoring.ipynb #ca3834f0
 _TABLES = """
@@ -99,7 +100,7 @@ CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, read INTEGER);
 """
 
 
-class Kept:
+class Database:
     "A database in one file, changed in transactions: a killed service goes on where it was."
 
     def __init__(
@@ -112,11 +113,17 @@ class Kept:
         self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self._lock = threading.RLock()
         self._db.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_TABLES}")
-        # a file of before version 1: its labels have the time that their sender gave them
-        if self.ask("PRAGMA user_version")[0][0] < 1:
-            with self._change() as db:
+        self._migrate(self.ask("PRAGMA user_version")[0][0])
+
+    def _migrate(self, version: int) -> None:
+        "Bring a file of an earlier version of the course up to date."
+        renamed = "UPDATE counts SET of = ? WHERE name = 'labels' AND of = ?"
+        with self._change() as db:
+            if version < 1:  # labels had the time that their sender gave them
                 db.execute("UPDATE labels SET time = booked WHERE joined")
-                db.execute("PRAGMA user_version = 1")
+            if version < 2:  # outcomes had other names
+                db.executemany(renamed, [("early", "waiting"), ("duplicate", "double")])
+                db.execute("PRAGMA user_version = 2")
 
     def close(self) -> None:
         with self._lock:
@@ -202,28 +209,28 @@ def _seconds(time: str | datetime | None) -> float | None:
     return moment.timestamp()
 
 # %% ../notebooks/62_model_monitoring.ipynb #9e800fa8
-class _Placed(Kept):
+class _Placed(Database):
     "Where a label that comes belongs."
 
-    def _placed(self, db: sqlite3.Connection, told: Label, span: Span) -> str:
-        if told.time > span.newest:
+    def _placed(self, db: sqlite3.Connection, label: Label, span: Span) -> str:
+        if label.time > span.newest:
             return "future"
         found = db.execute(
             "SELECT version, time, score, entity FROM predictions WHERE request_id = ?",
-            (told.request_id,),
+            (label.request_id,),
         ).fetchone()
-        if found and found[3] != told.entity:
+        if found and found[3] != label.entity:
             return "unknown"
-        if not found and told.time < span.oldest:
+        if not found and label.time < span.oldest:
             return "unknown"  # a prediction of that time is no longer kept
         if not db.execute(
-            "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, 0, NULL, NULL, NULL)", told
+            "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, 0, NULL, NULL, NULL)", label
         ).rowcount:
-            return "double"
+            return "duplicate"
         if not found:
-            return "waiting"
+            return "early"
         version, booked, score, _ = found
-        db.execute(_JOIN, (version, booked, booked, score, told.request_id))
+        db.execute(_JOIN, (version, booked, booked, score, label.request_id))
         return "joined"
 
 # %% ../notebooks/62_model_monitoring.ipynb #8923ab4e
@@ -232,13 +239,13 @@ class Labels(_Placed):
 
     def label(self, labels: Iterable[Label]) -> Counter:
         "Keep labels, each once. What came of them: so many of `OUTCOMES`, or refused as `future`."
-        came, span = Counter(), self.span()
+        outcomes, span = Counter(), self.span()
         with self._change() as db:
-            for told in labels:
-                came[self._placed(db, told, span)] += 1
-            _count(db, "labels", {outcome: came[outcome] for outcome in OUTCOMES})
-            _count(db, "refused", {"labels future": came["future"]})
-        return came
+            for label in labels:
+                outcomes[self._placed(db, label, span)] += 1
+            _count(db, "labels", {outcome: outcomes[outcome] for outcome in OUTCOMES})
+            _count(db, "refused", {"labels future": outcomes["future"]})
+        return outcomes
 
     def _meet(self, row: tuple) -> None:
         "A prediction has come."
@@ -396,7 +403,7 @@ def versions_of(
 def window_of(
     state: State,
     version: str,
-    told: MonitoringSettings,
+    settings: MonitoringSettings,
 ) -> tuple[pd.DataFrame, pd.DataFrame, float]:
     "A version's newest candidates, its newest labelled choices, and the share without a label."
     now = state.span().newest
@@ -405,9 +412,9 @@ def window_of(
         "AND candidates IS NOT NULL ORDER BY time DESC, number DESC LIMIT ?"
     )
     found = state.ask(
-        f"SELECT request_id, time, candidates {newest}", version, now, told.window_requests
+        f"SELECT request_id, time, candidates {newest}", version, now, settings.window_requests
     )[::-1]
-    oldest = found[-1][1] - told.window_hours * 3600 if found else 0
+    oldest = found[-1][1] - settings.window_hours * 3600 if found else 0
     rows = [
         (request, time, *c)
         for request, time, candidates in found
@@ -423,7 +430,7 @@ def window_of(
     labels = "FROM labels WHERE version = ? AND booked BETWEEN ? AND ?"
     newest = f"SELECT label, score {labels} AND score IS NOT NULL ORDER BY booked DESC LIMIT ?"
     labelled = pd.DataFrame(
-        state.ask(newest, version, oldest, now, told.window_labels), columns=[LABEL, SCORE]
+        state.ask(newest, version, oldest, now, settings.window_labels), columns=[LABEL, SCORE]
     )
     with_label = state.ask(f"SELECT count(*) {labels}", version, found[0][1] if found else 0, now)[
         0
@@ -433,7 +440,7 @@ def window_of(
 
 def forget(
     state: State,
-    told: MonitoringSettings,
+    settings: MonitoringSettings,
 ) -> None:
     "Drop what is too old, seen from the newest prediction, and candidates that no window needs."
     newest, number = state.ask(
@@ -441,13 +448,13 @@ def forget(
     )[0]
     if newest is None:
         return
-    old = newest - told.keep_days * 86_400
+    old = newest - settings.retention_days * 86_400
     with state._change() as db:
         lost = db.execute("DELETE FROM labels WHERE NOT joined AND time < ?", (old,)).rowcount
         _count(db, "labels", {"unknown": lost} if lost > 0 else {})
         db.execute("DELETE FROM labels WHERE time < ?", (old,))
         db.execute("DELETE FROM predictions WHERE time < ?", (old,))
-        gone = number - BLOBS * told.window_requests
+        gone = number - BLOBS * settings.window_requests
         db.execute(
             "UPDATE predictions SET candidates = NULL WHERE number < ? AND candidates IS NOT NULL",
             (gone,),
@@ -497,17 +504,17 @@ def candidates_for(
 def make_reference(
     folder: Path,
     version: str,
-    told: MonitoringSettings,
+    settings: MonitoringSettings,
 ) -> None:
     "Make a version's reference from its snapshot, and keep it. May raise `UserError`."
-    candidates, until = candidates_for(folder, version, told.reference_days)
-    keep_reference(folder, version, reference_of(candidates, told, until), told)
+    candidates, until = candidates_for(folder, version, settings.reference_days)
+    keep_reference(folder, version, reference_of(candidates, settings, until), settings)
 
 
 def kept_reference(
     folder: Path,
     version: str,
-    told: MonitoringSettings,
+    settings: MonitoringSettings,
 ) -> Reference | None:
     "The reference of a version as it was kept; None: unreadable, or of another run or settings."
     kept = _place(folder, version)
@@ -515,7 +522,7 @@ def kept_reference(
         note = json.loads(kept.with_suffix(".json").read_text(encoding="utf-8"))
         return (
             _opened(pd.read_parquet(kept), note)
-            if note["made_of"] == _made_of(folder, version, told)
+            if note["made_of"] == _made_of(folder, version, settings)
             else None
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -526,33 +533,31 @@ def keep_reference(
     folder: Path,
     version: str,
     made: Reference,
-    told: MonitoringSettings,
+    settings: MonitoringSettings,
 ) -> None:
     "Write a reference beside the state; what says that it is whole is written last."
     kept, usual = _place(folder, version), made.performance
-    with project.atomic_write(kept) as beside:
+    with atomic_write(kept) as beside:
         made.units.to_parquet(beside, index=False)
     note = {
-        "made_of": _made_of(folder, version, told),
+        "made_of": _made_of(folder, version, settings),
         "farthest": made.farthest,
         "usual_units": made.usual_units,
     }
-    project.write_json(
-        kept.with_suffix(".json"), {**note, "performance": usual and usual._asdict()}
-    )
+    write_json(kept.with_suffix(".json"), {**note, "performance": usual and usual._asdict()})
 
 
 def _place(folder: Path, version: str) -> Path:
     return folder / f"monitoring/reference/{version}.parquet"
 
 
-def _made_of(folder: Path, version: str, told: MonitoringSettings) -> dict[str, Any]:
+def _made_of(folder: Path, version: str, settings: MonitoringSettings) -> dict[str, Any]:
     "With another run, other settings or another grid a reference is made anew."
     grid = [BINS, USUAL, NEAR]
     return {
         "run_id": _run_of(folder, version),
-        "window_requests": told.window_requests,
-        "days": told.reference_days,
+        "window_requests": settings.window_requests,
+        "days": settings.reference_days,
         "grid": grid,
     }
 
@@ -587,7 +592,7 @@ def _run_of(folder: Path, version: str) -> str | None:
 def report(
     window: pd.DataFrame,
     reference: Reference,
-    told: MonitoringSettings,
+    settings: MonitoringSettings,
     file: Path,  # HTML, some megabytes
     rows: int = 5_000,  # of the reference, at most
 ) -> None:
@@ -600,7 +605,7 @@ def report(
         from evidently.metrics import MissingValueCount, ValueDrift
 
         units, columns = driver_hours(window), [*FEATURES, SCORE]
-        limits, weights = reference.limits(units, told.distance), reference.weights(units)
+        limits, weights = reference.limits(units, settings.distance), reference.weights(units)
         usual = reference.units.sample(
             min(rows, np.count_nonzero(weights)), weights=weights, random_state=7
         )
@@ -625,7 +630,7 @@ def report(
                 )
         made = Report([*drift, *(MissingValueCount(column=name) for name in columns)]).run(*both)
         title = f"Traffic until {window[TIME].max():%Y-%m-%d %H:%M} beside normal traffic"
-        with project.atomic_write(file) as beside:
+        with atomic_write(file) as beside:
             page = made.get_html_str(as_iframe=False)
             beside.write_text(
                 page.replace("<head>", f"<head><title>{title}</title>", 1), encoding="utf-8"
@@ -643,18 +648,18 @@ def _drawable(values: pd.Series) -> bool:
 def write_report(
     folder: Path,
     version: str,
-    told: MonitoringSettings,
+    settings: MonitoringSettings,
 ) -> str:
     "Write the report on a version's newest window. Its file's name in `folder`/monitoring/reports."
-    reference = kept_reference(folder, version, told)
+    reference = kept_reference(folder, version, settings)
     if reference is None or reference.traffic is None:
         raise UserError(f"there is no normal traffic of version {version} to compare with")
-    with closing(State(folder / "monitoring/state.db", partial(span_of, told))) as state:
-        window, _, _ = window_of(state, version, told)
+    with closing(State(folder / "monitoring/state.db", partial(span_of, settings))) as state:
+        window, _, _ = window_of(state, version, settings)
     if window.empty:
         raise UserError(f"version {version} has answered no requests that can be compared")
     name = f"{window[TIME].max():%Y%m%dT%H%M%S}-version-{version}.html"
-    report(window, reference, told, folder / "monitoring/reports" / name)
+    report(window, reference, settings, folder / "monitoring/reports" / name)
     return name
 
 # %% ../notebooks/62_model_monitoring.ipynb #f0019487
@@ -840,7 +845,7 @@ import subprocess
 import sys
 
 
-class Apart:
+class SubprocessJob:
     "`make_reference` or `write_report` in a process of its own, begun at once."
 
     def __init__(
@@ -848,13 +853,23 @@ class Apart:
         work: str,  # which of the two
         folder: Path,
         version: str,
-        told: MonitoringSettings,
+        settings: MonitoringSettings,
         nice: int = 0,  # up to 19: leaves the processor to all others
     ):
         import psutil
 
-        words = "import sys; from mlops_course import monitoring; monitoring._apart(*sys.argv[1:])"
-        command = [sys.executable, "-c", words, work, str(folder), version, told.model_dump_json()]
+        words = (
+            "import sys; from mlops_course import monitoring; monitoring._run_job(*sys.argv[1:])"
+        )
+        command = [
+            sys.executable,
+            "-c",
+            words,
+            work,
+            str(folder),
+            version,
+            settings.model_dump_json(),
+        ]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
@@ -880,12 +895,12 @@ class Apart:
         return last
 
 
-def _apart(work: str, folder: str, version: str, told: str) -> None:
+def _run_job(work: str, folder: str, version: str, settings: str) -> None:
     "What the process does. Its last line is what came of it."
     known = {"make_reference": make_reference, "write_report": write_report}
     try:
-        project.run_clock(Path(folder))
-        print(known[work](Path(folder), version, MonitoringSettings.model_validate_json(told)))
+        clocks.join(Path(folder))
+        print(known[work](Path(folder), version, MonitoringSettings.model_validate_json(settings)))
     except Exception as error:
         print(f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         sys.exit(1)
@@ -902,7 +917,7 @@ def refer(monitor: Monitor) -> None:
             with monitor.trying(about):
                 found = kept_reference(monitor.folder, version, monitor.told)
                 if not found:
-                    Apart("make_reference", monitor.folder, version, monitor.told).result(
+                    SubprocessJob("make_reference", monitor.folder, version, monitor.told).result(
                         monitor.ended
                     )
                     found = kept_reference(monitor.folder, version, monitor.told)
@@ -938,9 +953,9 @@ def write_reports(monitor: Monitor) -> None:
             continue
         if verdict.detected != then or time.monotonic() - when > monitor.told.report_seconds:
             with monitor.trying(about):
-                name = Apart("write_report", monitor.folder, version, monitor.told, nice=19).result(
-                    monitor.ended
-                )
+                name = SubprocessJob(
+                    "write_report", monitor.folder, version, monitor.told, nice=19
+                ).result(monitor.ended)
                 monitor.reported[version] = (time.monotonic(), verdict.detected)
                 for old in sorted(monitor.reports.glob("*.html"))[:-20]:
                     old.unlink(missing_ok=True)
@@ -1038,7 +1053,7 @@ class Metrics:
         )
         late = float("nan") if self.monitor.read is None else time.monotonic() - self.monitor.read
         yield gauge(
-            "monitoring_up_to_date_seconds", "Since all of the log had been read", [], [([], late)]
+            "monitoring_log_lag_seconds", "Since all of the log had been read", [], [([], late)]
         )
         counts, refused = self.monitor.counts, {**dict.fromkeys(REFUSED, 0), **self.monitor.refused}
         for name, about, labels, values in [
@@ -1071,7 +1086,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, FiniteFloat
 
 from .telemetry import logging_to, pipeline_metrics
-from .web import Digits, Number, key_for, service, tell_state, uvicorn_server
+from .web import Digits, Number, key_for, present, service
+from .web import tell_state, uvicorn_server
 
 Entity = Annotated[Number | Digits, AfterValidator(int)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
@@ -1209,7 +1225,7 @@ def application(
 
     @asynccontextmanager
     async def lifespan(app):
-        project.run_clock(monitor.folder, written_until(monitor.folder, monitor.state))
+        clocks.join(monitor.folder, written_until(monitor.folder, monitor.state))
         async with monitor.repeating(works):
             yield
             monitor.ended.set()
@@ -1225,9 +1241,6 @@ def application(
     return app
 
 # %% ../notebooks/62_model_monitoring.ipynb #0dd23d70
-from .services import present
-
-
 def monitor(
     folder: Path,  # an environment's: see `Monitor`; logs/ is written
     told: MonitoringSettings,

@@ -12,6 +12,7 @@ __all__ = ['TRUSTED', 'NAME', 'trusted', 'UntrustedModel', 'loads', 'canonical',
 from functools import cache
 
 from . import project
+from .files import atomic_write, file_digest, write_json
 from .problem import CONTRACT
 
 TRUSTED = {
@@ -145,7 +146,7 @@ def model_digest(
     folder: Path,  # that `save_model` made
 ) -> str:
     "SHA-256 of the model's own file, in hex. Two models with one digest are one model."
-    return project.digest(folder / "model.skops")
+    return file_digest(folder / "model.skops")
 
 # %% ../notebooks/44_model_registry.ipynb #2d863324
 def save_model(
@@ -232,7 +233,7 @@ def _make(folder: Path) -> None:
     database = folder / "mlflow.db"
     with _alone(folder):
         if not database.is_file():
-            with project.atomic_write(database) as beside:
+            with atomic_write(database) as beside:
                 SqlAlchemyStore(_uri(beside), (folder / "artifacts").as_uri()).engine.dispose()
 
 # %% ../notebooks/44_model_registry.ipynb #95c1f201
@@ -550,9 +551,9 @@ def keep(
     "Write a model's compared files to `folder`; their list comes last: half a copy is none."
     version, files = checked(client, which)
     for name, content in files.items():
-        with project.atomic_write(folder / "model" / name) as beside:
+        with atomic_write(folder / "model" / name) as beside:
             beside.write_bytes(content)
-    project.write_json(
+    write_json(
         folder / "kept.json",
         {"version": str(version.version), "run_id": version.run_id, "files": _digests(files)},
     )

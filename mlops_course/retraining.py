@@ -71,7 +71,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from . import project
+from . import clocks, project
+from .files import locked, write_json
 from .telemetry import log
 
 
@@ -136,7 +137,7 @@ def save(
     case: Case,
 ) -> None:
     "Write a case, whole or not at all."
-    project.write_json(place(folder) / f"{case.number:04}.json", case.model_dump(mode="json"))
+    write_json(place(folder) / f"{case.number:04}.json", case.model_dump(mode="json"))
 
 
 def read_cases(
@@ -388,8 +389,8 @@ def work(
 ) -> None:
     "A training as a process: one at a time, and it ends with the process that has started it."
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with project.locked(trainings(Path(folder)) / "lock", "a training", wait=-1):
-        project.run_clock(Path(folder))
+    with locked(trainings(Path(folder)) / "lock", "a training", wait=-1):
+        clocks.join(Path(folder))
         try:
             with project.building(Path(folder), "a retraining", wait=-1):
                 found = outcome_of(retrain(Path(folder), json.loads(training)))
@@ -405,7 +406,7 @@ def work(
                 "reasons": [why],
                 "more_days_may_help": False,
             }
-        project.write_json(Path(outcome), found)
+        write_json(Path(outcome), found)
 
 
 def _end_with_parent() -> None:
@@ -865,7 +866,7 @@ def application(
     @asynccontextmanager
     async def lifespan(app):
         times = [datetime.fromisoformat(case.steps[-1]["time"]) for case in retraining.cases]
-        project.run_clock(retraining.folder, max(times, default=None))
+        clocks.join(retraining.folder, max(times, default=None))
         async with retraining.background.repeating(looks):
             yield
         retraining.stop()
@@ -889,7 +890,7 @@ def serve(
     "Wait for alerts until SIGTERM or Ctrl-C. Raises `UserError`: a port taken, a key missing."
     key = web.key_for(told.host)
     with (
-        services.present(folder, "retraining", told.host, told.port) as listening,
+        web.present(folder, "retraining", told.host, told.port) as listening,
         telemetry.logging_to(
             folder / "logs/retraining.jsonl", service="retraining", environment=name
         ),

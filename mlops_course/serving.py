@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from . import project
+from . import clocks, project
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Period = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # seconds, and more than none
@@ -843,7 +843,7 @@ class Serving:
     async def start(self) -> None:
         "Run the clock on from the last answer, open the log, remember its end, follow the model."
         tail = _tail(self.predictions)
-        project.run_clock(self.folder)
+        clocks.join(self.folder)
         self.log = PredictionLog(
             self.predictions, self.settings.log_seconds, self.settings.log_waiting, self.background
         )
@@ -1137,9 +1137,9 @@ import sqlite3
 import sys
 from importlib import import_module
 
-from .services import check_built, present
+from .files import locked
 from .telemetry import logging_to
-from .web import key_for, uvicorn_server
+from .web import check_built, key_for, present, uvicorn_server
 
 
 def serve(
@@ -1153,9 +1153,7 @@ def serve(
     with (
         present(folder, "serving", settings.host, settings.port) as listening,
         # two folders may share a log
-        project.locked(
-            predictions / ".lock", f"a service that writes {project.shown(predictions)}"
-        ),
+        locked(predictions / ".lock", f"a service that writes {project.shown(predictions)}"),
         logging_to(folder / "logs/serving.jsonl", service="serving", environment=name),
     ):
         _check_champion(folder)

@@ -178,6 +178,148 @@ def _(answer):
     assert answer([5, 9, 9, 12]) == 7, "without a restart it is the last reading less the first one"
     assert answer([5]) == 0 and answer([]) == 0, "one reading says nothing of a rise"
 
+# %% ../notebooks/996_solutions_monitoring.ipynb #23ba9d2d
+@exercise(
+    "61.1",
+    stub="""
+    def rows_needed():
+        "How many rows a window has, of which one in ten rings for nothing at 0.1."
+        raise NotImplementedError
+    """,
+    hints=[
+        (
+            "Draw many windows of one column with `rng.random(rows)`, and count those whose "
+            "`wasserstein_distance` from `same[:, 0]` is 0.1 standard deviations or more."
+        ),
+        "With 100 rows about half of them ring, with 200 a fifth.",
+        "Try 250, 300 and 400.",
+    ],
+    solution="""
+    def rows_needed():
+        return 300
+    """,
+    wrong="""
+    def rows_needed():
+        return 100
+    """,
+    message="ring for nothing",
+)
+def _(answer):
+    import numpy as np
+
+    rows = answer()
+    draws = np.sort(np.random.default_rng(7).random((2_000, rows)), axis=1)
+    distances = abs(draws - (np.arange(rows) + 0.5) / rows).mean(axis=1)
+    share = (distances >= 0.1 / np.sqrt(12)).mean()
+    assert share < 0.13, f"of windows with {rows:,} rows, {share:.0%} ring for nothing"
+    assert share > 0.07, f"with {rows:,} rows only {share:.1%} ring: fewer rows are enough"
+
+# %% ../notebooks/996_solutions_monitoring.ipynb #209a7360
+_61_2 = exercise(
+    "61.2",
+    stub="""
+    def threshold(days, size):
+        "Twice the largest null distance of `size` days in a row: the rest is without them."
+        raise NotImplementedError
+    """,
+    hints=[
+        "What is a window compared with? It must not be part of it, nor may the days beside it.",
+        "The rest of the window that begins at `n`: days before `n - 1`, and after `n + size`.",
+        "`rest = [*days[: max(0, n - 1)], *days[n + size + 1 :]]`",
+    ],
+    solution="""
+    def threshold(days, size):
+        distances = []
+        for n in range(len(days) - size + 1):
+            window, rest = days[n : n + size], [*days[: max(0, n - 1)], *days[n + size + 1 :]]
+            distances.append(abs(sum(window) / size - sum(rest) / len(rest)))
+        return 2 * max(distances)
+    """,
+    wrong="""
+    def threshold(days, size):
+        usual = sum(days) / len(days)
+        windows = [days[n : n + size] for n in range(len(days) - size + 1)]
+        return 2 * max(abs(sum(window) / size - usual) for window in windows)
+    """,
+    message="part of",
+)
+
+# %% ../notebooks/996_solutions_monitoring.ipynb #ad12cf1d
+@_61_2
+def _(answer):
+    found = answer([0, 0, 0, 8, 0, 0, 0], 1)
+    assert found > 15, f"{found:.1f}, not 16: the day with 8 is part of what it is compared with"
+    beside = answer([0, 0, 4, 8, 4, 0, 0], 1)
+    assert beside == 16, f"{beside:.1f}, not 16: the days beside the window are in the rest"
+    first = answer([8, 4, 0, 0, 0, 0], 1)
+    assert first == 16, f"{first:.1f}, not 16: the first day has none before it"
+    pair = answer([0, 0, 0, 6, 2, 0, 0, 0], 2)
+    assert pair == 8, (
+        f"two days of 6 and 2 are 4 from the rest, and twice that is 8, not {pair:.1f}"
+    )
+    assert answer([5] * 9, 3) == 0, "where nothing changes, nothing is far"
+
+# %% ../notebooks/996_solutions_monitoring.ipynb #421856c0
+_61_3 = exercise(
+    "61.3",
+    stub="""
+    def distance(window, usual):
+        "The mean of `window` less the usual one at the same hours; a driver counts once an hour."
+        raise NotImplementedError
+    """,
+    hints=[
+        'The unit first: `drop_duplicates(["hour", "driver_id"], keep="last")`, in both tables.',
+        (
+            "Then the usual mean of each hour of the day, and that mean for each row of the "
+            "window: what would be normal for this mix of hours?"
+        ),
+        (
+            'With `normal = usual.groupby("hour").value.mean()`, the answer is '
+            "`(window.value - window.hour.map(normal)).mean()`."
+        ),
+    ],
+    solution="""
+    def distance(window, usual):
+        window, usual = (
+            rows.drop_duplicates(["hour", "driver_id"], keep="last") for rows in (window, usual)
+        )
+        normal = usual.groupby("hour").value.mean()
+        return float((window.value - window.hour.map(normal)).mean())
+    """,
+    wrong="""
+    def distance(window, usual):
+        return window.value.mean() - usual.value.mean()
+    """,
+    message="hour",
+)
+
+# %% ../notebooks/996_solutions_monitoring.ipynb #15d8bbd6
+@_61_3
+def _(answer):
+    import pandas as pd
+
+    def rows(*each):
+        return pd.DataFrame(list(each), columns=["hour", "driver_id", "value"])
+
+    usual = rows((5, 1, 0.9), (5, 2, 0.7), (12, 3, 0.4), (12, 4, 0.2))
+    night = answer(rows((5, 1, 0.9), (5, 2, 0.7)), usual)
+    assert abs(night) < 1e-9, (
+        f"a normal hour at dawn is {night:+.2f} from normal: it was compared with hours of "
+        "the whole day"
+    )
+    standing = answer(rows(*[(5, 1, 0.9)] * 8, (5, 2, 0.7)), usual)
+    assert abs(standing) < 1e-9, (
+        f"{standing:+.2f}: driver 1 was a candidate eight times in one hour, and counts eight times"
+    )
+    last = answer(rows((5, 1, 0.1), (5, 1, 0.9), (5, 2, 0.7)), usual)
+    assert abs(last) < 1e-9, "a driver who is seen twice in an hour counts with the last value"
+    often = answer(rows((5, 1, 0.9), (5, 2, 0.7)), rows(*[(5, 1, 0.9)] * 9, (5, 2, 0.7)))
+    assert abs(often) < 1e-9, "in `usual` a driver counts once an hour as well"
+    moved = answer(rows((5, 1, 1.0), (12, 3, 0.6)), usual)
+    assert abs(moved - 0.25) < 1e-9, (
+        f"0.2 above normal at dawn and 0.3 at noon are +0.25, not {moved:+.2f}"
+    )
+
 # %% ../notebooks/996_solutions_monitoring.ipynb #ee35f716
 _62_1 = exercise(
     "62.1",
@@ -195,24 +337,21 @@ _62_1 = exercise(
             "A window is bounded twice: `window_requests` by number, `window_hours` by time. "
             "`missing` is a share."
         ),
-        (
-            "`MonitoringSettings(window_requests=300, window_hours=48, fewest_labels=80, "
-            "missing=0.02)`"
-        ),
+        ("`MonitoringSettings(window_requests=300, window_hours=48, min_labels=80, missing=0.02)`"),
     ],
     solution="""
     def night_service():
         from mlops_course.monitoring import MonitoringSettings
 
         return MonitoringSettings(
-            window_requests=300, window_hours=48, fewest_labels=80, missing=0.02
+            window_requests=300, window_hours=48, min_labels=80, missing=0.02
         )
     """,
     wrong="""
     def night_service():
         from mlops_course.monitoring import MonitoringSettings
 
-        return MonitoringSettings(window_requests=300, fewest_labels=80, missing=2)
+        return MonitoringSettings(window_requests=300, min_labels=80, missing=2)
     """,
     message="a share",
 )
@@ -232,8 +371,8 @@ def _(answer):
     assert told.window_hours <= 48, (
         f"a window may reach back {told.window_hours:g} hours; two days have 48"
     )
-    assert told.fewest_labels <= 80, (
-        f"with 80 labels performance is not judged: it waits for {told.fewest_labels}"
+    assert told.min_labels <= 80, (
+        f"with 80 labels performance is not judged: it waits for {told.min_labels}"
     )
     time = pd.Timestamp("2026-03-16T01:30Z")
     rows = pd.DataFrame(
@@ -340,66 +479,50 @@ def _(answer):
         "no label has come: there is no share yet, so return None"
     )
 
-# %% ../notebooks/996_solutions_monitoring.ipynb #421856c0
+# %% ../notebooks/996_solutions_monitoring.ipynb #3c563e9f
 _62_3 = exercise(
     "62.3",
     stub="""
-    def distance(window, usual):
-        "The mean of `window` less the usual one at the same hours; a driver counts once an hour."
+    def windows(lines, size, now):
+        "Version -> its newest `size` requests until `now`, the oldest first."
         raise NotImplementedError
     """,
     hints=[
-        'The unit first: `drop_duplicates(["hour", "driver_id"], keep="last")`, in both tables.',
-        (
-            "Then the usual mean of each hour of the day, and that mean for each row of the "
-            "window: what would be normal for this mix of hours?"
-        ),
-        (
-            'With `normal = usual.groupby("hour").value.mean()`, the answer is '
-            "`(window.value - window.hour.map(normal)).mean()`."
-        ),
+        "What is newest is said by a line's time, not by its place in the log.",
+        "Sort by time, leave out what is after `now`, and collect the requests of each version.",
+        "`found.setdefault(version, []).append(request)`, and at the end `requests[-size:]`.",
     ],
     solution="""
-    def distance(window, usual):
-        window, usual = (
-            rows.drop_duplicates(["hour", "driver_id"], keep="last") for rows in (window, usual)
-        )
-        normal = usual.groupby("hour").value.mean()
-        return float((window.value - window.hour.map(normal)).mean())
+    def windows(lines, size, now):
+        found = {}
+        for version, time, request in sorted(lines, key=lambda line: line[1]):
+            if time <= now:
+                found.setdefault(version, []).append(request)
+        return {version: requests[-size:] for version, requests in found.items()}
     """,
     wrong="""
-    def distance(window, usual):
-        return window.value.mean() - usual.value.mean()
+    def windows(lines, size, now):
+        found = {}
+        for version, time, request in lines[-size:]:
+            found.setdefault(version, []).append(request)
+        return found
     """,
-    message="hour",
+    message="a window of its own",
 )
 
-# %% ../notebooks/996_solutions_monitoring.ipynb #15d8bbd6
+# %% ../notebooks/996_solutions_monitoring.ipynb #c96ef95e
 @_62_3
 def _(answer):
-    import pandas as pd
-
-    def rows(*each):
-        return pd.DataFrame(list(each), columns=["hour", "driver_id", "value"])
-
-    usual = rows((5, 1, 0.9), (5, 2, 0.7), (12, 3, 0.4), (12, 4, 0.2))
-    night = answer(rows((5, 1, 0.9), (5, 2, 0.7)), usual)
-    assert abs(night) < 1e-9, (
-        f"a normal hour at dawn is {night:+.2f} from normal: it was compared with hours of "
-        "the whole day"
+    lines = [("1", 9.0, "a"), ("1", 9.1, "b"), ("2", 9.2, "c"), ("1", 9.3, "d")]
+    found = answer(lines, 2, 10.0)
+    assert found == {"1": ["b", "d"], "2": ["c"]}, (
+        f"{found}: each version has a window of its own, of its newest two requests"
     )
-    standing = answer(rows(*[(5, 1, 0.9)] * 8, (5, 2, 0.7)), usual)
-    assert abs(standing) < 1e-9, (
-        f"{standing:+.2f}: driver 1 was a candidate eight times in one hour, and counts eight times"
-    )
-    last = answer(rows((5, 1, 0.1), (5, 1, 0.9), (5, 2, 0.7)), usual)
-    assert abs(last) < 1e-9, "a driver who is seen twice in an hour counts with the last value"
-    often = answer(rows((5, 1, 0.9), (5, 2, 0.7)), rows(*[(5, 1, 0.9)] * 9, (5, 2, 0.7)))
-    assert abs(often) < 1e-9, "in `usual` a driver counts once an hour as well"
-    moved = answer(rows((5, 1, 1.0), (12, 3, 0.6)), usual)
-    assert abs(moved - 0.25) < 1e-9, (
-        f"0.2 above normal at dawn and 0.3 at noon are +0.25, not {moved:+.2f}"
-    )
+    late = answer([("1", 9.3, "d"), ("1", 9.0, "a"), ("1", 9.1, "b")], 2, 10.0)
+    assert late == {"1": ["b", "d"]}, "a line that came late is not newer for it: look at its time"
+    strange = answer([*lines, ("1", 2099.0, "z")], 2, 10.0)
+    assert strange == found, "what is dated after now takes no place in a window"
+    assert answer([], 2, 10.0) == {}, "nobody has answered yet"
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #108a3ccd
 _64_1 = exercise(

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../notebooks/990_solutions_start.ipynb #80e92370
 from . import project
 from .exercises import exercise
+from .files import file_digest
 
 # %% ../notebooks/990_solutions_start.ipynb #db360177
 @exercise(
@@ -56,11 +57,11 @@ _00_2 = exercise(
     """,
     hints=[
         "A file is whole or not there: write beside, then rename.",
-        "`project.atomic_write(path)` gives a path beside and renames it at the end of the block.",
+        "`files.atomic_write(path)` gives a path beside and renames it at the end of the block.",
     ],
     solution="""
     def save(path, lines):
-        from mlops_course.project import atomic_write
+        from mlops_course.files import atomic_write
 
         with atomic_write(path) as beside, open(beside, "w") as file:
             for line in lines:
@@ -114,16 +115,16 @@ def _(answer):
     """,
     hints=[
         "A file that is not there has no digest: look first.",
-        "`digest(folder / name)` gives the digest of a file as it is now.",
+        "`files.file_digest(folder / name)` gives the digest of a file as it is now.",
     ],
     solution="""
     def altered(folder, digests):
-        from mlops_course.project import digest
+        from mlops_course.files import file_digest
 
         return sorted(
             name
             for name, was in digests.items()
-            if not (folder / name).is_file() or digest(folder / name) != was
+            if not (folder / name).is_file() or file_digest(folder / name) != was
         )
     """,
     wrong="""
@@ -140,7 +141,7 @@ def _(answer):
         folder = Path(name)
         for letter in "abc":
             (folder / letter).write_text(letter)
-        digests = {letter: project.digest(folder / letter) for letter in "cab"}
+        digests = {letter: file_digest(folder / letter) for letter in "cab"}
         assert answer(folder, digests) == [], "nothing was changed yet, so the list is empty"
         (folder / "b").write_text("B")
         assert answer(folder, digests) == ["b"], "b was changed, although it is still there"

@@ -71,6 +71,7 @@ import os
 from pathlib import Path
 
 from . import project
+from .files import atomic_write, file_digest, write_json
 
 
 def keep(
@@ -79,9 +80,9 @@ def keep(
 ) -> str:
     "Write `frame` as `<digest>.parquet` into `folder`, whole or not at all, and return the digest."
     unnamed = folder / "training.parquet"
-    with project.atomic_write(unnamed) as beside:
+    with atomic_write(unnamed) as beside:
         frame.to_parquet(beside, index=False)
-    named = folder / f"{project.digest(unnamed)}.parquet"
+    named = folder / f"{file_digest(unnamed)}.parquet"
     os.replace(unnamed, named)
     return named.stem
 
@@ -97,7 +98,7 @@ def kept(
             f"no snapshot {snapshot[:12]} is kept here: it was deleted, or this is a copy "
             "without its snapshots"
         )
-    if project.digest(path) != snapshot:
+    if file_digest(path) != snapshot:
         raise UserError(
             f"snapshot {snapshot[:12]} was altered: its bytes no longer have this digest. "
             "Get it from a backup; nothing was trained"
@@ -1042,7 +1043,7 @@ def try_all(
         files = tuple(
             Path(scratch) / name for name in ("verdict.json", "report.html", "choices.parquet")
         )
-        project.write_json(files[0], verdict(judged))
+        write_json(files[0], verdict(judged))
         files[1].write_text(report(judged), encoding="utf-8")
         judged.chosen.to_parquet(files[2], index=False)
         tags = {
@@ -1204,7 +1205,7 @@ def _with_truth(
     if told.truth is None or chosen.empty or not (project.root() / told.truth).is_file():
         return None
     compared = compare_with_truth(chosen, pd.read_parquet(project.root() / told.truth), found)
-    project.write_json(stage.record(written), compared)
+    write_json(stage.record(written), compared)
     return compared
 
 
@@ -1245,8 +1246,8 @@ def run(
     frame = kept(snapshot, stage.out / "snapshots")
     stage.count("frame", len(frame))
     decision, files = train(client, frame, history, told, snapshot)
-    project.write_json(stage.product["decision"], decision)
-    with project.atomic_write(stage.product["report"]) as beside:
+    write_json(stage.product["decision"], decision)
+    with atomic_write(stage.product["report"]) as beside:
         shutil.copyfile(files / "report.html", beside)
     logged = ("decision", "found", "reasons", "model")
     log.info("gate decided", **{name: decision[name] for name in logged})

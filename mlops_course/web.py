@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BEYOND', 'Number', 'Digits', 'OPEN', 'KEY', 'MOST', 'Shared', 'reason_of', 'Troubles', 'Background', 'TaskFailures',
            'Refused', 'Refusal', 'refuse', 'answer_refusals', 'RequestMetrics', 'ServiceMiddleware', 'tell_state',
-           'service', 'check_host', 'key_for', 'keep_key', 'key_shown', 'address_of', 'client', 'async_client',
-           'answer', 'NoAnswer', 'TooSlow', 'ask', 'uvicorn_server']
+           'service', 'bound', 'present', 'check_built', 'key_for', 'keep_key', 'key_shown', 'address_of', 'client',
+           'async_client', 'answer', 'NoAnswer', 'TooSlow', 'ask', 'uvicorn_server']
 
 # %% ../notebooks/94_web.ipynb #6bf62cad
 import threading
@@ -478,22 +478,28 @@ def service(
     answer_refusals(app, form)
     return app
 
-# %% ../notebooks/94_web.ipynb #1f548bf4
-import ipaddress
-import os
-import re
+# %% ../notebooks/94_web.ipynb #1deabb34
 import socket
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 
-from . import project
-
-KEY = "MLOPS_COURSE_API_KEY"  # the variable with what callers show
+from . import project, supervision
 
 
-def check_host(
-    host: str,  # where a service shall listen
-) -> None:
-    "Raise `UserError` if it is no address of this machine."
+def bound(
+    host: str,
+    port: int,  # 0: any that is free
+) -> socket.socket:
+    "A socket that listens. `UserError`: the host is not here, or the port is taken."
+    _check_host(host)
+    try:
+        return supervision.listen(host, port)
+    except UserError as error:
+        other = "Or choose another one: --port 8400, or PORT=8400 with make"
+        raise UserError(f"port {port} of {host} cannot be used: {error}. {other}") from None
+
+
+def _check_host(host: str) -> None:
     try:
         with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
             probe.bind((host or "\0", 0))  # an empty one would be all addresses
@@ -503,6 +509,38 @@ def check_host(
             "take 127.0.0.1, or 0.0.0.0 for all that it has"
         ) from None
 
+# %% ../notebooks/94_web.ipynb #411e7589
+@contextmanager
+def present(
+    folder: Path,  # of an environment
+    name: str,  # of the service; a folder has one of each name
+    host: str,
+    port: int,  # 0: any that is free
+) -> Iterator[socket.socket]:
+    "Be a service of a folder, with a socket that listens. `UserError`: it runs already, or cannot."
+    with supervision.running(folder, name), closing(bound(host, port)) as listening:
+        supervision.register(Path(folder).resolve(), name, listening.getsockname()[1])
+        yield listening
+
+
+def check_built(
+    folder: Path,  # of an environment
+    *instead: Path,  # what will do as well
+) -> None:
+    "Raise `UserError` if no build has made the models that a service stands on."
+    if not any(path.exists() for path in (folder / "mlflow/mlflow.db", *instead)):
+        raise UserError(
+            f"no models in {project.shown(folder / 'mlflow')} yet: "
+            f"`{project.in_make('run')}` makes them"
+        )
+
+# %% ../notebooks/94_web.ipynb #1f548bf4
+import ipaddress
+import os
+import re
+
+KEY = "MLOPS_COURSE_API_KEY"  # the variable with what callers show
+
 
 def key_for(
     host: str,  # where a service will listen
@@ -510,7 +548,7 @@ def key_for(
     "What its callers must show; None: nothing. `UserError`: others can reach it without a key."
     key = _key()
     if not key and not _is_loopback(host):
-        check_host(host)
+        _check_host(host)
         raise UserError(
             f"{host} can be reached from other machines: set a key in the variable {KEY} first"
         )
@@ -539,8 +577,8 @@ def _usable(key: str, where: str) -> str | None:
         )
     return key or None
 
-# %% ../notebooks/94_web.ipynb #a25e8ae0
-from pathlib import Path
+# %% ../notebooks/94_web.ipynb #b59f76b5
+from .files import atomic_write
 
 
 def _key_file(folder: Path) -> Path:
@@ -553,7 +591,7 @@ def keep_key(
     "A file that only its owner may read, with one key for all services of a run."
     key, file = _key() or secrets.token_hex(32), _key_file(folder)
     with (
-        project.atomic_write(file) as beside,
+        atomic_write(file) as beside,
         open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened,
     ):
         opened.write(key)

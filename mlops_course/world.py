@@ -544,7 +544,7 @@ def _flush(file: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
 from contextlib import ExitStack
 from pathlib import Path
 
-from .project import atomic_write
+from .files import atomic_write
 
 
 def write(

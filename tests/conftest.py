@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from mlops_course import project, telemetry
+from mlops_course import clocks, project, telemetry
 
 UPSTREAM = {"world": [], "data": ["world"], "features": ["data"], "training": ["data", "features"], "batch": ["features", "training"]}
 """The stages and what each needs, as the notebooks' parameter cells say; test_pipeline.py compares the two."""
@@ -80,5 +80,5 @@ def template(tmp_path_factory) -> Path:
 def as_it_was():
     "A module that lets the clock of its process run, or names a run, leaves the next one as it was."
     yield
-    project.leave_clock()
+    clocks.leave()
     os.environ.pop(telemetry.RUN, None)

@@ -290,16 +290,39 @@ def faults(path: Path) -> list[str]:
 
 
 def contents(folder: Path) -> str:
-    "The lessons and the appendix as a Markdown table: what the README shows between its two marks."
-    lines = ["| lesson | what it says of itself | minutes | module |", "| --- | --- | --- | --- |"]
+    "The lessons and the appendix as two Markdown tables: what the README shows between its two marks."
     notebooks = [Notebook(path) for path in sorted(folder.glob("[0-9]*.ipynb"))]
-    for notebook in notebooks:
-        opening = notebook.markdown[0].splitlines()
-        lesson = next((m for line in opening if (m := LESSON.match(line))), None)
-        name = f"{notebook.path.stem.split('_')[0]} {opening[0].removeprefix('# ')}"
-        minutes, makes = lesson.groups() if lesson else ("", f"`mlops_course.{notebook.module}`")
-        lines.append(f"| [{name}](notebooks/{notebook.path.name}) | {opening[1].removeprefix('> ')} | {minutes} | {makes} |")
-    return "\n".join(lines)
+    lessons = [notebook for notebook in notebooks if not notebook.appendix]
+    solutions = [notebook for notebook in notebooks if notebook.module.startswith("solutions_")]
+    took = sum(int(LESSON.search(lesson.markdown[0])[1]) for lesson in lessons)
+    return "\n".join(
+        [
+            "| lesson | what it says of itself | minutes | module |",
+            "| --- | --- | ---: | --- |",
+            *(f"{_row(lesson)} {LESSON.search(lesson.markdown[0])[1]} | {_named(lesson.module)} |" for lesson in lessons),
+            f"\n{len(lessons)} lessons, {took / 60:.0f} hours. The appendix says how the course is made, for those who want to know:\n",
+            "| page | what it says of itself | module |",
+            "| --- | --- | --- |",
+            *(f"{_row(page)} {_named(page.module)} |" for page in notebooks if page.appendix and page not in solutions),
+            f"| Solutions: {', '.join(map(_solved, solutions))} | What each exercise asks, its check, hints and a solution. | `solutions_*` |",
+        ]
+    )
+
+
+def _row(notebook: Notebook) -> str:
+    "The first two cells of a notebook's row: its number and title, and its subtitle."
+    title, subtitle, *_ = notebook.markdown[0].splitlines()
+    number = notebook.path.stem.split("_")[0]
+    return f"| [{number} {title.removeprefix('# ')}](notebooks/{notebook.path.name}) | {subtitle.removeprefix('> ')} |"
+
+
+def _solved(notebook: Notebook) -> str:
+    "A link to the solutions of a part, by the part's name."
+    return f"[{notebook.markdown[0].splitlines()[0].removeprefix('# Solutions: ')}](notebooks/{notebook.path.name})"
+
+
+def _named(module: str) -> str:
+    return f"`{module}`" if module else ""
 
 
 def with_contents(readme: str, table: str) -> str:
@@ -308,7 +331,7 @@ def with_contents(readme: str, table: str) -> str:
 
 
 if __name__ == "__main__":
-    # NOTEBOOK...: print the faults. --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos. --readme: the table of lessons.
+    # NOTEBOOK...: print the faults. --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos. --readme: the tables of lessons and pages.
     if sys.argv[1] == "--readme":
         readme = Path("README.md")
         readme.write_text(with_contents(readme.read_text(encoding="utf-8"), contents(Path("notebooks"))), encoding="utf-8")

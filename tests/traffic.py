@@ -16,7 +16,7 @@ NAMES = list(CONTRACT.features)
 CLOCK = project.environment().clock  # where a service's clock begins
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 BEGIN = MONDAY - timedelta(days=21)  # of normal traffic; a week after it ends the clock begins
-TOLD = MonitoringSettings(window_requests=200, window_labels=400, fewest_labels=50, fewest_requests=2)
+TOLD = MonitoringSettings(window_requests=200, window_labels=400, min_labels=50, min_requests=2)
 LATER = BEGIN + timedelta(days=28)
 
 

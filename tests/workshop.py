@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 
 from mlops_course import project
+from mlops_course.files import file_digest
 
 BIN = Path(sys.executable).parent
 
@@ -85,7 +86,7 @@ class Workshop:
     def result(self) -> dict[str, str]:
         "Digests of all that a build comes to; the names that MLflow draws at random do not count."
         made = {
-            path.relative_to(self.out).as_posix(): project.digest(path)
+            path.relative_to(self.out).as_posix(): file_digest(path)
             for folder in ["raw", "data"]
             for path in sorted((self.out / folder).iterdir())
             if not path.name.startswith(".")

@@ -296,7 +296,7 @@ def kept_up(ground: services.Ground, folder: Path, seconds: float, backlog: int)
     for part in ("features", "mlflow", "snapshots"):
         (folder / part).symlink_to(ground.folder / part)
     writer, rate = Writer(ground, folder, str(ground.champion.version)), PER_SECOND / ACCEPTANCE.candidates
-    with watching(folder, f"keep_days={KEEP + 1}") as (client, process):
+    with watching(folder, f"retention_days={KEEP + 1}") as (client, process):
         waiting, late, slow = writer.write(1_000), 0.0, 0.0
         client.post("/labels", json=waiting)
         while meter(client, "monitoring_predictions_total") < writer.made:
@@ -308,7 +308,7 @@ def kept_up(ground: services.Ground, folder: Path, seconds: float, backlog: int)
                 client.post("/labels", json=waiting)
                 waiting = []
                 asked = time.monotonic()
-                late = max(late, meter(client, "monitoring_up_to_date_seconds"))
+                late = max(late, meter(client, "monitoring_log_lag_seconds"))
                 slow = max(slow, time.monotonic() - asked)
             time.sleep(0.1)
         busy = (sum(process.cpu_times()[:2]) - used) / spent

@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mlops_course import cli, project, services, web
+from mlops_course.files import file_digest, locked, write_json
 
 
 @pytest.fixture
@@ -22,13 +23,13 @@ def out(tmp_path, monkeypatch):
     monkeypatch.setattr(cli.project, "environment", lambda file=None: environment)
     for name in project.tasks():
         ran = project.runs(name, environment)
-        project.write_json(tmp_path / f"made/{name}.json", {"stage": name, "files": {}, "folders": [], "ran": ran})
+        write_json(tmp_path / f"made/{name}.json", {"stage": name, "files": {}, "folders": [], "ran": ran})
     for stage, file in [("world", "raw/a.parquet"), ("data", "data/b.parquet")]:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(stage)
-        made = {"stage": stage, "files": {file: project.digest(tmp_path / file)}, "folders": [], "ran": project.runs(stage, environment)}
-        project.write_json(tmp_path / f"made/{stage}.json", made)
-    project.write_json(tmp_path / "made/build.json", {"fingerprint": cli.fingerprint("env.test.yaml")})
+        made = {"stage": stage, "files": {file: file_digest(tmp_path / file)}, "folders": [], "ran": project.runs(stage, environment)}
+        write_json(tmp_path / f"made/{stage}.json", made)
+    write_json(tmp_path / "made/build.json", {"fingerprint": cli.fingerprint("env.test.yaml")})
     return tmp_path
 
 
@@ -127,7 +128,7 @@ def test_a_run_beside_another_build_says_who_builds_and_disturbs_nothing(out, pl
     if stale:
         (out / "data/b.parquet").unlink()
 
-    with project.locked(out / "logs/.build.lock", "a build of it"):
+    with locked(out / "logs/.build.lock", "a build of it"):
         told = CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"])
 
     assert f"a build of it runs already: process {os.getpid()} (" in told.output if stale else told.output == "the summary\n"
@@ -147,7 +148,7 @@ def test_many_changes_are_counted_and_each_is_said_once(out, monkeypatch):
     monkeypatch.setattr(cli, "summary", lambda file: "")
     made = {"stage": "data", "files": {f"data/{i}": "" for i in range(9)}, "folders": ["data/1"]}
     made["ran"] = project.runs("data", project.environment())
-    project.write_json(out / "made/data.json", made)
+    write_json(out / "made/data.json", made)
 
     told = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"])
 

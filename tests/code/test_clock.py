@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops_course import project
+from mlops_course import clocks, project
+from mlops_course.files import write_json
 from mlops_course.project import UserError
 
 FIXED = datetime(2026, 3, 16, tzinfo=UTC)  # of env.test.yaml
@@ -15,8 +16,8 @@ END = FIXED + timedelta(days=60)
 JOIN = """
 import sys
 from pathlib import Path
-from mlops_course import project
-project.run_clock(Path(sys.argv[1]))
+from mlops_course import clocks, project
+clocks.join(Path(sys.argv[1]))
 print(project.now().isoformat(), flush=True)
 """
 
@@ -25,7 +26,7 @@ print(project.now().isoformat(), flush=True)
 def left():
     "No test leaves a clock to the next one."
     yield
-    project.leave_clock()
+    clocks.leave()
 
 
 def joined(folder) -> datetime:
@@ -45,13 +46,13 @@ def entry(moment: datetime) -> str:
 
 def test_a_service_that_starts_a_day_after_the_live_company_lives_where_the_last_answer_was_given(tmp_path):
     last = FIXED + timedelta(days=35)
-    project.set_clock(tmp_path, FIXED, 21_600, END)
-    project.leave_clock()
+    clocks.begin(tmp_path, FIXED, 21_600, END)
+    clocks.leave()
     clock = json.loads((tmp_path / "clock.json").read_text())
-    project.write_json(tmp_path / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1)), "until": None})
+    write_json(tmp_path / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1)), "until": None})
     answered(tmp_path, entry(last - timedelta(days=1)), entry(last))
 
-    project.run_clock(tmp_path)
+    clocks.join(tmp_path)
 
     assert timedelta(0) <= project.now() - last < timedelta(minutes=1)
 
@@ -61,7 +62,7 @@ def test_a_torn_end_of_the_log_does_not_hide_the_last_answer(tmp_path, torn):
     last = FIXED + timedelta(days=35)
     answered(tmp_path, entry(last), torn)
 
-    project.run_clock(tmp_path)
+    clocks.join(tmp_path)
 
     assert project.now() - last < timedelta(minutes=1)
 
@@ -71,31 +72,31 @@ def test_whoever_starts_first_no_service_lives_before_what_another_has_written(t
     answered(tmp_path, entry(last))
 
     assert joined(tmp_path) >= last, "monitoring has seen nothing yet, and starts first"
-    project.run_clock(tmp_path, newest=last + timedelta(days=1))
+    clocks.join(tmp_path, newest=last + timedelta(days=1))
     assert project.now() >= last + timedelta(days=1)
 
 
 def test_a_clock_that_was_set_goes_to_all_that_this_process_starts_even_if_nobody_lives_by_it(tmp_path):
-    project.set_clock(tmp_path, FIXED, 21_600, END)
+    clocks.begin(tmp_path, FIXED, 21_600, END)
     shown = project.now()
-    project._members.close()  # as if this process had been killed, and with it all others
+    clocks._members.close()  # as if this process had been killed, and with it all others
 
     assert shown <= joined(tmp_path) <= END
     assert joined(tmp_path / "another folder") < FIXED + timedelta(minutes=1)
 
 
 def test_a_clock_that_was_left_goes_to_nobody(tmp_path):
-    project.set_clock(tmp_path, FIXED, 1_000_000, END)
-    project.leave_clock()
+    clocks.begin(tmp_path, FIXED, 1_000_000, END)
+    clocks.leave()
 
     assert joined(tmp_path) < FIXED + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("value", ["", "{}", "[]", "3", "no clock", '{"folder": "FOLDER"}', '{"folder": "FOLDER", "began": "soon"}'])
 def test_a_variable_that_is_no_clock_changes_nothing(tmp_path, monkeypatch, value):
-    monkeypatch.setenv(project.CLOCK, value.replace("FOLDER", str(tmp_path)))
+    monkeypatch.setenv(clocks.CLOCK, value.replace("FOLDER", str(tmp_path)))
 
-    project.run_clock(tmp_path)
+    clocks.join(tmp_path)
 
     assert project.now() < FIXED + timedelta(minutes=1)
 
@@ -115,7 +116,7 @@ def test_a_clock_that_cannot_be_read_is_a_message(tmp_path, text):
         other.stdout.readline()
         (tmp_path / "clock.json").write_text(text)
         with pytest.raises(UserError, match="the clock of .* cannot be used .*make stop"):
-            project.run_clock(tmp_path)
+            clocks.join(tmp_path)
         other.kill()
     assert project.now() == FIXED
 
@@ -124,4 +125,4 @@ def test_a_folder_that_cannot_be_written_to_is_a_message(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(UserError, match="the clock of .* cannot be used"):
-        project.run_clock(tmp_path / "file/out")
+        clocks.join(tmp_path / "file/out")

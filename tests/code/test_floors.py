@@ -8,9 +8,9 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "project telemetry files",
+    1: "project telemetry files clocks services",
     2: "problem web stages engine supervision",
-    3: "world data asof services checks policy drift predictions search",
+    3: "world data asof checks policy drift predictions search",
     4: "features registry models gate poc",
     5: "stream training batch serving monitoring experiments",
     6: "release orchestration",

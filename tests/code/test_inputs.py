@@ -12,6 +12,7 @@ import yaml
 
 from conftest import UPSTREAM
 from mlops_course import cli, project
+from mlops_course.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Ploomber's, of each parameter
 
@@ -58,7 +59,7 @@ class Company:
                         path.write_text(name) if path.suffix else path.mkdir(exist_ok=True)
         for name in (dag := self.dag()):
             dag[name].product.metadata.update(str(dag[name].source), dag[name].params.to_json_serializable(params_only=True))
-        project.write_json(self.out / "made/build.json", {"fingerprint": cli.fingerprint("env.test.yaml")})
+        write_json(self.out / "made/build.json", {"fingerprint": cli.fingerprint("env.test.yaml")})
 
     @property
     def out(self) -> Path:
@@ -322,7 +323,7 @@ def test_a_file_that_looks_as_before_is_not_read_again(company):
     cli.stale("env.test.yaml")
     noted = project._json(notes)
     noted[file]["digest"] = "0" * 64  # shows who believes it
-    project.write_json(notes, noted)
+    write_json(notes, noted)
 
     assert cli.stale("env.test.yaml") == {"data": ["${THEIRS}/labels.csv"]}
     os.utime(file)

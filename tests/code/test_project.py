@@ -16,7 +16,8 @@ from disks import disk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops_course import project
+from mlops_course import clocks, project
+from mlops_course.files import atomic_write, locked, write_json
 from mlops_course.project import UserError
 
 
@@ -78,6 +79,20 @@ def test_a_wrong_setting_is_named(changes, message):
         project.environment("env.yaml", **changes)
 
 
+def test_a_setting_under_its_old_name_is_refused_with_the_new_one(monkeypatch):
+    monkeypatch.setattr(project, "RENAMED", {"serving.explore": "serving.epsilon", "clokc": "clock", "data.sources.x": "data.tables.x"})
+
+    with pytest.raises(UserError, match="in env.yaml:\n  serving.explore is now serving.epsilon\n  clokc is now clock$"):
+        project.environment("env.yaml", serving={"explore": 0.1}, clokc=None)
+
+
+def test_every_setting_that_was_renamed_has_its_line_in_the_changelog():
+    changelog = (project.root() / "CHANGELOG.md").read_text(encoding="utf-8")
+
+    for old, new in project.RENAMED.items():
+        assert f"| `{old}` | `{new}` |" in changelog
+
+
 def test_a_missing_environment_lists_those_that_are_there():
     with pytest.raises(UserError, match=r"no environment env.moon.yaml .*env.yaml"):
         project.environment("env.moon.yaml")
@@ -103,7 +118,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_
     file = tmp_path / "scores.csv"
     file.write_text("old")
 
-    with pytest.raises(ZeroDivisionError), project.atomic_write(file) as beside:
+    with pytest.raises(ZeroDivisionError), atomic_write(file) as beside:
         beside.write_text("new")
         1 / 0
 
@@ -114,8 +129,8 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
     (tmp_path / "big.json").write_text("old")
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "from pathlib import Path; from mlops_course import project\n"
-        f"project.write_json(Path({str(tmp_path / 'big.json')!r}), 'x' * 100_000)"
+        "from pathlib import Path; from mlops_course.files import write_json\n"
+        f"write_json(Path({str(tmp_path / 'big.json')!r}), 'x' * 100_000)"
     )
 
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -135,12 +150,12 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
 def test_a_disk_that_takes_nothing_says_why_and_what_to_do(tmp_path, options, reason):
     with disk(tmp_path / "small", options):
         for write in [
-            lambda: project.write_json(tmp_path / "small/inner/big.json", "x" * 100_000),
+            lambda: write_json(tmp_path / "small/inner/big.json", "x" * 100_000),
             lambda: pd.DataFrame({"a": range(100_000)}).to_parquet(beside),
         ]:
             with (
                 pytest.raises(UserError, match=f"could not write .*: {reason}.*Nothing was changed; free some space or rights"),
-                project.atomic_write(tmp_path / "small/inner/big.parquet") as beside,
+                atomic_write(tmp_path / "small/inner/big.parquet") as beside,
             ):
                 write()
         assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
@@ -196,8 +211,8 @@ OTHER = """
 import sys
 import time
 from pathlib import Path
-from mlops_course import project
-with project.locked(Path(sys.argv[1]), "the count"):
+from mlops_course.files import locked
+with locked(Path(sys.argv[1]), "the count"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -218,20 +233,20 @@ def other(tmp_path):
 def test_a_lock_that_another_process_holds_is_refused_with_the_holders_name(tmp_path, other):
     with (
         pytest.raises(UserError, match=rf"the count runs already: process {other.pid} \(-c .*UTC"),
-        project.locked(tmp_path / ".lock", "the count"),
+        locked(tmp_path / ".lock", "the count"),
     ):
         raise AssertionError("two hold it")
 
 
 def test_a_lock_falls_with_its_holder_and_whoever_waits_gets_it(tmp_path, other):
     other.kill()
-    with project.locked(tmp_path / ".lock", "the count", wait=10):
+    with locked(tmp_path / ".lock", "the count", wait=10):
         assert json.loads((tmp_path / ".lock.json").read_text())["pid"] == os.getpid()
 
 
 def test_a_lock_where_nobody_may_write_is_a_message(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="could not lock"), project.locked(tmp_path / "file/.lock", "the count"):
+    with pytest.raises(UserError, match="could not lock"), locked(tmp_path / "file/.lock", "the count"):
         pass
 
 
@@ -266,7 +281,7 @@ def stage_of_a_build(out):
 
 def test_a_stage_of_a_second_build_is_refused_and_says_who_builds(tmp_path, other_build):
     made = tmp_path / "made/world.json"
-    project.write_json(made, {"stage": "world", "files": {}, "folders": []})
+    write_json(made, {"stage": "world", "files": {}, "folders": []})
 
     with pytest.raises(UserError, match=rf"a retraining of .* runs already: process {other_build.pid} \("), stage_of_a_build(tmp_path):
         raise AssertionError("two build one folder")
@@ -295,9 +310,9 @@ def test_what_a_build_starts_is_part_of_it_and_what_comes_after_is_not(tmp_path)
     with project.building(tmp_path):
         with project.building(tmp_path):
             subprocess.run(inner, check=True, stdin=subprocess.DEVNULL, cwd=project.root())
-        with pytest.raises(UserError, match="a build of .* runs already"), project.locked(tmp_path / "logs/.build.lock", "a count"):
+        with pytest.raises(UserError, match="a build of .* runs already"), locked(tmp_path / "logs/.build.lock", "a count"):
             pass
-    with project.locked(tmp_path / "logs/.build.lock", "a count"):
+    with locked(tmp_path / "logs/.build.lock", "a count"):
         assert subprocess.run(inner, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd=project.root()).returncode == 1
 
 
@@ -307,9 +322,9 @@ def test_what_a_build_starts_is_part_of_it_and_what_comes_after_is_not(tmp_path)
 JOIN = """
 import os, sys
 from pathlib import Path
-from mlops_course import project
+from mlops_course import clocks, project
 os.environ["PLOOMBER_ENV_FILENAME"] = "env.test.yaml"
-project.run_clock(Path(sys.argv[1]))
+clocks.join(Path(sys.argv[1]))
 print(project.now().isoformat(), flush=True)
 sys.stdin.read()
 """
@@ -329,7 +344,7 @@ def joins(tmp_path):
 
     start.processes = started
     yield start
-    project.leave_clock()
+    clocks.leave()
     for process in started:
         process.kill()
         process.communicate()
@@ -339,15 +354,15 @@ FIXED = datetime(2026, 3, 16, tzinfo=UTC)
 
 
 def test_whoever_starts_while_another_lives_joins_its_clock(tmp_path, joins):
-    project.set_clock(tmp_path, FIXED, 86_400, FIXED + timedelta(days=1_000))
+    clocks.begin(tmp_path, FIXED, 86_400, FIXED + timedelta(days=1_000))
     time.sleep(0.2)
     told = joins()
     assert FIXED + timedelta(hours=4) < told <= project.now()
 
 
 def test_a_clock_of_a_dead_run_counts_no_longer(tmp_path, joins):
-    project.set_clock(tmp_path, FIXED, 86_400 * 365, FIXED + timedelta(days=100_000))
-    project.leave_clock()
+    clocks.begin(tmp_path, FIXED, 86_400 * 365, FIXED + timedelta(days=100_000))
+    clocks.leave()
     assert joins() < FIXED + timedelta(minutes=1)
 
 
@@ -355,14 +370,14 @@ def test_a_clock_of_a_killed_process_counts_no_longer(tmp_path, joins):
     joins()
     joins.processes[0].kill()
     joins.processes[0].wait()
-    project.set_clock(tmp_path, FIXED + timedelta(days=9), 1, FIXED + timedelta(days=10))
+    clocks.begin(tmp_path, FIXED + timedelta(days=9), 1, FIXED + timedelta(days=10))
     assert project.now() >= FIXED + timedelta(days=9)
 
 
 def test_a_clock_is_not_changed_under_those_who_live_by_it(tmp_path, joins):
     joins()
     with pytest.raises(UserError, match="make stop"):
-        project.set_clock(tmp_path, FIXED, 2, FIXED + timedelta(days=1))
+        clocks.begin(tmp_path, FIXED, 2, FIXED + timedelta(days=1))
     assert project.now() == FIXED
 
 

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from mlops_course import cli, project, telemetry
+from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
 from mlops_course.telemetry import Wanted, follow, histogram, log, logging_to, masked, search
 
@@ -564,7 +565,7 @@ def test_what_a_service_mounts_is_always_what_the_notes_say(tmp_path):
 
     mounted = telemetry.pipeline_metrics(tmp_path)
     assert samples(generate_latest(mounted).decode()) == {}
-    project.write_json(tmp_path / "metrics/data.json", telemetry.stage_note({}, 2, {"labels": 9}))
+    write_json(tmp_path / "metrics/data.json", telemetry.stage_note({}, 2, {"labels": 9}))
     (tmp_path / "metrics/batch.json").write_text('{"half')
 
     told = samples(generate_latest(mounted).decode())

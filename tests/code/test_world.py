@@ -14,6 +14,7 @@ import pytest
 
 from conftest import run_stages
 from mlops_course import problem, project, world
+from mlops_course.files import file_digest
 from mlops_course.world import SCENARIOS, WorldSettings
 
 SMALL = WorldSettings(drivers=150, days=14, bookings_per_day=1000, seed=7)
@@ -34,7 +35,7 @@ def made(folder: Path, settings: WorldSettings, **changes) -> dict[str, pd.DataF
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: project.digest(path) for path in sorted(folder.glob("*.parquet"))}
+    return {path.name: file_digest(path) for path in sorted(folder.glob("*.parquet"))}
 
 
 @pytest.fixture(scope="module")

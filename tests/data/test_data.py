@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_course import data, project
+from mlops_course.files import file_digest
 from mlops_course.problem import CONTRACT, schema
 
 STATISTICS, BOOKINGS, LABELS, REQUEST = (CONTRACT.tables[name] for name in ["statistics", "bookings", "labels", "request"])
@@ -65,7 +66,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path, mo
     if kind == "parquet":
         pd.read_csv(tmp_path / "driver_stats.csv").to_parquet(tmp_path / "driver_stats.parquet")
         source = data.Source(path=str(tmp_path / "driver_stats.parquet"), owner="driver operations")
-    before, matched = project.digest(source.file), data.matched
+    before, matched = file_digest(source.file), data.matched
 
     def replaced(*told):
         (tmp_path / "new").write_text("nothing of what was there", encoding="utf-8")
@@ -75,7 +76,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path, mo
     monkeypatch.setattr(data, "matched", replaced)
     found = data.ingest(source, STATISTICS)
 
-    assert len(found.frame) == 1 and found.provenance["digest"] == before != project.digest(source.file)
+    assert len(found.frame) == 1 and found.provenance["digest"] == before != file_digest(source.file)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -390,14 +391,12 @@ def test_the_catalogue_says_where_each_table_came_from_and_what_became_of_it(tmp
     out = files.run_data(tmp_path / "out", sources)
 
     said = json.loads((out / "data/catalogue.json").read_text())["tables"]["statistics"]
-    assert said["source"]["digest"] == project.digest(tmp_path / "in/s.csv")
+    assert said["source"]["digest"] == file_digest(tmp_path / "in/s.csv")
     assert (said["source"]["owner"], said["source"]["rows"], said["source"]["ignored"]) == ("a test", 120, ["note"])
     assert (said["rows_in"], said["rows_out"], said["refused"]) == (120, 119, {"out of range": 1})
     assert said["time_range"] == ["2026-01-05T00:00:00+00:00", "2026-01-05T23:00:00+00:00"]
     assert said["readers"] == ["data science", "dispatch"]
-    assert (
-        said["snapshot"] == project.digest(out / "data/statistics.parquet") == project.digest(out / f"snapshots/{said['snapshot']}.parquet")
-    )
+    assert said["snapshot"] == file_digest(out / "data/statistics.parquet") == file_digest(out / f"snapshots/{said['snapshot']}.parquet")
 
 
 def test_refused_rows_are_in_the_quarantine_with_file_row_and_reason(tmp_path):
@@ -529,7 +528,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_looks_whole(tmp_pat
 
     files.run_data(tmp_path / "out", sources)
     files.run_data(tmp_path / "undisturbed", sources)
-    digests = [project.digest(tmp_path / name / "data/statistics.parquet") for name in ("out", "undisturbed")]
+    digests = [file_digest(tmp_path / name / "data/statistics.parquet") for name in ("out", "undisturbed")]
     assert digests[0] == digests[1] and files.changed(tmp_path / "out", sources) == []
 
 

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from conftest import run_stages
 from mlops_course import batch, data, project, registry
+from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
 
 WORLD = {"world": {"drivers": 30, "days": 14, "bookings_per_day": 60}, "clock": "2026-01-19T00:00:00+00:00"}
@@ -151,7 +152,7 @@ def company(tmp_path_factory) -> Path:
     registry.log_model(client, run, model)
     client.set_terminated(run)
     registry.promote(client, registry.register(client, run, "key"))
-    project.write_json(out / "training/decision.json", {"decision": "promoted", "reasons": []})
+    write_json(out / "training/decision.json", {"decision": "promoted", "reasons": []})
     (out / "reports/training.html").write_text("<html></html>")
     return run_stages(out, "batch", **WORLD)
 
@@ -230,7 +231,7 @@ def test_without_a_champion_the_stage_stops_says_why_and_writes_nothing(copied):
     shutil.rmtree(copied / "mlflow")
     shutil.rmtree(copied / "batch")
     registry.connect(copied / "mlflow")
-    project.write_json(copied / "training/decision.json", {"decision": "refused", "reasons": ["10 labels are too few"]})
+    write_json(copied / "training/decision.json", {"decision": "refused", "reasons": ["10 labels are too few"]})
 
     with pytest.raises(registry.NoChampion, match="no champion.*45_training_pipeline.*refused: 10 labels are too few"):
         run_stages(copied, "batch", **WORLD)

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_course import live, project, services, web, world
+from mlops_course import clocks, live, project, services, web, world
+from mlops_course.files import file_digest, write_json
 from mlops_course.live import FILES, End, Files, Life, Live, LiveSettings, News, Outbox, Sent
 
 HISTORY = world.WorldSettings(drivers=60, days=9, bookings_per_day=200, seed=7)
@@ -329,7 +330,7 @@ def test_the_truth_says_who_answered_and_what_was_possible(folder):
 
 
 def test_by_the_clock_all_that_happens_is_asked_told_and_written(folder, monkeypatch):
-    project.set_clock(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
+    clocks.begin(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
     pushed, told = [], []
 
     async def tell(ends):
@@ -377,7 +378,7 @@ def test_a_work_that_fails_is_known_as_long_as_it_does(caplog):
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a driver")])
 def test_a_look_at_the_clock_that_fails_is_said_and_tried_again(folder, monkeypatch, error):
-    project.set_clock(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
+    clocks.begin(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
     made, told = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, taken), []
     happen, tries = made.happen, []
 
@@ -395,7 +396,7 @@ def test_a_look_at_the_clock_that_fails_is_said_and_tried_again(folder, monkeypa
 
 
 def test_a_task_that_dies_ends_the_company_with_its_reason(folder, monkeypatch):
-    project.set_clock(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
+    clocks.begin(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
     made = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, nobody)
     monkeypatch.setattr(made.background, "_note", lambda name, error: 1 / 0)
     began = time.monotonic()
@@ -566,8 +567,8 @@ def test_an_environment_with_files_of_its_own_does_not_live(tmp_path, monkeypatc
 
 def test_a_run_begins_with_the_build_and_not_with_what_earlier_runs_have_left(tmp_path):
     live.prepare(tmp_path, HISTORY)
-    history = project.digest(tmp_path / "company/labels.parquet")
-    project.write_json(tmp_path / "made/build.json", {"fingerprint": "one"})
+    history = file_digest(tmp_path / "company/labels.parquet")
+    write_json(tmp_path / "made/build.json", {"fingerprint": "one"})
     live.keep(tmp_path)
     for stays in ("clock.json", "clock.lock"):
         (tmp_path / stays).write_bytes(b"of those who live")
@@ -577,13 +578,13 @@ def test_a_run_begins_with_the_build_and_not_with_what_earlier_runs_have_left(tm
     live.prepare(tmp_path, HISTORY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clock.json", "clock.lock", "company", "first", "made"]
     assert (tmp_path / "clock.lock").read_bytes() == b"of those who live" and not list((tmp_path / "first").glob("clock*"))
-    assert project.digest(tmp_path / "company/labels.parquet") == history
+    assert file_digest(tmp_path / "company/labels.parquet") == history
 
 
 def test_a_newer_build_is_not_taken_back(tmp_path):
     live.prepare(tmp_path, HISTORY)
     for fingerprint in ("one", "two"):
-        project.write_json(tmp_path / "made/build.json", {"fingerprint": fingerprint})
+        write_json(tmp_path / "made/build.json", {"fingerprint": fingerprint})
         live.prepare(tmp_path, HISTORY)
         live.keep(tmp_path)
     assert "two" in (tmp_path / "first/made/build.json").read_text()
@@ -649,7 +650,7 @@ def test_the_line_of_the_present_fits_a_terminal():
 def test_what_came_of_it_is_a_table_for_people(tmp_path):
     rows = [(BEGIN + timedelta(hours=h), v, 100.0 + h, 0.4 + 0.1 * (v == "2")) for h, v in [(-2, "1"), (1, "1"), (2, "2")]]
     truth = [{"time": t.isoformat(), "version": v, "real": r, "chosen": c, "best": 0.8, "logged": 0.5} for t, v, r, c in rows]
-    project.write_json(tmp_path / "live/story.json", {"drift": BEGIN.isoformat(), "moments": {}})
+    write_json(tmp_path / "live/story.json", {"drift": BEGIN.isoformat(), "moments": {}})
     (tmp_path / "live/truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth))
 
     lines = live.summary(tmp_path).splitlines()

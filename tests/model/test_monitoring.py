@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from traffic import BEGIN, LATER, MONDAY, NAMES, TOLD, entry, judged, logged, normal, write
 
-from mlops_course import monitoring, project, registry, telemetry
+from mlops_course import clocks, monitoring, project, registry, telemetry
 from mlops_course.drift import reference_of
+from mlops_course.files import write_json
 from mlops_course.monitoring import Label, Monitor, State
 from mlops_course.problem import CONTRACT
 
@@ -27,7 +28,7 @@ from mlops_course.problem import CONTRACT
 def clock():
     "A service lets the clock run; the next test has one that stands still."
     yield
-    project.leave_clock()
+    clocks.leave()
 
 
 @pytest.fixture
@@ -75,14 +76,14 @@ def test_each_label_counts_once_in_whatever_order_it_comes(events, tmp_path_fact
 
 def test_the_first_of_two_labels_counts(state):
     state.add([entry("r1")])
-    assert state.label([Label("r1", 1001, 1, 0.0), Label("r1", 1001, 0, 0.0)]) == {"joined": 1, "double": 1}
+    assert state.label([Label("r1", 1001, 1, 0.0), Label("r1", 1001, 0, 0.0)]) == {"joined": 1, "duplicate": 1}
     assert pairs(state) == [("r1", 1, "1", 0.7)]
 
 
 def test_a_label_of_another_driver_is_not_joined(state):
     state.label([Label("r1", 1002, 1, 0.0)])
     state.add([entry("r1")])
-    assert state.counts("labels") == {"unknown": 1, "waiting": 1}
+    assert state.counts("labels") == {"unknown": 1, "early": 1}
     assert state.label([Label("r1", 1001, 0, 0.0)]) == {"joined": 1}, "the right one still finds its place"
 
 
@@ -279,7 +280,7 @@ def test_predictions_and_labels_can_be_pushed(door):
     client, _ = door
     assert client.post("/predictions", json=[entry("r1"), entry("r1"), entry("r2")]).json() == {"new": 2}
     label = {"request_id": "r1", "driver_id": 1001, "trip_completed": 1, "event_timestamp": MONDAY.isoformat()}
-    assert client.post("/labels", json=[label, label]).json() == {"joined": 1, "double": 1}
+    assert client.post("/labels", json=[label, label]).json() == {"joined": 1, "duplicate": 1}
 
 
 def test_ids_come_as_numbers_or_as_text_and_great_ones_stay_exact(door):
@@ -290,7 +291,7 @@ def test_ids_come_as_numbers_or_as_text_and_great_ones_stay_exact(door):
     label = {"request_id": "r1", "driver_id": str(driver), "trip_completed": 1, "event_timestamp": MONDAY.isoformat()}
 
     assert client.post("/predictions", json=[prediction]).json() == {"new": 1}
-    assert client.post("/labels", json=[label, {**label, "driver_id": driver}]).json() == {"joined": 1, "double": 1}
+    assert client.post("/labels", json=[label, {**label, "driver_id": driver}]).json() == {"joined": 1, "duplicate": 1}
     assert monitor.state.ask("SELECT entity FROM predictions") == [(driver,)]
     for id in ("", "0", "01", "+1", " 1", "1.0", "1e3", "\u0661", str(2**63), "9" * 5000, True, 1.0, None):
         assert client.post("/labels", json=[{**label, "driver_id": id}]).status_code == 422
@@ -339,13 +340,13 @@ def test_beyond_loopback_a_key_is_needed(tmp_path, monkeypatch):
 
 def test_the_pipelines_metrics_come_with_those_of_the_service(door):
     client, monitor = door
-    project.write_json(monitor.folder / "metrics/batch.json", telemetry.stage_note({}, 3.0, {"scores": 12}))
+    write_json(monitor.folder / "metrics/batch.json", telemetry.stage_note({}, 3.0, {"scores": 12}))
     assert 'pipeline_stage_rows{stage="batch",table="scores"} 12.0' in client.get("/metrics").text
 
 
 def test_what_is_made_elsewhere_is_given_up_when_the_service_ends(tmp_path, reference):
     monitoring.keep_reference(tmp_path, "1", reference, TOLD)
-    work, ended = monitoring.Apart("write_report", tmp_path, "1", TOLD), threading.Event()
+    work, ended = monitoring.SubprocessJob("write_report", tmp_path, "1", TOLD), threading.Event()
     ended.set()
     with pytest.raises(project.UserError, match="given up"):
         work.result(ended)

@@ -30,13 +30,14 @@ from traffic import (
     write,
 )
 
-from mlops_course import drift, monitoring, project
+from mlops_course import clocks, drift, monitoring, project
 from mlops_course.drift import Reference, judge, reference_of
+from mlops_course.files import write_json
 from mlops_course.monitoring import Label, Monitor, MonitoringSettings, State
 from mlops_course.problem import CONTRACT
 
 SLACK = timedelta(seconds=TOLD.clock_slack_seconds)
-KEPT = timedelta(days=TOLD.keep_days)
+KEPT = timedelta(days=TOLD.retention_days)
 NO_LABELS = pd.DataFrame({CONTRACT.label: [], "score": []})
 
 
@@ -44,7 +45,7 @@ NO_LABELS = pd.DataFrame({CONTRACT.label: [], "score": []})
 def clock():
     "A service lets the clock run; the next test has one that stands still."
     yield
-    project.leave_clock()
+    clocks.leave()
 
 
 @pytest.fixture
@@ -239,9 +240,21 @@ def before(tmp_path):
     state.ask("UPDATE labels SET time = 4e9 WHERE request_id = 'r200'")
     candidates = orjson.dumps([[1001, 0.7, 4e9, 0.6, 0.7, 9.0]])
     state.ask("UPDATE predictions SET candidates = ? WHERE request_id = 'r299'", candidates)
+    state.ask("UPDATE counts SET of = 'waiting' WHERE name = 'labels' AND of = 'early'")
     state.ask("PRAGMA user_version = 0")
     state.close()
     return tmp_path
+
+
+def test_a_database_of_before_the_outcomes_had_their_names_goes_on_counting(before):
+    state = State(before / "monitoring/state.db")
+    was = state.counts("labels")
+
+    state.label([Label("waits too", 1001, 0, MONDAY.timestamp())])
+
+    assert was["early"] >= 1 and "waiting" not in was
+    assert state.counts("labels") == {**was, "early": was["early"] + 1}
+    state.close()
 
 
 def test_a_database_that_holds_the_future_recovers(before):
@@ -282,8 +295,8 @@ def test_a_label_of_1970_counts_with_its_booking_and_only_once(monitor):
     assert state.label([Label("r1", 1001, 1, 0.0), Label("never predicted", 1001, 1, 0.0)]) == {"joined": 1, "unknown": 1}
     monitoring.forget(state, TOLD)
     assert monitoring.completed_share(state) == 1.0
-    assert state.label([Label("r1", 1001, 1, 0.0)]) == {"double": 1}
-    assert state.counts("labels") == {"joined": 1, "unknown": 1, "double": 1}
+    assert state.label([Label("r1", 1001, 1, 0.0)]) == {"duplicate": 1}
+    assert state.counts("labels") == {"joined": 1, "unknown": 1, "duplicate": 1}
 
 
 def test_what_was_forgotten_does_not_come_back(monitor):
@@ -305,7 +318,7 @@ def test_what_was_forgotten_does_not_come_back(monitor):
 def ran(folder, days: float, speed: float = 1.0) -> None:
     "What the last clock of a folder leaves behind, `days` of its own time after it began."
     real = datetime.now(UTC) - timedelta(days=days / speed)
-    project.write_json(folder / "clock.json", project.Clock(CLOCK, real, speed)._asdict())
+    write_json(folder / "clock.json", project.Clock(CLOCK, real, speed)._asdict())
 
 
 @pytest.mark.parametrize(
@@ -457,7 +470,7 @@ def reporting(monitor, monkeypatch):
     monitor.broken, monitor.begun = True, []
 
     class Played:
-        "In place of `Apart`, which takes seconds."
+        "In place of `SubprocessJob`, which takes seconds."
 
         def __init__(self, work, folder, version, told, nice=0):
             self.version = version
@@ -468,7 +481,7 @@ def reporting(monitor, monkeypatch):
                 raise project.UserError("no space is left")
             return f"report-{self.version}.html"
 
-    monkeypatch.setattr(monitoring, "Apart", Played)
+    monkeypatch.setattr(monitoring, "SubprocessJob", Played)
     monkeypatch.setattr(monitoring, "LATE", 0.3)
     return monitor
 

@@ -33,6 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
 from mlops_course import project, registry
+from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
 
 FILES = ["MLmodel", "conda.yaml", "model.skops", "python_env.yaml", "requirements.txt"]
@@ -583,7 +584,7 @@ def test_a_kill_before_the_alias_moves_leaves_the_champion_and_its_history(folde
 
 def test_without_a_champion_the_message_names_the_notebook_and_the_last_decision(client, tmp_path):
     decision = tmp_path / "decision.json"
-    project.write_json(decision, {"decision": "refused", "reasons": ["10 labels, at least 2,000 are needed"]})
+    write_json(decision, {"decision": "refused", "reasons": ["10 labels, at least 2,000 are needed"]})
 
     with pytest.raises(registry.NoChampion, match="no model has passed the gate of notebooks/45_training_pipeline.ipynb.*make run"):
         registry.load(client)

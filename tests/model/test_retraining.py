@@ -20,6 +20,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
 
 from mlops_course import project, registry, retraining, services, telemetry
+from mlops_course.files import write_json
 from mlops_course.retraining import Alert, Retraining, RetrainingSettings
 
 START = datetime(2026, 3, 21, 4, tzinfo=UTC)
@@ -52,7 +53,7 @@ class Played:
         self.process = SimpleNamespace(pid=1, returncode=None, poll=lambda: self.process.returncode)
 
     def tells(self, decision, version=None, reasons=(), more=False):
-        project.write_json(self.outcome, {"decision": decision, "version": version, "reasons": list(reasons), "more_days_may_help": more})
+        write_json(self.outcome, {"decision": decision, "version": version, "reasons": list(reasons), "more_days_may_help": more})
 
     def end(self):
         self.process.returncode = -9
@@ -424,7 +425,7 @@ def test_there_may_be_more_than_ten_thousand_cases(service):
     service.alert()
     told = json.loads((retraining.place(service.folder) / "0001.json").read_text())
     for number in (9_999, 10_000):
-        project.write_json(retraining.place(service.folder) / f"{number}.json", {**told, "number": number})
+        write_json(retraining.place(service.folder) / f"{number}.json", {**told, "number": number})
 
     assert [case.number for case in Service(service.folder).cases] == [1, 9_999, 10_000]
 
@@ -656,7 +657,7 @@ time.sleep(600)
 
 
 def test_an_outcome_of_an_earlier_training_of_that_name_is_not_taken_for_its_own(tmp_path):
-    project.write_json(retraining.trainings(tmp_path) / "0001-1.json", {"decision": "promoted"})
+    write_json(retraining.trainings(tmp_path) / "0001-1.json", {"decision": "promoted"})
     work = retraining.Training(tmp_path, "0001-1", {})
     try:
         assert not work.outcome.exists()

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from mlops_course import batch, cli, features, project, registry, serving
+from mlops_course import batch, cli, clocks, features, project, registry, serving
 from mlops_course.problem import CONTRACT, COSTS
 from mlops_course.telemetry import logging_to
 
@@ -102,7 +102,7 @@ def clock():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
         yield
-    project.leave_clock()
+    clocks.leave()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from browser import free_port
 from online import wait_for
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-from mlops_course import project, retraining, services, telemetry
+from mlops_course import project, retraining, services, supervision, telemetry
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -54,18 +54,18 @@ class World:
         self.retraining()
         manager = free_port()
         receiver = f"http://127.0.0.1:{self.port}/alerts"
-        services.start(self.folder, retraining.alertmanager(self.folder / "services", PLATFORM, receiver, manager, self.key))
+        supervision.start(self.folder, retraining.alertmanager(self.folder / "services", PLATFORM, receiver, manager, self.key))
         targets = {"monitoring": f"127.0.0.1:{port}", "retraining": f"127.0.0.1:{self.port}"}
         told = telemetry.prometheus(
             self.folder / "services", PLATFORM, targets, free_port(), "1s", alertmanager=f"127.0.0.1:{manager}", key_file=self.key
         )
-        self.prometheus = httpx.Client(trust_env=False, base_url=services.start(self.folder, services.Service(**told)), timeout=30)
+        self.prometheus = httpx.Client(trust_env=False, base_url=supervision.start(self.folder, services.Service(**told)), timeout=30)
 
     def retraining(self) -> None:
         variables = {"PLOOMBER_ENV_FILENAME": str(self.folder / "env.yaml"), "MLOPS_COURSE_API_KEY": KEY}
         command = (sys.executable, "-c", SERVE, str(self.folder), str(self.port))
         told = services.Service(name="retraining", command=command, port=self.port, health="/ready", variables=variables, seconds=120)
-        services.start(self.folder, told)
+        supervision.start(self.folder, told)
 
     def measure(self, version: str, kind: str, value: float) -> None:
         self.drift.labels(kind, version).set(value)
@@ -79,7 +79,7 @@ class World:
         return {one["metric"]["alertname"] for one in self.prometheus.get("/api/v1/query", params=query).json()["data"]["result"]}
 
     def stop(self) -> None:
-        services.stop(self.folder)
+        supervision.stop(self.folder)
         self.exporter.shutdown()
 
 
@@ -130,7 +130,7 @@ def test_a_killed_service_comes_back_and_goes_on_with_its_case(world):
     world.measure("1", "performance", 1)
     wait_for(lambda: len(world.cases()) == 2 and world.cases()[0]["state"] == "training", 40)
     training = psutil.Process(world.cases()[0]["steps"][-1]["process"])
-    (pid,) = [state.pid for state in services.states(world.folder) if state.name == "retraining"]
+    (pid,) = [state.pid for state in supervision.states(world.folder) if state.name == "retraining"]
     os.kill(pid, 9)
 
     training.wait(20)

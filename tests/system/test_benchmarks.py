@@ -1,4 +1,4 @@
-"""The benchmarks run, and print the tables that the README shows."""
+"""The benchmarks run, and print the tables that docs/BENCHMARKS.md shows."""
 
 import re
 import shutil

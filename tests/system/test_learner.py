@@ -162,12 +162,12 @@ def everything(learner: Clone) -> str:
     return "\n".join("\n".join(learner.texts(str(file.relative_to(learner.folder)))) for file in files)
 
 
-def test_answers_get_along_with_a_pull_by_the_commands_of_the_readme(workshop, teacher, learner):
+def test_answers_get_along_with_a_pull_by_the_commands_of_the_page(workshop, teacher, learner):
     variables = {**workshop.variables, "PYTHONPATH": str(learner.folder)}
     teacher.replace(QUESTION, "**00.1** (new)")
     teacher.git("commit", "--quiet", "--all", "-m", "Better")
-    readme = (learner.folder / "README.md").read_text(encoding="utf-8")
-    commands = re.search(r"```sh\n(mlops-course answers aside.*?)```", readme, re.S)[1]
+    page = (learner.folder / "docs/USING.md").read_text(encoding="utf-8")
+    commands = re.search(r"```sh\n(mlops-course answers aside.*?)```", page, re.S)[1]
 
     done = subprocess.run(["sh", "-ec", commands], cwd=learner.folder, env=variables, capture_output=True, text=True, check=False)
 

@@ -20,7 +20,8 @@ from browser import free_port
 from online import COMMAND, wait_for
 
 from conftest import run_stages
-from mlops_course import cli, live, project, retraining, services, web, world
+from mlops_course import cli, live, project, retraining, supervision, web, world
+from mlops_course.files import write_json
 
 MISSING = [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
 pytestmark = [
@@ -71,8 +72,8 @@ class Loop:
         for name in project.tasks():
             listed = self.folder / f"made/{name}.json"
             made = json.loads(listed.read_text(encoding="utf-8"))
-            project.write_json(listed, made | {"ran": project.runs(name, settings)})
-        project.write_json(self.folder / "made/build.json", {"fingerprint": cli.fingerprint(str(self.file))})
+            write_json(listed, made | {"ran": project.runs(name, settings)})
+        write_json(self.folder / "made/build.json", {"fingerprint": cli.fingerprint(str(self.file))})
 
     def cases(self) -> list[retraining.Case]:
         assert self.process.poll() in (None, 0), self.text()[-3000:]
@@ -98,7 +99,7 @@ class Loop:
         return truth.assign(phase=live.phases(truth, datetime.fromisoformat(drift)))
 
     def pid(self, name: str) -> int | None:
-        return next(state.pid for state in services.states(self.folder) if state.name == name)
+        return next(state.pid for state in supervision.states(self.folder) if state.name == name)
 
     def kill(self, name: str) -> int:
         "kill -9; the number of the process that is no more."
@@ -113,7 +114,7 @@ class Loop:
 
     def is_stopped(self) -> None:
         "As by `mlops-course stop` in another terminal."
-        assert set(SERVICES) | {"live"} <= set(services.stop(self.folder))
+        assert set(SERVICES) | {"live"} <= set(supervision.stop(self.folder))
         assert self.process.wait(60) == 0, self.text()[-3000:]
 
     def ends(self) -> None:
@@ -128,8 +129,8 @@ class Loop:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-        services.stop(self.folder)
-        assert not [state for state in services.states(self.folder) if state.pid]
+        supervision.stop(self.folder)
+        assert not [state for state in supervision.states(self.folder) if state.pid]
 
 
 @contextmanager
@@ -206,17 +207,17 @@ def test_a_drift_is_answered_by_a_new_champion_without_a_hand(first, tmp_path, c
 def a_day_later(loop: Loop) -> tuple[datetime, datetime]:
     "The course's time in a service of the next day, and the last moment that the live company has written down."
     clock = json.loads((loop.folder / "clock.json").read_text(encoding="utf-8"))
-    project.write_json(loop.folder / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1))})
+    write_json(loop.folder / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1))})
     newest = max(json.loads(line)["time"] for line in lines_of(loop.folder / "serving/predictions", "*.jsonl"))
     with open(loop.said, "ab") as out:
         serving = subprocess.Popen([COMMAND, "serve", "--env", str(loop.file)], cwd=project.root(), stdout=out, stderr=out)
     try:
-        wait_for(lambda: "serving" in services._in_terminals(loop.folder) and (loop.folder / "logs/serving.jsonl").is_file(), 60)
+        wait_for(lambda: "serving" in supervision._unsupervised(loop.folder) and (loop.folder / "logs/serving.jsonl").is_file(), 60)
         port = yaml.safe_load(loop.file.read_text(encoding="utf-8"))["serving"]["port"]
         question = {"request_id": "the next day", "driver_ids": [1001, 1002]}
         with web.client(f"http://127.0.0.1:{port}", timeout=30) as client:
             wait_for(lambda: serving.poll() is None and answers(client, question), 120)
-        assert services.stop(loop.folder) == ["serving"]
+        assert supervision.stop(loop.folder) == ["serving"]
     finally:
         serving.kill()
         serving.wait()

@@ -23,7 +23,7 @@ from mlops_course import drift, monitoring, project
 from mlops_course.monitoring import MonitoringSettings
 from mlops_course.problem import CONTRACT
 
-TOLD = {"window_requests": 100, "fewest_labels": 10, "refresh_seconds": 0.1}
+TOLD = {"window_requests": 100, "min_labels": 10, "refresh_seconds": 0.1}
 SEED = {
     "driver_id": {"3": 1004},
     "conv_rate": {"3": 0.2},
@@ -123,17 +123,17 @@ def test_labels_find_their_predictions_late_doubled_early_or_never(both):
     told = [answered(online, f"trip {n}") for n in range(20)]
     early = ("early", *answered(online, "as early")[1:])  # the same candidates, so the same driver
 
-    assert watch.tell(early) == {"waiting": 1}
+    assert watch.tell(early) == {"early": 1}
     answered(online, "early")
     wait_for(lambda: watch.predictions() == 22)
     assert watch.labels("joined") == 1, "the one that had waited"
     assert watch.tell(*told[:10][::-1]) == {"joined": 10}
-    assert watch.tell(told[3], (*told[3][:2], 1 - told[3][2]), told[11]) == {"double": 2, "joined": 1}
+    assert watch.tell(told[3], (*told[3][:2], 1 - told[3][2]), told[11]) == {"duplicate": 2, "joined": 1}
     assert watch.tell((told[12][0], 9999, 1)) == {"unknown": 1}
 
     wait_for(lambda: watch.meter('monitoring_window_labels{version="1"}') == 12)
     assert watch.meter('monitoring_unlabelled_share{version="1"}') == pytest.approx(10 / 22)
-    assert [watch.labels(outcome) for outcome in ("joined", "waiting", "double", "unknown")] == [12, 1, 2, 1]
+    assert [watch.labels(outcome) for outcome in ("joined", "early", "duplicate", "unknown")] == [12, 1, 2, 1]
 
 
 def test_the_seed_courses_message_gets_its_ok(both):

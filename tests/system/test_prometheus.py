@@ -18,7 +18,7 @@ from online import Online, wait_for
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from conftest import run_stages
-from mlops_course import project, services, telemetry
+from mlops_course import project, services, supervision, telemetry
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -99,9 +99,9 @@ def world(template, tmp_path_factory):
     told = telemetry.prometheus(folder / "services", PLATFORM, targets, port=free_port(), every="1s", key_file=key)
     try:
         wait_for(online.ready, 120)
-        yield folder, online, Prometheus(services.start(folder, services.Service(**told)))
+        yield folder, online, Prometheus(supervision.start(folder, services.Service(**told)))
     finally:
-        services.stop(folder)
+        supervision.stop(folder)
         online.kill()
         server.shutdown()
 

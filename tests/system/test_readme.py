@@ -1,4 +1,5 @@
-"""README walked from its first command to its last, in a fresh copy with a home of its own: what it promises is printed."""
+"""README and docs/USING.md walked from the first command to the last, in a fresh copy with a home of its own: what they promise is
+printed."""
 
 import json
 import os
@@ -17,12 +18,16 @@ from online import wait_for
 from own_data import ENVIRONMENT, NAME, README, write_files
 from workshop import Workshop
 
+from mlops_course import project
+
 KEPT = re.compile(r"(PIP|UV)_.*|.*_(PROXY|proxy|CERT_FILE|CA_BUNDLE)|LANG|LC_.*|PYENV_ROOT")  # where this machine gets its packages
 
 
 def commands() -> list[str]:
-    "The commands of README's code blocks, in order, without what they say of themselves."
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    "The commands of the code blocks, in order, without what they say of themselves; README sends its reader to USING half-way."
+    before, own_data = README.split("## Your own data")
+    using = (project.root() / "docs/USING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", before + using + own_data, re.S)
     return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
 
 
@@ -89,7 +94,7 @@ class Walk:
         if stop.exists():
             subprocess.run([stop, "stop"], cwd=self.course, env=self.variables, check=False, capture_output=True)
 
-    # --- what README promises, by command --------------------------------------------------------
+    # --- what the pages promise, by command --------------------------------------------------------
 
     def make_run(self) -> None:
         printed = self.run("make run")
@@ -178,7 +183,7 @@ class Walk:
 
 
 def steps(walk: Walk) -> dict[str, Callable]:
-    "What is done at each command; one that README has and nobody walks is an error."
+    "What is done at each command; one that the pages have and nobody walks is an error."
     return {
         "make run": walk.make_run,
         "make test": lambda: walk.run("make -n test"),  # all system tests come after it: see the Makefile

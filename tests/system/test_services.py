@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlops_course import project, services
+from mlops_course import clocks, project, services, supervision
 from mlops_course.project import UserError
 from mlops_course.services import Service
 from mlops_course.web import client as client_of
@@ -62,7 +62,7 @@ def folder(tmp_path):
     place = tmp_path / "an environment"
     place.mkdir()
     yield place
-    services.stop(place)
+    supervision.stop(place)
     assert ours(place) == []
 
 
@@ -71,15 +71,15 @@ def ours(folder: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(services.MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(supervision.MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
         except psutil.Error:
             continue
     return found
 
 
-def state(folder: Path, name: str) -> services.State:
-    return next(found for found in services.states(folder) if found.name == name)
+def state(folder: Path, name: str) -> supervision.State:
+    return next(found for found in supervision.states(folder) if found.name == name)
 
 
 def wait_for(condition, seconds: float = 15):
@@ -104,7 +104,8 @@ def python(code: str, *arguments: str, **more) -> subprocess.CompletedProcess:
 START = """
 import sys
 from pathlib import Path
-from mlops_course.services import Service, start
+from mlops_course.services import Service
+from mlops_course.supervision import start
 start(Path(sys.argv[1]), Service.model_validate_json(sys.argv[2]))
 """
 
@@ -131,12 +132,12 @@ def test_a_service_outlives_the_process_that_started_it_and_its_group(folder):
         os.killpg(starter.pid, signal.SIGKILL)
 
     assert state(folder, "web").healthy
-    assert services.start(folder, service) == service.address
+    assert supervision.start(folder, service) == service.address
     assert os.getsid(state(folder, "web").pid) != os.getsid(0)
 
 
 def test_a_killed_service_comes_back_as_another_process(folder):
-    services.start(folder, web())
+    supervision.start(folder, web())
     before = state(folder, "web").pid
 
     os.kill(before, signal.SIGKILL)
@@ -148,24 +149,24 @@ def test_a_killed_service_comes_back_as_another_process(folder):
 
 def test_another_process_can_stop_everything_below_a_folder(folder):
     one, two = web("one"), web("two")
-    services.start(folder / "dev", one)
-    services.start(folder / "staging", two)
+    supervision.start(folder / "dev", one)
+    supervision.start(folder / "staging", two)
     running = [state(folder / "dev", "one").pid, state(folder / "staging", "two").pid]
 
     done = python(
-        "import sys; from pathlib import Path; from mlops_course.services import stop_all; print(stop_all(Path(sys.argv[1])))", folder
+        "import sys; from pathlib import Path; from mlops_course.supervision import stop_all; print(stop_all(Path(sys.argv[1])))", folder
     )
 
     assert (done.stdout, done.stderr) == ("['one', 'two']\n", "")
     assert not any(map(alive, running))
     assert ours(folder / "dev") == ours(folder / "staging") == []
-    assert services.stop_all(folder) == []
+    assert supervision.stop_all(folder) == []
 
 
 def test_the_command_stop_ends_what_another_process_has_started_in_the_project(folder):
     (folder / "pipeline.yaml").touch()
     (folder / "settings.ini").touch()
-    address = services.start(folder / "out/lab", web())
+    address = supervision.start(folder / "out/lab", web())
     command = [str(Path(sys.executable).with_name("mlops-course")), "stop"]
 
     told = [subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)]
@@ -175,31 +176,31 @@ def test_the_command_stop_ends_what_another_process_has_started_in_the_project(f
 
 
 def test_a_service_of_another_folder_keeps_running(folder):
-    services.start(folder / "dev", web("one"))
-    services.start(folder / "dev-2", web("two"))
+    supervision.start(folder / "dev", web("one"))
+    supervision.start(folder / "dev-2", web("two"))
     try:
-        assert services.stop_all(folder / "dev") == ["one"]
+        assert supervision.stop_all(folder / "dev") == ["one"]
         assert state(folder / "dev-2", "two").healthy
     finally:
-        services.stop_all(folder)
+        supervision.stop_all(folder)
 
 
 @pytest.mark.parametrize("then", ["stop", "start", "stop_all"])
 def test_a_killed_supervisor_leaves_nothing_behind(folder, then):
     service = web()
-    services.start(folder, service)
+    supervision.start(folder, service)
     left = state(folder, "web").pid
-    services._supervisor(folder).kill()
-    wait_for(lambda: services._supervisor(folder) is None)
+    supervision._supervisor(folder).kill()
+    wait_for(lambda: supervision._supervisor(folder) is None)
     assert alive(left)
 
     if then == "stop":
-        services.stop(folder)
+        supervision.stop(folder)
         assert state(folder, "web").state == "stopped"
     elif then == "stop_all":
-        assert services.stop_all(folder) == ["web"]
+        assert supervision.stop_all(folder) == ["web"]
     else:
-        services.start(folder, service)
+        supervision.start(folder, service)
         assert state(folder, "web").pid != left and state(folder, "web").healthy
 
     assert not alive(left)
@@ -209,33 +210,33 @@ def test_a_killed_supervisor_leaves_nothing_behind(folder, then):
 @REDIS
 def test_redis_answers_and_is_found_although_it_hides_its_environment(folder):
     service = services.redis(services.free_port())
-    services.start(folder, service)
+    supervision.start(folder, service)
     with socket.create_connection(("127.0.0.1", service.port)) as client:
         client.sendall(b"PING\r\nCONFIG GET save\r\n")
         assert client.recv(100).startswith(b"+PONG")
     left = state(folder, "redis").pid
-    assert services.MARK not in psutil.Process(left).environ()
+    assert supervision.MARK not in psutil.Process(left).environ()
 
-    services._supervisor(folder).kill()
-    wait_for(lambda: services._supervisor(folder) is None)
-    services.stop(folder)
+    supervision._supervisor(folder).kill()
+    wait_for(lambda: supervision._supervisor(folder) is None)
+    supervision.stop(folder)
 
     assert not alive(left)
     assert not list(folder.rglob("*.rdb"))
 
 
 def test_a_stranger_with_the_number_of_a_service_is_left_alone(folder):
-    services.start(folder, web())
-    services.stop(folder)
+    supervision.start(folder, web())
+    supervision.stop(folder)
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     for note in [*folder.glob("services/*.pid"), folder / "services/.supervisor/supervisord.json"]:
         note.write_text(json.dumps({**json.loads(note.read_text()), "pid": stranger.pid}))
 
     try:
-        services.stop(folder, "web")
-        services.stop(folder)
-        services.start(folder, web())
-        assert services.stop_all(folder) == ["web"]
+        supervision.stop(folder, "web")
+        supervision.stop(folder)
+        supervision.start(folder, web())
+        assert supervision.stop_all(folder) == ["web"]
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -243,29 +244,29 @@ def test_a_stranger_with_the_number_of_a_service_is_left_alone(folder):
 
 
 def test_a_copied_folder_does_not_end_the_services_of_the_original(folder, tmp_path):
-    services.start(folder, web())
+    supervision.start(folder, web())
 
     shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("*.sock"))
-    services.stop(tmp_path / "copy")
-    services.stop_all(tmp_path / "copy")
+    supervision.stop(tmp_path / "copy")
+    supervision.stop_all(tmp_path / "copy")
 
     assert state(folder, "web").healthy
 
 
 def test_services_of_a_deleted_folder_can_be_ended(folder):
-    services.start(folder, web())
+    supervision.start(folder, web())
     shutil.rmtree(folder)
 
-    assert services.stop_all(folder.parent) == ["web"]
+    assert supervision.stop_all(folder.parent) == ["web"]
     assert ours(folder) == []
 
 
 def test_a_start_after_the_folder_was_deleted_takes_the_place_of_what_ran(folder):
     service = web()
-    services.start(folder, service)
+    supervision.start(folder, service)
     shutil.rmtree(folder / "services")
 
-    services.start(folder, service)
+    supervision.start(folder, service)
 
     assert state(folder, "web").healthy
     assert len(ours(folder)) == 2
@@ -273,11 +274,11 @@ def test_a_start_after_the_folder_was_deleted_takes_the_place_of_what_ran(folder
 
 @pytest.mark.parametrize("name", ["with 'quotes' and spaces", "100% #1 ;no comment", "%(here)s", "long" * 50])
 def test_any_name_of_a_folder_will_do(folder, name):
-    services.start(folder / name, web())
+    supervision.start(folder / name, web())
     assert state(folder / name, "web").healthy
-    assert services.log_of(folder / name, "web").parent == folder / name / "services"
+    assert supervision.log_of(folder / name, "web").parent == folder / name / "services"
 
-    assert services.stop_all(folder) == ["web"]
+    assert supervision.stop_all(folder) == ["web"]
 
 
 def test_a_service_is_told_its_variables_and_nothing_of_the_kernel(folder, monkeypatch):
@@ -286,29 +287,29 @@ def test_a_service_is_told_its_variables_and_nothing_of_the_kernel(folder, monke
     values = {"QUOTED": 'it\'s "quoted", 100 % a=b;c #d', "LINES": "one\ntwo", "EMPTY": ""}
     text = "import json, os; print(json.dumps(dict(os.environ)), flush=True)" + WITH_A_CHILD
 
-    services.start(folder, script(text, variables=values))
+    supervision.start(folder, script(text, variables=values))
 
-    told = json.loads(services.log_of(folder, "script").read_text().splitlines()[0])
+    told = json.loads(supervision.log_of(folder, "script").read_text().splitlines()[0])
     assert {name: told[name] for name in values} == values
     assert not {"MPLBACKEND", "JPY_PARENT_PID"} & set(told)
 
 
 def test_starting_what_runs_changes_nothing(folder):
     service = web()
-    services.start(folder, service)
+    supervision.start(folder, service)
     before = state(folder, "web").pid
 
-    assert services.start(folder, service) == service.address
+    assert supervision.start(folder, service) == service.address
 
     assert state(folder, "web").pid == before
 
 
 def test_another_definition_takes_the_place_of_the_first(folder):
-    services.start(folder, web())
+    supervision.start(folder, web())
     before = state(folder, "web")
 
     second = web(variables={"A": "b"}, stop_signal="INT")
-    services.start(folder, second)
+    supervision.start(folder, second)
 
     assert state(folder, "web").port == second.port != before.port
     assert not alive(before.pid)
@@ -317,17 +318,17 @@ def test_another_definition_takes_the_place_of_the_first(folder):
 
 def test_a_service_may_change_and_keep_its_port(folder):
     first = web()
-    services.start(folder, first)
+    supervision.start(folder, first)
     before = state(folder, "web").pid
 
-    services.start(folder, first.model_copy(update={"variables": {"A": "b"}}))
+    supervision.start(folder, first.model_copy(update={"variables": {"A": "b"}}))
 
     assert state(folder, "web").healthy and state(folder, "web").pid != before
 
 
 def test_two_starts_at_the_same_time_make_one_service(folder):
     service, told = web(), []
-    threads = [threading.Thread(target=lambda: told.append(services.start(folder, service))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: told.append(supervision.start(folder, service))) for _ in range(4)]
     processes = [subprocess.Popen([sys.executable, "-c", START, folder, service.model_dump_json()]) for _ in range(2)]
 
     for thread in threads:
@@ -345,27 +346,27 @@ def test_a_port_that_a_stranger_has_is_an_error_that_names_him(folder):
         service = web(port=stranger.getsockname()[1])
 
         with pytest.raises(UserError, match=f"cannot have port {service.port}.*process {os.getpid()}"):
-            services.start(folder, service)
+            supervision.start(folder, service)
 
     assert ours(folder) == []
 
 
 def test_a_port_of_another_service_is_an_error_and_both_keep_what_they_have(folder):
     one, two = web("one"), web("two")
-    services.start(folder, one)
-    services.start(folder, two)
-    before = [found.pid for found in services.states(folder)]
+    supervision.start(folder, one)
+    supervision.start(folder, two)
+    before = [found.pid for found in supervision.states(folder)]
 
     with pytest.raises(UserError, match="the service one of .* has it"):
-        services.start(folder, web("two", port=one.port))
+        supervision.start(folder, web("two", port=one.port))
 
-    assert [found.pid for found in services.states(folder)] == before
-    assert all(found.healthy for found in services.states(folder))
+    assert [found.pid for found in supervision.states(folder)] == before
+    assert all(found.healthy for found in supervision.states(folder))
 
 
 def test_a_service_that_ends_at_once_is_an_error_with_its_last_words(folder):
     with pytest.raises(UserError, match="(?s)ended before it could be used.*No module named nono") as told:
-        services.start(folder, script("", command=("python", "-m", "nono")))
+        supervision.start(folder, script("", command=("python", "-m", "nono")))
 
     assert "services/script.log" in str(told.value)
     assert ours(folder) == []
@@ -373,10 +374,10 @@ def test_a_service_that_ends_at_once_is_an_error_with_its_last_words(folder):
 
 
 def test_a_service_that_is_not_healthy_in_time_is_ended_and_others_are_not(folder):
-    services.start(folder, web())
+    supervision.start(folder, web())
 
     with pytest.raises(UserError, match="(?s)cannot be used after 1 seconds .*/nowhere answers 404"):
-        services.start(folder, web("second", health="/nowhere", seconds=1))
+        supervision.start(folder, web("second", health="/nowhere", seconds=1))
 
     assert state(folder, "web").healthy
     assert state(folder, "second").state == "stopped"
@@ -387,7 +388,7 @@ def test_an_interrupted_start_leaves_nothing_running(folder):
     service = script("import time; time.sleep(600)", seconds=60)
     starter = subprocess.Popen([sys.executable, "-c", START, folder, service.model_dump_json()], stderr=subprocess.PIPE)
     with starter:
-        wait_for(lambda: len(ours(folder)) == 2 and services.log_of(folder, "script").is_file())
+        wait_for(lambda: len(ours(folder)) == 2 and supervision.log_of(folder, "script").is_file())
         starter.send_signal(signal.SIGINT)
         starter.communicate(timeout=30)
 
@@ -396,65 +397,65 @@ def test_an_interrupted_start_leaves_nothing_running(folder):
 
 def test_what_a_killed_service_leaves_is_ended_before_it_comes_back(folder):
     service = script(WITH_A_CHILD)
-    services.start(folder, service)
+    supervision.start(folder, service)
     first = state(folder, "script").pid
     child = psutil.Process(first).children()[0].pid
 
     os.kill(first, signal.SIGKILL)  # its child still has the port
 
     wait_for(lambda: not alive(child))
-    wait_for(lambda: services.log_of(folder, "script").read_text().count("child of") == 2)
+    wait_for(lambda: supervision.log_of(folder, "script").read_text().count("child of") == 2)
     assert state(folder, "script").healthy and state(folder, "script").pid != first
 
 
 @pytest.mark.parametrize("name", [None, "script"])
 def test_a_stopped_service_takes_its_children_with_it(folder, name):
-    services.start(folder, script(WITH_A_CHILD))
+    supervision.start(folder, script(WITH_A_CHILD))
     family = [state(folder, "script").pid, *(child.pid for child in psutil.Process(state(folder, "script").pid).children())]
     assert len(family) == 2
 
-    services.stop(folder, name)
+    supervision.stop(folder, name)
 
     assert not any(map(alive, family))
 
 
 @pytest.mark.parametrize(("name", "wanted"), [(None, "TERM"), ("script", "INT")])
 def test_a_service_is_given_the_time_to_end_in_good_order(folder, name, wanted):
-    services.start(folder, script(SLOW_TO_END, stop_signal=wanted))
+    supervision.start(folder, script(SLOW_TO_END, stop_signal=wanted))
 
-    services.stop(folder, name)
+    supervision.stop(folder, name)
 
-    assert services.log_of(folder, "script").read_text().splitlines()[-1] == f"ended by SIG{wanted}"
+    assert supervision.log_of(folder, "script").read_text().splitlines()[-1] == f"ended by SIG{wanted}"
 
 
 def test_a_service_that_runs_in_vain_is_not_started_by_another(folder):
-    services.start(folder, web("one"))
-    services.stop(folder)
+    supervision.start(folder, web("one"))
+    supervision.stop(folder)
 
-    services.start(folder, web("two"))
+    supervision.start(folder, web("two"))
 
-    assert [(found.name, found.state, found.healthy) for found in services.states(folder)] == [
+    assert [(found.name, found.state, found.healthy) for found in supervision.states(folder)] == [
         ("one", "stopped", False),
         ("two", "running", True),
     ]
 
 
 def test_a_service_that_dies_again_and_again_is_given_up(folder, monkeypatch):
-    monkeypatch.setattr(services, "_PROGRAM", services._PROGRAM.replace("startretries = 10", "startretries = 1"))
+    monkeypatch.setattr(supervision, "_PROGRAM", supervision._PROGRAM.replace("startretries = 10", "startretries = 1"))
     once = "import os, sys; os.path.exists(sys.argv[2]) and sys.exit('no settings'); open(sys.argv[2], 'w').close()\n" + WITH_A_CHILD
     service = script(once)
     service = service.model_copy(update={"command": (*service.command, str(folder / "ran"))})
-    services.start(folder, service)
+    supervision.start(folder, service)
 
     os.kill(state(folder, "script").pid, signal.SIGKILL)
 
     wait_for(lambda: state(folder, "script").state == "failed")
     assert state(folder, "script").pid is None
-    assert "no settings" in services.log_of(folder, "script").read_text()
+    assert "no settings" in supervision.log_of(folder, "script").read_text()
 
 
 def test_the_definitions_and_logs_are_of_this_user_alone(folder):
-    services.start(folder, web(variables={"PASSWORD": "secret"}))
+    supervision.start(folder, web(variables={"PASSWORD": "secret"}))
 
     assert (folder / "services").stat().st_mode & 0o777 == 0o700
     assert "secret" not in (folder / "services/.supervisor/supervisord.conf").read_text()
@@ -464,7 +465,7 @@ BY_THE_CLOCK = """
 import json, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from mlops_course import project
+from mlops_course import clocks, project
 class Says(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -472,17 +473,17 @@ class Says(BaseHTTPRequestHandler):
         self.wfile.write(project.now().isoformat().encode())
     def log_message(self, *words):
         pass
-project.run_clock(Path(sys.argv[2]))
+clocks.join(Path(sys.argv[2]))
 HTTPServer(("127.0.0.1", int(sys.argv[1])), Says).serve_forever()
 """
 COMPANY = """
 import sys, time
 from datetime import timedelta
 from pathlib import Path
-from mlops_course import project, services
+from mlops_course import clocks, project, services, supervision
 folder, began = Path(sys.argv[1]), project.now()
-project.set_clock(folder, began, 21_600, began + timedelta(days=float(sys.argv[2])))
-services.start(folder, services.Service.model_validate_json(sys.argv[3]))
+clocks.begin(folder, began, 21_600, began + timedelta(days=float(sys.argv[2])))
+supervision.start(folder, services.Service.model_validate_json(sys.argv[3]))
 print("up", flush=True)
 time.sleep(600)
 """
@@ -511,11 +512,11 @@ def test_services_of_a_killed_company_go_on_by_its_clock_up_to_its_end_even_if_a
 
     assert before <= after <= fixed + timedelta(days=days)
     assert days == 1 or after - before > timedelta(hours=3)
-    project.run_clock(folder)  # one that starts meanwhile
+    clocks.join(folder)  # one that starts meanwhile
     assert after <= project.now() <= fixed + timedelta(days=days)
     with pytest.raises(UserError, match="make stop"):
-        project.set_clock(folder, fixed, 1, fixed + timedelta(days=1))
-    services.stop(folder)
-    project.run_clock(folder)
+        clocks.begin(folder, fixed, 1, fixed + timedelta(days=1))
+    supervision.stop(folder)
+    clocks.join(folder)
     assert project.now() < fixed + timedelta(minutes=1)
-    project.leave_clock()
+    clocks.leave()

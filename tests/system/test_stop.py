@@ -16,23 +16,25 @@ import psutil
 import pytest
 from online import COMMAND, wait_for
 
-from mlops_course import services
+from mlops_course import services, supervision
 from mlops_course.project import UserError
 from mlops_course.services import Service
+from mlops_course.web import present
 
 pytestmark = [pytest.mark.patient, pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as on Linux")]
 
 SERVE = """
 import signal, sys, time
 from pathlib import Path
-from mlops_course import project, services
+from mlops_course import project
+from mlops_course.web import present
 def end(number, frame):
     time.sleep(0.3)
     (Path(sys.argv[1]) / "last words").write_text(signal.Signals(number).name)
     sys.exit()
 signal.signal(signal.SIGTERM, end)
 try:
-    with services.present(Path(sys.argv[1]), sys.argv[2], "127.0.0.1", int(sys.argv[3])):
+    with present(Path(sys.argv[1]), sys.argv[2], "127.0.0.1", int(sys.argv[3])):
         print("up", flush=True)
         time.sleep(600)
 except project.UserError as error:
@@ -43,18 +45,18 @@ UI = """
 import os, sys
 from pathlib import Path
 import psutil
-from mlops_course import services
+from mlops_course import supervision
 folder = Path(sys.argv[1]).resolve()
 (folder / "services").mkdir(parents=True, exist_ok=True)
-services._note(folder / "services/ui.pid", psutil.Process(), folder=str(folder))
+supervision._note(folder / "services/ui.pid", psutil.Process(), folder=str(folder))
 code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('up', flush=True); time.sleep(600)"
-marks = {services.MARK: str(folder), "SUPERVISOR_PROCESS_NAME": "ui"} if sys.argv[3] == "1" else {}
+marks = {supervision.MARK: str(folder), "SUPERVISOR_PROCESS_NAME": "ui"} if sys.argv[3] == "1" else {}
 os.execve(sys.executable, [sys.executable, "-c", code], {**os.environ, **marks})
 """
 
 AS_NOBODY = """
 import os
-from mlops_course import cli, project, services
+from mlops_course import cli, project, supervision
 os.setuid(65_534)
 cli.app(["stop"])
 """
@@ -67,7 +69,7 @@ def root(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "env.yaml").write_text("name: mine\nout: out/mine\n")
     yield tmp_path
-    services.stop_all(tmp_path / "out")
+    supervision.stop_all(tmp_path / "out")
 
 
 @contextmanager
@@ -102,22 +104,22 @@ def test_what_runs_in_other_terminals_is_ended_in_good_order_and_named(root, mar
     with terminal(root, "out/dev") as serving, terminal(root, "out/dev", "ui", marked, UI) as ui, terminal(root, "out/live", "monitoring"):
         assert serving.line == ui.line == "up"
         child = psutil.Process(ui.pid).children()[0]
-        services.start(root / "out/dev", web())
-        names = {state.name: state for state in services.states(root / "out/dev")}
+        supervision.start(root / "out/dev", web())
+        names = {state.name: state for state in supervision.states(root / "out/dev")}
         assert {name: (state.state, state.healthy) for name, state in names.items()} == dict.fromkeys(
             ("serving", "ui", "web"), ("running", True)
         )
         assert names["serving"].pid == serving.pid and names["serving"].port
-        assert services.stop(root / "out/dev", terminals=False) == ["web"] and ui.poll() is serving.poll() is None
-        services.start(root / "out/dev", web())
+        assert supervision.stop(root / "out/dev", terminals=False) == ["web"] and ui.poll() is serving.poll() is None
+        supervision.start(root / "out/dev", web())
         assert ui.poll() is serving.poll() is None
 
         assert stop(root) == "stopped: serving, ui, web, monitoring"
 
         assert serving.wait(5) == 0 and (root / "out/dev/last words").read_text() == "SIGTERM"
-        assert ui.wait(5) == -signal.SIGTERM and not services._lives(child)
+        assert ui.wait(5) == -signal.SIGTERM and not supervision._lives(child)
     assert stop(root) == "nothing was running"
-    assert [state.name for state in services.states(root / "out/dev")] == ["web"]
+    assert [state.name for state in supervision.states(root / "out/dev")] == ["web"]
 
 
 def test_one_that_was_stopped_by_ctrl_z_still_writes_its_last_words(root):
@@ -134,40 +136,40 @@ def test_the_second_of_a_name_says_who_runs_and_the_first_stays(root):
         with terminal(root, "out/dev") as second:
             assert second.line.startswith("the service serving of out/dev runs already: process") and str(first.pid) in second.line
         with pytest.raises(UserError, match=rf"serving of .*out/dev runs already: process {first.pid} has it in a terminal; `make stop`"):
-            services.start(root / "out/dev", web("serving"))
-        services.start(root / "out/dev", web())  # another name does not end it
-        services.stop(root / "out/dev", terminals=False)
-        assert first.poll() is None and services.states(root / "out/dev")[0].pid == first.pid
+            supervision.start(root / "out/dev", web("serving"))
+        supervision.start(root / "out/dev", web())  # another name does not end it
+        supervision.stop(root / "out/dev", terminals=False)
+        assert first.poll() is None and supervision.states(root / "out/dev")[0].pid == first.pid
 
-        assert services.stop(root / "out/dev", "web") == [] and first.poll() is None
-        assert services.stop(root / "out/dev", "serving") == ["serving"] and first.wait(5) == 0
+        assert supervision.stop(root / "out/dev", "web") == [] and first.poll() is None
+        assert supervision.stop(root / "out/dev", "serving") == ["serving"] and first.wait(5) == 0
 
 
 def test_a_service_that_is_supervised_is_named_to_the_one_in_the_terminal_and_comes_back_beside_it(root):
     port = services.free_port()
     command = ("python", "-c", SERVE, str(root / "out/dev"), "serving", str(port))
-    services.start(root / "out/dev", Service(name="serving", command=command, port=port, seconds=30))
-    (pid,) = [state.pid for state in services.states(root / "out/dev")]
+    supervision.start(root / "out/dev", Service(name="serving", command=command, port=port, seconds=30))
+    (pid,) = [state.pid for state in supervision.states(root / "out/dev")]
     with terminal(root, "out/dev") as second:
         assert second.line.startswith("the service serving of out/dev runs already") and str(pid) in second.line
 
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: services.states(root / "out/dev")[0].pid not in (pid, None), 20)
+    wait_for(lambda: supervision.states(root / "out/dev")[0].pid not in (pid, None), 20)
     assert stop(root) == "stopped: serving"
 
 
 def test_a_terminal_that_was_quicker_than_a_restart_is_not_lost(root):
     port = services.free_port()
     command = ("python", "-c", SERVE, str(root / "out/dev"), "serving", str(port))
-    services.start(root / "out/dev", Service(name="serving", command=command, port=port, seconds=30))
-    supervisor = services._supervisor(root / "out/dev")
+    supervision.start(root / "out/dev", Service(name="serving", command=command, port=port, seconds=30))
+    supervisor = supervision._supervisor(root / "out/dev")
     supervisor.suspend()
     (pid,) = [state.pid for state in psutil_states(root / "out/dev")]
     os.kill(pid, signal.SIGKILL)
     with terminal(root, "out/dev") as quick:
         assert quick.line == "up"
         supervisor.resume()
-        wait_for(lambda: "runs already" in services.log_of(root / "out/dev", "serving").read_text(), 20)
+        wait_for(lambda: "runs already" in supervision.log_of(root / "out/dev", "serving").read_text(), 20)
 
         assert stop(root) == "stopped: serving"
         assert quick.wait(5) == 0
@@ -175,7 +177,7 @@ def test_a_terminal_that_was_quicker_than_a_restart_is_not_lost(root):
 
 def psutil_states(folder: Path) -> list[psutil.Process]:
     "The supervised services by their notes: their supervisor cannot be asked."
-    return [process for note in (folder / "services").glob("*.pid") if (process := services._noted(note, folder=str(folder)))]
+    return [process for note in (folder / "services").glob("*.pid") if (process := supervision._noted(note, folder=str(folder)))]
 
 
 @pytest.mark.parametrize("where", ["a linked out", "a linked folder", "elsewhere in the project", "elsewhere"])
@@ -189,13 +191,13 @@ def test_the_folder_is_found_wherever_it_is(root, where):
         folder.symlink_to(aside)
     try:
         with terminal(root, folder) as serving:
-            services.start(folder, web()) if where != "elsewhere" else None
+            supervision.start(folder, web()) if where != "elsewhere" else None
             assert stop(root).startswith("stopped: serving")
             assert serving.wait(5) == 0
         assert stop(root) == "nothing was running"
-        assert not list((root / "out").glob(f"{services.ELSEWHERE}/*"))
+        assert not list((root / "out").glob(f"{supervision.ELSEWHERE}/*"))
     finally:
-        services.stop(folder)
+        supervision.stop(folder)
         shutil.rmtree(aside)
 
 
@@ -212,9 +214,9 @@ def test_notes_of_others_end_nobody(root):
         for name, value in others.items():
             text = json.dumps(value)
             (root / f"out/dev/services/{name}.pid").write_text(text[: len(text) // 2] if name == "half" else text)
-        (root / "out" / services.ELSEWHERE).mkdir()
+        (root / "out" / supervision.ELSEWHERE).mkdir()
         for n, text in enumerate(["", "{", "[]", '{"folder": 3}', '{"folder": "/nowhere"}']):
-            (root / "out" / services.ELSEWHERE / f"{n}.json").write_text(text)
+            (root / "out" / supervision.ELSEWHERE / f"{n}.json").write_text(text)
         assert stop(root) == "nothing was running"
         assert stranger.poll() is None
     finally:
@@ -245,28 +247,28 @@ def test_processes_of_another_user_are_named_and_left_alone(mode):
 
 
 def test_the_only_one_of_its_name_needs_no_port_and_its_lock_falls_with_it(root):
-    with services.running(root / "out/dev", "live"):
+    with supervision.running(root / "out/dev", "live"):
         with (
             pytest.raises(UserError, match=f"the service live of .* runs already: process {os.getpid()}"),
-            services.running(root / "out/dev", "live"),
+            supervision.running(root / "out/dev", "live"),
         ):
             pass
-        assert services.stop(root / "out/dev") == [], "it would end itself"
-    with services.running(root / "out/dev", "live"), socket.create_server(("127.0.0.1", 0)) as taken:
+        assert supervision.stop(root / "out/dev") == [], "it would end itself"
+    with supervision.running(root / "out/dev", "live"), socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
             pytest.raises(UserError, match=f"port {port} of 127.0.0.1 cannot be used"),
-            services.present(root / "out/dev", "web", "127.0.0.1", port),
+            present(root / "out/dev", "web", "127.0.0.1", port),
         ):
             pass
-        with services.present(root / "out/dev", "web", "127.0.0.1", 0):
+        with present(root / "out/dev", "web", "127.0.0.1", 0):
             pass
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_message(root):
     (root / "out").write_text("no folder")
 
-    with pytest.raises(UserError, match="could not"), services.present(root / "out/dev", "web", "127.0.0.1", 0):
+    with pytest.raises(UserError, match="could not"), present(root / "out/dev", "web", "127.0.0.1", 0):
         pass
     assert stop(root) == "nothing was running"
     (root / "out").unlink()

@@ -21,6 +21,7 @@ import yaml
 from serving.load import ID, LOOPBACK, ask
 
 from mlops_course import features, project, registry
+from mlops_course.files import write_json
 from mlops_course.problem import ACCEPTANCE, CONTRACT
 
 HERE, BIN = Path(__file__).parent, Path(sys.executable).parent
@@ -43,7 +44,7 @@ def make_ground(folder: Path) -> None:
     (folder / "env.yaml").write_text(yaml.safe_dump({**told, "out": str(folder)}), encoding="utf-8")
     variables = {"PLOOMBER_ENV_FILENAME": str(folder / "env.yaml"), "MLOPS_COURSE_LAB": str(folder), "PYTHONPATH": str(HERE.parent)}
     subprocess.run([sys.executable, __file__], check=True, stdout=sys.stderr, env={**os.environ, **variables})
-    project.write_json(made, key)
+    write_json(made, key)
 
 
 def run_stages() -> None:
