@@ -38,7 +38,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from . import data, features, project, registry
+from . import data, features, project, registry, stages
 
 
 def schema(
@@ -99,7 +99,7 @@ from .telemetry import log
 
 
 def run(
-    stage: project.Stage,
+    stage: stages.Stage,
 ) -> None:
     "Score the drivers of the environment's request with the champion."
     told = stage.settings(BatchSettings)

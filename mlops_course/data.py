@@ -1332,7 +1332,8 @@ class Data(Settings):
 
 # %% ../notebooks/30_data_pipeline.ipynb #348da12a
 from .files import write_json
-from .project import Stage, shown
+from .project import shown
+from .stages import Stage
 
 
 def run(

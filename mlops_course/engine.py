@@ -14,13 +14,13 @@ from typing import Any
 
 from papermill.engines import NBClientEngine, NotebookExecutionManager
 
-from . import project
+from . import stages
 
 SKIP = "skip-execution"  # the tag of cells that nbclient does not run
 
 
 class StageEngine(NBClientEngine):
-    "Runs the cells that have a tag of `project.RUN`, in a kernel that knows which they are."
+    "Runs the cells that have a tag of `stages.TAGS`, in a kernel that knows which they are."
 
     @classmethod
     def execute_managed_notebook(
@@ -30,14 +30,14 @@ class StageEngine(NBClientEngine):
         **options: Any,  # of papermill's own engine
     ) -> None:
         teaching = [
-            cell for cell in nb_man.nb.cells if not project.RUN & set(cell.metadata.get("tags", []))
+            cell for cell in nb_man.nb.cells if not stages.TAGS & set(cell.metadata.get("tags", []))
         ]
         for cell in teaching:
             cell.metadata.setdefault("tags", []).append(SKIP)
-        os.environ[project.CELLS] = project.digest_of_cells(nb_man.nb.cells)
+        os.environ[stages.CELLS] = stages.digest_of_cells(nb_man.nb.cells)
         try:
             super().execute_managed_notebook(nb_man, kernel_name, **options)
         finally:
-            del os.environ[project.CELLS]
+            del os.environ[stages.CELLS]
             for cell in teaching:
                 cell.metadata.tags.remove(SKIP)

@@ -356,7 +356,8 @@ def build(
     return open_store(folder)
 
 # %% ../notebooks/32_feature_store.ipynb #ee4671ed
-from .project import environment, root, shown, tasks, validated
+from .project import environment, shown, validated
+from .stages import products
 
 
 def of_environment() -> list:
@@ -365,7 +366,7 @@ def of_environment() -> list:
     settings = validated(
         FeatureSettings, told.features, f"the section `features` of environment {told.name}"
     )
-    path = root() / tasks()["data"]["product"]["statistics"].replace("{{out}}", told.out.as_posix())
+    path = products("data", told)["statistics"]
     if not path.is_file():
         raise UserError(
             f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, "
@@ -378,7 +379,7 @@ def of_environment() -> list:
 # %% ../notebooks/32_feature_store.ipynb #80a39fb4
 import re
 
-from .project import Stage
+from .stages import Stage
 from .telemetry import log
 
 

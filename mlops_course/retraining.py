@@ -71,7 +71,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from . import clocks, project
+from . import clocks, project, stages
 from .files import locked, write_json
 from .telemetry import log
 
@@ -339,8 +339,7 @@ def follow(
 import json
 from importlib import import_module
 
-# what is run again, and what it stands on
-STAGES = {"data": ["world"], "training": ["data", "features"]}
+STAGES = ("data", "training")  # run again; the others stay as the last build has left them
 
 
 def retrain(
@@ -348,22 +347,12 @@ def retrain(
     training: dict[str, Any],  # replaces values of its section `training`
 ) -> dict[str, Any]:
     "Run the stages on what there is now, as the pipeline would, and return the gate's decision."
-    told = project.environment(out=str(folder), training=training)
-    paths = {name: _products(name, folder) for name in project.tasks()}
-    for name, before in STAGES.items():
-        about = {"name": told.name, "out": folder, "clock": told.clock, name: getattr(told, name)}
-        with project.stage(
-            name, paths[name], {task: paths[task] for task in before}, about
-        ) as stage:
+    settings = project.environment(out=str(folder), training=training)
+    for name in STAGES:
+        with stages.stage(name, **stages.plan(name, settings)) as stage:
             import_module(f"mlops_course.{name}").run(stage)
-    return json.loads(paths["training"]["decision"].read_text(encoding="utf-8"))
-
-# %% ../notebooks/64_alerts_and_retraining.ipynb #5511151c
-def _products(name: str, folder: Path) -> dict[str, Path]:
-    return {
-        key: Path(path.replace("{{out}}", str(folder)))
-        for key, path in project.tasks()[name]["product"].items()
-    }
+    decision = stages.products("training", settings)["decision"]
+    return json.loads(decision.read_text(encoding="utf-8"))
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #6a01b946
 import os
@@ -392,7 +381,7 @@ def work(
     with locked(trainings(Path(folder)) / "lock", "a training", wait=-1):
         clocks.join(Path(folder))
         try:
-            with project.building(Path(folder), "a retraining", wait=-1):
+            with stages.building(Path(folder), "a retraining", wait=-1):
                 found = outcome_of(retrain(Path(folder), json.loads(training)))
         except Exception as error:
             why = (

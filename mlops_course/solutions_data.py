@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../notebooks/993_solutions_data.ipynb #edd985fc
-from .exercises import exercise
+from .questions import exercise
 
 # %% ../notebooks/993_solutions_data.ipynb #eaa8d510
 _NEW_FILE = """

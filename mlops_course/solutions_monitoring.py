@@ -8,7 +8,7 @@ __all__ = []
 # %% ../notebooks/996_solutions_monitoring.ipynb #8c4dbb8c
 import json
 
-from .exercises import exercise
+from .questions import exercise
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #c02202de
 @exercise(

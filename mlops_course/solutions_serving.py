@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../notebooks/995_solutions_serving.ipynb #c74af989
-from .exercises import exercise
+from .questions import exercise
 
 # %% ../notebooks/995_solutions_serving.ipynb #6867a18f
 _50_1 = exercise(

@@ -7,8 +7,8 @@ __all__ = []
 
 # %% ../notebooks/990_solutions_start.ipynb #80e92370
 from . import project
-from .exercises import exercise
 from .files import file_digest
+from .questions import exercise
 
 # %% ../notebooks/990_solutions_start.ipynb #db360177
 @exercise(

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../notebooks/994_solutions_training.ipynb #8ae4aea1
-from .exercises import exercise
+from .questions import exercise
 
 # %% ../notebooks/994_solutions_training.ipynb #5db746ee
 _40_1 = exercise(

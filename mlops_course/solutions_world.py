@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../notebooks/992_solutions_world.ipynb #602c5962
-from .exercises import exercise
+from .questions import exercise
 
 # %% ../notebooks/992_solutions_world.ipynb #bab232e9
 _20_1 = exercise(

@@ -70,7 +70,7 @@ def extract(
 import os
 from pathlib import Path
 
-from . import project
+from . import project, stages
 from .files import atomic_write, file_digest, write_json
 
 
@@ -808,7 +808,7 @@ def recipe_of(
         "libraries": registry.libraries(),
         **told.model_dump(exclude={"truth"}),
     }
-    return {"snapshot": snapshot, "code": project.digest_of_code(*CODE), **settings}
+    return {"snapshot": snapshot, "code": stages.digest_of_code(*CODE), **settings}
 
 
 def key_of(recipe: dict) -> str:
@@ -1166,7 +1166,7 @@ def reproduce(
     run = _made_by(client, run_id)
     tags = run.data.tags
     frame = kept(tags["snapshot"], Path(folder).parent / "snapshots")
-    if tags["code"] != project.digest_of_code(*CODE):
+    if tags["code"] != stages.digest_of_code(*CODE):
         print("the code has changed since this run: if the models differ, that may be why")
     since = pd.Timestamp(tags["since"]) if "since" in tags else None
     learned = labelled(frame, since, pd.Timestamp(tags["until"]))
@@ -1178,7 +1178,7 @@ def reproduce(
     return Reproduced(tags["model_digest"], made)
 
 # %% ../notebooks/45_training_pipeline.ipynb #c6fc554d
-def _extracted(stage: project.Stage) -> pd.DataFrame:
+def _extracted(stage: stages.Stage) -> pd.DataFrame:
     from mlops_course import features
 
     store = features.open_store(stage.upstream["features"]["store"])
@@ -1196,7 +1196,7 @@ def _extracted(stage: project.Stage) -> pd.DataFrame:
 
 
 def _with_truth(
-    stage: project.Stage, told: TrainingSettings, files: Path, found: dict
+    stage: stages.Stage, told: TrainingSettings, files: Path, found: dict
 ) -> dict | None:
     "After the decision is written: what the simulation knows, if there is one."
     written = stage.product["decision"].with_name("truth.json")
@@ -1235,7 +1235,7 @@ import shutil
 
 
 def run(
-    stage: project.Stage,
+    stage: stages.Stage,
 ) -> None:
     "The stage: training table kept, decision and report written, champion promoted or refused."
     told = stage.settings(TrainingSettings)

@@ -609,7 +609,8 @@ import glob
 
 import duckdb
 
-from .project import Stage, now, shown
+from .project import now, shown
+from .stages import Stage
 
 NOTE = "README.md"  # in `raw` when nothing is simulated
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from mlops_course import clocks, project, telemetry
+from mlops_course import clocks, stages, telemetry
 
 UPSTREAM = {"world": [], "data": ["world"], "features": ["data"], "training": ["data", "features"], "batch": ["features", "training"]}
 """The stages and what each needs, as the notebooks' parameter cells say; test_pipeline.py compares the two."""
@@ -39,7 +39,7 @@ def run_stages(out: Path, *names: str, **changes) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLOPS_COURSE_LAB", str(out))
         for name in names:
-            with project.stage(name, upstream=UPSTREAM[name], environment={**changes, "out": str(out / "no-build")}) as stage:
+            with stages.stage(name, upstream=stages.upstream(name), environment={**changes, "out": str(out / "no-build")}) as stage:
                 import_module(f"mlops_course.{name}").run(stage)
     return out
 

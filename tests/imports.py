@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from mlops_course import project
+from mlops_course import project, stages
 
 ROOT = project.root()
 NAMED = re.compile(r"\bmlops_course\.(\w*)|\bfrom mlops_course import (\w*)")
@@ -58,7 +58,7 @@ def loads(
 ) -> set[str]:
     "The modules that `source` loads. A name that is made up while it runs may be that of any stage."
     found = set(names(source))
-    return (found | set(project.tasks()) if "" in found else found) & modules
+    return (found | set(stages.tasks()) if "" in found else found) & modules
 
 
 def graph(texts: Mapping[str, str]) -> Graph:
@@ -77,7 +77,7 @@ def reached(links: Graph, first: set[str]) -> set[str]:
 
 def of_stage(stage: str) -> set[str]:
     "All modules that a stage of pipeline.yaml loads: from the cells of its lesson that a build runs, on."
-    notebook = json.loads((ROOT / project.tasks()[stage]["source"]).read_text(encoding="utf-8"))
-    cells = ["".join(c["source"]) for c in notebook["cells"] if project.RUN & set(c["metadata"].get("tags", []))]
+    notebook = json.loads((ROOT / stages.tasks()[stage]["source"]).read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if stages.TAGS & set(c["metadata"].get("tags", []))]
     links = graph(sources())
     return reached(links, loads("\n".join(cells), set(links)))

@@ -87,11 +87,10 @@ def exercise_cells(notebook: Notebook) -> dict[str, str]:
 
 def as_taught(path: Path) -> str:
     "The notebook without outputs and with the exercises not yet solved: what the linters see of a learner's copy."
-    from mlops_course.exercises import exercises_of
+    from mlops_course.exercises import EXERCISES
 
     written = json.loads(path.read_text(encoding="utf-8"))
-    known = exercises_of()
-    solved = {source: known[name].stub for name, source in exercise_cells(Notebook(path)).items() if name in known}
+    solved = {source: EXERCISES[name].stub for name, source in exercise_cells(Notebook(path)).items() if name in EXERCISES}
     for cell in written["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
@@ -291,7 +290,7 @@ def faults(path: Path) -> list[str]:
 
 def contents(folder: Path) -> str:
     "The lessons and the appendix as two Markdown tables: what the README shows between its two marks."
-    notebooks = [Notebook(path) for path in sorted(folder.glob("[0-9]*.ipynb"))]
+    notebooks = [Notebook(path) for path in sorted(folder.glob("[0-9]*.ipynb"), key=lambda path: path.stem.split("_"))]
     lessons = [notebook for notebook in notebooks if not notebook.appendix]
     solutions = [notebook for notebook in notebooks if notebook.module.startswith("solutions_")]
     took = sum(int(LESSON.search(lesson.markdown[0])[1]) for lesson in lessons)

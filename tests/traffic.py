@@ -1,13 +1,13 @@
 """Requests and their answers, as the tests of monitoring send them: normal traffic, and the log of serving."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 
 import numpy as np
 import orjson
 import pandas as pd
 
-from mlops_course import project
+from mlops_course import predictions, project
 from mlops_course.drift import Reference, Verdict, judge, reference_of
 from mlops_course.monitoring import Label, MonitoringSettings
 from mlops_course.problem import CONTRACT
@@ -37,10 +37,22 @@ def entry(request: str, driver: int = 1001, version: str = "1", minutes: float =
 
 def write(folder, entries: list[dict], day: str = "2026-03-02", end: bytes = b"\n") -> None:
     "Append lines to the prediction log."
-    predictions = folder / "serving/predictions"
-    predictions.mkdir(parents=True, exist_ok=True)
-    with open(predictions / f"{day}.jsonl", "ab") as opened:
+    log = predictions.folder_of(folder)
+    log.mkdir(parents=True, exist_ok=True)
+    with open(log / f"{day}.jsonl", "ab") as opened:
         opened.write(b"\n".join(orjson.dumps(each, option=orjson.OPT_SERIALIZE_NUMPY) for each in entries) + end)
+
+
+def days_of(folder, *ago: int, since: datetime = CLOCK) -> None:
+    "Files of the log as they were written so many days ago."
+    folder.mkdir(parents=True, exist_ok=True)
+    for days in ago:
+        (folder / f"{since - timedelta(days=days):%Y-%m-%d}.jsonl").write_bytes(b"{}\n")
+
+
+def ages(folder, since: datetime = CLOCK) -> list[int]:
+    "How many days ago the files that are there were written."
+    return sorted((since.date() - date.fromisoformat(file.stem)).days for file in folder.glob("*.jsonl"))
 
 
 def normal(seed: int, days: int = 28, begin: datetime = BEGIN, shift: float = 0.0, completes: float = 0.0) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mlops_course import cli, project
+from mlops_course import cli, project, stages
 
 LESSON = "notebooks/20_world.ipynb"
 
@@ -59,4 +59,4 @@ def test_what_is_wrong_with_a_lesson_is_said_before_a_build(course, text, messag
 def test_every_lesson_of_the_course_can_be_read_and_magics_are_no_fault(course, monkeypatch):
     (course / LESSON).write_text(broken("%time 1 + 1\n!echo hello\nx = await nothing"), encoding="utf-8")
 
-    cli.check_cells()
+    stages.check_cells()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mlops_course import cli, project, services, web
+from mlops_course import cli, project, services, stages, web
 from mlops_course.files import file_digest, locked, write_json
 
 
@@ -21,39 +21,39 @@ def out(tmp_path, monkeypatch):
     "The folder of an environment in which two stages have left a file each."
     environment = project.environment().model_copy(update={"out": tmp_path})
     monkeypatch.setattr(cli.project, "environment", lambda file=None: environment)
-    for name in project.tasks():
-        ran = project.runs(name, environment)
+    for name in stages.tasks():
+        ran = stages.runs(name, environment)
         write_json(tmp_path / f"made/{name}.json", {"stage": name, "files": {}, "folders": [], "ran": ran})
     for stage, file in [("world", "raw/a.parquet"), ("data", "data/b.parquet")]:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(stage)
-        made = {"stage": stage, "files": {file: file_digest(tmp_path / file)}, "folders": [], "ran": project.runs(stage, environment)}
+        made = {"stage": stage, "files": {file: file_digest(tmp_path / file)}, "folders": [], "ran": stages.runs(stage, environment)}
         write_json(tmp_path / f"made/{stage}.json", made)
-    write_json(tmp_path / "made/build.json", {"fingerprint": cli.fingerprint("env.test.yaml")})
+    write_json(tmp_path / "made/build.json", {"fingerprint": stages.fingerprint("env.test.yaml")})
     return tmp_path
 
 
 def test_a_build_that_nobody_has_touched_is_current(out):
-    assert cli.stale("env.test.yaml") == {}
+    assert stages.stale("env.test.yaml") == {}
 
 
 def test_a_file_that_was_lost_or_altered_makes_its_stage_stale(out):
     (out / "raw/a.parquet").unlink()
     (out / "data/b.parquet").write_text("altered")
 
-    assert cli.stale("env.test.yaml") == {"world": ["raw/a.parquet"], "data": ["data/b.parquet"]}
+    assert stages.stale("env.test.yaml") == {"world": ["raw/a.parquet"], "data": ["data/b.parquet"]}
 
 
 def test_a_stage_that_was_begun_and_not_ended_is_stale(out):
     (out / "made/features.json").unlink()
 
-    assert list(cli.stale("env.test.yaml")) == ["features"]
+    assert list(stages.stale("env.test.yaml")) == ["features"]
 
 
 def test_a_build_that_was_broken_off_between_two_stages_is_stale(out):
     (out / "made/build.json").unlink()
 
-    assert list(cli.stale("env.test.yaml")) == ["build"]
+    assert list(stages.stale("env.test.yaml")) == ["build"]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_run_beside_another_build_says_who_builds_and_disturbs_nothing(out, pl
 
 
 def test_what_a_person_has_set_for_her_own_python_does_not_reach_a_build(out, ploomber, monkeypatch):
-    for name in cli.PERSONAL:
+    for name in stages.PERSONAL:
         monkeypatch.setenv(name, "of her own")
     ploomber("echo UserError: $(env | grep -c 'of her own'); exit 1")
     (out / "data/b.parquet").unlink()
@@ -147,7 +147,7 @@ def test_what_a_person_has_set_for_her_own_python_does_not_reach_a_build(out, pl
 def test_many_changes_are_counted_and_each_is_said_once(out, monkeypatch):
     monkeypatch.setattr(cli, "summary", lambda file: "")
     made = {"stage": "data", "files": {f"data/{i}": "" for i in range(9)}, "folders": ["data/1"]}
-    made["ran"] = project.runs("data", project.environment())
+    made["ran"] = stages.runs("data", project.environment())
     write_json(out / "made/data.json", made)
 
     told = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"])

@@ -9,15 +9,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from rules import Notebook, exercise_cells, tagged
+from rules import Notebook, as_taught, exercise_cells, tagged
 from typer.testing import CliRunner
 
-from mlops_course import exercises, project
+from mlops_course import answers, exercises, project, stages
 from mlops_course.cli import app
-from mlops_course.exercises import check, exercises_of
+from mlops_course.exercises import EXERCISES, check
+from mlops_course.questions import LESSONS, MOVED, RENUMBERED
 
-EXERCISES = exercises_of()
-LESSONS = sorted((project.root() / "notebooks").glob("[0-8]*.ipynb"))
+PATHS = sorted((project.root() / "notebooks").glob("[0-8]*.ipynb"))
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_a_build_notes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path / "lab"))
     name = next(iter(EXERCISES))
 
-    with project.building(tmp_path / "out"):
+    with stages.building(tmp_path / "out"):
         assert check(name, answer(EXERCISES[name].solution)).passed
 
     assert not (tmp_path / "lab").exists()
@@ -94,7 +94,7 @@ def test_check_never_raises():
     assert not check(next(iter(EXERCISES)), None).passed
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_lesson_has_three_exercises_and_uses_each_that_is_registered(path):
     registered = [name for name in EXERCISES if name.split(".")[0] == path.stem.split("_")[0]]
 
@@ -105,7 +105,7 @@ def test_a_lesson_has_three_exercises_and_uses_each_that_is_registered(path):
     assert len(used) == sum(tagged(cell, "exercise") for cell in Notebook(path).code)
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_the_cell_of_an_exercise_is_its_stub_unless_somebody_has_worked_on_it(path):
     for name, source in exercise_cells(Notebook(path)).items():
         if "raise NotImplementedError" in source:
@@ -234,9 +234,83 @@ def test_a_name_that_will_not_do_is_refused_and_which_will_is_said(checkout, mon
 @pytest.mark.parametrize(("given", "folder"), [(" ada\n", "ada"), ("", "d_e")])
 def test_blanks_around_a_name_do_not_count_and_without_one_the_account_has_one(checkout, monkeypatch, given, folder):
     monkeypatch.setenv("MLOPS_COURSE_LEARNER", given)
-    monkeypatch.setattr(exercises.pwd, "getpwuid", lambda number: exercises.pwd.struct_passwd((".d e", "", number, 0, "", "", "")))
+    monkeypatch.setattr(answers.pwd, "getpwuid", lambda number: answers.pwd.struct_passwd((".d e", "", number, 0, "", "", "")))
 
-    assert exercises.learner_folder() == checkout / "learners" / folder
+    assert answers.learner_folder() == checkout / "learners" / folder
+
+
+# Numbers that have changed, and lines that are broken
+
+
+BEFORE = {"00": 3, "10": 3, "11": 3, "20": 3, "21": 3, "30": 3, "31": 3, "32": 3, "40": 4, "41": 3, "42": 3}
+BEFORE |= {"50": 3, "51": 3, "60": 4, "61": 3, "62": 3, "63": 3}  # how many exercises each lesson had in numbering 1
+
+
+def line(exercise: str, **changes) -> str:
+    return json.dumps({"exercise": exercise, "passed": True, "time": "2026-03-16T09:00:00+00:00"} | changes)
+
+
+@pytest.fixture
+def notes(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOPS_COURSE_LAB", str(tmp_path))
+    return tmp_path / "progress.jsonl"
+
+
+def test_lessons_with_exercises_are_listed_and_there():
+    assert {lesson.split("_")[0] for lesson in LESSONS} == {name.split(".")[0] for name in EXERCISES}
+    assert {*LESSONS, *MOVED.values()} <= {path.stem for path in PATHS}
+
+
+def test_each_exercise_of_before_has_its_own_number_today():
+    before = [f"{lesson}.{number + 1}" for lesson, many in BEFORE.items() for number in range(many)]
+
+    today = [RENUMBERED.get(name, name) for name in before]
+
+    assert len(set(today)) == len(before) and set(today) <= set(EXERCISES)
+    assert set(RENUMBERED) <= set(before)
+
+
+def test_progress_under_old_numbers_counts_for_the_exercises_of_today(notes):
+    notes.write_text(line("31.1") + "\n" + line("31.2") + "\n")
+    solve("31.1")
+
+    table = exercises.progress().set_index("lesson").passed
+
+    assert table["32_feature_store"] == 2 and table["31_point_in_time"] == 1 and table.sum() == 3
+    assert notes.read_text().startswith(line("31.1") + "\n")
+
+
+BROKEN_LINES = {
+    "cut": line("00.3")[:30],
+    "a list": "[]",
+    "a number": "3",
+    "no time": '{"exercise": "00.3", "passed": true}',
+    "no exercise": '{"passed": true, "time": "2026-03-16T09:00:00+00:00"}',
+    "a time that is none": line("00.3", time="yesterday"),
+    "a time of a number": line("00.3", time=3),
+    "a time before all times": line("00.3", time="0001-01-01T00:00:00+14:00"),
+    "a list of exercises": line("00.3").replace('"00.3"', '["00.3"]'),
+    "no JSON": "\x00\x00",
+    "brackets without end": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_LINES)
+def test_a_broken_line_is_named_with_its_file_and_the_others_count(notes, how):
+    notes.write_text("\n".join([line("00.1"), BROKEN_LINES[how], line("00.2", time="2026-03-16T09:05:00"), ""]))
+
+    shown = command("progress")
+
+    assert "00_start_here ███████··· 2/3" in shown
+    assert shown.endswith(f"{project.shown(notes)}, line 2 is not the result of a check: it does not count")
+
+
+def test_notebooks_of_a_learner_beside_the_lessons_do_not_count(checkout):
+    lessons = exercises.progress()
+    shutil.copy(checkout / LESSON, checkout / "notebooks/00_start_here-Copy1.ipynb")
+    shutil.copy(checkout / LESSON, checkout / "notebooks/10_mine.ipynb")
+
+    assert exercises.progress().equals(lessons)
 
 
 # A lesson that is broken, or gone
@@ -389,3 +463,107 @@ def test_a_zip_of_the_course_has_no_answers_to_set_aside_and_another_way_is_said
     assert "fatal" not in shown
     write(clone, b"{ not json")
     assert "00_start_here ·········· 0/3 cannot be read: " in command("progress")
+
+
+# A lesson that was renumbered, or whose cells have moved
+
+
+def notebook(name: str, cells: list[dict]) -> None:
+    "A notebook of the clone, with these cells."
+    whole = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    Path("notebooks", f"{name}.ipynb").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+
+
+def as_taught_cells(name: str) -> list[dict]:
+    "The cells of a lesson of the course in which nothing is solved yet."
+    return json.loads(as_taught(PATHS[0].with_name(f"{name}.ipynb")))["cells"]
+
+
+def cells_of(name: str) -> list[dict]:
+    return json.loads(Path("notebooks", f"{name}.ipynb").read_bytes())["cells"]
+
+
+def texts_of(name: str) -> list[str]:
+    return ["".join(cell["source"]) for cell in cells_of(name)]
+
+
+def write_answers(name: str, *exercises: str) -> None:
+    "Solve exercises in a notebook, which may have them under any numbers."
+    solutions = {EXERCISES[each].stub: EXERCISES[each].solution for each in exercises}
+    cells = cells_of(name)
+    for cell in cells:
+        text = "".join(cell["source"])
+        cell["source"] = solutions.get(text, text).splitlines(True)
+    notebook(name, cells)
+
+
+@pytest.fixture
+def renumbered(clone):
+    "A clone of the course in numbering 1, and what brings it to that of today, in which one exercise is in a lesson of its own."
+    today = {name: as_taught_cells(name) for name in ("31_point_in_time", "32_feature_store")}
+    earlier = {now: before for before, now in RENUMBERED.items()}
+    for before, now in (("31_feature_store", "32_feature_store"), ("32_point_in_time", "31_point_in_time")):
+        sources = ["".join(cell["source"]) for cell in today[now]]
+        old = [re.sub(r'(?<=^check\(")[\d.]+', lambda found: earlier[found[0]], source) for source in sources]
+        notebook(before, [cell | {"source": source.splitlines(True)} for cell, source in zip(today[now], old, strict=True)])
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "Numbering 1")
+
+    def pull() -> None:
+        git("rm", "--quiet", "notebooks/31_feature_store.ipynb", "notebooks/32_point_in_time.ipynb")
+        cells = today["32_feature_store"]
+        place = next(i for i, cell in enumerate(cells) if "".join(cell["source"]) == EXERCISES["32.3"].stub)
+        for name, content in {
+            "31_point_in_time": today["31_point_in_time"],
+            "32_feature_store": cells[:place],
+            "33_apart": cells[place:],
+        }.items():
+            notebook(name, content)
+        git("add", "--all")
+        git("commit", "--quiet", "-m", "Numbering 2")
+
+    return pull
+
+
+def test_answers_set_aside_under_old_numbers_come_to_where_their_cells_are(renumbered):
+    write_answers("31_feature_store", "32.1", "32.3")
+    write_answers("32_point_in_time", "31.2")
+    assert "31_feature_store: 32.1, 32.3 set aside" in command("answers", "aside")
+    renumbered()
+    shutil.copy("notebooks/33_apart.ipynb", "notebooks/33_apart-Copy1.ipynb")
+    copy = texts_of("33_apart-Copy1")
+
+    shown = command("answers", "back")
+
+    assert shown == (
+        "31_feature_store: 32.1 back in 32_feature_store 31_feature_store: 32.3 back in 33_apart "
+        "32_point_in_time: 31.2 back in 31_point_in_time"
+    )
+    assert EXERCISES["32.1"].solution in texts_of("32_feature_store") and EXERCISES["32.3"].solution in texts_of("33_apart")
+    assert EXERCISES["31.2"].solution in texts_of("31_point_in_time") and 'check("31.2", ' in "\n".join(texts_of("31_point_in_time"))
+    assert texts_of("33_apart-Copy1") == copy
+
+
+def test_own_cells_of_a_lesson_that_was_split_stay_behind_the_cells_that_they_stood_behind(renumbered):
+    write_answers("31_feature_store", "32.3")
+    cells = cells_of("31_feature_store")
+    note = {"cell_type": "markdown", "id": "mine", "metadata": {}, "source": ["My note"]}
+    place = next(i for i, cell in enumerate(cells) if "".join(cell["source"]) == EXERCISES["32.3"].solution)
+    notebook("31_feature_store", [*cells[: place + 1], note, *cells[place + 1 :]])
+    command("answers", "aside")
+    renumbered()
+
+    assert "32.3, the cell `My note` back in 33_apart" in command("answers", "back")
+    assert texts_of("33_apart")[:2] == [EXERCISES["32.3"].solution, "My note"]
+
+
+def test_answers_to_a_lesson_under_a_name_that_nobody_has_noted_come_by_the_ids_of_their_cells(clone):
+    notebook("00_start_here", as_taught_cells("00_start_here"))
+    git("commit", "--quiet", "--allow-empty", "--all", "-m", "As it is taught")
+    write_answers("00_start_here", "00.1")
+    command("answers", "aside")
+    git("mv", LESSON, "notebooks/09_begin.ipynb")
+    git("commit", "--quiet", "-m", "Another name")
+
+    assert command("answers", "back") == "00_start_here: 00.1 back in 09_begin"
+    assert EXERCISES["00.1"].solution in texts_of("09_begin")

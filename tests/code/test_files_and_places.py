@@ -63,7 +63,7 @@ def test_an_environment_may_be_named_by_a_path(monkeypatch, form):
     monkeypatch.chdir(project.root() / "notebooks")
     seen = []
     monkeypatch.setattr(cli, "summary", lambda file: seen.append(file) or "")
-    monkeypatch.setattr(cli, "stale", lambda file: {})
+    monkeypatch.setattr(cli.stages, "stale", lambda file: {})
 
     answer = CliRunner().invoke(cli.app, ["status", "--env", form.format(name="env.seed.yaml", root=project.root())])
 

@@ -8,9 +8,9 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "project telemetry files clocks services",
-    2: "problem web stages engine supervision",
-    3: "world data asof checks policy drift predictions search",
+    1: "project telemetry files services questions",
+    2: "problem web stages engine supervision answers",
+    3: "world data asof checks policy drift predictions clocks search",
     4: "features registry models gate poc",
     5: "stream training batch serving monitoring experiments",
     6: "release orchestration",
@@ -19,12 +19,11 @@ FLOORS = {
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PAGES = {module for module in sources() if module.startswith("solutions_")}
-FLOOR |= dict.fromkeys(PAGES, 9)  # the exercises of each part
+FLOOR |= dict.fromkeys(PAGES, 8)  # the exercises of each part
 APART = {"serving", "monitoring"}  # they talk over HTTP, and through what is written down
 
 STILL = {  # what is to be mended, and how; a line that is no longer true is an error
     ("registry", "training"): "`ClippedRegression` goes to `models`",
-    **dict.fromkeys((("exercises", page) for page in PAGES), "what a page registers with goes to a floor below both"),
 }
 
 

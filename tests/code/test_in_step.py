@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_course import project
+from mlops_course import project, stages
 
 ROOT = project.root()
 
@@ -57,7 +57,7 @@ def test_a_notebook_that_differs_from_its_module_stops_its_stage(tmp_path):
     )
 
     with pytest.raises(project.UserError, match="differ, from the cell that begins with .*run `nbdev_export`"):
-        project.check_in_step(notebook, module)
+        stages.check_in_step(notebook, module)
 
 
 @pytest.mark.parametrize("module", sorted((project.root() / "mlops_course").glob("[a-z]*.py")), ids=lambda path: path.stem)

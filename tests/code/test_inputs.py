@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from conftest import UPSTREAM
-from mlops_course import cli, project
+from mlops_course import project, stages
 from mlops_course.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Ploomber's, of each parameter
@@ -30,7 +30,7 @@ class Company:
             "settings.ini",
             "requirements.lock",
             "mlops_course",
-            *(t["source"] for t in project.tasks().values()),
+            *(t["source"] for t in stages.tasks().values()),
         ]:
             source, path = project.root() / name, self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,12 @@ class Company:
 
     def build(self) -> None:
         "Each stage writes its products, with nothing in them; Ploomber notes them."
-        paths = {name: {k: Path(v.replace("{{out}}", "out/test")) for k, v in t["product"].items()} for name, t in project.tasks().items()}
+        paths = {name: {k: Path(v.replace("{{out}}", "out/test")) for k, v in t["product"].items()} for name, t in stages.tasks().items()}
         told = project.environment()
         for name, before in UPSTREAM.items():
             about = {"name": told.name, "out": told.out, "clock": told.clock, name: getattr(told, name)}
             product = {key: project.root() / path for key, path in paths[name].items()}
-            with project.stage(name, product, {task: {} for task in before}, about):
+            with stages.stage(name, product, {task: {} for task in before}, about):
                 for path in product.values():
                     if path.suffix == ".parquet":
                         pd.DataFrame({"made by": [name]}).to_parquet(path)
@@ -59,7 +59,7 @@ class Company:
                         path.write_text(name) if path.suffix else path.mkdir(exist_ok=True)
         for name in (dag := self.dag()):
             dag[name].product.metadata.update(str(dag[name].source), dag[name].params.to_json_serializable(params_only=True))
-        write_json(self.out / "made/build.json", {"fingerprint": cli.fingerprint("env.test.yaml")})
+        write_json(self.out / "made/build.json", {"fingerprint": stages.fingerprint("env.test.yaml")})
 
     @property
     def out(self) -> Path:
@@ -108,7 +108,7 @@ def company(built, tmp_path, monkeypatch) -> Company:
     }
     settings = (built.root / "env.test.yaml").read_bytes()
     yield built
-    project.versions.cache_clear()
+    stages.versions.cache_clear()
     (built.root / "env.test.yaml").write_bytes(settings)
     for folder, copy in kept.items():
         shutil.rmtree(folder)
@@ -156,12 +156,12 @@ def library_updated(company, patch):
     (company.root / "newer/pandas-99.0.dist-info").mkdir(parents=True, exist_ok=True)
     (company.root / "newer/pandas-99.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: pandas\nVersion: 99.0\n")
     patch.syspath_prepend(company.root / "newer")
-    project.versions.cache_clear()
+    stages.versions.cache_clear()
 
 
 def python_updated(company, patch):
-    patch.setattr(project.platform, "python_version", lambda: "3.99.0")
-    project.versions.cache_clear()
+    patch.setattr(stages.platform, "python_version", lambda: "3.99.0")
+    stages.versions.cache_clear()
 
 
 def product_altered(company, patch):
@@ -218,11 +218,11 @@ def working_cell_added(company, patch):
     ],
 )
 def test_what_a_stage_stands_on_is_not_changed_unnoticed(company, monkeypatch, fault, stage, names):
-    assert cli.stale("env.test.yaml") == {}
+    assert stages.stale("env.test.yaml") == {}
 
     fault(company, monkeypatch)
 
-    assert any(names in text for text in cli.stale("env.test.yaml")[stage])
+    assert any(names in text for text in stages.stale("env.test.yaml")[stage])
 
 
 @pytest.mark.parametrize(
@@ -247,26 +247,26 @@ def test_ploomber_by_itself_makes_again_what_has_changed_and_what_comes_after_it
     assert company.stale() == AFTER.get(stage, [])
 
 
-@pytest.mark.parametrize("lesson", [task["source"] for task in project.tasks().values()])
+@pytest.mark.parametrize("lesson", [task["source"] for task in stages.tasks().values()])
 def test_prose_exercises_and_teaching_cells_do_not_change_a_build(company, lesson):
     "Whatever a learner does to them: solve, break off in the middle of a line, run, delete, add."
     notebook = nbformat.read(company.root / lesson, as_version=4)
     for number, cell in enumerate(notebook.cells):
-        if not project.RUN & set(cell.metadata.get("tags", [])):
+        if not stages.TAGS & set(cell.metadata.get("tags", [])):
             cell.source = f"def broken_{number}(" if cell.cell_type == "code" else "Other words."
     del notebook.cells[1]
     notebook.cells += [nbformat.v4.new_code_cell("1 +"), nbformat.v4.new_markdown_cell("A note.")]
     nbformat.write(notebook, company.root / lesson)
 
-    assert cli.stale("env.test.yaml") == {} and company.stale() == []
-    cli.check_cells()
+    assert stages.stale("env.test.yaml") == {} and company.stale() == []
+    stages.check_cells()
 
 
 def test_another_pipeline_is_another_build(company):
     before = (company.root / "pipeline.yaml").read_bytes()
     try:
         company.edit("pipeline.yaml", "", "# a line\n")
-        assert cli.stale("env.test.yaml") == {"build": ["pipeline.yaml"]}
+        assert stages.stale("env.test.yaml") == {"build": ["pipeline.yaml"]}
     finally:
         (company.root / "pipeline.yaml").write_bytes(before)
 
@@ -275,11 +275,11 @@ def test_the_same_file_put_back_is_no_change(company):
     file = company.theirs / "labels.csv"
     text = file.read_text()
     file.unlink()
-    assert "data" in cli.stale("env.test.yaml")
+    assert "data" in stages.stale("env.test.yaml")
 
     file.write_text(text)
 
-    assert cli.stale("env.test.yaml") == {}
+    assert stages.stale("env.test.yaml") == {}
 
 
 def test_an_optional_file_that_comes_later_is_noticed(company):
@@ -287,20 +287,20 @@ def test_an_optional_file_that_comes_later_is_noticed(company):
     kept = file.read_bytes()
     file.unlink()
     company.build()
-    assert cli.stale("env.test.yaml") == {}
+    assert stages.stale("env.test.yaml") == {}
 
     file.write_bytes(kept)
 
-    assert list(cli.stale("env.test.yaml")) == ["training"]
+    assert list(stages.stale("env.test.yaml")) == ["training"]
 
 
 def test_what_is_replaced_while_a_stage_runs_counts_as_changed(company):
     told = project.environment()
-    paths = {key: project.root() / path.replace("{{out}}", "out/test") for key, path in project.tasks()["batch"]["product"].items()}
-    with project.stage("batch", paths, {}, {"name": told.name, "out": told.out, "clock": told.clock, "batch": told.batch}):
+    paths = {key: project.root() / path.replace("{{out}}", "out/test") for key, path in stages.tasks()["batch"]["product"].items()}
+    with stages.stage("batch", paths, {}, {"name": told.name, "out": told.out, "clock": told.clock, "batch": told.batch}):
         (company.theirs / "to_score.csv").write_text("newer")
 
-    assert cli.stale("env.test.yaml") == {"batch": ["${TO_SCORE}"]}
+    assert stages.stale("env.test.yaml") == {"batch": ["${TO_SCORE}"]}
 
 
 def test_ploombers_force_builds_all_also_when_something_has_changed(company, monkeypatch):
@@ -316,28 +316,28 @@ def test_ploombers_force_builds_all_also_when_something_has_changed(company, mon
 def test_a_file_that_looks_as_before_is_not_read_again(company):
     notes = company.out / "made/digests.json"
     file = str(company.theirs / "labels.csv")
-    cli.stale("env.test.yaml")
-    assert file not in project._json(notes), "what was written a moment ago may be written again within one tick of the clock"
+    stages.stale("env.test.yaml")
+    assert file not in stages._json(notes), "what was written a moment ago may be written again within one tick of the clock"
 
     time.sleep(2.1)
-    cli.stale("env.test.yaml")
-    noted = project._json(notes)
+    stages.stale("env.test.yaml")
+    noted = stages._json(notes)
     noted[file]["digest"] = "0" * 64  # shows who believes it
     write_json(notes, noted)
 
-    assert cli.stale("env.test.yaml") == {"data": ["${THEIRS}/labels.csv"]}
+    assert stages.stale("env.test.yaml") == {"data": ["${THEIRS}/labels.csv"]}
     os.utime(file)
-    assert cli.stale("env.test.yaml") == {}
+    assert stages.stale("env.test.yaml") == {}
 
 
 def test_notes_that_are_broken_or_cannot_be_written_do_no_harm(company):
     (company.out / "made/digests.json").unlink(missing_ok=True)
     (company.out / "made/digests.json").mkdir()
 
-    assert cli.stale("env.test.yaml") == {}
+    assert stages.stale("env.test.yaml") == {}
     shutil.rmtree(company.out / "made/digests.json")
     (company.out / "made/digests.json").write_text('{"half')
-    assert cli.stale("env.test.yaml") == {}
+    assert stages.stale("env.test.yaml") == {}
 
 
 def test_a_note_of_ploombers_that_is_cut_off_runs_its_stage_again(company):

@@ -7,27 +7,27 @@ import pytest
 from imports import of_stage
 
 from conftest import UPSTREAM
-from mlops_course import project
+from mlops_course import project, stages
 
 
-@pytest.mark.parametrize("task", project.tasks())
+@pytest.mark.parametrize("task", stages.tasks())
 def test_a_task_reruns_when_any_module_it_loads_changes(task):
-    listed = project.tasks()[task]["params"]["resources_"]
+    listed = stages.tasks()[task]["params"]["resources_"]
 
     assert set(listed) == of_stage(task)
     assert all(path == f"mlops_course/{name}.py" for name, path in listed.items())
 
 
-@pytest.mark.parametrize("task", project.tasks())
+@pytest.mark.parametrize("task", stages.tasks())
 def test_a_task_comes_after_the_stages_that_its_notebook_names(task):
-    notebook = json.loads((project.root() / project.tasks()[task]["source"]).read_text(encoding="utf-8"))
+    notebook = json.loads((project.root() / stages.tasks()[task]["source"]).read_text(encoding="utf-8"))
     cells = ["".join(c["source"]) for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
 
     assert len(cells) == 1
     told = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cells[0]).body if isinstance(n, ast.Assign)}
     assert set(told) == {"upstream", "product", "environment"}
-    assert (told["upstream"] or []) == UPSTREAM[task]
-    assert set(project.tasks()[task]["params"]) - {"resources_"} <= set(told), "Ploomber cannot tell a misspelt parameter"
+    assert (told["upstream"] or []) == UPSTREAM[task] == stages.upstream(task)
+    assert set(stages.tasks()[task]["params"]) - {"resources_"} <= set(told), "Ploomber cannot tell a misspelt parameter"
 
 
 def test_platform_is_no_package():

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
-from mlops_course import cli, project, telemetry
+from mlops_course import cli, project, stages, telemetry
 from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
 from mlops_course.telemetry import Wanted, follow, histogram, log, logging_to, masked, search
@@ -192,7 +192,7 @@ def no_run(monkeypatch):
     monkeypatch.delenv(telemetry.RUN, raising=False)
 
 
-def ended(stage: project.Stage, rows: int = 3) -> None:
+def ended(stage: stages.Stage, rows: int = 3) -> None:
     "What the stage `world` would leave."
     stage.product["raw"].mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"n": range(rows)}).to_parquet(stage.record(stage.product["raw"] / "labels.parquet"))
@@ -207,7 +207,7 @@ def lab(tmp_path, monkeypatch):
 
 def test_a_stage_run_by_hand_is_a_run_of_its_own(lab, no_run):
     for _ in range(2):
-        with project.stage("world") as stage:
+        with stages.stage("world") as stage:
             ended(stage)
 
     told = lines(lab / "logs/pipeline.jsonl")
@@ -217,7 +217,7 @@ def test_a_stage_run_by_hand_is_a_run_of_its_own(lab, no_run):
 
 def test_the_stages_of_a_run_share_its_name(lab, monkeypatch):
     monkeypatch.setenv(telemetry.RUN, "tonight")
-    with project.stage("world") as stage:
+    with stages.stage("world") as stage:
         ended(stage)
 
     assert {line["run"] for line in lines(lab / "logs/pipeline.jsonl")} == {"tonight"}
@@ -530,7 +530,7 @@ def samples(text: str) -> dict[tuple, float]:
 
 def test_a_stage_leaves_its_last_success_its_duration_and_its_rows(lab):
     before = time.time()
-    with project.stage("world") as stage:
+    with stages.stage("world") as stage:
         ended(stage, rows=5)
 
     told = samples((lab / "metrics/pipeline.prom").read_text())
@@ -541,10 +541,10 @@ def test_a_stage_leaves_its_last_success_its_duration_and_its_rows(lab):
 
 
 def test_a_failure_is_told_beside_the_last_success(lab):
-    with project.stage("world") as stage:
+    with stages.stage("world") as stage:
         ended(stage)
     before = samples((lab / "metrics/pipeline.prom").read_text())
-    with pytest.raises(ZeroDivisionError), project.stage("world"):
+    with pytest.raises(ZeroDivisionError), stages.stage("world"):
         1 / 0
 
     told = samples((lab / "metrics/pipeline.prom").read_text())
@@ -554,7 +554,7 @@ def test_a_failure_is_told_beside_the_last_success(lab):
 
 
 def test_a_stage_that_never_ended_well_has_its_last_success_long_ago(lab):
-    with pytest.raises(ZeroDivisionError), project.stage("world"):
+    with pytest.raises(ZeroDivisionError), stages.stage("world"):
         1 / 0
 
     assert samples((lab / "metrics/pipeline.prom").read_text())["last_success_timestamp_seconds", "world"] == 0
@@ -574,7 +574,7 @@ def test_what_a_service_mounts_is_always_what_the_notes_say(tmp_path):
 
 def test_metrics_that_cannot_be_written_fail_no_stage(lab):
     (lab / "metrics").write_text("a file where a folder should be")
-    with project.stage("world") as stage:
+    with stages.stage("world") as stage:
         ended(stage)
 
     assert "metrics not written" in [line["event"] for line in lines(lab / "logs/pipeline.jsonl")]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from conftest import run_stages
-from mlops_course import problem, project, world
+from mlops_course import problem, project, stages, world
 from mlops_course.files import file_digest
 from mlops_course.world import SCENARIOS, WorldSettings
 
@@ -372,9 +372,9 @@ def test_the_stage_lists_what_it_made(tmp_path, capsys):
     listed = json.loads((out / "made/world.json").read_text())["files"]
     assert {f"raw/{name}.parquet" for name in world.SCHEMAS} <= set(listed)
     assert "completed trips" in capsys.readouterr().out
-    assert project.changed(environment, "world") == []
+    assert stages.changed(environment, "world") == []
     (out / "raw/labels.parquet").unlink()
-    assert project.changed(environment, "world") == ["raw/labels.parquet"]
+    assert stages.changed(environment, "world") == ["raw/labels.parquet"]
 
 
 def test_the_stage_makes_no_files_where_nothing_is_simulated(tmp_path):

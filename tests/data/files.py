@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_course import data, project
+from mlops_course import data, project, stages
 
 CLOCK = "2026-01-08T00:00:00+00:00"
 
@@ -76,9 +76,9 @@ def company(folder: Path) -> dict[str, dict]:
 
 def run_data(out: Path, sources: dict[str, dict], limit: float = 0.05, clock: str = CLOCK) -> Path:
     "Run the data stage as a pipeline would: products, inputs and environment given."
-    product = {key: path.replace("{{out}}", str(out)) for key, path in project.tasks()["data"]["product"].items()}
+    product = {key: path.replace("{{out}}", str(out)) for key, path in stages.tasks()["data"]["product"].items()}
     (out / "raw").mkdir(parents=True, exist_ok=True)
-    with project.stage("data", product, {"world": {"raw": out / "raw"}}, _told(out, sources, limit, clock)) as stage:
+    with stages.stage("data", product, {"world": {"raw": out / "raw"}}, _told(out, sources, limit, clock)) as stage:
         data.run(stage)
     return out
 
@@ -89,7 +89,7 @@ def _told(out: Path, sources: dict[str, dict], limit: float = 0.05, clock: str =
 
 def changed(out: Path, sources: dict[str, dict]) -> list[str]:
     "What of a data stage that ran so is not as it left it."
-    return project.changed(project.Environment(**_told(out, sources)), "data")
+    return stages.changed(project.Environment(**_told(out, sources)), "data")
 
 
 def seed_twin(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from data import files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_course import data, project
+from mlops_course import data, project, stages
 from mlops_course.files import file_digest
 from mlops_course.problem import CONTRACT, schema
 
@@ -480,7 +480,7 @@ def test_a_source_of_an_unknown_table_is_refused(tmp_path):
 def test_a_stage_run_before_the_world_names_the_notebook_to_run(tmp_path):
     with (
         pytest.raises(project.UserError, match=r"missing: .*raw\. Run notebooks/20_world.ipynb first"),
-        project.stage("data", upstream=["world"], environment={"out": str(tmp_path / "b")}),
+        stages.stage("data", upstream=["world"], environment={"out": str(tmp_path / "b")}),
     ):
         pass
 

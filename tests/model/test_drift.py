@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import wasserstein_distance
 from traffic import BEGIN, LATER, NAMES, TOLD, TRIPLES, hours, judged, normal, of_kinds, one_window, reference, unchanged, windows
 
 from mlops_course import drift, project
@@ -106,6 +107,16 @@ def test_performance_is_what_the_models_own_choices_would_get():
     found = drift.performance_of(pd.concat([best, other]).sort_values(CONTRACT.time))
     assert found.residual == pytest.approx(0.5 - 0.6, abs=4 * found.standard_errors[0])
     assert abs(0.8 - 0.6 - found.residual) > 4 * found.standard_errors[0], "the log's own mean is another one"
+
+
+def test_a_distance_is_wassersteins_up_to_a_cell_of_the_grid():
+    units = drift.driver_hours(unchanged(BEGIN, 28))
+    name, value = NAMES[0], units[NAMES[0]]
+
+    for moved in (value + 0.3 * value.std(), value.mean() + 0.8 * (value - value.mean())):
+        found = drift.Traffic(units, [name]).distance(units.assign(**{name: moved}))[name]
+
+        assert found == pytest.approx(wasserstein_distance(moved, value) / value.std(), abs=0.02)
 
 
 # ---- columns that hardly vary

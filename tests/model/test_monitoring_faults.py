@@ -30,7 +30,7 @@ from traffic import (
     write,
 )
 
-from mlops_course import clocks, drift, monitoring, project
+from mlops_course import clocks, drift, monitoring, predictions, project
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.files import write_json
 from mlops_course.monitoring import Label, Monitor, MonitoringSettings, State
@@ -192,7 +192,7 @@ def test_a_line_that_is_not_of_this_log_costs_no_other(monitor, spoiled):
 
 
 def test_a_piece_of_rubbish_without_end_is_passed_over(monitor, monkeypatch):
-    monkeypatch.setattr(monitoring, "PIECE", 1_000)
+    monkeypatch.setattr(predictions, "PIECE", 1_000)
     write(monitor.folder, [entry("r1")])
     with open(monitor.folder / "serving/predictions/2026-03-02.jsonl", "ab") as opened:
         opened.write(b"x" * 3_500 + b"\n")
@@ -444,7 +444,7 @@ def test_a_window_that_shares_no_hour_of_the_week_with_the_reference_has_a_repor
 
 def test_the_reference_of_a_report_has_the_windows_hours():
     kept, window = reference(TRIPLES[0], 1), drift.driver_hours(unchanged(LATER, 7).iloc[:2_000])
-    kept.units = kept.units.assign(weight=kept.weights(window))
+    kept.units = kept.units.assign(weight=drift.same_hours(window, kept.units))
     both = [(window.assign(weight=1.0)), kept.units]
     hours = [rows.groupby([rows[drift.HOUR].dt.dayofweek, rows[drift.HOUR].dt.hour]).weight.sum() for rows in both]
     pd.testing.assert_series_equal(*(each[each > 0] for each in hours))

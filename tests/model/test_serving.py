@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 import company
 import pytest
@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
+from traffic import ages, days_of
 from typer.testing import CliRunner
 
-from mlops_course import batch, cli, clocks, features, project, registry, serving
+from mlops_course import batch, cli, clocks, features, predictions, project, registry, serving
 from mlops_course.problem import CONTRACT, COSTS
 from mlops_course.telemetry import logging_to
 
@@ -360,7 +361,7 @@ def test_after_its_time_a_request_id_is_a_new_request(ground):
         wait_for(lambda: client.post("/inference", json=body).status_code == 200)
         wait_for(lambda: len(entries(ground, name)) == 2)
 
-    assert serving.find(ground / "serving/predictions", name)["candidates"][-1]["driver_id"] == KNOWN[1]
+    assert predictions.find(ground / "serving/predictions", name)["candidates"][-1]["driver_id"] == KNOWN[1]
 
 
 def test_a_request_that_failed_can_be_sent_again(ground, monkeypatch):
@@ -635,7 +636,7 @@ ODD = ["\x00", "a\x00b", "\n", '"', "\\", "\u2028", "😀", "🇩🇪" * 60, "a"
 def test_an_odd_request_id_is_answered_logged_and_found(ground, name):
     with served(ground) as client:
         answer = ask(client, KNOWN[:2], name)
-    found = serving.find(ground / "serving/predictions", name)
+    found = predictions.find(ground / "serving/predictions", name)
 
     assert answer["request_id"] == found["request_id"] == name
     assert answer["prediction"] == found["prediction"]
@@ -699,7 +700,7 @@ def test_a_refused_request_leaves_no_entry_but_a_line_with_its_id(client, tmp_pa
 
 def test_an_error_of_ours_tells_its_reader_nothing_of_the_inside(ground, tmp_path, monkeypatch):
     with served(ground) as client, logging_to(tmp_path / "log.jsonl"):
-        monkeypatch.setattr(serving.PredictionLog, "add", lambda *_: 1 / 0)
+        monkeypatch.setattr(predictions.PredictionLog, "add", lambda *_: 1 / 0)
         quiet = TestClient(client.app, raise_server_exceptions=False)
         message = refused(quiet.post("/inference", json={"request_id": new(), "driver_ids": KNOWN}), 500)
 
@@ -860,6 +861,14 @@ def test_an_entry_of_the_log_holds_all_that_the_answer_rested_on(client, pipelin
         assert told["values"] == dict(zip(NAMES, values, strict=True))
         assert datetime.fromisoformat(told["known_at"]) == newest.known
     assert entry["candidates"][2]["driver_id"] == UNKNOWN
+
+
+def test_an_entry_of_the_log_is_a_prediction_as_its_readers_know_it(client):
+    ask(client, [KNOWN[0], PARTIAL, UNKNOWN], name := new())
+
+    prediction = predictions.Prediction.model_validate(logged(client, name))
+
+    assert (prediction.request_id, len(prediction.candidates)) == (name, 3)
 
 
 def test_from_a_request_id_the_command_line_goes_back_to_model_run_and_snapshot(client, pipeline):
@@ -1205,7 +1214,7 @@ def test_whatever_ends_a_question_to_the_store_is_said_and_the_next_question_is_
 def test_whatever_ends_a_write_of_the_log_is_said_and_counted_and_the_answers_are_written_later(own, fault):
     with served(own, log_seconds=0.01) as client:
         client.service.background.pause = 0.05
-        with failing(serving, "_append", fault):
+        with failing(predictions, "append", fault):
             names = [new() for _ in range(3)]
             for name in names:
                 ask(client, KNOWN[:2], name)
@@ -1222,7 +1231,7 @@ def test_whatever_ends_a_write_of_the_log_is_said_and_counted_and_the_answers_ar
 def test_what_the_disk_takes_while_a_service_ends_is_written_although_a_write_has_failed_before(own):
     with served(own, log_seconds=0.01) as client:
         client.service.background.pause = 0.05
-        with failing(serving, "_append", MemoryError()) as calls:
+        with failing(predictions, "append", MemoryError()) as calls:
             ask(client, KNOWN[:2], name := new())
             wait_for(lambda: calls)
 
@@ -1234,7 +1243,7 @@ def test_a_retention_that_fails_is_said_and_counted_and_tried_again(own):
     folder.mkdir(parents=True)
     for day in ("2026-03-15", "2025-12-15", "2025-12-14"):
         (folder / f"{day}.jsonl").touch()
-    with failing(serving, "expire", PermissionError(13, "Permission denied")), served(own) as client:
+    with failing(predictions, "expire", PermissionError(13, "Permission denied")), served(own) as client:
         client.service.background.pause = 0.05
         wait_for(lambda: "the task retention has failed (PermissionError)" in trouble(client))
         assert failures(client, "retention") >= 1
@@ -1280,13 +1289,13 @@ def test_a_question_that_is_answered_after_the_service_has_ended_disturbs_nobody
 
 
 def test_where_the_log_cannot_be_written_answers_wait_and_then_are_refused_and_none_is_lost(own, monkeypatch):
-    names, append = [new() for _ in range(6)], serving._append
+    names, append = [new() for _ in range(6)], predictions.append
 
     def full(file, lines):
         raise OSError(28, "No space left on device")
 
     with served(own, log_waiting=5, log_seconds=0.01) as client:
-        monkeypatch.setattr(serving, "_append", full)
+        monkeypatch.setattr(predictions, "append", full)
         for name in names[:5]:
             ask(client, KNOWN[:2], name)
         body = {"request_id": names[5], "driver_ids": KNOWN[:2]}
@@ -1296,44 +1305,11 @@ def test_where_the_log_cannot_be_written_answers_wait_and_then_are_refused_and_n
         assert client.get("/health").status_code == 200
         assert metrics(client)["serving_log_waiting"] == 5
         assert ask(client, KNOWN[:2], names[0])["prediction"]  # a repeat needs no entry
-        monkeypatch.setattr(serving, "_append", append)
+        monkeypatch.setattr(predictions, "append", append)
         wait_for(lambda: client.get("/ready").status_code == 200)
         ask(client, KNOWN[:2], names[5])
 
     assert [entry["request_id"] for entry in entries(own)] == names
-
-
-@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), MemoryError("No space")], ids=lambda fault: type(fault).__name__)
-def test_a_write_that_breaks_off_leaves_whole_lines_only(tmp_path, monkeypatch, fault):
-    class Narrow:
-        "A disk with room for ten more bytes."
-
-        def __init__(self, opened):
-            self.opened, self.room = opened, 10
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.opened.close()
-
-        def __getattr__(self, name):
-            return getattr(self.opened, name)
-
-        def write(self, data):
-            if not self.room:
-                raise fault
-            took, self.room = self.opened.write(data[: self.room]), 0
-            return took
-
-    file = tmp_path / "log.jsonl"
-    file.write_bytes(b'{"a": 1}\n')
-    monkeypatch.setattr(serving, "open", lambda *a, **k: Narrow(open(*a, **k)), raising=False)  # noqa: SIM115
-
-    with pytest.raises(type(fault), match="No space"):
-        serving._append(file, b'{"b": 2}\n{"c": 3}\n')
-
-    assert file.read_bytes() == b'{"a": 1}\n'
 
 
 def test_half_a_line_of_a_killed_service_is_taken_away_and_the_rest_is_read(own):
@@ -1349,91 +1325,6 @@ def test_half_a_line_of_a_killed_service_is_taken_away_and_the_rest_is_read(own)
     assert [entry["request_id"] for entry in entries(own)] == [one, other]
 
 
-def test_another_opener_of_the_log_waits_for_a_line_that_is_being_written_and_cuts_nothing(tmp_path, monkeypatch):
-    half, go, line = threading.Event(), threading.Event(), b'{"a": 1}\n'
-
-    class Pausing:
-        "A file that is in the middle of a line when the other one comes."
-
-        def __init__(self, opened):
-            self.opened = opened
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.opened.close()
-
-        def __getattr__(self, name):
-            return getattr(self.opened, name)
-
-        def write(self, data):
-            if half.is_set():
-                return self.opened.write(data)
-            took = self.opened.write(data[:4])
-            half.set()
-            assert go.wait(30)
-            return took
-
-    with ThreadPoolExecutor(2) as pool:
-        with monkeypatch.context() as patch:
-            patch.setattr(serving, "open", lambda *a, **k: Pausing(open(*a, **k)), raising=False)  # noqa: SIM115
-            one = pool.submit(serving._append, tmp_path / "2026-03-16.jsonl", line)
-            assert half.wait(30)
-        other = pool.submit(serving.PredictionLog, tmp_path, 0.01, 10)
-        time.sleep(0.1)
-        assert not other.done()
-        go.set()
-        one.result(30)
-        log = other.result(30)
-    log.add("2026-03-16", b'{"b": 2}\n')
-
-    assert log.close() == 0
-    assert (tmp_path / "2026-03-16.jsonl").read_bytes() == line + b'{"b": 2}\n'
-
-
-def test_what_two_openers_of_one_log_write_at_the_same_time_is_all_there(tmp_path):
-    logs = [serving.PredictionLog(tmp_path, 0.001, 10_000) for _ in range(2)]
-    written = set()
-    for i in range(2_000):
-        logs[i % 2].add("2026-03-16", line := json.dumps({"number": i, "more": "x" * (i % 500)}).encode() + b"\n")
-        written.add(line)
-        if i % 400 == 0:
-            serving.PredictionLog(tmp_path, 0.001, 10).close()  # a third one comes and goes
-
-    assert [log.close() for log in logs] == [0, 0]
-    lines = (tmp_path / "2026-03-16.jsonl").read_bytes().splitlines(keepends=True)
-    assert len(lines) == 2_000 and set(lines) == written
-
-
-@pytest.mark.parametrize("end", [b'{"half', b"\x00" * 5_000, b"x" * 2_000_000], ids=["half a line", "zeros", "more than a line may have"])
-def test_half_a_line_is_taken_away_before_the_next_is_written_also_where_nobody_has_started_anew(tmp_path, end):
-    file, whole = tmp_path / "2026-03-16.jsonl", b'{"a": 1}\n'
-    log = serving.PredictionLog(tmp_path, 0.001, 10)
-    file.write_bytes(whole + end)
-    for _ in range(3):
-        serving._append(file, b"")
-    log.add("2026-03-16", b'{"b": 2}\n')
-
-    assert log.close() == 0
-    assert file.read_bytes() == whole + b'{"b": 2}\n'
-
-
-def test_each_day_has_its_file_and_the_newest_entry_of_a_request_is_found(tmp_path):
-    log, said = (
-        serving.PredictionLog(tmp_path, 0.01, 10),
-        [("2026-03-15", "a"), ("2026-03-16", "a"), ("2026-03-16", "a"), ("2026-03-16", "b")],
-    )
-    for score, (day, name) in enumerate(said):
-        entry = {"time": f"{day}T12:00:00+00:00", "request_id": name, "score": score, "candidates": [], "beside": "a"}
-        log.add(day, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
-
-    assert log.close() == 0
-    assert {file.name: file.read_bytes().count(b"\n") for file in tmp_path.iterdir()} == {"2026-03-15.jsonl": 1, "2026-03-16.jsonl": 3}
-    assert serving.find(tmp_path, "a")["score"] == 2
-    assert serving.find(tmp_path, "c") is None
-
-
 def test_foreign_lines_in_the_log_do_not_keep_a_service_from_starting(own):
     folder = own / "serving/predictions"
     folder.mkdir(parents=True)
@@ -1444,18 +1335,6 @@ def test_foreign_lines_in_the_log_do_not_keep_a_service_from_starting(own):
 
 
 # --- how long the log is kept -------------------------------------------------------------------------------------------
-
-
-def days_of(folder, *ago: int, since: datetime = CLOCK) -> None:
-    "Files of the log as they were written so many days ago."
-    folder.mkdir(parents=True, exist_ok=True)
-    for days in ago:
-        (folder / f"{since - timedelta(days=days):%Y-%m-%d}.jsonl").write_bytes(b"{}\n")
-
-
-def ages(folder, since: datetime = CLOCK) -> list[int]:
-    "How many days ago the files that are there were written."
-    return sorted((since.date() - date.fromisoformat(file.stem)).days for file in folder.glob("*.jsonl"))
 
 
 def test_files_that_are_too_old_go_when_the_service_starts_and_when_a_day_is_over(own, monkeypatch):
@@ -1477,79 +1356,6 @@ def test_without_a_limit_the_log_is_kept_for_ever(own, days):
         wait_for(lambda: client.service._day)
 
     assert len(ages(folder)) == 40
-
-
-@pytest.mark.parametrize("days", [1, 7, 35, 90])
-def test_of_a_long_log_so_many_days_stay_beside_the_present_one(tmp_path, days):
-    days_of(tmp_path, *range(300))
-
-    gone = serving.expire(tmp_path, CLOCK.date(), days)
-
-    assert ages(tmp_path) == list(range(days + 1))
-    assert len(gone) == 299 - days and gone == sorted(gone)
-    assert serving.expire(tmp_path, CLOCK.date(), days) == []
-
-
-@pytest.mark.parametrize("ahead", [91, 92, 365, 30 * 365])
-def test_a_clock_that_has_jumped_deletes_nothing_until_the_log_has_grown_on_for_as_long(tmp_path, ahead):
-    "In an ordinary life a file goes a day; a clock in the future would take all of them at once."
-    days_of(tmp_path, *range(91))
-    future = CLOCK + timedelta(days=ahead)
-
-    assert serving.expire(tmp_path, future.date(), 90) == []
-    for passed in range(91):
-        days_of(tmp_path, -passed, since=future)
-        assert serving.expire(tmp_path, (future + timedelta(days=passed)).date(), 90) == []
-    assert len(ages(tmp_path)) == 2 * 91
-    days_of(tmp_path, -91, since=future)
-    serving.expire(tmp_path, (future + timedelta(days=91)).date(), 90)
-    assert ages(tmp_path, since=future + timedelta(days=91)) == list(range(91))
-
-
-def test_a_clock_that_has_gone_back_deletes_nothing(tmp_path):
-    days_of(tmp_path, *range(91))
-
-    for back in (1, 90, 400, 20_000):
-        assert serving.expire(tmp_path, (CLOCK - timedelta(days=back)).date(), 90) == []
-
-
-def test_the_newest_file_stays_however_old_it_is(tmp_path):
-    days_of(tmp_path, 500, 501, 502)
-
-    assert serving.expire(tmp_path, CLOCK.date(), 90) == []
-
-
-def test_what_is_no_file_of_a_day_is_left_alone(tmp_path):
-    days_of(tmp_path, *range(100))
-    others = [
-        "2020-01-01.jsonl.bak",
-        "2020-13-01.jsonl",
-        "20200101.jsonl",
-        "2020-W01-1.jsonl",
-        "notes.jsonl",
-        ".2020-01-01.jsonl",
-        "2020-01-01.json",
-    ]
-    for name in others:
-        (tmp_path / name).write_text("mine", encoding="utf-8")
-    (tmp_path / "2020-01-02.jsonl").mkdir()
-    (tmp_path / "2020-01-03.jsonl").symlink_to(tmp_path / "nowhere")
-
-    serving.expire(tmp_path, CLOCK.date(), 10)
-
-    assert {path.name for path in tmp_path.iterdir()} >= {*others, "2020-01-02.jsonl", "2020-01-03.jsonl"}
-    assert len(serving._days(tmp_path)) == 11
-
-
-def test_a_file_that_somebody_else_has_deleted_meanwhile_is_no_fault(tmp_path, monkeypatch):
-    days_of(tmp_path, *range(100))
-    there = serving._days(tmp_path)
-    for file in list(there.values())[:5]:
-        file.unlink()
-    monkeypatch.setattr(serving, "_days", lambda folder: there)
-
-    assert len(serving.expire(tmp_path, CLOCK.date(), 10)) == 89
-    assert serving.find(tmp_path, "nobody") is None  # looks into files that are gone
 
 
 # --- settings -----------------------------------------------------------------------------------------------------------

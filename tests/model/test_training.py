@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from conftest import run_stages
-from mlops_course import checks, project, registry, telemetry, training
+from mlops_course import checks, project, registry, stages, telemetry, training
 from mlops_course.problem import ACCEPTANCE, CONTRACT
 from mlops_course.training import BOOKING, ENTITY, FEATURES, KNOWN, LABEL, PROPENSITY, TIME, Champion, TrainingSettings
 
@@ -640,7 +640,7 @@ def test_the_key_depends_on_data_parameters_code_and_libraries_but_not_on_the_tr
     assert key() == key(truth="out/truth.parquet")
     assert len({key(), key(seed=8), key(test_days=15), key(train_days=10), key("b")}) == 5
     before = key()
-    monkeypatch.setattr(project, "digest_of_code", lambda *modules: "other code")
+    monkeypatch.setattr(stages, "digest_of_code", lambda *modules: "other code")
     changed = key()
     monkeypatch.setattr(registry, "libraries", lambda: {"scipy": "1.99.0"})
     assert len({before, changed, key()}) == 3
@@ -666,7 +666,7 @@ def test_a_run_on_the_newest_days_says_since_when_it_has_learned_and_is_made_aga
 
 
 def test_reproducing_says_that_the_code_has_changed_and_goes_on(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(project, "digest_of_code", lambda *modules: "other code")
+    monkeypatch.setattr(stages, "digest_of_code", lambda *modules: "other code")
 
     kept, made = training.reproduce(tmp_path / "mlflow", trained[1]["model"]["run_id"])
 

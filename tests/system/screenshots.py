@@ -14,7 +14,7 @@ from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
-from mlops_course import live, project, retraining, web
+from mlops_course import live, project, retraining, stages, web
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -25,7 +25,7 @@ def pipeline(out: Path) -> None:
     lines = [json.loads(line) for line in (out / "logs/pipeline.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = {line["stage"]: line["seconds"] for line in lines if line["event"] == "stage finished"}
     fig, ax = plt.subplots(figsize=(11, 1.9))
-    for place, (name, task) in enumerate(project.tasks().items()):
+    for place, (name, task) in enumerate(stages.tasks().items()):
         ax.text(
             place, 0.62, name, ha="center", va="center", fontsize=12, bbox={"boxstyle": "round,pad=0.5", "fc": "#dbe9f6", "ec": "#3b6ea5"}
         )
@@ -34,7 +34,7 @@ def pipeline(out: Path) -> None:
         made = next(text for key, text in KINDS.items() if key in task["product"])
         ax.annotate("", (place + 0.68, 0.62), (place + 0.34, 0.62), arrowprops={"arrowstyle": "->", "color": "#3b6ea5"})
         ax.text(place + 0.5, 0.82, made, ha="center", fontsize=9)
-    ax.set(xlim=(-0.4, len(project.tasks()) - 0.2), ylim=(0, 1))
+    ax.set(xlim=(-0.4, len(stages.tasks()) - 0.2), ylim=(0, 1))
     ax.axis("off")
     fig.savefig(IMAGES / "pipeline.png", dpi=110, bbox_inches="tight")
 

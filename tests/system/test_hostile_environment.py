@@ -11,10 +11,10 @@ from nbclient import NotebookClient
 from workshop import Workshop
 
 from conftest import run_stages
-from mlops_course import project
+from mlops_course import project, stages
 
 pytestmark = pytest.mark.patient
-STAGES = [task["source"] for task in project.tasks().values()]
+STAGES = [task["source"] for task in stages.tasks().values()]
 CLOCKS = ["1999-06-15T12:00:00+00:00", "2100-06-15T12:00:00+00:00"]
 THEIRS = {"driver_stats": "Fahrer & Zeiten.parquet", "bookings": "l'été.parquet", "candidates": "3.parquet", "labels": "LABELS (1).parquet"}
 
@@ -42,7 +42,7 @@ def finished(request, tmp_path_factory) -> Workshop:
         notebook = nbformat.read(workshop.folder / lesson, as_version=4)
         for cell in notebook.cells:
             exported = cell.source.startswith("#| export")  # must be in step with the package
-            if cell.cell_type == "code" and not exported and not project.RUN & set(cell.metadata.get("tags", [])):
+            if cell.cell_type == "code" and not exported and not stages.TAGS & set(cell.metadata.get("tags", [])):
                 cell.source = "def half_done("
         nbformat.write(notebook, workshop.folder / lesson)
     workshop.variables |= {"TZ": "Pacific/Kiritimati", "PLOOMBER_ENV_FILENAME": "env.hostile.yaml"}
@@ -58,7 +58,7 @@ def test_of_a_stages_notebook_a_build_runs_the_cells_of_the_stage_and_no_others(
 
     code = [cell for cell in ran if cell["cell_type"] == "code"]
     counted = {tag for cell in code if cell["execution_count"] for tag in cell["metadata"]["tags"]}
-    assert counted - {"nbval-ignore-output"} == project.RUN
+    assert counted - {"nbval-ignore-output"} == stages.TAGS
     assert sum(bool(cell["execution_count"]) for cell in code) == 3
     assert not [cell for cell in code if cell["outputs"] and not cell["execution_count"]]
     assert all("skip-execution" not in cell["metadata"].get("tags", []) for cell in ran)

@@ -10,13 +10,11 @@ import pytest
 from rules import Notebook, exercise_cells
 from workshop import Workshop
 
-from mlops_course import exercises
-from mlops_course.exercises import exercises_of
+from mlops_course import answers
+from mlops_course.exercises import EXERCISES
 from mlops_course.project import UserError
 
 pytestmark = pytest.mark.patient
-
-EXERCISES = exercises_of()
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +144,10 @@ def update(teacher: Clone, learner: Clone) -> str:
     "The teacher's changes reach a learner who has set her answers aside and brings them back: what she is shown."
     teacher.git("add", "--all")
     teacher.git("commit", "--quiet", "--allow-empty", "-m", "Better")
-    shown = list(exercises.set_aside())
+    shown = list(answers.set_aside())
     assert learner.git("status", "--porcelain") == ""
     learner.git("pull", "--quiet")
-    shown += exercises.bring_back()
+    shown += answers.bring_back()
     assert learner.git("diff", "--name-only").split() == [
         path for path in learner.git("ls-files", "notebooks").split() if path in learner.git("status", "--porcelain")
     ]
@@ -263,40 +261,40 @@ def test_answers_that_were_committed_are_set_aside_too(teacher, learner):
     teacher.replace(QUESTION, "**00.1** (new)")
     teacher.git("commit", "--quiet", "--all", "-m", "Better")
 
-    shown = list(exercises.set_aside())
+    shown = list(answers.set_aside())
 
     assert shown[-3:] == ["  git commit -m 'Answers set aside'", "  git pull --no-rebase", "  mlops-course answers back"]
     learner.git("commit", "-m", "Answers set aside")
     learner.git("pull", "--no-rebase", "--no-edit", "--quiet")
-    assert "CONFLICT" not in "".join(exercises.bring_back()) and ANSWER in learner.texts() and "(new)" in everything(learner)
+    assert "CONFLICT" not in "".join(answers.bring_back()) and ANSWER in learner.texts() and "(new)" in everything(learner)
 
 
 def test_what_was_set_aside_twice_or_staged_or_is_there_already_is_not_lost(teacher, learner):
     learner.git("add", "--all")
-    list(exercises.set_aside())
+    list(answers.set_aside())
     assert learner.git("status", "--porcelain") == ""
     learner.replace(STUB, "def small(): return 'another'")
 
     with pytest.raises(UserError, match="was set aside before, and has changed again: `mlops-course answers back` first"):
-        list(exercises.set_aside())
-    shown = "\n".join(exercises.bring_back())
+        list(answers.set_aside())
+    shown = "\n".join(answers.bring_back())
 
     assert "CONFLICT: 00.1 is no longer what you began with. The lesson stays as it is, yours is learners/ada/copies/" in shown
     assert ANSWER in everything(learner) and "another" in everything(learner) and EXERCISES["00.3"].solution in learner.texts()
-    assert list(exercises.bring_back()) == ["Nothing was set aside"]
+    assert list(answers.bring_back()) == ["Nothing was set aside"]
 
 
 def test_with_nothing_changed_there_is_nothing_to_set_aside(teacher, learner):
     learner.git("checkout", "--quiet", "--", ".")
 
-    assert list(exercises.set_aside()) == ["No lesson differs from the course's: there is nothing to set aside"]
+    assert list(answers.set_aside()) == ["No lesson differs from the course's: there is nothing to set aside"]
 
 
 def test_a_lesson_in_which_git_has_left_its_marks_is_one_message(teacher, learner):
     (learner.folder / LESSON).write_text("<<<<<<< HEAD\n{}\n=======\n", encoding="utf-8")
 
     with pytest.raises(UserError, match="00_start_here.ipynb is no whole notebook.*git checkout notebooks/00_start_here.ipynb"):
-        list(exercises.set_aside())
+        list(answers.set_aside())
 
     assert not (learner.folder / "learners").exists()
 
@@ -305,10 +303,10 @@ def test_without_git_the_reason_is_one_message(learner, monkeypatch, tmp_path):
     shutil.rmtree(learner.folder / ".git")
 
     with pytest.raises(UserError, match="this folder is no clone of the course"):
-        list(exercises.set_aside())
+        list(answers.set_aside())
 
 
 def test_another_file_that_was_changed_is_named(learner):
     (learner.folder / "env.yaml").write_text("name: mine\n", encoding="utf-8")
 
-    assert "may stop at it: env.yaml\n" in "\n".join(exercises.set_aside())
+    assert "may stop at it: env.yaml\n" in "\n".join(answers.set_aside())

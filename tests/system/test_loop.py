@@ -20,7 +20,7 @@ from browser import free_port
 from online import COMMAND, wait_for
 
 from conftest import run_stages
-from mlops_course import cli, live, project, retraining, supervision, web, world
+from mlops_course import live, project, retraining, stages, supervision, web, world
 from mlops_course.files import write_json
 
 MISSING = [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
@@ -69,11 +69,11 @@ class Loop:
     def passes_for_built(self) -> None:
         "The copy counts as the build of its own environment, which differs by its paths and ports."
         settings = project.environment(str(self.file))
-        for name in project.tasks():
+        for name in stages.tasks():
             listed = self.folder / f"made/{name}.json"
             made = json.loads(listed.read_text(encoding="utf-8"))
-            write_json(listed, made | {"ran": project.runs(name, settings)})
-        write_json(self.folder / "made/build.json", {"fingerprint": cli.fingerprint(str(self.file))})
+            write_json(listed, made | {"ran": stages.runs(name, settings)})
+        write_json(self.folder / "made/build.json", {"fingerprint": stages.fingerprint(str(self.file))})
 
     def cases(self) -> list[retraining.Case]:
         assert self.process.poll() in (None, 0), self.text()[-3000:]

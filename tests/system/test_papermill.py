@@ -9,12 +9,11 @@ import papermill
 import pytest
 from rules import Notebook, exercise_cells
 
-from mlops_course import project
-from mlops_course.exercises import exercises_of
+from mlops_course import project, stages
+from mlops_course.exercises import EXERCISES
 
 pytestmark = pytest.mark.patient
 
-EXERCISES = exercises_of()
 NOTEBOOKS = sorted((project.root() / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {"world": {"drivers": 120, "bookings_per_day": 400}}
 
@@ -59,5 +58,5 @@ def test_papermill_runs_the_notebook_to_its_end_and_every_check_of_a_solution_sa
 
 
 def test_every_stage_takes_its_environment_as_a_parameter():
-    for task in project.tasks().values():
+    for task in stages.tasks().values():
         assert set(papermill.inspect_notebook(str(project.root() / task["source"]))) == {"upstream", "product", "environment"}

@@ -18,7 +18,7 @@ from online import Online, wait_for
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from conftest import run_stages
-from mlops_course import project, services, supervision, telemetry
+from mlops_course import project, services, stages, supervision, telemetry
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -154,7 +154,7 @@ def test_what_a_stage_has_made_and_a_stage_that_fails_are_seen(world, asked, mon
     assert prometheus.value('time() - pipeline_stage_last_success_timestamp_seconds{stage="world"}') < 600
 
     monkeypatch.setenv("MLOPS_COURSE_LAB", str(folder))
-    with pytest.raises(ZeroDivisionError), project.stage("world"):
+    with pytest.raises(ZeroDivisionError), stages.stage("world"):
         1 / 0
 
     wait_for(lambda: prometheus.ask('ALERTS{alertname="StageFailed",alertstate="firing",stage="world"}'), 20)

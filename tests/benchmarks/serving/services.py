@@ -20,13 +20,13 @@ import psutil
 import yaml
 from serving.load import ID, LOOPBACK, ask
 
-from mlops_course import features, project, registry
+from mlops_course import features, project, registry, stages
 from mlops_course.files import write_json
 from mlops_course.problem import ACCEPTANCE, CONTRACT
 
 HERE, BIN = Path(__file__).parent, Path(sys.executable).parent
 BARE, BENTO, MLFLOW, UNCACHED, OURS = "bare FastAPI endpoint", "BentoML, seed's design", "`mlflow models serve`", "ours, no cache", "ours"
-STAGES = {"world": [], "data": ["world"], "features": ["data"], "training": ["data", "features"]}
+STAGES = ("world", "data", "features", "training")
 
 
 # --- the ground ---
@@ -36,7 +36,7 @@ def make_ground(folder: Path) -> None:
     "A thousand drivers, their features online, and a champion: made once for this code, in a process of its own."
     told = yaml.safe_load((project.root() / "env.yaml").read_text(encoding="utf-8"))
     told |= {"name": "bench", "world": told["world"] | {"drivers": 1_000}}
-    made, key = folder / "ground.json", project.digest_of([told, project.digest_of_code(*STAGES, "problem", "registry")])
+    made, key = folder / "ground.json", project.digest_of([told, stages.digest_of_code(*STAGES, "problem", "registry")])
     if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == key:
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -49,8 +49,8 @@ def make_ground(folder: Path) -> None:
 
 def run_stages() -> None:
     "The stages up to the champion, in the environment that the variables name."
-    for name, before in STAGES.items():
-        with project.stage(name, upstream=before) as stage:
+    for name in STAGES:
+        with stages.stage(name, upstream=stages.upstream(name)) as stage:
             import_module(f"mlops_course.{name}").run(stage)
 
 

@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlops_course import clocks, project
 from mlops_course.files import write_json
@@ -126,3 +129,69 @@ def test_a_folder_that_cannot_be_written_to_is_a_message(tmp_path):
 
     with pytest.raises(UserError, match="the clock of .* cannot be used"):
         clocks.join(tmp_path / "file/out")
+
+
+STAYS = """
+import os, sys
+from pathlib import Path
+from mlops_course import clocks, project
+os.environ["PLOOMBER_ENV_FILENAME"] = "env.test.yaml"
+clocks.join(Path(sys.argv[1]))
+print(project.now().isoformat(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def joins(tmp_path):
+    "Start another process that lives by the clock of `tmp_path`; what its clock shows."
+    started = []
+
+    def start() -> datetime:
+        process = subprocess.Popen(
+            [sys.executable, "-c", STAYS, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=project.root()
+        )
+        started.append(process)
+        return datetime.fromisoformat(process.stdout.readline().strip())
+
+    start.processes = started
+    yield start
+    clocks.leave()
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_whoever_starts_while_another_lives_joins_its_clock(tmp_path, joins):
+    clocks.begin(tmp_path, FIXED, 86_400, FIXED + timedelta(days=1_000))
+    time.sleep(0.2)
+    told = joins()
+    assert FIXED + timedelta(hours=4) < told <= project.now()
+
+
+def test_a_clock_of_a_dead_run_counts_no_longer(tmp_path, joins):
+    clocks.begin(tmp_path, FIXED, 86_400 * 365, FIXED + timedelta(days=100_000))
+    clocks.leave()
+    assert joins() < FIXED + timedelta(minutes=1)
+
+
+def test_a_clock_of_a_killed_process_counts_no_longer(tmp_path, joins):
+    joins()
+    joins.processes[0].kill()
+    joins.processes[0].wait()
+    clocks.begin(tmp_path, FIXED + timedelta(days=9), 1, FIXED + timedelta(days=10))
+    assert project.now() >= FIXED + timedelta(days=9)
+
+
+def test_a_clock_is_not_changed_under_those_who_live_by_it(tmp_path, joins):
+    joins()
+    with pytest.raises(UserError, match="make stop"):
+        clocks.begin(tmp_path, FIXED, 2, FIXED + timedelta(days=1))
+    assert project.now() == FIXED
+
+
+@given(speed=st.floats(0.001, 1e9), years=st.integers(0, 5_000))
+def test_a_clock_stops_at_its_end_and_never_overflows(speed, years):
+    until = FIXED + timedelta(days=40)
+    clock = project.Clock(FIXED, datetime.now(UTC) - timedelta(days=min(365 * years, 700_000)), speed, until)
+    assert FIXED <= clock.time() <= until
