@@ -96,6 +96,11 @@ def test_no_module_loads_itself_by_way_of_others(links):
 
 def test_what_is_still_to_be_mended_is_there(links):
     assert [(module, other) for module, other in STILL if other not in links[module]] == []
+    assert too_high(links) == set()
+
+
+def test_no_module_loads_itself_by_way_of_others(links):
+    assert in_circles(links) == set()
 
 
 @pytest.mark.parametrize(
