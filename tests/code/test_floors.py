@@ -22,10 +22,6 @@ PAGES = {module for module in sources() if module.startswith("solutions_")}
 FLOOR |= dict.fromkeys(PAGES, 8)  # the exercises of each part
 APART = {"serving", "monitoring"}  # they talk over HTTP, and through what is written down
 
-STILL = {  # links that are to go, and how; one that is gone is an error here
-    ("services", "supervision"): "what needs a process that runs goes to `web`, and `services` to the second floor",
-}
-
 
 def too_high(links: dict[str, set[str]]) -> set[tuple[str, str]]:
     "Who loads whom of a floor above, or of those that stay apart."
@@ -35,11 +31,6 @@ def too_high(links: dict[str, set[str]]) -> set[tuple[str, str]]:
 
 def in_circles(links: dict[str, set[str]]) -> set[str]:
     return {module for module in links if module in reached(links, links[module])}
-
-
-def mended(links: dict[str, set[str]]) -> dict[str, set[str]]:
-    "The links as they are when nothing is left to mend."
-    return {module: {other for other in others if (module, other) not in STILL} for module, others in links.items()}
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +78,6 @@ def test_each_module_has_a_floor(links):
 
 
 def test_each_module_loads_only_from_its_floor_or_below(links):
-    assert sorted(too_high(mended(links))) == []
-
-
-def test_no_module_loads_itself_by_way_of_others(links):
-    assert sorted(in_circles(mended(links))) == []
-
-
-def test_what_is_still_to_be_mended_is_there(links):
-    assert [(module, other) for module, other in STILL if other not in links[module]] == []
     assert too_high(links) == set()
 
 
