@@ -38,7 +38,7 @@ if _foreign:
 import typer
 from typer.core import TyperGroup
 
-from . import project, stages, telemetry
+from . import project, search, stages, telemetry
 from .files import atomic_write, is_full, unwritten, write_json
 
 # %% ../notebooks/91_command_line.ipynb #8a5e2549
@@ -609,7 +609,7 @@ def _plain(value) -> str:
     if isinstance(value, dict):
         return ""
     return (
-        telemetry.in_one_line(
+        search.in_one_line(
             ", ".join(map(str, value))
             if isinstance(value, list)
             else str("" if value is None else value)
@@ -674,7 +674,7 @@ def trace(
     except registry.UnknownVersion:
         shown = project.in_make("ui", file)
         raise project.UserError(
-            f"{telemetry.in_one_line(which)} is no request, version, alias or run of this "
+            f"{search.in_one_line(which)} is no request, version, alias or run of this "
             f"environment: `{shown}` shows its models"
         ) from None
 
@@ -702,7 +702,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     folder = _mlflow(file)
     _check_given(run_id, "a run id, as `mlops-course trace champion` shows it")
     typer.echo(spoken_of(file))
-    was, now = training.reproduce(folder, telemetry.in_one_line(run_id))
+    was, now = training.reproduce(folder, search.in_one_line(run_id))
     if was != now:
         raise project.UserError(
             f"the model differs: {was[:12]} was registered, {now[:12]} came out"
@@ -1036,36 +1036,35 @@ def _moment(text: str | None) -> datetime | timedelta | None:
         ) from None
 
 # %% ../notebooks/91_command_line.ipynb #7e2b0f1d
-def _wanted(
+def _query(
     level: str | None, since: str | None, until: str | None, **more: str | None
-) -> telemetry.Wanted:
+) -> search.Query:
     "What is looked for. Raises `UserError` on a level or a time that nobody knows."
     given = {"level": level, "since": since, "until": until, **more}
     if empty := [f"--{name}" for name, value in given.items() if value == ""]:
         raise project.UserError(f"{' and '.join(empty)} has no value: give one, or leave it out")
-    if level not in (None, *telemetry.LEVELS):
+    if level not in (None, *search.LEVELS):
         raise project.UserError(
-            f"there is no level {telemetry.in_one_line(level)}; there are "
-            f"{', '.join(telemetry.LEVELS)}"
+            f"there is no level {search.in_one_line(level)}; there are {', '.join(search.LEVELS)}"
         )
     end = _moment(until)
     end = datetime.now(UTC) - end if isinstance(end, timedelta) else end
-    return telemetry.Wanted(level=level, since=_moment(since), until=end, **more)
+    return search.Query(level=level, since=_moment(since), until=end, **more)
 
 # %% ../notebooks/91_command_line.ipynb #9b6d4125
-def _print_found(console, found: telemetry.Found) -> None:
-    _print_lines(console, found)
+def _print_found(console, matches: search.Matches) -> None:
+    _print_lines(console, matches)
     for answers, what in [(False, "lines of the logs"), (True, "answers, by the course's clock")]:
-        if len(bars := telemetry.histogram(found, answers)) > 1:
+        if len(bars := search.histogram(matches, answers)) > 1:
             console.print(f"\n{sum(bar.lines for bar in bars):,} {what}", style="bold")
-            console.print(telemetry.drawn(bars), end="")
-    broken = f"; {found.broken:,} broken or not yet whole" if found.broken else ""
-    console.print(f"{found.count:,} lines found, {len(found.lines):,} shown{broken}")
+            console.print(search.drawn(bars), end="")
+    broken = f"; {matches.broken:,} broken or not yet whole" if matches.broken else ""
+    console.print(f"{matches.count:,} lines found, {len(matches.lines):,} shown{broken}")
 
 
-def _print_lines(console, found: telemetry.Found) -> None:
-    for line in found.lines:
-        console.print(telemetry.readable(line))
+def _print_lines(console, matches: search.Matches) -> None:
+    for line in matches.lines:
+        console.print(search.readable(line))
 
 # %% ../notebooks/91_command_line.ipynb #cfa12110
 @app.command()
@@ -1098,17 +1097,17 @@ def logs(
     "Search what stages and services have logged, and the online service's answers."
     from rich.console import Console
 
-    wanted = _wanted(
+    query = _query(
         level, since, until, request=request, run=run, stage=stage, service=service, text=text
     )
     out = folder.resolve() if folder else project.root() / project.environment(file).out
     console = Console(highlight=False, soft_wrap=True)
-    if not telemetry.log_files(out, telemetry.Wanted()):
+    if not search.log_files(out, search.Query()):
         raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
     if not folder:
         typer.echo(spoken_of(file))
-    looks = telemetry.follow(out, wanted) if follow else None
-    found = telemetry.search(out, wanted, most)
-    _print_found(console, found)
+    looks = search.follow(out, query) if follow else None
+    matches = search.search(out, query, most)
+    _print_found(console, matches)
     for look in looks or []:
         _print_lines(console, look)

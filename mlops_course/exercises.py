@@ -8,7 +8,7 @@ __all__ = ['Result', 'check', 'solution', 'Attempt', 'progress', 'show_progress'
 # %% ../notebooks/90_exercises.ipynb #0750168b
 import json
 
-from . import project
+from . import project, stages
 from . import solutions_data, solutions_monitoring, solutions_serving  # noqa: F401
 from . import solutions_start, solutions_training, solutions_world  # noqa: F401
 from .questions import EXERCISES, LESSONS, NUMBERING, RENUMBERED, Exercise
@@ -110,7 +110,7 @@ def _notes() -> Path:
 # %% ../notebooks/90_exercises.ipynb #4512e125
 def _remember(result: Result) -> None:
     "Add a result to the learner's notes; a folder that cannot be written is no reason to stop."
-    if os.environ.get(project._BUILDING):
+    if os.environ.get(stages._BUILDING):
         return
     line = {
         "numbering": NUMBERING,

@@ -14,7 +14,9 @@ def rmse(
     probability,  # of 1; one for each label, or one for all
 ) -> float:
     "Root mean squared error of a probability; 0 is perfect, 0.5 is a coin."
-    return float(np.sqrt(np.mean((np.asarray(label, float) - probability) ** 2)))
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(label, np.broadcast_to(probability, len(label))))
 
 # %% ../notebooks/21_poc.ipynb #6452467e
 def _standardized(x: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -239,7 +239,7 @@ _51_1 = exercise(
 # %% ../notebooks/995_solutions_serving.ipynb #7e94bbfb
 @_51_1
 def _(answer):
-    from mlops_course.serving import choose
+    from mlops_course.policy import choose
 
     told = answer()
     assert told.cache_seconds <= 1, (

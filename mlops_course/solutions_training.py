@@ -200,6 +200,440 @@ def _(answer):
         "without rows nothing was measured: `passed` is None"
     )
 
+# %% ../notebooks/994_solutions_training.ipynb #4762a5cb
+_41_1 = exercise(
+    "41.1",
+    stub="""
+    def rows_left(frame, days_late):
+        "How many labelled rows has each part if labels are known `days_late` days later?"
+        raise NotImplementedError
+    """,
+    hints=[
+        "The bookings stay where they are. Only the time from which a label is known moves.",
+        "`frame.assign(**{KNOWN: frame[KNOWN] + pd.Timedelta(days=days_late)})`, then `split`.",
+        "`models.split(late, models.windows_of(late, 14, 7))` gives the parts by name.",
+    ],
+    solution="""
+    def rows_left(frame, days_late):
+        import pandas as pd
+        from mlops_course import models
+        from mlops_course.problem import KNOWN
+
+        late = frame.assign(**{KNOWN: frame[KNOWN] + pd.Timedelta(days=days_late)})
+        parts = models.split(late, models.windows_of(late, 14, 7))
+        return {name: len(part) for name, part in parts.items()}
+    """,
+    wrong="""
+    def rows_left(frame, days_late):
+        import pandas as pd
+        from mlops_course import models
+        from mlops_course.problem import TIME
+
+        late = frame.assign(**{TIME: frame[TIME] + pd.Timedelta(days=days_late)})
+        parts = models.split(late, models.windows_of(late, 14, 7))
+        return {name: len(part) for name, part in parts.items()}
+    """,
+    message="the bookings have moved",
+)
+
+# %% ../notebooks/994_solutions_training.ipynb #ab68ef00
+@_41_1
+def _(answer):
+    from mlops_course.problem import LABEL
+    from mlops_course.toy import company
+
+    frame, _ = company(days=30, bookings=20)
+    now, later = answer(frame, 0), answer(frame, 2)
+    assert set(now) == {"train", "validation", "test"}, (
+        f"name the three parts as `split` does, not {', '.join(map(str, now))}"
+    )
+    assert sum(now.values()) <= frame[LABEL].notna().sum(), (
+        "a part has its labelled rows; candidates without an outcome do not count"
+    )
+    assert later["test"] < now["test"], (
+        "a test with labels two days late is as large as before: the bookings have moved along, "
+        "or the labels have not moved at all"
+    )
+    assert later["validation"] < now["validation"] and later["train"] < now["train"], (
+        "late labels are missing at the end of each part, not of the last one alone"
+    )
+    assert answer(frame, 14)["test"] == 0, "with labels two weeks late nothing of the test is known"
+
+# %% ../notebooks/994_solutions_training.ipynb #458d565c
+@exercise(
+    "41.2",
+    stub="""
+    def chosen(validation, test):
+        "The name of the model to take, and the log loss to report; both have log losses by name."
+        raise NotImplementedError
+    """,
+    hints=[
+        "What was used to choose flatters the winner. Which of the two may be used to choose?",
+        "Choose by `validation`, and report what `test` says of the chosen one.",
+    ],
+    solution="""
+    def chosen(validation, test):
+        name = min(validation, key=validation.get)
+        return name, test[name]
+    """,
+    wrong="""
+    def chosen(validation, test):
+        name = min(test, key=test.get)
+        return name, test[name]
+    """,
+    message="the test has chosen",
+)
+def _(answer):
+    validation = {"elastic net": 0.612, "logistic regression": 0.611, "gradient boosting": 0.615}
+    test = {"elastic net": 0.640, "logistic regression": 0.645, "gradient boosting": 0.639}
+    name, loss = answer(validation, test)
+    assert name != "gradient boosting", (
+        "the test has chosen: its best number is the luck of one of three, and nothing is left "
+        "that could judge it"
+    )
+    assert name == "logistic regression", (
+        f"{name} is not the one with the lowest loss on validation"
+    )
+    assert loss != 0.611, "the validation's loss is the one that was chosen for being low"
+    assert loss == 0.645, f"report the test's loss of the chosen model, not {loss}"
+
+# %% ../notebooks/994_solutions_training.ipynb #b5bb33f4
+_41_3 = exercise(
+    "41.3",
+    stub="""
+    def shrunk(completed, trips, rate, strength):
+        "Each driver's rate, drawn to the rate of all: arrays of completed and of all trips."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Pretend that each driver had made `strength` trips more, which went as those of all do.",
+        "Of these, `strength * rate` were completed. Add them to hers, above and below the line.",
+    ],
+    solution="""
+    def shrunk(completed, trips, rate, strength):
+        return (completed + strength * rate) / (trips + strength)
+    """,
+    wrong="""
+    def shrunk(completed, trips, rate, strength):
+        return (completed / trips + rate) / 2
+    """,
+    message="however many trips",
+)
+
+# %% ../notebooks/994_solutions_training.ipynb #1801ccdc
+@_41_3
+def _(answer):
+    import numpy as np
+
+    completed, trips = np.array([1, 90, 0]), np.array([1, 100, 0])
+    with np.errstate(invalid="ignore"):
+        one, many, new = answer(completed, trips, 0.6, 20)
+    assert one < 0.95, f"one trip, completed, and her rate is {one:.2f}"
+    assert abs(many - 0.75) > 1e-9, (
+        "half her own rate, half that of all, however many trips she has made; "
+        "a hundred should count more than one"
+    )
+    assert abs(many - 102 / 120) < 1e-9, (
+        f"90 of 100 and 12 of the 20 pretended ones are 102 of 120, not {many:.3f}"
+    )
+    assert abs(new - 0.6) < 1e-9, f"a driver without trips has the rate of all, 0.6, not {new:.3f}"
+    assert abs(answer(completed[:2], trips[:2], 0.6, 0)[1] - 0.9) < 1e-9, (
+        "with a strength of 0 her own rate is all that counts"
+    )
+
+# %% ../notebooks/994_solutions_training.ipynb #a4da5ece
+@exercise(
+    "42.1",
+    stub="""
+    def rows_worth(propensities):
+        "How many equally weighted bookings say as much as these, in which model and log agree?"
+        raise NotImplementedError
+    """,
+    hints=[
+        "A booking's weight is one over the probability with which the log chose its driver.",
+        "`policy.effective_sample(weights)`, with `weights = 1 / np.asarray(propensities)`.",
+    ],
+    solution="""
+    def rows_worth(propensities):
+        import numpy as np
+        from mlops_course.policy import effective_sample
+
+        return effective_sample(1 / np.asarray(propensities))
+    """,
+    wrong="""
+    def rows_worth(propensities):
+        from mlops_course.policy import effective_sample
+
+        return effective_sample(propensities)
+    """,
+    message="a likely choice got the larger weight",
+)
+def _(answer):
+    thousand = [0.9] * 990 + [0.01] * 10
+    found = answer(thousand)
+    assert found != 1000, (
+        "a thousand are the bookings; ten of them weigh ninety times as much as the others"
+    )
+    assert found < 900, (
+        f"{found:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
+    )
+    assert abs(found - 43.57) < 0.1, (
+        f"{found:,.2f} is not the squared sum of the weights over the sum of their squares"
+    )
+    assert abs(answer([0.2] * 50) - 50) < 1e-9, (
+        "fifty equal weights are worth fifty bookings, whatever the propensity"
+    )
+    assert answer([]) == 0, "no bookings are worth nothing"
+
+# %% ../notebooks/994_solutions_training.ipynb #618b1b29
+_42_2 = exercise(
+    "42.2",
+    stub="""
+    def propensities(scores, epsilon):
+        "The probability of each: the best one, or in a share `epsilon` one that is drawn."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A draw may fall on any of the candidates, on the best one too.",
+        "Each has a share of `epsilon / len(scores)`; the best has `1 - epsilon` more.",
+        "Of equals the first is the best here, and only she has the larger part.",
+    ],
+    solution="""
+    def propensities(scores, epsilon):
+        best = scores.index(max(scores))
+        drawn = epsilon / len(scores)
+        return [drawn + (1 - epsilon) * (place == best) for place in range(len(scores))]
+    """,
+    wrong="""
+    def propensities(scores, epsilon):
+        best = max(scores)
+        return [1 - epsilon if score == best else epsilon for score in scores]
+    """,
+    message="add up to",
+)
+
+# %% ../notebooks/994_solutions_training.ipynb #d3390cb0
+@_42_2
+def _(answer):
+    logged = list(answer([0.4, 0.8, 0.6, 0.5], 0.1))
+    assert len(logged) == 4, "each candidate has a probability, in the order of the scores"
+    assert abs(sum(logged) - 1) < 1e-9, (
+        f"the four add up to {sum(logged):.2f}: somebody is chosen in each request, and one only"
+    )
+    assert abs(logged[1] - 0.9) > 1e-9, "the best one can be drawn, too: she has more than 0.9"
+    assert abs(logged[1] - 0.925) < 1e-9 and abs(logged[0] - 0.025) < 1e-9, (
+        "a draw falls on each of the four alike, once in forty requests"
+    )
+    assert abs(answer([0.7, 0.7], 0.2)[0] - 0.9) < 1e-9, (
+        "of two equals the first is taken, and the second has only her part of the draws"
+    )
+    assert answer([0.3], 0.5) == [1], "a single candidate is always chosen"
+
+# %% ../notebooks/994_solutions_training.ipynb #fd121343
+_42_3 = exercise(
+    "42.3",
+    stub="""
+    def share_by_weights(picked, logged, propensity, completed):
+        "Completed share if the model chose, self-normalized; None if it never agrees with the log."
+        raise NotImplementedError
+    """,
+    hints=[
+        (
+            "A booking counts only where `picked == logged`, and counts more the less likely the "
+            "log's choice was."
+        ),
+        "Each weight is 1 / propensity where both agree, else 0. Weigh `completed` with it.",
+        (
+            "The sum of weight times completed, over the sum of the weights. That sum is 0 if "
+            "they never agree."
+        ),
+    ],
+    solution="""
+    def share_by_weights(picked, logged, propensity, completed):
+        import numpy as np
+
+        weight = np.where(picked == logged, 1 / propensity, 0.0)
+        return float((weight * completed).sum() / weight.sum()) if weight.any() else None
+    """,
+    wrong="""
+    def share_by_weights(picked, logged, propensity, completed):
+        agreed = picked == logged
+        return float(completed[agreed].mean()) if agreed.any() else None
+    """,
+    message="as if each agreement were equally likely",
+)
+
+# %% ../notebooks/994_solutions_training.ipynb #78649969
+@_42_3
+def _(answer):
+    import numpy as np
+
+    picked, logged = np.array([1, 2, 3, 4]), np.array([1, 2, 3, 9])
+    propensity, completed = np.array([0.5, 0.5, 0.1, 0.5]), np.array([1.0, 1.0, 0.0, 1.0])
+    found = answer(picked, logged, propensity, completed)
+    assert found is not None, "they agree in three of four bookings, so it can be measured"
+    assert abs(found - 2 / 3) > 1e-9, (
+        "two of three is counted as if each agreement were equally likely; the third stands "
+        "for ten bookings"
+    )
+    assert abs(found - 1) > 1e-9, "divide by the sum of the weights, not by the number of bookings"
+    assert abs(found - 4 / 14) < 1e-9, (
+        f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {found:.3f}"
+    )
+    assert answer(picked, logged, propensity, np.ones(4)) == 1, (
+        "if all trips are completed, the share is 1"
+    )
+    assert answer(picked, logged[::-1] + 9, propensity, completed) is None, (
+        "they never agree: nothing was measured, so None"
+    )
+
+# %% ../notebooks/994_solutions_training.ipynb #ea1ecd34
+@exercise(
+    "43.1",
+    stub="""
+    def gate_opens(results):
+        "Did every check of the list pass, and was there one at all?"
+        raise NotImplementedError
+    """,
+    hints=[
+        (
+            "`passed` has three values: True, False, and None for what could not be measured. "
+            "Only one of them opens."
+        ),
+        "Ask whether all passed, not whether none failed. And `all` of an empty list is True.",
+    ],
+    solution="""
+    def gate_opens(results):
+        return bool(results) and all(result.passed for result in results)
+    """,
+    wrong="""
+    def gate_opens(results):
+        return not any(result.passed is False for result in results)
+    """,
+    message="nobody could measure the uplift",
+)
+def _(answer):
+    from mlops_course.checks import Result
+
+    good, bad = Result("RMSE", True, "RMSE 0.446"), Result("labels", False, "4 labels of 1,000")
+    unknown = Result("uplift", None, "uplift not measurable")
+    assert not answer([good, unknown]), "nobody could measure the uplift, and the gate has opened"
+    assert not answer([good, bad]), "one check has failed, and the gate has opened"
+    assert answer([good, good]), "both checks have passed, and the gate stays closed"
+    assert not answer([]), "nothing was checked at all, and the gate has opened"
+
+# %% ../notebooks/994_solutions_training.ipynb #eeea2ea8
+_43_2 = exercise(
+    "43.2",
+    stub="""
+    def may_replace(time, gain):
+        "No worse, by the lower bound over days? `gain`: trips won in each booking, or lost."
+        raise NotImplementedError
+    """,
+    hints=[
+        (
+            "Bookings of one day share the weather: `policy.bootstrap_interval` draws the days "
+            "again, and gives None with fewer than two."
+        ),
+        (
+            "The mean is a statistic of two sums: `bootstrap_interval(time, "
+            "[gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)`."
+        ),
+        "`found is not None and found.low >= -ACCEPTANCE.no_worse`",
+    ],
+    solution="""
+    def may_replace(time, gain):
+        import numpy as np
+        from mlops_course.problem import ACCEPTANCE
+        from mlops_course.policy import bootstrap_interval
+
+        found = bootstrap_interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)
+        return found is not None and found.low >= -ACCEPTANCE.no_worse
+    """,
+    wrong="""
+    def may_replace(time, gain):
+        from mlops_course.problem import ACCEPTANCE
+
+        return gain.mean() >= -ACCEPTANCE.no_worse
+    """,
+    message="luck of a few days",
+)
+
+# %% ../notebooks/994_solutions_training.ipynb #2bd2048e
+@_43_2
+def _(answer):
+    import numpy as np
+    import pandas as pd
+
+    from mlops_course.problem import ACCEPTANCE
+
+    time = pd.Series(pd.date_range("2026-01-05", periods=14 * 200, freq="432s", tz="UTC"))
+    day = np.arange(len(time)) // 200
+    even = pd.Series(np.zeros(len(time)))
+    restless = pd.Series(np.where(day % 2 == 0, 0.31, -0.30))
+    assert not answer(time, restless), (
+        "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a "
+        "few days"
+    )
+    assert answer(time, even), "an equal model is no worse, and may replace the champion"
+    assert answer(time, even - ACCEPTANCE.no_worse / 2), (
+        "a loss smaller than `no_worse` is allowed, day by day"
+    )
+    assert not answer(time, even - 2 * ACCEPTANCE.no_worse), (
+        "a steady loss of twice `no_worse` is too much"
+    )
+    assert not answer(time[:200], even[:200] + 0.5), (
+        "one day is no evidence: the interval is None, and the champion stays"
+    )
+
+# %% ../notebooks/994_solutions_training.ipynb #c52aa84e
+_43_3 = exercise(
+    "43.3",
+    stub="""
+    def for_a_start_up():
+        "An `Acceptance` for 600 labels of 12 drivers in 14 days, with an effective sample of 90."
+        raise NotImplementedError
+    """,
+    hints=[
+        "`gate.enough` says what lacks; its fields are those of `problem.Acceptance`.",
+        "Labels, drivers and the effective sample lack. Of days there are 14, as wanted.",
+        "`Acceptance(labels=600, drivers=..., effective_sample=...)`",
+    ],
+    solution="""
+    def for_a_start_up():
+        from mlops_course.problem import Acceptance
+
+        return Acceptance(labels=600, drivers=12, effective_sample=90)
+    """,
+    wrong="""
+    def for_a_start_up():
+        from mlops_course.problem import Acceptance
+
+        return Acceptance(labels=0, drivers=0, days=0, effective_sample=0)
+    """,
+    message="lowered further than",
+)
+
+# %% ../notebooks/994_solutions_training.ipynb #94667020
+@_43_3
+def _(answer):
+    import pandas as pd
+
+    from mlops_course import gate
+    from mlops_course.problem import ACCEPTANCE, ENTITY, TIME
+
+    needed = answer()
+    times = pd.date_range("2026-01-05", periods=600, freq="33min", tz="UTC")
+    test = pd.DataFrame({TIME: times, ENTITY: [1001 + i % 12 for i in range(600)]})
+    lacks = [r.message for r in gate.enough(test, 90, needed) if not r.passed]
+    assert not lacks, f"the gate still refuses: {lacks[0]}" if lacks else ""
+    least = {"labels": 600, "drivers": 12, "effective_sample": 90, "days": 14}
+    for name, there in least.items():
+        value = getattr(needed, name)
+        assert value >= there, f"{name} is lowered further than it must be: to {value}"
+    same = ACCEPTANCE.model_dump(exclude=set(least)) == needed.model_dump(exclude=set(least))
+    assert same, "something else than the evidence was changed; nobody asked for that"
+
 # %% ../notebooks/994_solutions_training.ipynb #7a3dfb0b
 _44_1 = exercise(
     "44.1",
@@ -404,203 +838,144 @@ def _(answer):
         "the file was swapped between two reads: what was compared was not loaded"
     )
 
-# %% ../notebooks/994_solutions_training.ipynb #a4da5ece
+# %% ../notebooks/994_solutions_training.ipynb #20c3345a
 @exercise(
     "45.1",
     stub="""
-    def rows_worth(propensities):
-        "How many equally weighted bookings say as much as these, in which model and log agree?"
+    def trains_again(snapshot, before, after):
+        "Does a run with settings `after` make what a run with `before` has not made already?"
         raise NotImplementedError
     """,
     hints=[
-        "A booking's weight is one over the probability with which the log chose its driver.",
-        "`training.effective_sample(weights)`, with `weights = 1 / np.asarray(propensities)`.",
+        "A run is found by its key. Two settings with one key are one run.",
+        "`training.key_of(training.recipe_of(snapshot, settings))` is the key of a run.",
     ],
     solution="""
-    def rows_worth(propensities):
-        import numpy as np
-        from mlops_course.training import effective_sample
+    def trains_again(snapshot, before, after):
+        from mlops_course.training import key_of, recipe_of
 
-        return effective_sample(1 / np.asarray(propensities))
+        return key_of(recipe_of(snapshot, before)) != key_of(recipe_of(snapshot, after))
     """,
     wrong="""
-    def rows_worth(propensities):
-        from mlops_course.training import effective_sample
-
-        return effective_sample(propensities)
+    def trains_again(snapshot, before, after):
+        return before != after
     """,
-    message="a likely choice got the larger weight",
+    message="does not look at the truth",
 )
 def _(answer):
-    thousand = [0.9] * 990 + [0.01] * 10
-    found = answer(thousand)
-    assert found != 1000, (
-        "a thousand are the bookings; ten of them weigh ninety times as much as the others"
-    )
-    assert found < 900, (
-        f"{found:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
-    )
-    assert abs(found - 43.57) < 0.1, (
-        f"{found:,.2f} is not the squared sum of the weights over the sum of their squares"
-    )
-    assert abs(answer([0.2] * 50) - 50) < 1e-9, (
-        "fifty equal weights are worth fifty bookings, whatever the propensity"
-    )
-    assert answer([]) == 0, "no bookings are worth nothing"
+    from mlops_course.training import TrainingSettings
 
-# %% ../notebooks/994_solutions_training.ipynb #ea1ecd34
-@exercise(
+    one = TrainingSettings()
+    assert not answer("a snapshot", one, TrainingSettings()), "nothing has changed: it is found"
+    assert not answer("a snapshot", one, TrainingSettings(truth="truth.parquet")), (
+        "only `truth` has changed, and the pipeline does not look at the truth before it decides"
+    )
+    for changed in ({"seed": 8}, {"test_days": 14}, {"train_days": 30}):
+        (name,) = changed
+        assert answer("a snapshot", one, TrainingSettings(**changed)), (
+            f"`{name}` decides what comes out, so the run is a new one"
+        )
+
+# %% ../notebooks/994_solutions_training.ipynb #93e91999
+_45_2 = exercise(
     "45.2",
     stub="""
-    def gate_opens(results):
-        "Did every check of the list pass, and was there one at all?"
+    def nightly(version, settled, promote):
+        "Promote a version that has passed its gate, unless that was done before."
         raise NotImplementedError
     """,
     hints=[
-        (
-            "`passed` has three values: True, False, and None for what could not be measured. "
-            "Only one of them opens."
-        ),
-        "Ask whether all passed, not whether none failed. And `all` of an empty list is True.",
+        "Whether a version is champion does not matter; whether it has been promoted once does.",
+        "Ask whether `version` is in `settled`; if not, promote it, then add it.",
+        "The order matters: who adds first and is killed then never promotes it.",
     ],
     solution="""
-    def gate_opens(results):
-        return bool(results) and all(result.passed for result in results)
+    def nightly(version, settled, promote):
+        if version not in settled:
+            promote(version)
+            settled.add(version)
     """,
     wrong="""
-    def gate_opens(results):
-        return not any(result.passed is False for result in results)
+    def nightly(version, settled, promote):
+        if version not in settled:
+            settled.add(version)
+            promote(version)
     """,
-    message="nobody could measure the uplift",
+    message="killed",
 )
+
+# %% ../notebooks/994_solutions_training.ipynb #b306a6cb
+@_45_2
 def _(answer):
-    from mlops_course.checks import Result
+    from contextlib import suppress
 
-    good, bad = Result("RMSE", True, "RMSE 0.446"), Result("labels", False, "4 labels of 1,000")
-    unknown = Result("uplift", None, "uplift not measurable")
-    assert not answer([good, unknown]), "nobody could measure the uplift, and the gate has opened"
-    assert not answer([good, bad]), "one check has failed, and the gate has opened"
-    assert answer([good, good]), "both checks have passed, and the gate stays closed"
-    assert not answer([]), "nothing was checked at all, and the gate has opened"
+    settled, promoted = set(), []
+    answer("2", settled, promoted.append)
+    assert promoted == ["2"], "a version that has passed is promoted"
+    answer("2", settled, promoted.append)
+    assert promoted == ["2"], "version 2 was promoted again, although somebody has rolled it back"
+    answer("3", settled, promoted.append)
+    assert promoted == ["2", "3"], "version 3 is new, and was not promoted"
 
-# %% ../notebooks/994_solutions_training.ipynb #fd121343
+    def killed(version):
+        raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        answer("4", settled, killed)
+    answer("4", settled, promoted.append)
+    assert promoted[-1] == "4", (
+        "the run was killed while it promoted version 4, and no later night does it"
+    )
+
+# %% ../notebooks/994_solutions_training.ipynb #583323ad
 _45_3 = exercise(
     "45.3",
     stub="""
-    def share_by_weights(picked, logged, propensity, completed):
-        "Completed share if the model chose, self-normalized; None if it never agrees with the log."
+    def same_past(monday, tuesday, features):
+        "Has each row of `monday` (by request_id, driver_id) the same features in `tuesday`?"
         raise NotImplementedError
     """,
     hints=[
-        (
-            "A booking counts only where `picked == logged`, and counts more the less likely the "
-            "log's choice was."
-        ),
-        "Each weight is 1 / propensity where both agree, else 0. Weigh `completed` with it.",
-        (
-            "The sum of weight times completed, over the sum of the weights. That sum is 0 if "
-            "they never agree."
-        ),
+        'Bring both to the same rows first: `set_index(["request_id", "driver_id"])[features]`.',
+        "`tuesday` has more rows: `reindex` it like `monday`. A row that is gone is empty then.",
+        "`DataFrame.equals` counts two empty values as the same; `==` does not.",
     ],
     solution="""
-    def share_by_weights(picked, logged, propensity, completed):
-        import numpy as np
-
-        weight = np.where(picked == logged, 1 / propensity, 0.0)
-        return float((weight * completed).sum() / weight.sum()) if weight.any() else None
+    def same_past(monday, tuesday, features):
+        key = ["request_id", "driver_id"]
+        before, after = (table.set_index(key)[features] for table in (monday, tuesday))
+        there = before.index.isin(after.index).all()
+        return bool(there and before.equals(after.reindex(before.index)))
     """,
     wrong="""
-    def share_by_weights(picked, logged, propensity, completed):
-        agreed = picked == logged
-        return float(completed[agreed].mean()) if agreed.any() else None
+    def same_past(monday, tuesday, features):
+        return monday[features].equals(tuesday[features].head(len(monday)))
     """,
-    message="as if each agreement were equally likely",
+    message="in another order",
 )
 
-# %% ../notebooks/994_solutions_training.ipynb #78649969
+# %% ../notebooks/994_solutions_training.ipynb #50d1832b
 @_45_3
-def _(answer):
-    import numpy as np
-
-    picked, logged = np.array([1, 2, 3, 4]), np.array([1, 2, 3, 9])
-    propensity, completed = np.array([0.5, 0.5, 0.1, 0.5]), np.array([1.0, 1.0, 0.0, 1.0])
-    found = answer(picked, logged, propensity, completed)
-    assert found is not None, "they agree in three of four bookings, so it can be measured"
-    assert abs(found - 2 / 3) > 1e-9, (
-        "two of three is counted as if each agreement were equally likely; the third stands "
-        "for ten bookings"
-    )
-    assert abs(found - 1) > 1e-9, "divide by the sum of the weights, not by the number of bookings"
-    assert abs(found - 4 / 14) < 1e-9, (
-        f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {found:.3f}"
-    )
-    assert answer(picked, logged, propensity, np.ones(4)) == 1, (
-        "if all trips are completed, the share is 1"
-    )
-    assert answer(picked, logged[::-1] + 9, propensity, completed) is None, (
-        "they never agree: nothing was measured, so None"
-    )
-
-# %% ../notebooks/994_solutions_training.ipynb #eeea2ea8
-_45_4 = exercise(
-    "45.4",
-    stub="""
-    def may_replace(time, gain):
-        "No worse, by the lower bound over days? `gain`: trips won in each booking, or lost."
-        raise NotImplementedError
-    """,
-    hints=[
-        (
-            "Bookings of one day share the weather: `training.interval` draws the days again, and "
-            "gives None with fewer than two."
-        ),
-        (
-            "The mean is a statistic of two sums: `interval(time, [gain, np.ones(len(gain))], "
-            "lambda g, n: g / n, seed=7)`."
-        ),
-        "`found is not None and found.low >= -ACCEPTANCE.no_worse`",
-    ],
-    solution="""
-    def may_replace(time, gain):
-        import numpy as np
-        from mlops_course.problem import ACCEPTANCE
-        from mlops_course.training import interval
-
-        found = interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)
-        return found is not None and found.low >= -ACCEPTANCE.no_worse
-    """,
-    wrong="""
-    def may_replace(time, gain):
-        from mlops_course.problem import ACCEPTANCE
-
-        return gain.mean() >= -ACCEPTANCE.no_worse
-    """,
-    message="luck of a few days",
-)
-
-# %% ../notebooks/994_solutions_training.ipynb #2bd2048e
-@_45_4
 def _(answer):
     import numpy as np
     import pandas as pd
 
-    from mlops_course.problem import ACCEPTANCE
-
-    time = pd.Series(pd.date_range("2026-01-05", periods=14 * 200, freq="432s", tz="UTC"))
-    day = np.arange(len(time)) // 200
-    even = pd.Series(np.zeros(len(time)))
-    restless = pd.Series(np.where(day % 2 == 0, 0.31, -0.30))
-    assert not answer(time, restless), (
-        "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a "
-        "few days"
+    monday = pd.DataFrame(
+        {
+            "request_id": ["a", "a", "b"],
+            "driver_id": [1, 2, 1],
+            "conv_rate": [0.5, np.nan, 0.7],
+            "trip_completed": [1.0, np.nan, np.nan],
+        }
     )
-    assert answer(time, even), "an equal model is no worse, and may replace the champion"
-    assert answer(time, even - ACCEPTANCE.no_worse / 2), (
-        "a loss smaller than `no_worse` is allowed, day by day"
+    new = monday.tail(1).assign(request_id="c", conv_rate=0.9)
+    tuesday = pd.concat([monday.assign(trip_completed=1.0), new], ignore_index=True)
+    changed = tuesday.assign(conv_rate=[0.5, np.nan, 0.8, 0.9])
+    features = ["conv_rate"]
+    assert answer(monday, tuesday, features), "only labels and a new booking have come"
+    assert not answer(monday, changed, features), "a feature of booking b has become 0.8"
+    assert answer(monday, tuesday[::-1], features), "the same rows in another order are the same"
+    assert not answer(monday, tuesday.assign(conv_rate=0.5), features), (
+        "a value that was missing on Monday stands there on Tuesday"
     )
-    assert not answer(time, even - 2 * ACCEPTANCE.no_worse), (
-        "a steady loss of twice `no_worse` is too much"
-    )
-    assert not answer(time[:200], even[:200] + 0.5), (
-        "one day is no evidence: the interval is None, and the champion stays"
-    )
+    assert not answer(monday, tuesday[tuesday.request_id != "b"], features), "booking b is gone"

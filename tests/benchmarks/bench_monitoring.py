@@ -28,7 +28,7 @@ import psutil
 import pyarrow as pa
 from serving import load, services
 
-from mlops_course import project, training, world
+from mlops_course import models, project, world
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.monitoring import MonitoringSettings
 from mlops_course.problem import ACCEPTANCE, CONTRACT
@@ -87,7 +87,7 @@ def candidates_of(tables: dict[str, pd.DataFrame], hours: pd.DataFrame) -> pd.Da
 def served(rows: pd.DataFrame, model, seed: int) -> pd.DataFrame:
     "The rows with the champion's score, and its choice: the best, or in a share of requests a drawn one."
     known, rng = rows[FEATURES].notna().any(axis=1), np.random.default_rng(seed)
-    rows = rows.assign(score=np.where(known, training.probability(model, rows), np.nan))
+    rows = rows.assign(score=np.where(known, models.probability(model, rows), np.nan))
     number = pd.factorize(rows.request_id)[0]
     drawn = rng.random(number.max() + 1)[number] < EXPLORE
     rank = np.where(drawn, rng.random(len(rows)), rows.score.fillna(-1))
@@ -121,7 +121,7 @@ def traffic(size: Size, seed: int, drifts: tuple[str, ...] = DRIFTS, live: bool 
         made[scenario] = candidates_of(days, pd.concat([*recent, days["driver_stats"]]))
     until = before.event_timestamp.max().ceil("D") - pd.Timedelta(days=size.test)
     labelled = before[(before.event_timestamp < until) & before.trip_completed.notna()]
-    champion = training.fit("gradient boosting", labelled, 7)
+    champion = models.fit("gradient boosting", labelled, 7)
     return until, {name: served(rows, champion, seed) for name, rows in made.items()}
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from company import CLOCK, KNOWN, NAMES
 
-from mlops_course import asof, data, features, project, registry, telemetry, training
+from mlops_course import asof, data, features, project, registry, search, telemetry, training
 from mlops_course.problem import CONTRACT
 
 MARKS = "-a?b%41 %s%(h)s $HOME ~ &d=e;f, *g [h] 'i\" #j k é e\u0301 😀 <l>|m!(n)^`o`."
@@ -93,7 +93,7 @@ def test_a_feature_store_is_built_asked_and_added_to(place):
 def test_logs_are_searched_there_and_nowhere_else(place):
     telemetry_line(place, "data")
 
-    assert [line["stage"] for line in telemetry.search(place, telemetry.Wanted()).lines] == ["data"]
+    assert [line["stage"] for line in search.search(place, search.Query()).lines] == ["data"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
@@ -111,7 +111,7 @@ def test_a_source_is_read(place, kind, monkeypatch):
 def test_a_training_table_is_kept_and_read_again(place):
     frame = pd.DataFrame({"a": [1.0]})
 
-    assert training.kept(training.keep(frame, place / "snapshots"), place / "snapshots").equals(frame)
+    assert training.load_snapshot(training.save_snapshot(frame, place / "snapshots"), place / "snapshots").equals(frame)
 
 
 def test_prometheus_finds_its_rules(place):

@@ -46,7 +46,7 @@ def trips(rows: int = 200) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def estimators() -> dict:
-    from mlops_course.training import ClippedRegression
+    from mlops_course.models import ClippedRegression
 
     spline = make_pipeline(SimpleImputer(), StandardScaler(), SplineTransformer(n_knots=4), LogisticRegression())
     boosting = HistGradientBoostingClassifier(max_iter=5, random_state=7)
@@ -317,6 +317,37 @@ def test_each_trusted_type_is_here_and_has_a_reason():
 
 
 # --- loaded as it was registered, or not at all ----------------------------------------------------
+
+
+def as_saved_before(model, name: str = "ClippedRegression") -> bytes:
+    "The file of a model from the time when its class, of that name, was in the module `training`."
+    source, packed = zipfile.ZipFile(io.BytesIO(registry.canonical(skops.io.dumps(model)))), io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as target:
+        for entry in source.namelist():
+            text = source.read(entry).replace(b'"mlops_course.models"', b'"mlops_course.training"')
+            target.writestr(entry, text.replace(b'"ClippedRegression"', f'"{name}"'.encode()))
+    return packed.getvalue()
+
+
+def test_a_model_that_was_registered_before_its_class_moved_is_loaded_as_it_was(client):
+    rows, label = trips()
+    model = estimators()["clipped"].fit(rows, label)
+    run = tracked(client, model)
+    (registry.artifacts(client, run) / "model/model.skops").write_bytes(old := as_saved_before(model))
+    version = registry.register(client, run, "key of old")
+    registry.promote(client, version)
+
+    loaded = registry.load(client)
+
+    assert b"mlops_course.training" in old and loaded.digest == sha256(old).hexdigest()
+    assert (loaded.probability(rows) == model.predict_proba(rows)[:, 1]).all()
+
+
+def test_only_the_class_that_has_moved_is_looked_for_in_another_place():
+    file = as_saved_before(estimators()["clipped"].fit(*trips()), "Regression")
+
+    with pytest.raises(registry.UntrustedModel, match=r"mlops_course\.training\.Regression"):
+        registry.loads(file)
 
 
 def test_a_registered_model_is_loaded_with_its_names(client):

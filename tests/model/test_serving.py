@@ -9,7 +9,6 @@ import shutil
 import threading
 import time
 import warnings
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -17,8 +16,6 @@ from datetime import datetime, timedelta
 import company
 import pytest
 from company import CLOCK, EMPTY, KNOWN, NAMES, PARTIAL, STALE, TWINS, UNKNOWN
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 from traffic import ages, days_of
@@ -242,57 +239,6 @@ def test_a_candidate_who_is_named_twice_counts_once(client):
 
 
 # --- exploration ------------------------------------------------------------------------------------
-
-some_scores = st.lists(st.none() | st.sampled_from([0.1, 0.5, 0.5, 0.9]) | st.floats(0, 1), min_size=1, max_size=12)
-shares = st.sampled_from([0, 1]) | st.floats(0, 1)
-
-
-@given(st.text(min_size=1), some_scores, shares)
-def test_a_choice_is_one_of_those_with_a_score_and_the_same_at_each_try(request_id, scores, explore):
-    drivers = list(range(7, 7 + len(scores)))
-
-    choice = serving.choose(request_id, drivers, scores, explore)
-
-    assert choice == serving.choose(request_id, drivers, scores, explore)
-    if all(score is None for score in scores):
-        assert choice == (None, False, None)
-    else:
-        assert scores[choice.place] is not None
-        assert 0 <= choice.propensity <= 1
-        assert not (explore == 0 and choice.explored)
-        assert choice.explored or scores[choice.place] == max(s for s in scores if s is not None)
-
-
-@given(st.text(min_size=1), some_scores, shares, st.randoms(use_true_random=False))
-def test_the_order_of_candidates_changes_nothing(request_id, scores, explore, shuffle):
-    pairs = list(enumerate(scores, start=7))
-    mixed = shuffle.sample(pairs, len(pairs))
-
-    one = serving.choose(request_id, *map(list, zip(*pairs, strict=True)), explore)
-    other = serving.choose(request_id, *map(list, zip(*mixed, strict=True)), explore)
-
-    assert one[1:] == other[1:]
-    assert (one.place is None) == (other.place is None)
-    assert one.place is None or pairs[one.place] == mixed[other.place]
-
-
-@settings(max_examples=15, deadline=None)
-@given(some_scores.filter(lambda scores: any(s is not None for s in scores)), st.sampled_from([0, 0.05, 0.3, 1]))
-def test_each_candidate_is_chosen_as_often_as_its_propensity_says(scores, explore):
-    n, drivers = 4_000, list(range(len(scores)))
-
-    choices = [serving.choose(f"id {i}", drivers, scores, explore) for i in range(n)]
-
-    known = [i for i, score in enumerate(scores) if score is not None]
-    told = {choice.place: choice.propensity for choice in choices}
-    best = max(known, key=lambda i: scores[i])
-    assert sum(told.get(i, explore / len(known)) for i in known) == pytest.approx(1)
-    counted = Counter(choice.place for choice in choices)
-    for place in known:
-        propensity = explore / len(known) + (1 - explore) * (place == best)
-        assert told.get(place, propensity) == pytest.approx(propensity)
-        assert abs(counted[place] / n - propensity) < 5 * (propensity * (1 - propensity) / n) ** 0.5 + 1e-9
-    assert abs(sum(choice.explored for choice in choices) / n - explore) < 5 * (explore * (1 - explore) / n) ** 0.5 + 1e-9
 
 
 def test_a_drawn_answer_says_so_and_its_propensity_is_logged(ground):

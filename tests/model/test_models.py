@@ -1,0 +1,114 @@
+"""The split is by time, every recipe gives probabilities, and the metrics keep their bounds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops_course import models, registry
+from mlops_course.problem import ENTITY, FEATURES, KNOWN, LABEL, TIME
+from mlops_course.project import UserError
+from mlops_course.toy import company
+
+FRAME, _ = company(days=35)
+
+
+def test_a_label_counts_only_from_when_it_was_known():
+    frame = FRAME
+    windows = models.windows_of(frame, test_days=14, validation_days=7)
+
+    for name, part in models.split(frame, windows).items():
+        end = {"train": windows.validation, "validation": windows.test, "test": windows.end}[name]
+        assert (part[KNOWN] <= end).all() and (part[TIME] < end).all()
+    late = frame[LABEL].notna() & (frame[TIME] < windows.test) & (frame[KNOWN] > windows.test)
+    assert late.any()
+    assert not models.labelled(frame, None, windows.test).index.intersection(frame.index[late]).size
+
+
+def test_every_recipe_lives_with_missing_values_and_gives_probabilities():
+    rows = FRAME.dropna(subset=[LABEL]).head(400)
+    holes = rows.assign(
+        **{FEATURES[0]: rows[FEATURES[0]].where(rows.index % 3 == 0), FEATURES[2]: rows[FEATURES[2]].where(rows.index % 5 == 0)}
+    )
+    unknown = rows.assign(**dict.fromkeys(FEATURES, np.nan))
+
+    for name in models.recipes(7):
+        model = models.fit(name, holes, 7)
+        for asked in (rows, holes, unknown):
+            score = models.probability(model, asked)
+            assert ((score >= 0) & (score <= 1)).all(), name
+
+
+def test_the_seeds_elastic_net_never_promises_more_than_everything():
+    rows = FRAME.dropna(subset=[LABEL]).head(2000)
+    model = models.fit("elastic net", rows.assign(**{LABEL: (rows[FEATURES[0]] > 0.6).astype(float)}), 7)
+    extreme = pd.DataFrame([[5.0, 1, 9], [-5.0, 1, 9]], columns=FEATURES)
+
+    assert models.probability(model, extreme).tolist() == [1.0, 0.0]
+
+
+def test_the_same_rows_and_seed_give_the_same_model_bytes(tmp_path):
+    rows = FRAME.dropna(subset=[LABEL]).head(3000)
+
+    for name in models.recipes(7):
+        digests = {registry.save_model(models.fit(name, rows, 7), tmp_path / f"{name}{i}", tuple(FEATURES)) for i in range(2)}
+        assert len(digests) == 1, name
+
+
+def test_the_driver_with_few_trips_is_held_near_the_average():
+    train = pd.DataFrame({ENTITY: [1] * 100 + [2], LABEL: [1.0] * 50 + [0.0] * 50 + [1.0]})
+
+    one, two, stranger = models.per_entity(train, pd.DataFrame({ENTITY: [1, 2, 3]}))
+
+    assert one == pytest.approx(0.5, abs=0.01)
+    assert 0.5 < two < 0.55
+    assert stranger == train[LABEL].mean()
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
+def test_metrics_stay_within_their_bounds(rows):
+    label, score = (np.array(column, float) for column in zip(*rows, strict=True))
+
+    found = models.measure(label, score)
+
+    assert 0 <= found["mae"] <= found["rmse"] + 1e-12 <= 1 + 1e-9
+    assert 0 <= found["calibration_error"] <= 1
+    assert found["log_loss"] >= 0
+    assert found["auc"] is None if len(set(label)) < 2 else 0 <= found["auc"] <= 1
+
+
+def test_metrics_of_nothing_are_not_measurable():
+    assert set(models.measure([], []).values()) == {None}
+
+
+def test_a_perfect_promise_has_no_calibration_error_and_a_wrong_one_has():
+    draw = np.random.default_rng(0)
+    score = draw.random(20_000)
+    label = draw.random(20_000) < score
+
+    assert models.measure(label, score)["calibration_error"] < 0.02
+    assert models.measure(label, score**3)["calibration_error"] > 0.15
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), min_size=1, max_size=40))
+def test_the_area_under_the_curve_counts_the_pairs_in_order_ties_by_half_and_is_none_for_one_class(rows):
+    label, score = np.array(rows).T
+
+    found = models.measure(label, score / 6)["auc"]
+
+    pairs = np.sign(np.subtract.outer(score[label == 1], score[label == 0]))
+    assert found is None if not pairs.size else found == pytest.approx((pairs.mean() + 1) / 2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
+def test_the_log_loss_is_the_mean_of_its_rows(rows):
+    label, score = (np.array(column, float) for column in zip(*rows, strict=True))
+
+    assert models.measure(label, score)["log_loss"] == pytest.approx(models.row_log_loss(label, score).mean())
+
+
+def test_days_to_train_on_must_be_left_before_the_validation():
+    with pytest.raises(UserError, match="no day is left to train on"):
+        models.windows_of(FRAME, test_days=14, validation_days=5, train_days=5)
