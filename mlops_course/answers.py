@@ -302,12 +302,12 @@ def _today(
 
 def _others(lesson: Path | None) -> list[Lesson]:
     "The notebooks of today beside a lesson; one that cannot be read has nothing for it."
-    found = []
+    lessons = []
     for page in _pages():
         if page != lesson:
             with suppress(OSError, project.UserError):
-                found.append(Lesson(page.read_bytes(), page.name))
-    return found
+                lessons.append(Lesson(page.read_bytes(), page.name))
+    return lessons
 
 # %% ../notebooks/902_answers.ipynb #112afeb5
 def _bring(

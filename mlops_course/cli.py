@@ -38,7 +38,7 @@ if _foreign:
 import typer
 from typer.core import TyperGroup
 
-from . import project, stages, telemetry
+from . import project, search, stages, telemetry
 from .files import atomic_write, is_full, unwritten, write_json
 
 # %% ../notebooks/91_command_line.ipynb #8a5e2549
@@ -609,7 +609,7 @@ def _plain(value) -> str:
     if isinstance(value, dict):
         return ""
     return (
-        telemetry.in_one_line(
+        search.in_one_line(
             ", ".join(map(str, value))
             if isinstance(value, list)
             else str("" if value is None else value)
@@ -674,7 +674,7 @@ def trace(
     except registry.UnknownVersion:
         shown = project.in_make("ui", file)
         raise project.UserError(
-            f"{telemetry.in_one_line(which)} is no request, version, alias or run of this "
+            f"{search.in_one_line(which)} is no request, version, alias or run of this "
             f"environment: `{shown}` shows its models"
         ) from None
 
@@ -702,7 +702,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     folder = _mlflow(file)
     _check_given(run_id, "a run id, as `mlops-course trace champion` shows it")
     typer.echo(spoken_of(file))
-    was, now = training.reproduce(folder, telemetry.in_one_line(run_id))
+    was, now = training.reproduce(folder, search.in_one_line(run_id))
     if was != now:
         raise project.UserError(
             f"the model differs: {was[:12]} was registered, {now[:12]} came out"
@@ -710,7 +710,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(f"the same model: digest {now}")
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
-from . import services, supervision
+from . import services, supervision, web
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -741,7 +741,7 @@ def _service(
     }
     out = folder.resolve() if folder else project.root() / told.out
     if starts:
-        _check_door(out, section, values)
+        _check_address(out, section, values)
     module = importlib.import_module(f"mlops_course.{section}")
     chosen = project.validated(
         getattr(module, model), values, f"the section `{section}` of {file}, and --set"
@@ -749,20 +749,20 @@ def _service(
     return module, (out, chosen, told.name)
 
 # %% ../notebooks/91_command_line.ipynb #5f099437
-def _check_door(out: Path, name: str, values: dict) -> None:
+def _check_address(out: Path, name: str, values: dict) -> None:
     "Raise `UserError` before seconds of imports, if a service cannot listen where it will."
     host, port = values.get("host", "127.0.0.1"), str(values.get("port"))
     # what is no host or no port is refused later
     if isinstance(host, str) and re.fullmatch("[0-9]{1,5}", port):
-        services.key_for(host)
-        with services.present(out, name, host, int(port)):
+        web.key_for(host)
+        with web.present(out, name, host, int(port)):
             pass
 
 
 def _check_built(folder: Path) -> None:
     "Raise an error if a service has no build to stand on, or no place to write to."
     check_writable(folder)
-    services.check_built(folder)
+    web.check_built(folder)
 
 # %% ../notebooks/91_command_line.ipynb #c3051b37
 @app.command()
@@ -828,7 +828,7 @@ def retrain(
     retraining, (folder, told, _) = _service(
         file, "retraining", "RetrainingSettings", host, port, None, None, starts=False
     )
-    number = retraining.ask(services.address_of(told.host, told.port), reason, folder)
+    number = retraining.ask(web.address_of(told.host, told.port), reason, folder)
     typer.echo(f"case {number}: `{_typed('status', file)}` tells its story")
 
 # %% ../notebooks/91_command_line.ipynb #0fa41cce
@@ -846,7 +846,7 @@ def live_on(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         # a key that cannot be used is said now
-        history, _ = live.history_of(file), services.key_shown()
+        history, _ = live.history_of(file), web.key_shown()
         with supervision.running(folder, "live"):
             with stages.building(folder):  # it takes back what was made since the build
                 live.prepare(folder, history)
@@ -1036,36 +1036,35 @@ def _moment(text: str | None) -> datetime | timedelta | None:
         ) from None
 
 # %% ../notebooks/91_command_line.ipynb #7e2b0f1d
-def _wanted(
+def _query(
     level: str | None, since: str | None, until: str | None, **more: str | None
-) -> telemetry.Wanted:
+) -> search.Query:
     "What is looked for. Raises `UserError` on a level or a time that nobody knows."
     given = {"level": level, "since": since, "until": until, **more}
     if empty := [f"--{name}" for name, value in given.items() if value == ""]:
         raise project.UserError(f"{' and '.join(empty)} has no value: give one, or leave it out")
-    if level not in (None, *telemetry.LEVELS):
+    if level not in (None, *search.LEVELS):
         raise project.UserError(
-            f"there is no level {telemetry.in_one_line(level)}; there are "
-            f"{', '.join(telemetry.LEVELS)}"
+            f"there is no level {search.in_one_line(level)}; there are {', '.join(search.LEVELS)}"
         )
     end = _moment(until)
     end = datetime.now(UTC) - end if isinstance(end, timedelta) else end
-    return telemetry.Wanted(level=level, since=_moment(since), until=end, **more)
+    return search.Query(level=level, since=_moment(since), until=end, **more)
 
 # %% ../notebooks/91_command_line.ipynb #9b6d4125
-def _print_found(console, found: telemetry.Found) -> None:
-    _print_lines(console, found)
+def _print_found(console, matches: search.Matches) -> None:
+    _print_lines(console, matches)
     for answers, what in [(False, "lines of the logs"), (True, "answers, by the course's clock")]:
-        if len(bars := telemetry.histogram(found, answers)) > 1:
+        if len(bars := search.histogram(matches, answers)) > 1:
             console.print(f"\n{sum(bar.lines for bar in bars):,} {what}", style="bold")
-            console.print(telemetry.drawn(bars), end="")
-    broken = f"; {found.broken:,} broken or not yet whole" if found.broken else ""
-    console.print(f"{found.count:,} lines found, {len(found.lines):,} shown{broken}")
+            console.print(search.drawn(bars), end="")
+    broken = f"; {matches.broken:,} broken or not yet whole" if matches.broken else ""
+    console.print(f"{matches.count:,} lines found, {len(matches.lines):,} shown{broken}")
 
 
-def _print_lines(console, found: telemetry.Found) -> None:
-    for line in found.lines:
-        console.print(telemetry.readable(line))
+def _print_lines(console, matches: search.Matches) -> None:
+    for line in matches.lines:
+        console.print(search.readable(line))
 
 # %% ../notebooks/91_command_line.ipynb #cfa12110
 @app.command()
@@ -1098,17 +1097,17 @@ def logs(
     "Search what stages and services have logged, and the online service's answers."
     from rich.console import Console
 
-    wanted = _wanted(
+    query = _query(
         level, since, until, request=request, run=run, stage=stage, service=service, text=text
     )
     out = folder.resolve() if folder else project.root() / project.environment(file).out
     console = Console(highlight=False, soft_wrap=True)
-    if not telemetry.log_files(out, telemetry.Wanted()):
+    if not search.log_files(out, search.Query()):
         raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
     if not folder:
         typer.echo(spoken_of(file))
-    looks = telemetry.follow(out, wanted) if follow else None
-    found = telemetry.search(out, wanted, most)
-    _print_found(console, found)
+    looks = search.follow(out, query) if follow else None
+    matches = search.search(out, query, most)
+    _print_found(console, matches)
     for look in looks or []:
         _print_lines(console, look)

@@ -110,7 +110,7 @@ def _notes() -> Path:
 # %% ../notebooks/90_exercises.ipynb #4512e125
 def _remember(result: Result) -> None:
     "Add a result to the learner's notes; a folder that cannot be written is no reason to stop."
-    if os.environ.get(stages._BUILDING):
+    if os.environ.get(stages.BUILDING):
         return
     line = {
         "numbering": NUMBERING,
@@ -155,7 +155,8 @@ def _attempts() -> tuple[list[Attempt], list[str]]:
     text = notes.read_text(encoding="utf-8", errors="replace") if notes.is_file() else ""
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            attempts[line] = _attempt(line)
+            if line.strip():
+                attempts[line] = _attempt(line)
         except Exception:  # whatever stands there
             place = f"{project.shown(notes)}, line {number}"
             broken.append(f"{place} is not the result of a check: it does not count")

@@ -71,19 +71,19 @@ def _(answer):
         source = answer(str(file))
         assert hasattr(source, "separator"), "give back a `Source`"
         source = Source(**source.model_dump())  # the lesson has a class `Source` of its own
-        came = ingest(source, STATISTICS)
-    hours = came.frame.datetime.tolist()
+        batch = ingest(source, STATISTICS)
+    hours = batch.frame.datetime.tolist()
     moment = pd.Timestamp("2026-01-05T02:00Z")
     assert moment + pd.Timedelta(hours=7) not in hours, (
         "09:00 in Ho Chi Minh City was read as 09:00 in UTC, seven hours too late"
     )
-    assert len(came.refused) == 0, (
-        f"rows were refused: {came.refused.reason.iloc[0]}, in {came.refused.column.iloc[0]}"
+    assert len(batch.refused) == 0, (
+        f"rows were refused: {batch.refused.reason.iloc[0]}, in {batch.refused.column.iloc[0]}"
     )
     assert hours[0] == moment, (
         f"05/01 is the fifth of January, 09:00 there is 02:00 in UTC; you read {hours[0]}"
     )
-    assert came.frame.conv_rate.tolist() == [0.71, 0.4], "0,71 is 0.71"
+    assert batch.frame.conv_rate.tolist() == [0.71, 0.4], "0,71 is 0.71"
     assert "operations" in source.owner, (
         "whom shall we ask about the file? It comes from driver operations"
     )
@@ -131,7 +131,7 @@ def _(answer):
     import pandas as pd
 
     nine = pd.Timestamp("2026-01-05T09:00Z")
-    told = [
+    reports = [
         (1001, 0.7),
         (1002, 0.4),
         (1002, 0.8),
@@ -141,7 +141,7 @@ def _(answer):
         (1004, 0.6),
         (1004, 0.9),
     ]
-    frame = pd.DataFrame(told, columns=["driver_id", "conv_rate"])
+    frame = pd.DataFrame(reports, columns=["driver_id", "conv_rate"])
     frame = frame.assign(datetime=nine, created=nine + pd.Timedelta(minutes=63))
     kept = answer(frame.copy())
     drivers = kept.driver_id.tolist()
@@ -203,26 +203,26 @@ _30_3 = exercise(
 def _(answer):
     from datetime import UTC, datetime, timedelta
 
-    at = lambda hour, minute=0: datetime(2026, 1, 5, hour, minute, tzinfo=UTC)
-    usual = [(at(8), at(9, 4)), (at(9), at(10, 3)), (at(10), at(11, 6))]
-    last = (at(11), at(20))
-    found = answer([*usual, last])
-    assert at(11) not in found, (
+    time = lambda hour, minute=0: datetime(2026, 1, 5, hour, minute, tzinfo=UTC)
+    usual = [(time(8), time(9, 4)), (time(9), time(10, 3)), (time(10), time(11, 6))]
+    last = (time(11), time(20))
+    overtaken = answer([*usual, last])
+    assert time(11) not in overtaken, (
         "the hour from 11:00 came eight hours late, but nothing newer was known then: it is "
         "the newest"
     )
-    assert found == [], "no newer hour was known before any of these rows"
-    late = [(at(8), at(10, 30)), (at(9), at(10, 3)), (at(10), at(11, 6))]
-    assert answer(late) == [at(8)], (
+    assert overtaken == [], "no newer hour was known before any of these rows"
+    late = [(time(8), time(10, 30)), (time(9), time(10, 3)), (time(10), time(11, 6))]
+    assert answer(late) == [time(8)], (
         "at 10:30 the hour from 9:00 was known already: that from 8:00 would take the driver "
         "back in time"
     )
-    assert answer(late[::-1]) == [at(8)], "the order of the file is no order of time"
-    both = [(at(8), at(12)), (at(9), at(12)), (at(10), at(12))]
-    assert answer(both) == [at(8), at(9)], (
+    assert answer(late[::-1]) == [time(8)], "the order of the file is no order of time"
+    both = [(time(8), time(12)), (time(9), time(12)), (time(10), time(12))]
+    assert answer(both) == [time(8), time(9)], (
         "three hours that became known together: only the newest of them is ever used"
     )
-    assert answer([(at(9), at(10)), (at(9), at(10) + timedelta(minutes=5))]) == [], (
+    assert answer([(time(9), time(10)), (time(9), time(10) + timedelta(minutes=5))]) == [], (
         "the same hour, written again: neither is newer"
     )
     assert answer([]) == [], "no rows, no late ones"
@@ -298,13 +298,13 @@ def _(answer):
     labels = pd.DataFrame(
         {"driver_id": [1001, 1001, 1001, 1001, 1002, 1002], "event_timestamp": times}
     )
-    told = answer(labels, statistics)
-    assert told != 0, (
+    leaks = answer(labels, statistics)
+    assert leaks != 0, (
         "0: of each row the hour had begun, but it was not over and not written. From when "
         "was the row known?"
     )
-    assert told == 3, (
-        f"the first three labels meet an hour that was not known yet, and you found {told}"
+    assert leaks == 3, (
+        f"the first three labels meet an hour that was not known yet, and you found {leaks}"
     )
     assert answer(labels[3:], statistics) == 0, (
         "a row that became known at the label's own moment, or before, is no cheating"
@@ -373,8 +373,8 @@ def _(answer):
         ten - hour,
         ten + 3 * hour,
     ]
-    told = answer(labels, features)
-    rates = dict(zip(told.n, told.conv_rate, strict=True))
+    joined = answer(labels, features)
+    rates = dict(zip(joined.n, joined.conv_rate, strict=True))
     assert 2 in rates, "label 2 was lost: driver 1009 is new, and her trip happened all the same"
     assert 4 in rates, (
         "label 4 was lost: nothing was known yet at 09:00, and the trip happened all the same"
@@ -388,9 +388,9 @@ def _(answer):
     assert (rates[0], rates[1], rates[5]) == (0.3, 0.6, 0.3), (
         "some labels have a row that is not the newest one known"
     )
-    assert len(told) == 6, f"6 labels went in, {len(told)} rows came out"
-    assert told.n.tolist() == list(range(6)), (
-        f"the labels came back in another order: {told.n.tolist()}"
+    assert len(joined) == 6, f"6 labels went in, {len(joined)} rows came out"
+    assert joined.n.tolist() == list(range(6)), (
+        f"the labels came back in another order: {joined.n.tolist()}"
     )
     mixed = answer(labels.sort_values("driver_id"), features)
     assert mixed.n.tolist() == list(range(6)), (
@@ -475,10 +475,10 @@ def _store(rows: dict):  # by driver: the moment at which the row became known, 
     from feast.protos.feast.types.Value_pb2 import Value
 
     def read(config, view, keys, names):
-        found = [rows.get(key.entity_values[0].int64_val) for key in keys]
+        known = [rows.get(key.entity_values[0].int64_val) for key in keys]
         return [
             (row[0], {name: Value(double_val=row[1]) for name in names}) if row else (None, None)
-            for row in found
+            for row in known
         ]
 
     class Store:
@@ -526,12 +526,12 @@ def _(answer):
     monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
     store = _store({1001: (monday, 0.5), 1002: (monday + timedelta(days=6), 0.5)})
     ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
-    told = answer(store, ids, sunday)
-    assert told != 3, (
+    known = answer(store, ids, sunday)
+    assert known != 3, (
         "`online` gives a row also for a driver of whom nothing is known: count those who "
         "have features"
     )
-    assert told == 2, (
+    assert known == 2, (
         "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have "
         "features; the time to live is 7 days"
     )
@@ -558,8 +558,8 @@ _32_2 = exercise(
             "`known[CONTRACT.entity]`, not with `ids`."
         ),
         (
-            "`found = dict(zip(known.driver_id, model(...), strict=True))`, then "
-            "`{i: found.get(i) for i in ids}`. Never ask about no rows."
+            "`by_driver = dict(zip(known.driver_id, model(...), strict=True))`, then "
+            "`{i: by_driver.get(i) for i in ids}`. Never ask about no rows."
         ),
     ],
     solution="""
@@ -569,8 +569,8 @@ _32_2 = exercise(
 
         known = online(store, ids, at).dropna()
         scores = model(known[list(CONTRACT.features)]) if len(known) else []
-        found = dict(zip(known[CONTRACT.entity], scores, strict=True))
-        return {i: found.get(i) for i in ids}
+        by_driver = dict(zip(known[CONTRACT.entity], scores, strict=True))
+        return {i: by_driver.get(i) for i in ids}
     """,
     wrong="""
     def scored(store, model, ids, at):
@@ -601,14 +601,14 @@ def _(answer):
         assert table.notna().all(axis=None), "the model was asked about a driver without features"
         return table.conv_rate.tolist()
 
-    told = answer(store, model, [1777, 1001, 1002], monday)
-    assert told.get(1777) != 0, (
+    scores = answer(store, model, [1777, 1001, 1002], monday)
+    assert scores.get(1777) != 0, (
         "driver 1777 is new: that nothing is known of her is not a rate of 0"
     )
-    assert told.get(1777) is None, (
+    assert scores.get(1777) is None, (
         "driver 1777 is new and has no features: the score in her place is somebody else's score"
     )
-    assert told == {1777: None, 1001: 0.9, 1002: 0.3}, (
+    assert scores == {1777: None, 1001: 0.9, 1002: 0.3}, (
         "each driver keeps her own score, also with a new driver among them"
     )
     assert answer(store, model, [1003, 1001], monday) == {1003: 0.6, 1001: 0.9}, (
@@ -656,8 +656,8 @@ def _(answer):
     frame = pd.DataFrame({"driver_id": [1001, 1001, 1001, 1002, 1002, 1003, 1004, 1005]})
     frame["known_at"] = until + pd.Series([-3, -1, 1, -2, -5, -9, 0, -7]) * day
     frame["conv_rate"] = [0.5, 0.6, 0.7, 0.4, 0.3, 0.8, 0.2, 0.1]
-    told = answer(frame, until, 7 * day)
-    online = dict(zip(told.driver_id, told.conv_rate, strict=True))
+    written = answer(frame, until, 7 * day)
+    online = dict(zip(written.driver_id, written.conv_rate, strict=True))
     assert online.get(1001) != 0.7, (
         "the service would know a row of driver 1001 that becomes known a day after `until`"
     )
@@ -674,7 +674,7 @@ def _(answer):
     assert online.get(1005) == 0.1, (
         "a row that is as old as the time to live, and no older, may still be used"
     )
-    assert len(told) == len(online), "one row a driver"
+    assert len(written) == len(online), "one row a driver"
     assert len(answer(frame[:0], until, 7 * day)) == 0, (
         "no statistics: nothing goes online, and nothing stops"
     )

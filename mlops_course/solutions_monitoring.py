@@ -125,7 +125,7 @@ def _(answer):
     import tempfile
     from pathlib import Path
 
-    told = [
+    events = [
         ("finished", "data", 3.5),
         ("finished", "training", 21.0),
         ("failed", "batch", 60.0),
@@ -135,7 +135,7 @@ def _(answer):
         file = Path(folder) / "pipeline.jsonl"
         lines = [
             json.dumps({"event": f"stage {event}", "stage": stage, "seconds": seconds})
-            for event, stage, seconds in told
+            for event, stage, seconds in events
         ]
         file.write_text("\n".join(lines) + "\n")
         assert answer(file) != "batch", "batch has failed after 60 seconds; it never finished"
@@ -170,11 +170,11 @@ def _(answer):
     message="was started again",
 )
 def _(answer):
-    found = answer([100, 140, 10, 30])
-    assert found != -70, (
+    rise = answer([100, 140, 10, 30])
+    assert rise != -70, (
         "-70 requests in a minute: the service was started again after 140, and its counter with it"
     )
-    assert found == 70, f"40 before the restart and 30 after it are 70, not {found}"
+    assert rise == 70, f"40 before the restart and 30 after it are 70, not {rise}"
     assert answer([5, 9, 9, 12]) == 7, "without a restart it is the last reading less the first one"
     assert answer([5]) == 0 and answer([]) == 0, "one reading says nothing of a rise"
 
@@ -247,8 +247,10 @@ _61_2 = exercise(
 # %% ../notebooks/996_solutions_monitoring.ipynb #ad12cf1d
 @_61_2
 def _(answer):
-    found = answer([0, 0, 0, 8, 0, 0, 0], 1)
-    assert found > 15, f"{found:.1f}, not 16: the day with 8 is part of what it is compared with"
+    threshold = answer([0, 0, 0, 8, 0, 0, 0], 1)
+    assert threshold > 15, (
+        f"{threshold:.1f}, not 16: the day with 8 is part of what it is compared with"
+    )
     beside = answer([0, 0, 4, 8, 4, 0, 0], 1)
     assert beside == 16, f"{beside:.1f}, not 16: the days beside the window are in the rest"
     first = answer([8, 4, 0, 0, 0, 0], 1)
@@ -363,16 +365,18 @@ def _(answer):
 
     from mlops_course.monitoring import judge
 
-    told = answer()
-    assert told.missing <= 1, (
-        f"missing={told.missing:g} is more than all of them: it is a share, and 2 % is 0.02"
+    settings = answer()
+    assert settings.missing <= 1, (
+        f"missing={settings.missing:g} is more than all of them: it is a share, and 2 % is 0.02"
     )
-    assert told.window_requests == 300, f"the window has {told.window_requests:,} requests, not 300"
-    assert told.window_hours <= 48, (
-        f"a window may reach back {told.window_hours:g} hours; two days have 48"
+    assert settings.window_requests == 300, (
+        f"the window has {settings.window_requests:,} requests, not 300"
     )
-    assert told.min_labels <= 80, (
-        f"with 80 labels performance is not judged: it waits for {told.min_labels}"
+    assert settings.window_hours <= 48, (
+        f"a window may reach back {settings.window_hours:g} hours; two days have 48"
+    )
+    assert settings.min_labels <= 80, (
+        f"with 80 labels performance is not judged: it waits for {settings.min_labels}"
     )
     time = pd.Timestamp("2026-03-16T01:30Z")
     rows = pd.DataFrame(
@@ -391,10 +395,10 @@ def _(answer):
     )
     labels = pd.DataFrame({"trip_completed": [], "score": []})
     for gaps, alarm in [(1, False), (4, True)]:
-        found = judge(
-            rows.assign(conv_rate=rows.conv_rate.where(rows.index >= gaps)), labels, None, told
+        verdict = judge(
+            rows.assign(conv_rate=rows.conv_rate.where(rows.index >= gaps)), labels, None, settings
         )
-        assert found.detected["quality"] == alarm, (
+        assert verdict.detected["quality"] == alarm, (
             f"{gaps} of 100 driver-hours lack a feature: alarm should be {alarm}"
         )
 
@@ -490,22 +494,22 @@ _62_3 = exercise(
     hints=[
         "What is newest is said by a line's time, not by its place in the log.",
         "Sort by time, leave out what is after `now`, and collect the requests of each version.",
-        "`found.setdefault(version, []).append(request)`, and at the end `requests[-size:]`.",
+        "`by_version.setdefault(version, []).append(request)`, and at the end `requests[-size:]`.",
     ],
     solution="""
     def windows(lines, size, now):
-        found = {}
+        by_version = {}
         for version, time, request in sorted(lines, key=lambda line: line[1]):
             if time <= now:
-                found.setdefault(version, []).append(request)
-        return {version: requests[-size:] for version, requests in found.items()}
+                by_version.setdefault(version, []).append(request)
+        return {version: requests[-size:] for version, requests in by_version.items()}
     """,
     wrong="""
     def windows(lines, size, now):
-        found = {}
+        by_version = {}
         for version, time, request in lines[-size:]:
-            found.setdefault(version, []).append(request)
-        return found
+            by_version.setdefault(version, []).append(request)
+        return by_version
     """,
     message="a window of its own",
 )
@@ -514,14 +518,14 @@ _62_3 = exercise(
 @_62_3
 def _(answer):
     lines = [("1", 9.0, "a"), ("1", 9.1, "b"), ("2", 9.2, "c"), ("1", 9.3, "d")]
-    found = answer(lines, 2, 10.0)
-    assert found == {"1": ["b", "d"], "2": ["c"]}, (
-        f"{found}: each version has a window of its own, of its newest two requests"
+    windows = answer(lines, 2, 10.0)
+    assert windows == {"1": ["b", "d"], "2": ["c"]}, (
+        f"{windows}: each version has a window of its own, of its newest two requests"
     )
     late = answer([("1", 9.3, "d"), ("1", 9.0, "a"), ("1", 9.1, "b")], 2, 10.0)
     assert late == {"1": ["b", "d"]}, "a line that came late is not newer for it: look at its time"
     strange = answer([*lines, ("1", 2099.0, "z")], 2, 10.0)
-    assert strange == found, "what is dated after now takes no place in a window"
+    assert strange == windows, "what is dated after now takes no place in a window"
     assert answer([], 2, 10.0) == {}, "nobody has answered yet"
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #108a3ccd
@@ -568,15 +572,16 @@ _64_1 = exercise(
 def _(answer):
     from mlops_course.training import TrainingSettings
 
-    told = answer()
-    training = TrainingSettings(**told.training)
+    settings = answer()
+    training = TrainingSettings(**settings.training)
     assert training.test_days == 14, f"the test has {training.test_days} days, not 14"
-    early = 14 - told.fresh_days
+    early = 14 - settings.fresh_days
     assert early <= 0, (
-        f"after {told.fresh_days} fresh days a test of 14 days begins {early} days before the alert"
+        f"after {settings.fresh_days} fresh days a test of 14 days begins {early} days before the "
+        "alert"
     )
-    assert told.fresh_days == 14, (
-        f"{told.fresh_days} days are waited for, and the test needs only 14"
+    assert settings.fresh_days == 14, (
+        f"{settings.fresh_days} days are waited for, and the test needs only 14"
     )
     assert training.train_days == 10, (
         f"it learns from {training.train_days or 'all'} days, not from 10"
@@ -584,10 +589,10 @@ def _(answer):
     assert training.validation_days < 10, (
         "no day is left to train on: validation_days are among the train_days"
     )
-    assert told.pause_hours == 168, (
-        f"{told.pause_hours:g} hours lie between two cases; a week has 168"
+    assert settings.pause_hours == 168, (
+        f"{settings.pause_hours:g} hours lie between two cases; a week has 168"
     )
-    assert told.attempts == 2, f"a case may have {told.attempts} trainings, not 2"
+    assert settings.attempts == 2, f"a case may have {settings.attempts} trainings, not 2"
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #952f6cff
 _64_2 = exercise(
@@ -762,9 +767,9 @@ def _(answer):
         "one of two bookings never gets a label, so 95 of 100 never will: the answer is "
         f"None, not {half}"
     )
-    found = answer(trips(*[0.5] * 18, 5.5, None), 0.95)
-    assert found == 6, (
-        f"18 of 20 after half an hour, the 19th after five and a half: 6 hours, not {found}"
+    hours = answer(trips(*[0.5] * 18, 5.5, None), 0.95)
+    assert hours == 6, (
+        f"18 of 20 after half an hour, the 19th after five and a half: 6 hours, not {hours}"
     )
     assert answer(trips(1.0), 1) == 1, (
         "a label that comes after exactly an hour is there after an hour"
@@ -899,7 +904,7 @@ _65_3 = exercise(
 @_65_3
 def _(answer):
     drivers, chance = [1007, 1003, 1021], [0.5, 0.2, 0.3]
-    told = {"prediction": 1021, "propensity": 0.87}
+    logged = {"prediction": 1021, "propensity": 0.87}
     driver, propensity = answer(None, drivers, chance, 1003)
     assert driver == 1003, f"no answer: the old policy sends 1003, not {driver}"
     assert propensity != 1, (
@@ -909,11 +914,11 @@ def _(answer):
     assert propensity == 0.2, (
         f"the old policy drew driver 1003 with a probability of 0.2, not {propensity}"
     )
-    assert answer(told, drivers, chance, 1003) == (1021, 0.87), (
+    assert answer(logged, drivers, chance, 1003) == (1021, 0.87), (
         "with an answer, its driver and its propensity count"
     )
     for nobody in (None, 1999):
-        found = answer({**told, "prediction": nobody}, drivers, chance, 1003)
-        assert found == (1003, 0.2), (
-            f"an answer that names {nobody} is no answer: (1003, 0.2), not {found}"
+        taken = answer({**logged, "prediction": nobody}, drivers, chance, 1003)
+        assert taken == (1003, 0.2), (
+            f"an answer that names {nobody} is no answer: (1003, 0.2), not {taken}"
         )

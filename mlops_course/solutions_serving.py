@@ -128,18 +128,18 @@ def _(answer):
         }
     )
     rows[list(names)] = [[0.3, 0.5, 2], [np.nan] * 3, [0.9, 0.2, np.nan], [0.4, 0.8, 1]]
-    found = list(answer(champion, rows))
-    assert len(found) == 4, (
-        f"{len(found)} answers for 4 drivers: nobody can tell whose score is missing"
+    scores = list(answer(champion, rows))
+    assert len(scores) == 4, (
+        f"{len(scores)} answers for 4 drivers: nobody can tell whose score is missing"
     )
-    assert found[1] is None, (
+    assert scores[1] is None, (
         "nothing is known of 9999, and the score of the average driver looks like knowledge: None"
     )
-    assert found[2] is not None, (
+    assert scores[2] is not None, (
         "of 1001 only `avg_daily_trips` is missing: the model can live with that"
     )
-    assert found == [0.3, None, 0.9, 0.4], (
-        f"the scores in the order of the rows are 0.3, None, 0.9, 0.4, not {found}"
+    assert scores == [0.3, None, 0.9, 0.4], (
+        f"the scores in the order of the rows are 0.3, None, 0.9, 0.4, not {scores}"
     )
     assert list(answer(champion, rows[1:2])) == [None], (
         "a list of one unknown driver has one answer, None"
@@ -187,9 +187,9 @@ def _(answer):
     scores = pd.DataFrame({"driver_id": [1001, 1002, 1003, 9999], "score": [0.9, 0.4, 0.7, None]})
     scores["event_timestamp"] = now - pd.to_timedelta([180, 10, 60, 5], unit="min")
     scores["status"] = ["scored", "scored", "scored", "no features"]
-    found = answer(scores, now)
-    assert found != 1001, "1001 had the highest score three hours ago; perhaps she went home since"
-    assert found == 1003, (
+    best = answer(scores, now)
+    assert best != 1001, "1001 had the highest score three hours ago; perhaps she went home since"
+    assert best == 1003, (
         "1003 has the highest score of those that are at most an hour old; an hour is not too old"
     )
     assert answer(scores, now + pd.Timedelta(minutes=1)) == 1002, (
@@ -241,16 +241,16 @@ _51_1 = exercise(
 def _(answer):
     from mlops_course.policy import choose
 
-    told = answer()
-    assert told.cache_seconds <= 1, (
-        f"with cache_seconds={told.cache_seconds:g} an answer is up to an hour old while the "
+    settings = answer()
+    assert settings.cache_seconds <= 1, (
+        f"with cache_seconds={settings.cache_seconds:g} an answer is up to an hour old while the "
         "store is well"
     )
-    assert told.last_known_seconds >= 3600, (
-        f"after {told.last_known_seconds:g} s without the store there are no answers; an hour "
+    assert settings.last_known_seconds >= 3600, (
+        f"after {settings.last_known_seconds:g} s without the store there are no answers; an hour "
         "has 3,600"
     )
-    drawn = sum(choose(f"r-{i}", [1, 2], [0.9, 0.1], told.explore).explored for i in range(500))
+    drawn = sum(choose(f"r-{i}", [1, 2], [0.9, 0.1], settings.explore).explored for i in range(500))
     assert drawn == 0, f"{drawn} of 500 requests were drawn: `explore` is their share"
 
 # %% ../notebooks/995_solutions_serving.ipynb #6be1803a
@@ -390,9 +390,9 @@ def _(answer):
     assert answer(memory, down, 1001, 200, 300) == ({"conv_rate": 0.8}, True), (
         "200 s later the store is down: the last known features, degraded"
     )
-    found = answer(memory, down, 1001, 400, 300)
-    assert found == (None, True), (
-        f"after 400 s the answer was {found[0]}: features older than it may be decide about a trip"
+    reply = answer(memory, down, 1001, 400, 300)
+    assert reply == (None, True), (
+        f"after 400 s the answer was {reply[0]}: features older than it may be decide about a trip"
     )
     assert answer({}, down, 1002, 0, 300) == (None, True), (
         "nothing was ever known of 1002, and the store is down: None, degraded"

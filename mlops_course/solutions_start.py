@@ -40,10 +40,10 @@ from .questions import exercise
     message="still has 400 drivers",
 )
 def _(answer):
-    told, before = answer(), project.environment("env.yaml")
-    assert hasattr(told, "world"), "give back what `environment` makes"
-    assert told.world["drivers"] == 60, f"the company still has {told.world['drivers']} drivers"
-    assert {**told.world, "drivers": 0} == {**before.world, "drivers": 0}, (
+    small, before = answer(), project.environment("env.yaml")
+    assert hasattr(small, "world"), "give back what `environment` makes"
+    assert small.world["drivers"] == 60, f"the company still has {small.world['drivers']} drivers"
+    assert {**small.world, "drivers": 0} == {**before.world, "drivers": 0}, (
         "the other settings of the world must stay"
     )
 
@@ -310,13 +310,13 @@ _11_1 = exercise(
     def monitoring():
         from mlops_course.services import Service
 
-        told = {"REFERENCE": "out/dev"}
+        variables = {"REFERENCE": "out/dev"}
         return Service(
             name="monitoring",
             command=("mlops-course", "monitor"),
             port=8309,
             health="/ready",
-            variables=told,
+            variables=variables,
             seconds=20,
         )
     """,
@@ -338,19 +338,19 @@ _11_1 = exercise(
 # %% ../notebooks/990_solutions_start.ipynb #03e1d034
 @_11_1
 def _(answer):
-    found = answer()
-    assert type(found).__name__ == "Service", "a `services.Service` was asked for"
-    assert found.command == ("mlops-course", "monitor"), (
+    service = answer()
+    assert type(service).__name__ == "Service", "a `services.Service` was asked for"
+    assert service.command == ("mlops-course", "monitor"), (
         "the command is the program and its argument, a string each; no shell reads it"
     )
-    assert found.health, "an open port is not yet a service: which path says that it can be used?"
-    assert (found.name, found.port, found.health) == ("monitoring", 8309, "/ready"), (
+    assert service.health, "an open port is not yet a service: which path says that it can be used?"
+    assert (service.name, service.port, service.health) == ("monitoring", 8309, "/ready"), (
         "name, port and path are in the drawing and in the question"
     )
-    assert found.variables == {"REFERENCE": "out/dev"}, (
+    assert service.variables == {"REFERENCE": "out/dev"}, (
         "its folder is a variable of its environment"
     )
-    assert found.seconds == 20, "it should be given 20 seconds, not a minute"
+    assert service.seconds == 20, "it should be given 20 seconds, not a minute"
 
 # %% ../notebooks/990_solutions_start.ipynb #603b93e1
 @exercise(

@@ -46,12 +46,12 @@ def _(answer):
         label = np.concatenate([np.arange(rows) % 10 < new, np.arange(rows) % 10 < old]).astype(int)
         return pd.Series(np.repeat(["new", "old"], rows)), label
 
-    found = answer(*company(5, 7, 200))
-    assert hasattr(found, "passed"), "give back the `Result` of the check"
-    assert found.passed is not True, (
+    result = answer(*company(5, 7, 200))
+    assert hasattr(result, "passed"), "give back the `Result` of the check"
+    assert result.passed is not True, (
         "new drivers completed 0.5 and old ones 0.7: the same promise to both is not equally honest"
     )
-    assert found.passed is False, "with 200 rows in each segment it can be measured"
+    assert result.passed is False, "with 200 rows in each segment it can be measured"
     assert answer(*company(6, 6, 200)).passed is True, (
         "where both segments complete 0.6, the promise of 0.6 is fair"
     )
@@ -111,8 +111,8 @@ def _(answer):
     def nearly_level(some):  # falls by 0.005 for a step of 0.05
         return 0.5 - 0.1 * some.conv_rate.to_numpy()
 
-    said = "on average the score rises, and for the drivers who convert best it falls"
-    assert answer(bent, rows, "conv_rate").passed is False, said
+    reason = "on average the score rises, and for the drivers who convert best it falls"
+    assert answer(bent, rows, "conv_rate").passed is False, reason
     assert answer(rising, rows, "conv_rate").passed is True, (
         "this score rises with `conv_rate` in every row"
     )
@@ -184,8 +184,8 @@ def _(answer):
             + 0.2 * ((some.conv_rate == rows.conv_rate.iloc[-1]) & (len(some) > 1)).to_numpy()
         )
 
-    found = answer(beside_the_mean, rows)
-    assert found.passed is False, (
+    result = answer(beside_the_mean, rows)
+    assert result.passed is False, (
         "each row is compared with the mean of the batch, so a driver alone always gets 0.5, "
         "and this passed"
     )
@@ -370,15 +370,15 @@ def _(answer):
 )
 def _(answer):
     thousand = [0.9] * 990 + [0.01] * 10
-    found = answer(thousand)
-    assert found != 1000, (
+    size = answer(thousand)
+    assert size != 1000, (
         "a thousand are the bookings; ten of them weigh ninety times as much as the others"
     )
-    assert found < 900, (
-        f"{found:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
+    assert size < 900, (
+        f"{size:,.0f}: a likely choice got the larger weight. The unlikely ones weigh more"
     )
-    assert abs(found - 43.57) < 0.1, (
-        f"{found:,.2f} is not the squared sum of the weights over the sum of their squares"
+    assert abs(size - 43.57) < 0.1, (
+        f"{size:,.2f} is not the squared sum of the weights over the sum of their squares"
     )
     assert abs(answer([0.2] * 50) - 50) < 1e-9, (
         "fifty equal weights are worth fifty bookings, whatever the propensity"
@@ -470,15 +470,17 @@ def _(answer):
 
     picked, logged = np.array([1, 2, 3, 4]), np.array([1, 2, 3, 9])
     propensity, completed = np.array([0.5, 0.5, 0.1, 0.5]), np.array([1.0, 1.0, 0.0, 1.0])
-    found = answer(picked, logged, propensity, completed)
-    assert found is not None, "they agree in three of four bookings, so it can be measured"
-    assert abs(found - 2 / 3) > 1e-9, (
+    estimate = answer(picked, logged, propensity, completed)
+    assert estimate is not None, "they agree in three of four bookings, so it can be measured"
+    assert abs(estimate - 2 / 3) > 1e-9, (
         "two of three is counted as if each agreement were equally likely; the third stands "
         "for ten bookings"
     )
-    assert abs(found - 1) > 1e-9, "divide by the sum of the weights, not by the number of bookings"
-    assert abs(found - 4 / 14) < 1e-9, (
-        f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {found:.3f}"
+    assert abs(estimate - 1) > 1e-9, (
+        "divide by the sum of the weights, not by the number of bookings"
+    )
+    assert abs(estimate - 4 / 14) < 1e-9, (
+        f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {estimate:.3f}"
     )
     assert answer(picked, logged, propensity, np.ones(4)) == 1, (
         "if all trips are completed, the share is 1"
@@ -539,7 +541,7 @@ _43_2 = exercise(
             "The mean is a statistic of two sums: `bootstrap_interval(time, "
             "[gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)`."
         ),
-        "`found is not None and found.low >= -ACCEPTANCE.no_worse`",
+        "`estimate is not None and estimate.low >= -ACCEPTANCE.no_worse`",
     ],
     solution="""
     def may_replace(time, gain):
@@ -547,8 +549,8 @@ _43_2 = exercise(
         from mlops_course.problem import ACCEPTANCE
         from mlops_course.policy import bootstrap_interval
 
-        found = bootstrap_interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)
-        return found is not None and found.low >= -ACCEPTANCE.no_worse
+        estimate = bootstrap_interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)
+        return estimate is not None and estimate.low >= -ACCEPTANCE.no_worse
     """,
     wrong="""
     def may_replace(time, gain):
@@ -733,12 +735,12 @@ _44_2 = exercise(
 # %% ../notebooks/994_solutions_training.ipynb #efaee1c2
 @_44_2
 def _(answer):
-    found = answer(["1", "2", "3", "rollback", "rollback"])
-    assert found != "3", (
+    champion = answer(["1", "2", "3", "rollback", "rollback"])
+    assert champion != "3", (
         "version 3 was rolled back, and the second rollback made it champion: a bad model "
         "came back by itself"
     )
-    assert found == "1", f"two rollbacks after 1, 2, 3 lead to version 1, not to {found}"
+    assert champion == "1", f"two rollbacks after 1, 2, 3 lead to version 1, not to {champion}"
     assert answer(["1", "2", "rollback", "4"]) == "4", (
         "a promotion after a rollback counts like any other"
     )

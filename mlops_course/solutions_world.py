@@ -171,15 +171,15 @@ def _(answer):
     )
     log["trip_completed"] = [1, 1, 0, 1]
     choice = pd.DataFrame({"request_id": ["d", "c", "b", "a"], "driver_id": [9, 3, 2, 1]})
-    found = answer(log, choice)
-    assert found != 2 / 3, (
+    estimate = answer(log, choice)
+    assert estimate != 2 / 3, (
         "this is a mean without weights: the trip that was chosen against the odds counts "
         "like the easy ones"
     )
-    assert found is None or abs(found - 4.5 / 14.5) > 1e-9, (
+    assert estimate is None or abs(estimate - 4.5 / 14.5) > 1e-9, (
         "booking d was made with driver 4, the choice is 9: it says nothing"
     )
-    assert found is not None and abs(found - 0.2) < 1e-9, (
+    assert estimate is not None and abs(estimate - 0.2) < 1e-9, (
         "weights 1.25, 1.25 and 10, and only the first two completed: 2.5 / 12.5"
     )
     assert answer(log, choice.assign(driver_id=9)) is None, (

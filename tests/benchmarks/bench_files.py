@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlops_course import data, telemetry
+from mlops_course import data, search
 from mlops_course.problem import STATISTICS
 
 ROWS, LINES, TURNS = 250_000, 200_000, 3
@@ -65,8 +65,8 @@ def main() -> dict:
         (folder / "logs").mkdir()
         (folder / "logs/serving.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         read = seconds(lambda: [json.loads(line) for line in lines])
-        wanted = {"one request": telemetry.Wanted(request=f"request {LINES - 1}"), "warnings": telemetry.Wanted(level="warning")}
-        searched = {what: seconds(lambda: telemetry.search(folder, which)) / read for what, which in wanted.items()}  # noqa: B023
+        wanted = {"one request": search.Query(request=f"request {LINES - 1}"), "warnings": search.Query(level="warning")}
+        searched = {what: seconds(lambda: search.search(folder, which)) / read for what, which in wanted.items()}  # noqa: B023
     print("| work | times what reading it takes | limit |\n| --- | ---: | ---: |")
     print(f"| clean {ROWS:,} rows, beside reading the Parquet file | {cleaned:.1f} | {LIMIT_CLEANED} |")
     for what, ratio in searched.items():

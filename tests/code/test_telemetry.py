@@ -1,7 +1,6 @@
-"""Logs that can be searched and tell no secrets, metrics of stages, and what Prometheus and Grafana are told."""
+"""Logs that many can write and that tell no secrets, metrics of stages, and what Prometheus and Grafana are told."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -9,7 +8,6 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
 import pandas as pd
 import pytest
@@ -17,12 +15,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from typer.testing import CliRunner
 
 from mlops_course import cli, project, stages, telemetry
 from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
-from mlops_course.telemetry import Wanted, follow, histogram, log, logging_to, masked, search
+from mlops_course.telemetry import log, logging_to, masked
 
 PLATFORM = project.root() / "platform"
 START = datetime(2026, 3, 16, 8, tzinfo=UTC)
@@ -238,285 +235,6 @@ def test_the_command_shows_the_events_of_its_own_run_also_when_the_log_is_rotate
     assert [event["event"] for event in cli._events(file, "ours")] == ["stage started", "stage finished"]
 
 
-# --- searching ---------------------------------------------------------------------------------------
-
-
-def put(file, *entries) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a", encoding="utf-8") as opened:
-        opened.writelines(entry if isinstance(entry, str) else json.dumps(entry) + "\n" for entry in entries)
-
-
-def entry(minute: float, event: str, level: str = "info", **more) -> dict:
-    return {"time": (START + timedelta(minutes=minute)).isoformat(), "event": event, "level": level, **more}
-
-
-@pytest.fixture
-def out(tmp_path):
-    "An environment with two runs, two requests, a rotated file, and answers."
-    put(tmp_path / "logs/pipeline.jsonl.1", entry(0, "stage started", service="pipeline", run="one", stage="data"))
-    put(
-        tmp_path / "logs/pipeline.jsonl",
-        entry(2, "stage failed", "error", service="pipeline", run="one", stage="data", error={"reason": "disk"}),
-        entry(60, "stage started", service="pipeline", run="two", stage="data"),
-        entry(61, "stage started", service="pipeline", run="two", stage="training"),
-    )
-    put(tmp_path / "logs/serving.jsonl", entry(30, "request refused", "warning", service="serving", request_id='b "ü" \\', error="a text"))
-    for number in range(3):
-        answer = {"time": entry(number, "")["time"], "latency_ms": 2.5, "request_id": f"request {number}", "version": "1"}
-        put(tmp_path / "serving/predictions/2026-03-16.jsonl", {**answer, "candidates": [{"driver_id": 1001, "score": 0.5}] * 20})
-    return tmp_path
-
-
-def events(found) -> list[str]:
-    return [line["event"] for line in found.lines]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        (Wanted(run="one"), ["stage started", "stage failed"]),
-        (Wanted(run="two", stage="training"), ["stage started"]),
-        (Wanted(run="three"), []),
-        (Wanted(stage="data"), ["stage started", "stage failed", "stage started"]),
-        (Wanted(service="pipeline", level="warning"), ["stage failed"]),
-        (Wanted(level="warning"), ["stage failed", "request refused"]),
-        (Wanted(level="error"), ["stage failed"]),
-        (Wanted(text='"disk"'), ["stage failed"]),
-        (Wanted(text="1001"), ["answer"] * 3),
-        (Wanted(request="request 1"), ["answer"]),
-        (Wanted(request="request"), []),
-        (Wanted(request='b "ü" \\'), ["request refused"]),
-        (Wanted(service="serving"), ["answer"] * 3 + ["request refused"]),
-        (Wanted(service="pipeline", since=START + timedelta(minutes=60)), ["stage started"] * 2),
-        (Wanted(service="pipeline", since=START + timedelta(minutes=1), until=START + timedelta(minutes=60)), ["stage failed"]),
-        (Wanted(level="info", until=START + timedelta(minutes=1)), ["answer", "stage started"]),
-    ],
-)
-def test_what_is_looked_for_is_found_and_nothing_else(out, wanted, expected):
-    found = search(out, wanted)
-
-    assert sorted(events(found)) == sorted(expected) and found.count == len(expected) and found.broken == 0
-
-
-def test_a_value_is_no_piece_of_sql(out):
-    assert search(out, Wanted(request="' OR true --")).count == 0
-    assert search(out, Wanted(text="' OR true --", run="';", stage="x'")).count == 0
-
-
-def test_an_answer_is_found_without_its_candidates(out):
-    (line,) = search(out, Wanted(request="request 2")).lines
-
-    assert line["latency_ms"] == 2.5 and line["version"] == "1" and "candidates" not in line
-
-
-def test_the_newest_lines_are_given_in_their_order_and_all_are_counted(out):
-    found = search(out, Wanted(service="pipeline"), most=2)
-
-    assert [(line["run"], line["stage"]) for line in found.lines] == [("two", "data"), ("two", "training")]
-    assert found.count == 4
-
-
-def test_a_span_counts_back_from_now_and_for_answers_from_the_newest(out):
-    put(out / "logs/pipeline.jsonl", {**entry(0, "just now"), "time": datetime.now(UTC).isoformat()})
-
-    assert sorted(events(search(out, Wanted(since=timedelta(seconds=90))))) == ["answer", "answer", "just now"]
-
-
-def test_broken_lines_are_counted_and_stop_nobody(out):
-    broken = [b'{"event": "ha\n', b"17\n", b'{"event": 1{"event": 2}\n', b"\x00\x00\n", b'{"event": "\xff\xfe"}\n', b'{"no end": 1']
-    with open(out / "logs/serving.jsonl", "ab") as file:
-        file.write(b"".join(broken[:3]) + b"\n\r\n" + b"".join(broken[3:5]))
-    put(out / "logs/serving.jsonl", entry(31, "still here", service="serving", much="x" * 3_000_000))
-    with open(out / "logs/serving.jsonl", "ab") as file:
-        file.write(broken[5])
-
-    found = search(out, Wanted())
-
-    assert found.broken == len(broken)
-    assert found.count == 9 and "still here" in events(found)
-
-
-def test_an_environment_without_logs_has_nothing_to_find(tmp_path):
-    assert search(tmp_path, Wanted()) == ([], 0, 0, [])
-
-
-def test_two_hundred_thousand_lines_are_searched(tmp_path):
-    lines_of = [json.dumps(entry(n / 200, "request refused", "info" if n % 10 else "warning", service="serving", request_id=f"request {n}"))
-                for n in range(200_000)]  # fmt: skip
-    put(tmp_path / "logs/serving.jsonl", "\n".join(lines_of) + "\n")
-
-    assert search(tmp_path, Wanted(request="request 199999")).count == 1
-    assert search(tmp_path, Wanted(level="warning")).count == 20_000
-    assert search(tmp_path, Wanted()).count == 200_000
-
-
-# --- following ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("lost", ["2026-01-01", "2026-03-16"])
-def test_a_file_that_is_deleted_while_it_is_searched_is_no_fault(tmp_path, monkeypatch, lost):
-    "Serving deletes old files of its log, and logs are rotated."
-    folder, files = tmp_path / "serving/predictions", telemetry.log_files
-    folder.mkdir(parents=True)
-    for day in ("2026-01-01", "2026-03-16"):
-        (folder / f"{day}.jsonl").write_text(json.dumps({"time": f"{day}T00:00:00+00:00", "request_id": day, "candidates": []}) + "\n")
-
-    def listed(*asked):
-        there = files(*asked)
-        (folder / f"{lost}.jsonl").unlink(missing_ok=True)
-        return there
-
-    monkeypatch.setattr(telemetry, "log_files", listed)
-
-    found = search(tmp_path, Wanted(since=timedelta(days=365)))
-
-    assert [line["request_id"] for line in found.lines] == [day for day in ("2026-01-01", "2026-03-16") if day != lost]
-
-
-def test_following_gives_what_comes_once_over_half_lines_and_rotation(out):
-    looks = follow(out, Wanted(service="pipeline"), seconds=0)
-    assert next(looks).count == 0
-
-    put(out / "logs/pipeline.jsonl", entry(70, "whole", service="pipeline"), '{"service": "pipeline", "event": ')
-    assert events(next(looks)) == ["whole"]
-    put(out / "logs/pipeline.jsonl", '"at last", "time": "2026-03-16T10:00:00Z"}\n')
-    os.replace(out / "logs/pipeline.jsonl", out / "logs/pipeline.jsonl.1")
-    put(
-        out / "logs/pipeline.jsonl",
-        entry(71, "in the new file", service="pipeline"),
-        entry(71, "of another", service="serving"),
-        "broken\n",
-    )
-    put(out / "logs/another.jsonl", entry(72, "a new file", service="pipeline"))
-
-    found = next(looks)
-    assert sorted(events(found)) == ["a new file", "at last", "in the new file"] and found.broken == 1
-    assert next(looks).count == 0
-
-
-# --- what a person sees ------------------------------------------------------------------------------
-
-
-def test_a_histogram_counts_every_line_in_bars_of_one_width(out):
-    bars = histogram(search(out, Wanted(service="pipeline")))
-
-    assert sum(bar.lines for bar in bars) == 4 and sum(bar.bad for bar in bars) == 1
-    assert {after.start - before.start for before, after in pairwise(bars)} == {timedelta(minutes=5)}
-    assert bars[0].start <= START and bars[-1].start <= START + timedelta(minutes=61)
-
-
-@pytest.mark.parametrize("minutes", [0, 1, 23, 24, 600, 100_000, 5_000_000])
-def test_a_histogram_has_few_bars_however_long_the_time(minutes):
-    found = telemetry.Found([], 2, 0, [(False, "info", f"{START + timedelta(minutes=m):%Y-%m-%dT%H:%M}", 1) for m in (0, minutes)])
-
-    assert 1 <= len(histogram(found)) <= 25
-    assert sum(bar.lines for bar in histogram(found)) == 2
-
-
-def test_answers_have_a_histogram_of_their_own(out):
-    found = search(out, Wanted())
-
-    assert sum(bar.lines for bar in histogram(found)) == 5
-    assert sum(bar.lines for bar in histogram(found, answers=True)) == 3
-
-
-def logs(*words) -> str:
-    told = CliRunner().invoke(cli.app, ["logs", *map(str, words)])
-    assert told.exit_code == 0, told.output
-    return re.sub(r"\x1b\[[0-9;]*m", "", told.output)
-
-
-def test_the_command_prints_lines_a_picture_and_counts(out):
-    put(out / "logs/serving.jsonl", "half")
-    told = logs("--folder", out, "--service", "pipeline")
-
-    assert "2026-03-16 08:02:00 error" in re.sub(" +", " ", told).replace(".000", "") or "stage failed" in told
-    assert 'error={"reason": "disk"}' in told and "run=one" in told
-    assert "█" in told and "(1 bad)" in told
-    assert "4 lines found, 4 shown; 1 broken or not yet whole" in told
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--request", "request 1"], 1),
-        (["--run", "two"], 2),
-        (["--level", "error"], 1),
-        (["--text", "disk"], 1),
-        (["--stage", "data", "--until", "2026-03-16T08:30"], 2),
-        (["--since", "2026-03-16T09:00:00+00:00"], 2),
-        (["--since", "90s"], 2),
-    ],
-)
-def test_the_command_passes_on_what_is_looked_for(out, words, expected):
-    assert f"{expected} lines found" in logs("--folder", out, *words)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--level", "bad"], "no level bad;"),
-        *[
-            ([option, word], f"{word!r} is no time")
-            for option in ("--since", "--until")
-            for word in ("noon", "-1d", "9999-12-31T23:59-14:00")
-        ],
-        *[([option, "9" * many + "d"], "36500d at most") for option in ("--since", "--until") for many in (7, 11, 400)],
-        *[
-            ([f"--{name}", ""], f"--{name} has no value")
-            for name in ("request", "run", "stage", "service", "level", "text", "since", "until")
-        ],
-        *[([f"--{name}", "a\udcff"], r"'a\udcff' is no text") for name in ("request", "stage", "level", "text", "since", "folder", "env")],
-        (["--text", "a\0b"], r"'a\x00b' is no text"),
-    ],
-)
-def test_the_command_says_in_one_line_what_it_does_not_understand(out, words, message):
-    told = CliRunner().invoke(cli.app, ["logs", "--folder", str(out), *words])
-
-    assert told.exit_code == 1 and message in told.output and len(told.output.splitlines()) == 1, told.output
-
-
-@pytest.mark.parametrize("most", ["-1", "9" * 30])
-def test_a_number_of_lines_that_cannot_be_is_refused_with_those_that_can(out, most):
-    told = CliRunner().invoke(cli.app, ["logs", "--folder", str(out), "--most", most])
-
-    assert told.exit_code == 2 and re.search("(greater|less) than or equal to 1?0+ ", told.output)
-
-
-@pytest.mark.parametrize("words", [["--since", "36500d"], ["--until", "36500d"], ["--since", "0001-01-01"], ["--until", "9999-12-31"]])
-def test_the_longest_spans_and_the_farthest_times_can_be_asked(out, words):
-    assert "lines found" in logs("--folder", out, *words)
-
-
-def test_what_a_line_holds_stays_in_its_line_and_moves_no_cursor(out):
-    put(out / "logs/serving.jsonl", entry(90, "an\nevent", service="serving", request_id="a\nb\x1b[2Kc\u2028d"))
-    told = logs("--folder", out, "--request", "a\nb\x1b[2Kc\u2028d")
-
-    assert r"an\nevent" in told and r"request_id=a\nb\x1b[2Kc\u2028d" in told
-
-
-def test_only_what_stands_in_every_line_is_dim():
-    line = {
-        "time": "2026-03-16T08:00:00Z",
-        "level": "info",
-        "service": "serving",
-        "event": "answer",
-        "driver": 1001,
-        "exception": "a stack",
-    }
-    shown = telemetry.readable(line)
-    dim = "".join(shown.plain[span.start : span.end] for span in shown.spans if "dim" in str(span.style))
-
-    assert shown.style == "" and dim.split() == ["2026-03-16", "08:00:00Z", "driver="]
-
-
-def test_before_the_first_log_the_command_says_what_makes_one(tmp_path):
-    told = CliRunner().invoke(cli.app, ["logs", "--folder", str(tmp_path)])
-
-    assert told.exit_code == 1 and "`make run ENV=env.test.yaml` or `make serve ENV=env.test.yaml`" in told.output
-
-
 # --- metrics of stages -------------------------------------------------------------------------------
 
 
@@ -599,7 +317,8 @@ def expressions() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("where", "expression"), expressions())
 def test_a_metric_that_a_rule_or_a_dashboard_names_is_one_that_somebody_exports(where, expression):
     modules = [project.root() / f"mlops_course/{name}.py" for name in ("serving", "telemetry", "monitoring", "retraining")]
-    code = "".join(path.read_text(encoding="utf-8") for path in modules if path.is_file())
+    shared = (project.root() / "mlops_course/web.py").read_text(encoding="utf-8").replace("{service}", "serving")
+    code = shared + "".join(path.read_text(encoding="utf-8") for path in modules if path.is_file())
     for name in re.findall(r"\b(?:serving|pipeline|monitoring|retraining)_[a-z_]+", expression):
         base = re.sub(r"_(total|bucket|count|sum|info)$", "", name)
         module = name.split("_")[0]

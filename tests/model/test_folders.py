@@ -12,7 +12,7 @@ import pytest
 import yaml
 from company import CLOCK, KNOWN, NAMES
 
-from mlops_course import asof, data, features, project, registry, telemetry, training
+from mlops_course import asof, data, features, project, registry, search, telemetry, training
 from mlops_course.problem import CONTRACT
 
 MARKS = "-a?b%41 %s%(h)s $HOME ~ &d=e;f, *g [h] 'i\" #j k é e\u0301 😀 <l>|m!(n)^`o`."
@@ -93,7 +93,7 @@ def test_a_feature_store_is_built_asked_and_added_to(place):
 def test_logs_are_searched_there_and_nowhere_else(place):
     telemetry_line(place, "data")
 
-    assert [line["stage"] for line in telemetry.search(place, telemetry.Wanted()).lines] == ["data"]
+    assert [line["stage"] for line in search.search(place, search.Query()).lines] == ["data"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
