@@ -56,7 +56,7 @@ os.execve(sys.executable, [sys.executable, "-c", code], {**os.environ, **marks})
 
 AS_NOBODY = """
 import os
-from mlops_course import cli, project, supervision
+from mlops_course import cli, supervision
 os.setuid(65_534)
 cli.app(["stop"])
 """
