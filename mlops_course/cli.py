@@ -710,7 +710,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(f"the same model: digest {now}")
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
-from . import services, supervision
+from . import services, supervision, web
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -741,7 +741,7 @@ def _service(
     }
     out = folder.resolve() if folder else project.root() / told.out
     if starts:
-        _check_door(out, section, values)
+        _check_address(out, section, values)
     module = importlib.import_module(f"mlops_course.{section}")
     chosen = project.validated(
         getattr(module, model), values, f"the section `{section}` of {file}, and --set"
@@ -749,20 +749,20 @@ def _service(
     return module, (out, chosen, told.name)
 
 # %% ../notebooks/91_command_line.ipynb #5f099437
-def _check_door(out: Path, name: str, values: dict) -> None:
+def _check_address(out: Path, name: str, values: dict) -> None:
     "Raise `UserError` before seconds of imports, if a service cannot listen where it will."
     host, port = values.get("host", "127.0.0.1"), str(values.get("port"))
     # what is no host or no port is refused later
     if isinstance(host, str) and re.fullmatch("[0-9]{1,5}", port):
-        services.key_for(host)
-        with services.present(out, name, host, int(port)):
+        web.key_for(host)
+        with web.present(out, name, host, int(port)):
             pass
 
 
 def _check_built(folder: Path) -> None:
     "Raise an error if a service has no build to stand on, or no place to write to."
     check_writable(folder)
-    services.check_built(folder)
+    web.check_built(folder)
 
 # %% ../notebooks/91_command_line.ipynb #c3051b37
 @app.command()
@@ -828,7 +828,7 @@ def retrain(
     retraining, (folder, told, _) = _service(
         file, "retraining", "RetrainingSettings", host, port, None, None, starts=False
     )
-    number = retraining.ask(services.address_of(told.host, told.port), reason, folder)
+    number = retraining.ask(web.address_of(told.host, told.port), reason, folder)
     typer.echo(f"case {number}: `{_typed('status', file)}` tells its story")
 
 # %% ../notebooks/91_command_line.ipynb #0fa41cce
@@ -846,7 +846,7 @@ def live_on(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         # a key that cannot be used is said now
-        history, _ = live.history_of(file), services.key_shown()
+        history, _ = live.history_of(file), web.key_shown()
         with supervision.running(folder, "live"):
             with stages.building(folder):  # it takes back what was made since the build
                 live.prepare(folder, history)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATISTICS', 'FILES', 'FIRST', 'PORTS', 'Trip', 'trips_of', 'Calendar', 'End', 'Happened', 'Life', 'News', 'Files',
            'LiveSettings', 'Sent', 'fallen_back', 'truth_of', 'Outbox', 'Unanswered', 'answer_in_time', 'Live',
-           'repeat', 'live_on', 'refusal', 'asks', 'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'platform',
+           'live_on', 'refusal', 'asks', 'tells', 'history_of', 'prepare', 'keep', 'ports_of', 'platform',
            'check_platform', 'phases', 'recovery', 'Watch', 'legs', 'going_on', 'run', 'clock_end', 'summary']
 
 # %% ../notebooks/65_live_company.ipynb #e9864753
@@ -275,7 +275,7 @@ from collections import Counter, deque
 from contextlib import suppress
 from functools import partial
 
-from . import project
+from . import project, web
 from .telemetry import log
 
 # %% ../notebooks/65_live_company.ipynb #1a46c960
@@ -374,7 +374,8 @@ class _Bookings:
         self.began = life.begin  # bookings before it are history too: nobody was there to be asked
         self.waiting: set[asyncio.Task] = set()  # bookings
         self.answered, self.unanswered, self.reasons = 0, 0, Unanswered()
-        self.trouble: dict[str, str] = {}  # what does not work at this moment, and why
+        self.background = web.Background(pause=None)
+        self.trouble = self.background.trouble  # what does not work at this moment, and why
         self.recent: deque[dict] = deque(maxlen=400)  # the truth about the newest bookings
         self._truth: list[str] = []  # lines to write
 
@@ -430,29 +431,6 @@ class Live(_Bookings):
         self.files.add("labels", [(*end[1:], end.created) for end in ends])
         self.labels.waiting += [end for end in ends if end.moment > self.began]
 
-# %% ../notebooks/65_live_company.ipynb #66ca23f8
-async def repeat(
-    work: Callable[[], Awaitable[None]],
-    seconds: float,  # from one beginning to the next
-    over: asyncio.Event,
-    name: str = "work",
-    trouble: dict[str, str] | None = None,  # under the name why it fails, as long as it does
-) -> None:
-    "Do `work` again and again; what fails is said once, and tried again. At the end a last time."
-    trouble, last = {} if trouble is None else trouble, False
-    while not last:
-        began, last = time.monotonic(), over.is_set()
-        try:
-            await work()
-            trouble.pop(name, None)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            if trouble.get(name) != reason:
-                log.error("does not work", what=name, error=reason)
-            trouble[name] = reason
-        if not last:
-            await asyncio.sleep(max(0, began + seconds - time.monotonic()))
-
 # %% ../notebooks/65_live_company.ipynb #81b42661
 async def live_on(
     live: Live,
@@ -475,7 +453,8 @@ async def live_on(
         "files": (live.flush, told.flush_seconds),
     }
     tasks = [
-        asyncio.create_task(repeat(*work, over, name, live.trouble)) for name, work in works.items()
+        asyncio.create_task(live.background.repeat(name, *work, over))
+        for name, work in works.items()
     ]
     dead = set()
     try:
@@ -507,13 +486,13 @@ def refusal(
 
 # %% ../notebooks/65_live_company.ipynb #62f6f088
 def asks(
-    serving,  # of `services.async_client`
+    serving,  # of `web.async_client`
 ) -> Callable[[Trip], Awaitable[Sent | None]]:
     "Ask the online service whom to send. What it refuses is an `OSError`."
 
     async def ask(trip: Trip) -> Sent | None:
         question = orjson.dumps({CONTRACT.booking: trip.request_id, "driver_ids": trip.drivers})
-        status, body = await services.answer(serving, "/inference", question)
+        status, body = await web.answer(serving, "/inference", question)
         if status != 200:
             raise refusal("serving", status, body)
         value = orjson.loads(body)
@@ -527,14 +506,14 @@ def asks(
 
 # %% ../notebooks/65_live_company.ipynb #99cc6b15
 def tells(
-    monitoring,  # of `services.async_client`
+    monitoring,  # of `web.async_client`
 ) -> Callable[[list[End]], Awaitable[bool]]:
     "Tell the monitoring service how trips ended. What it refuses is an `OSError`."
     names = (CONTRACT.booking, CONTRACT.time, CONTRACT.entity, CONTRACT.label)
 
     async def tell(ends: list[End]) -> bool:
         labels = [dict(zip(names, end[1:], strict=True)) for end in ends]
-        status, body = await services.answer(monitoring, "/labels", orjson.dumps(labels))
+        status, body = await web.answer(monitoring, "/labels", orjson.dumps(labels))
         if status != 200:
             raise refusal("monitoring", status, body)
         return True
@@ -624,7 +603,7 @@ def platform(
         ports_of(environment),
         project.root() / "platform",
     )
-    key_file = services.keep_key(folder)
+    key_file = web.keep_key(folder)
 
     def ours(name: str, command: str, **more) -> services.Service:
         return services.Service(
@@ -648,7 +627,7 @@ def platform(
         ours(
             "retraining",
             "retrain-on-alert",
-            variables={services.KEY: key_file.read_text(encoding="utf-8")},
+            variables={web.KEY: key_file.read_text(encoding="utf-8")},
         ),
         retraining.alertmanager(folder, written, receiver, told.alertmanager_port, key_file),
         services.Service(
@@ -710,7 +689,7 @@ class Watch:
     def __init__(
         self,
         live: Live,
-        serving,  # of `services.async_client`
+        serving,  # of `web.async_client`
         monitoring,
         folder: Path,  # of the environment
         drift: datetime,  # its first moment
@@ -728,11 +707,9 @@ class Watch:
     async def look(self) -> list[str]:
         "Ask the services. What is new, a line each."
         with suppress(OSError, ValueError, KeyError, TypeError):
-            self.version = orjson.loads((await services.answer(self.serving, "/model"))[1])[
-                "version"
-            ]
+            self.version = orjson.loads((await web.answer(self.serving, "/model"))[1])["version"]
         with suppress(OSError):
-            told = (await services.answer(self.monitoring, "/metrics"))[1].decode(errors="replace")
+            told = (await web.answer(self.monitoring, "/metrics"))[1].decode(errors="replace")
             found = re.findall(
                 r'^monitoring_drift_detected\{kind="(\w+)",version="(\w+)"\} 1', told, re.M
             )
@@ -899,7 +876,7 @@ async def _run(
 
     console = Console(highlight=False, soft_wrap=True)
     clients = [
-        services.async_client(f"http://127.0.0.1:{ports[name]}", folder)
+        web.async_client(f"http://127.0.0.1:{ports[name]}", folder)
         for name in ("serving", "monitoring")
     ]
     async with clients[0] as serving, clients[1] as monitoring:

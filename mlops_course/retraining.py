@@ -360,8 +360,7 @@ import subprocess
 import sys
 import threading
 
-from . import services, telemetry
-from .monitoring import Shared
+from . import services, telemetry, web
 
 
 def trainings(
@@ -596,7 +595,8 @@ class _Trainer(Inbox):
         self.answering = answering or (
             lambda: serving_version(told.serving or serving_of_environment())
         )
-        self.trouble = Shared()  # why something does not work now, by its name
+        self.background = web.Background(pause=None)
+        self.trouble = self.background.trouble  # why something does not work now, by its name
         self._training: Training | None = None
         self._unsaved = False  # a step that could not be written down
 
@@ -630,6 +630,15 @@ class _Trainer(Inbox):
             )
         return False
 
+    def readiness(self) -> dict[str, Any]:
+        "Can an alert be taken? What is wrong stands in `trouble`."
+        trouble = [f"{name}: {why}" for name, why in self.trouble.items()]
+        try:
+            self.champion()
+        except Exception as error:
+            trouble.append(f"the registry cannot be read: {error}")
+        return {"ready": not trouble, "trouble": trouble}
+
     def stop(self) -> None:
         "End the training that runs; the case goes on with the next service."
         if self._training:
@@ -641,7 +650,7 @@ def serving_version(
 ) -> str | None:
     "The version that serving answers with; None if it does not say."
     try:
-        status, value = services.ask(address, "/model", seconds=1)
+        status, value = web.ask(address, "/model", seconds=1)
     except project.UserError:
         return None
     return value.get("version") if status == 200 and isinstance(value, dict) else None
@@ -649,7 +658,7 @@ def serving_version(
 
 def serving_of_environment() -> str:
     told = project.environment().serving
-    return services.address_of(told.get("host", "127.0.0.1"), told.get("port", 8172))
+    return web.address_of(told.get("host", "127.0.0.1"), told.get("port", 8172))
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #19e91fa2
 class Retraining(_Trainer):
@@ -801,12 +810,6 @@ def legs_of(
     return {leg: (end - begin).total_seconds() for leg, (begin, end) in real.items()}
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #6ed74ac0
-from contextlib import asynccontextmanager
-from importlib.metadata import version as installed
-
-from .monitoring import Door, refusing, repeated
-
-
 class Order(BaseModel):
     "A person's order."
 
@@ -827,10 +830,8 @@ def _take(app, retraining: Retraining) -> None:
         return {"case": retraining.order(order.reason)}
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #1f23b1e7
-def _say(app, retraining: Retraining, metrics) -> None:
-    "How the service is, for people, supervisors and Prometheus."
-    from fastapi import Response
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+def _show(app, retraining: Retraining) -> None:
+    "What has been done."
 
     @app.get("/cases")
     def cases() -> list[Case]:
@@ -838,55 +839,35 @@ def _say(app, retraining: Retraining, metrics) -> None:
         with retraining.lock:  # they change while they are read
             return [case.model_copy(deep=True) for case in retraining.cases[:-21:-1]]
 
-    @app.get("/health")
-    async def health() -> dict[str, bool]:
-        "The process is alive."
-        return {"alive": True}
-
-    @app.get("/ready", responses={503: {"description": "Not usable, and why."}})
-    def ready(response: Response) -> dict[str, Any]:
-        "Can an alert be taken? What is wrong stands in `trouble`."
-        trouble = [f"{name}: {why}" for name, why in retraining.trouble.items()]
-        try:
-            retraining.champion()
-        except Exception as error:
-            trouble.append(f"the registry cannot be read: {error}")
-        response.status_code = 503 if trouble else 200
-        return {"ready": not trouble, "trouble": trouble}
-
-    @app.get("/metrics", response_class=Response)
-    def prometheus():
-        "For Prometheus."
-        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
-
 # %% ../notebooks/64_alerts_and_retraining.ipynb #c9edcb2f
+from contextlib import asynccontextmanager
+
+
 def application(
     retraining: Retraining,
     key: str | None = None,  # a caller's bearer token or X-API-Key; None: nothing is asked
 ):
     "The FastAPI application."
-    from fastapi_offline import FastAPIOffline
     from prometheus_client import CollectorRegistry
 
-    metrics = CollectorRegistry()
-    metrics.register(Metrics(retraining))
+    looks = [("look", retraining.look, retraining.told.refresh_seconds)]
 
     @asynccontextmanager
     async def lifespan(app):
         times = [datetime.fromisoformat(case.steps[-1]["time"]) for case in retraining.cases]
         clocks.join(retraining.folder, max(times, default=None))
-        looks = [(retraining.look, retraining.told.refresh_seconds, "look")]
-        async with repeated(looks, retraining.trouble):
+        async with retraining.background.repeating(looks):
             yield
         retraining.stop()
         log.info("service stopped")
 
-    title, number = "Retraining of driver completion", installed("mlops-course")
-    app = FastAPIOffline(title=title, version=number, lifespan=lifespan)
-    app.add_middleware(Door, body_bytes=retraining.told.body_bytes, key=key)
-    refusing(app)
+    title, size = "Retraining of driver completion", retraining.told.body_bytes
+    app = web.service(title, lifespan, size, key)
     _take(app, retraining)
-    _say(app, retraining, metrics)
+    _show(app, retraining)
+    metrics = CollectorRegistry()
+    metrics.register(Metrics(retraining))
+    web.tell_state(app, retraining.readiness, metrics)
     return app
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #5a8ce2e6
@@ -896,21 +877,21 @@ def serve(
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Wait for alerts until SIGTERM or Ctrl-C. Raises `UserError`: a port taken, a key missing."
-    key = services.key_for(told.host)
+    key = web.key_for(told.host)
     with (
-        services.present(folder, "retraining", told.host, told.port) as door,
+        web.present(folder, "retraining", told.host, told.port) as listening,
         telemetry.logging_to(
             folder / "logs/retraining.jsonl", service="retraining", environment=name
         ),
     ):
         app = application(Retraining(folder, told), key)
-        log.info("service started", host=told.host, port=door.getsockname()[1])
+        log.info("service started", host=told.host, port=listening.getsockname()[1])
         print(
-            f"retraining on http://{told.host}:{door.getsockname()[1]} "
+            f"retraining on http://{told.host}:{listening.getsockname()[1]} "
             "(/docs describes it, Ctrl-C ends it)",
             flush=True,
         )
-        services.uvicorn_server(app).run(sockets=[door])
+        web.uvicorn_server(app).run(sockets=[listening])
 
 
 def ask(
@@ -920,13 +901,13 @@ def ask(
 ) -> int:
     "Order a retraining, and return the number of its case. Raises `UserError` if refused."
     try:
-        status, value = services.ask(address, "/retrain", {"reason": reason}, folder)
-    except services.TooSlow:
+        status, value = web.ask(address, "/retrain", {"reason": reason}, folder)
+    except web.TooSlow:
         raise project.UserError(
             f"{address} has taken too long to answer; perhaps it has the order: look at "
             "`mlops-course status` before you order again"
         ) from None
-    except services.NoAnswer as error:
+    except web.NoAnswer as error:
         raise project.UserError(
             f"{error}: `mlops-course retrain-on-alert` starts the service"
         ) from None
@@ -935,7 +916,7 @@ def ask(
         return case
     if status == 401:
         raise project.UserError(
-            f"{address} takes another key: set {services.KEY} to that with which it was started"
+            f"{address} takes another key: set {web.KEY} to that with which it was started"
         )
     if isinstance(why, str) and status not in (404, 405):
         raise project.UserError(f"{address} has refused: {plain(why)}")

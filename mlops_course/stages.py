@@ -36,12 +36,12 @@ def tasks() -> dict[str, dict]:
 def upstream(
     name: str,  # a stage
 ) -> list[str]:
-    "The stages whose products it reads, as the first cell of the lesson that it runs says."
+    "The stages whose products it reads, as the cell `parameters` of its lesson says."
     cells = _json(root() / tasks()[name]["source"]).get("cells", [])
-    said = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    parameters = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     values = {
         line.targets[0].id: line.value
-        for line in ast.parse("".join(said["source"])).body
+        for line in ast.parse("".join(parameters["source"])).body
         if isinstance(line, ast.Assign)
     }
     return ast.literal_eval(values["upstream"]) or []
@@ -662,8 +662,8 @@ def forget_broken(
     out: Path,  # the folder of an environment
 ) -> None:
     "Take away Ploomber's notes that are not whole; their stages run again."
-    products = [template for task in tasks().values() for template in task["product"].values()]
-    for product in (out / template.removeprefix("{{out}}/") for template in products):
+    planned = [path for task in tasks().values() for path in task["product"].values()]
+    for product in (out / path.removeprefix("{{out}}/") for path in planned):
         note = product.with_name(f".{product.name}.metadata")
         try:
             json.loads(note.read_text(encoding="utf-8"))

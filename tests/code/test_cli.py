@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mlops_course import cli, project, services, stages
+from mlops_course import cli, project, services, stages, web
 from mlops_course.files import file_digest, locked, write_json
 
 
@@ -313,7 +313,7 @@ def test_a_taken_port_is_refused_before_a_service_loads_with_one_cure(mine, monk
 @pytest.mark.parametrize("host", ["", "nonsense", "256.0.0.1", "192.0.2.1", "a b", "2001:db8::1", "x" * 300, "ü" * 99])
 @pytest.mark.parametrize("key", ["", "a key"])
 def test_a_host_that_is_none_of_this_machine_is_called_so(mine, monkeypatch, host, key):
-    monkeypatch.setenv(services.KEY, key)
+    monkeypatch.setenv(web.KEY, key)
     answer = said("serve", "--host", host, "--port", str(services.free_port()), code=1)
 
     assert "is no address of this machine" in answer and "other machines" not in answer and len(answer.splitlines()) == 1, answer

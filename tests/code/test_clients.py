@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 from typer.testing import CliRunner
 
-from mlops_course import cli, project, retraining, services
+from mlops_course import cli, project, retraining, web
 from mlops_course.project import UserError
 
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -22,7 +22,7 @@ PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch):
     "No key is set, and what a command says of its environment is gone with the test."
-    monkeypatch.delenv(services.KEY, raising=False)
+    monkeypatch.delenv(web.KEY, raising=False)
     monkeypatch.setenv("PLOOMBER_ENV_FILENAME", "env.test.yaml")
 
 
@@ -120,15 +120,15 @@ def test_a_refusal_of_ours_is_told_in_the_service_s_words_and_without_what_a_ter
 def test_a_service_that_is_slow_or_never_ends_costs_seconds(piece):
     with stranger(*[piece or b"H"] + [b"x"] * 100, pause=0.1) as (address, _):
         began = time.monotonic()
-        with pytest.raises(services.NoAnswer, match="has not answered within 0.5 seconds|does not answer"):
-            services.ask(address, "/model", seconds=0.5)
+        with pytest.raises(web.NoAnswer, match="has not answered within 0.5 seconds|does not answer"):
+            web.ask(address, "/model", seconds=0.5)
 
     assert time.monotonic() - began < 3
 
 
 def test_an_order_that_is_not_answered_in_time_may_have_been_taken(monkeypatch):
-    quick = services.ask
-    monkeypatch.setattr(services, "ask", lambda *given: quick(*given, seconds=0.3))
+    quick = web.ask
+    monkeypatch.setattr(web, "ask", lambda *given: quick(*given, seconds=0.3))
     with stranger(b"H", b"T", pause=5) as (address, _), pytest.raises(UserError, match="perhaps it has the order.*mlops-course status"):
         retraining.ask(address, "a reason")
 
@@ -138,7 +138,7 @@ def test_an_order_that_is_not_answered_in_time_may_have_been_taken(monkeypatch):
 )
 def test_what_is_no_address_is_a_message(address):
     with pytest.raises(UserError, match="does not answer"):
-        services.ask(address, "/model", seconds=2)
+        web.ask(address, "/model", seconds=2)
     assert retraining.serving_version(address) is None
 
 
@@ -153,7 +153,7 @@ def test_serving_says_its_version_or_nothing(body):
     [("127.0.0.1", "http://127.0.0.1:1"), ("0.0.0.0", "http://127.0.0.1:1"), ("::1", "http://[::1]:1"), ("::", "http://[::1]:1")],
 )
 def test_a_service_is_found_where_it_listens(host, address):
-    assert services.address_of(host, 1) == address
+    assert web.address_of(host, 1) == address
 
 
 # Proxies
@@ -163,41 +163,41 @@ def test_a_service_is_found_where_it_listens(host, address):
 def test_no_proxy_hears_of_an_order_or_of_the_key(monkeypatch, scheme):
     with stranger(http("202 Accepted", b'{"case": 7}')) as (address, heard), stranger(http("502 Bad Gateway")) as (proxy, overheard):
         variables = dict.fromkeys(PROXIES, proxy.replace("http", scheme))
-        answer = ordered(address, **variables, **{services.KEY: "a secret", "NO_PROXY": "", "no_proxy": ""})
+        answer = ordered(address, **variables, **{web.KEY: "a secret", "NO_PROXY": "", "no_proxy": ""})
 
     assert answer.exit_code == 0 and answer.output.startswith("case 7")
     assert overheard == [] and b"X-API-Key: a secret" in heard[0]
 
 
 def test_no_client_goes_through_a_proxy_and_each_shows_the_key(monkeypatch):
-    monkeypatch.setenv(services.KEY, "a secret")
+    monkeypatch.setenv(web.KEY, "a secret")
     for name in PROXIES:
         monkeypatch.setenv(name, "socks5://127.0.0.1:1")
 
     async def asked(address):
-        async with services.async_client(address) as session:
-            return await services.answer(session, "/model")
+        async with web.async_client(address) as session:
+            return await web.answer(session, "/model")
 
     with stranger(http("200 OK", b"{}", Connection="close")) as (address, heard):
-        with services.client(address) as client:
+        with web.client(address) as client:
             assert client.get("/model").status_code == 200
         assert asyncio.run(asked(address)) == (200, b"{}")
-        assert services.ask(address, "/model") == (200, {})
+        assert web.ask(address, "/model") == (200, {})
 
     assert [b"a secret" in words for words in heard] == [True] * 3
 
 
-def test_lessons_and_modules_have_no_client_but_the_one_of_the_platform():
+def test_lessons_and_modules_have_no_client_but_those_of_one_page():
     makers = re.compile(r"httpx\.(Async)?Client\(|httpx\.(get|post)\(|aiohttp\.ClientSession\(|urlopen\(|import requests")
     lessons = (project.root() / "notebooks").glob("*.ipynb")
 
-    assert {lesson.name for lesson in lessons if makers.search(lesson.read_text(encoding="utf-8"))} == {"11_platform.ipynb"}
+    assert {lesson.name for lesson in lessons if makers.search(lesson.read_text(encoding="utf-8"))} == {"94_web.ipynb"}
 
 
 def test_the_key_does_not_follow_a_redirect(monkeypatch):
-    monkeypatch.setenv(services.KEY, "a secret")
+    monkeypatch.setenv(web.KEY, "a secret")
     with stranger(http("200 OK", b"{}")) as (other, heard), stranger(http("307 Temporary", b"{}", Location=f"{other}/x")) as (address, _):
-        assert services.ask(address, "/model") == (307, {})
+        assert web.ask(address, "/model") == (307, {})
 
     assert heard == []
 
@@ -209,41 +209,41 @@ def test_the_key_does_not_follow_a_redirect(monkeypatch):
     "key", ["schlüssel", "one\ntwo", "one\r\nX-Admin: 1", "one\n", " one", "one ", "\t", "\x7f", "€", "k" * 1_001, os.fsdecode(b"\xff\xfe")]
 )
 def test_a_key_that_no_header_can_carry_is_a_message_at_the_start(tmp_path, monkeypatch, key):
-    monkeypatch.setenv(services.KEY, key)
+    monkeypatch.setenv(web.KEY, key)
 
-    for use in (lambda: services.key_for("127.0.0.1"), services.key_shown, lambda: services.keep_key(tmp_path)):
-        with pytest.raises(UserError, match=f"variable {services.KEY} has a key that no header can carry") as error:
+    for use in (lambda: web.key_for("127.0.0.1"), web.key_shown, lambda: web.keep_key(tmp_path)):
+        with pytest.raises(UserError, match=f"variable {web.KEY} has a key that no header can carry") as error:
             use()
         assert len(key) < 5 or key not in str(error.value)
     with stranger() as (address, heard):
-        answer = ordered(address, **{services.KEY: key})
-    assert answer.exit_code == 1 and services.KEY in answer.output and heard == []
+        answer = ordered(address, **{web.KEY: key})
+    assert answer.exit_code == 1 and web.KEY in answer.output and heard == []
 
 
 @pytest.mark.parametrize("key", ["a", "a key of the test", "!#$%&'*+-.^_`|~:;,/?@[]{}()=<>\\\"", "k" * 1_000])
 def test_any_other_key_will_do(monkeypatch, key):
-    monkeypatch.setenv(services.KEY, key)
+    monkeypatch.setenv(web.KEY, key)
 
-    assert services.key_for("0.0.0.0") == key and services.key_shown() == {"X-API-Key": key}
+    assert web.key_for("0.0.0.0") == key and web.key_shown() == {"X-API-Key": key}
 
 
 def test_an_empty_key_is_none(tmp_path, monkeypatch):
-    monkeypatch.setenv(services.KEY, "")
+    monkeypatch.setenv(web.KEY, "")
 
-    assert services.key_for("127.0.0.1") is None and services.key_shown(tmp_path) == {}
+    assert web.key_for("127.0.0.1") is None and web.key_shown(tmp_path) == {}
     with pytest.raises(UserError, match="set a key"):
-        services.key_for("0.0.0.0")
+        web.key_for("0.0.0.0")
 
 
 def test_the_key_of_a_run_is_the_user_s_or_new_each_time_and_for_its_owner_alone(tmp_path, monkeypatch):
     old = os.umask(0)
     try:
-        files = [services.keep_key(tmp_path) for _ in range(2)]
-        keys = [services.keep_key(tmp_path).read_text() for _ in range(2)]
+        files = [web.keep_key(tmp_path) for _ in range(2)]
+        keys = [web.keep_key(tmp_path).read_text() for _ in range(2)]
         assert files[0] == files[1] and stat.S_IMODE(files[0].stat().st_mode) == 0o600
         assert keys[0] != keys[1] and len(keys[0]) == 64
-        monkeypatch.setenv(services.KEY, "mine")
-        assert services.keep_key(tmp_path).read_text() == "mine"
+        monkeypatch.setenv(web.KEY, "mine")
+        assert web.keep_key(tmp_path).read_text() == "mine"
         assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
         assert [path.name for path in files[0].parent.iterdir()] == ["key"]
     finally:
@@ -251,12 +251,12 @@ def test_the_key_of_a_run_is_the_user_s_or_new_each_time_and_for_its_owner_alone
 
 
 def test_an_order_from_another_terminal_shows_the_key_of_the_run(tmp_path, monkeypatch):
-    key = services.keep_key(tmp_path).read_text()
+    key = web.keep_key(tmp_path).read_text()
     with stranger(http("202 Accepted", b'{"case": 1}', Connection="close")) as (address, heard):
         assert retraining.ask(address, "a reason", tmp_path) == 1
-        monkeypatch.setenv(services.KEY, "mine")
+        monkeypatch.setenv(web.KEY, "mine")
         assert retraining.ask(address, "a reason", tmp_path) == 1
-        monkeypatch.delenv(services.KEY)
+        monkeypatch.delenv(web.KEY)
         assert retraining.ask(address, "a reason", tmp_path / "another") == 1
 
     assert f"X-API-Key: {key}".encode() in heard[0] and b"X-API-Key: mine" in heard[1] and b"X-API-Key" not in heard[2]
@@ -266,21 +266,21 @@ def test_another_key_than_the_service_s_is_said():
     with stranger(http("401 Unauthorized", b'{"error": "the header X-API-Key is missing or wrong"}')) as (address, _):
         (line,) = ordered(address).output.strip().splitlines()
 
-    assert "takes another key" in line and services.KEY in line
+    assert "takes another key" in line and web.KEY in line
 
 
 @pytest.mark.parametrize("content", [b"a\nb", b"\xff\xfe", b"a key\n"])
 def test_a_key_file_that_was_spoiled_is_named(tmp_path, content):
-    services.keep_key(tmp_path).write_bytes(content)
+    web.keep_key(tmp_path).write_bytes(content)
 
     with pytest.raises(UserError, match="services/key has a key that no header can carry"):
-        services.key_shown(tmp_path)
+        web.key_shown(tmp_path)
 
 
 def test_the_commands_find_the_key_in_the_environment_s_folder(tmp_path, monkeypatch):
     (tmp_path / "env.yaml").write_text(f"name: mine\nout: {tmp_path}\n")
     monkeypatch.setattr(project, "root", lambda start=None: tmp_path)
-    key = services.keep_key(tmp_path).read_text()
+    key = web.keep_key(tmp_path).read_text()
     with stranger(http("202 Accepted", b'{"case": 1}')) as (address, heard):
         port = address.rpartition(":")[2]
         answer = CliRunner().invoke(cli.app, ["retrain", "a reason", "--env", "env.yaml", "--port", port])

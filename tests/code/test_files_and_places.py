@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_used_is_one_line_with_its_path(monkeypatch, words
     def fails(*_, **__):
         raise OSError(number, os.strerror(number), str(project.root() / "out/dev/logs/a.jsonl"))
 
-    for module, name in [(cli, "summary"), (cli, "stale"), (cli, "_mlflow"), (cli, "_service"), (supervision, "stop_all")]:
+    for module, name in [(cli, "summary"), (cli.stages, "stale"), (cli, "_mlflow"), (cli, "_service"), (supervision, "stop_all")]:
         monkeypatch.setattr(module, name, fails)
     monkeypatch.setattr(cli.search, "log_files", fails)
     monkeypatch.setattr("mlops_course.exercises.show_progress", fails)

@@ -76,7 +76,7 @@ def test_a_stage_forgets_ploombers_notes_before_it_writes(tmp_path, monkeypatch)
 BUILD = """
 import sys
 from pathlib import Path
-from mlops_course import project
+from mlops_course import stages
 with stages.building(Path(sys.argv[1]), "a retraining"):
     print("held", flush=True)
     sys.stdin.read()

@@ -10,6 +10,7 @@ import pytest
 from mlops_course import services, supervision
 from mlops_course.project import UserError
 from mlops_course.services import Service
+from mlops_course.web import present
 
 
 def service(**changes) -> Service:
@@ -95,9 +96,9 @@ def test_what_never_ran_has_no_state_and_can_be_stopped(tmp_path):
 
 
 def test_a_process_that_is_a_service_no_longer_has_no_note(tmp_path):
-    with services.present(tmp_path, "files", "127.0.0.1", 0) as door:
+    with present(tmp_path, "files", "127.0.0.1", 0) as door:
         assert (tmp_path / "services/files.pid").is_file()
-        with pytest.raises(UserError, match="cannot be used"), services.present(tmp_path, "copy", "127.0.0.1", door.getsockname()[1]):
+        with pytest.raises(UserError, match="cannot be used"), present(tmp_path, "copy", "127.0.0.1", door.getsockname()[1]):
             pass
 
     assert not list((tmp_path / "services").glob("*.pid"))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_course import clocks, live, project, services, world
+from mlops_course import clocks, live, project, services, web, world
 from mlops_course.files import file_digest, write_json
 from mlops_course.live import FILES, End, Files, Life, Live, LiveSettings, News, Outbox, Sent
 
@@ -358,22 +358,22 @@ def test_a_work_that_fails_is_tried_again_and_once_more_at_the_end():
         if len(tries) < 3:
             raise OSError("not yet")
 
-    asyncio.run(live.repeat(work, 0, over))
+    asyncio.run(web.Background(pause=None).repeat("work", work, 0, over))
     assert len(tries) == 3
 
 
 def test_a_work_that_fails_is_known_as_long_as_it_does(caplog):
-    trouble, over, seen = {}, asyncio.Event(), []
+    background, over, seen = web.Background(pause=None), asyncio.Event(), []
 
     async def work():
-        seen.append(dict(trouble))
+        seen.append(dict(background.trouble))
         if len(seen) == 4:
             over.set()
         if len(seen) in (1, 2):
             raise OSError("disk full")
 
-    asyncio.run(live.repeat(work, 0, over, "files", trouble))
-    assert seen[:4] == [{}, {"files": "OSError: disk full"}, {"files": "OSError: disk full"}, {}] and trouble == {}
+    asyncio.run(background.repeat("files", work, 0, over))
+    assert seen[:4] == [{}, {"files": "OSError: disk full"}, {"files": "OSError: disk full"}, {}] and background.trouble == {}
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a driver")])
@@ -397,8 +397,8 @@ def test_a_look_at_the_clock_that_fails_is_said_and_tried_again(folder, monkeypa
 
 def test_a_task_that_dies_ends_the_company_with_its_reason(folder, monkeypatch):
     clocks.begin(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
-    monkeypatch.setattr(live.log, "error", lambda *words, **more: 1 / 0, raising=False)
     made = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, nobody)
+    monkeypatch.setattr(made.background, "_note", lambda name, error: 1 / 0)
     began = time.monotonic()
     with pytest.raises(ZeroDivisionError):
         asyncio.run(live.live_on(made, BEGIN + timedelta(days=40)))
@@ -466,7 +466,7 @@ class Stub:
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.client = services.async_client(f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}")
+        self.client = web.async_client(f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}")
         return self.client
 
     async def __aexit__(self, *_):
@@ -489,7 +489,7 @@ def test_a_connection_is_used_again_unless_the_other_side_has_hung_up(hangs_up, 
         stub = Stub(hangs_up=hangs_up)
         async with stub as client:
             for _ in range(3):
-                assert await services.answer(client, "/model") == (200, b"{}")
+                assert await web.answer(client, "/model") == (200, b"{}")
                 await asyncio.sleep(0.02)
             return stub.connections
 
@@ -538,7 +538,7 @@ def test_a_refusal_is_a_reason_for_bookings_and_for_labels(status, body, reason)
 
 
 def test_the_live_company_shows_the_key_to_everybody(monkeypatch):
-    monkeypatch.setenv(services.KEY, "a secret")
+    monkeypatch.setenv(web.KEY, "a secret")
     trip = life().until(BEGIN + timedelta(days=1)).trips[0]
 
     async def work():
@@ -594,14 +594,14 @@ def test_a_newer_build_is_not_taken_back(tmp_path):
 def test_one_key_is_taken_by_all_services_that_want_one(tmp_path, monkeypatch, key):
     told = project.environment("env.live.yaml", out=str(tmp_path))
     monkeypatch.setattr(project, "environment", lambda file=None: told)
-    monkeypatch.setenv(services.KEY, key) if key else monkeypatch.delenv(services.KEY, raising=False)
+    monkeypatch.setenv(web.KEY, key) if key else monkeypatch.delenv(web.KEY, raising=False)
     listed = {service.name: service for service in live.platform("env.live.yaml", LiveSettings())}
 
     kept = (tmp_path / "services/key").read_text()
     assert kept == (key or kept) and (tmp_path / "services/key").stat().st_mode & 0o777 == 0o600
-    assert listed["retraining"].variables == {services.KEY: kept}
+    assert listed["retraining"].variables == {web.KEY: kept}
     for name in ("serving", "monitoring"):  # they have the user's, or none
-        assert services.KEY not in listed[name].variables
+        assert web.KEY not in listed[name].variables
     for file in ("prometheus/prometheus.yml", "alertmanager/alertmanager.yml"):
         assert str(tmp_path / "services/key") in (tmp_path / file).read_text() and kept not in (tmp_path / file).read_text()
 

@@ -1,6 +1,5 @@
 """Monitoring when something is wrong: times that cannot be, references that are kept, works that fail, threads that meet."""
 
-import asyncio
 import json
 import re
 import sys
@@ -34,7 +33,7 @@ from traffic import (
 from mlops_course import clocks, drift, monitoring, predictions, project
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.files import write_json
-from mlops_course.monitoring import Label, Monitor, MonitoringSettings, Shared, State
+from mlops_course.monitoring import Label, Monitor, MonitoringSettings, State
 from mlops_course.problem import CONTRACT
 
 SLACK = timedelta(seconds=TOLD.clock_slack_seconds)
@@ -518,78 +517,6 @@ def test_a_reference_that_cannot_be_made_keeps_no_other(monitor, monkeypatch):
 # ---- tasks and threads
 
 
-FATAL = [
-    asyncio.CancelledError(),
-    GeneratorExit(),
-    KeyboardInterrupt(),
-    MemoryError(),
-    RecursionError("deep"),
-    StopIteration(),
-    SystemExit(3),
-]
-
-
-class Unspeakable(Exception):
-    def __str__(self):
-        raise ValueError("no words")
-
-
-@pytest.mark.parametrize("error", [*FATAL, Unspeakable(), OSError("disk")], ids=lambda error: type(error).__name__)
-def test_no_error_ends_a_repeated_work(error):
-    tries, trouble, failures = [], {}, Shared()
-
-    def work():
-        tries.append(1)
-        if len(tries) <= 3:
-            raise error
-
-    async def lives():
-        task = asyncio.create_task(monitoring.repeating(work, 0.001, "look", trouble, failures))
-        while len(tries) < 3:
-            await asyncio.sleep(0.001)
-        assert type(error).__name__ in trouble.get("look", type(error).__name__)
-        while len(tries) < 6 or trouble:
-            await asyncio.sleep(0.001)
-        assert not task.done()
-        task.cancel()
-
-    asyncio.run(asyncio.wait_for(lives(), 10))
-    assert failures["look"] == 3
-
-
-def test_trouble_may_be_a_plain_dictionary_and_says_why():
-    trouble = {}
-
-    async def lives():
-        task = asyncio.create_task(monitoring.repeating(lambda: 1 / 0, 0.001, "look", trouble))
-        await asyncio.sleep(0.1)
-        task.cancel()
-
-    asyncio.run(lives())
-    assert trouble == {"look": "ZeroDivisionError: division by zero"}
-
-
-def test_a_task_that_ends_is_begun_again_counted_and_said():
-    tries, trouble, failures = [], Shared(), Shared()
-
-    async def lives():
-        async with monitoring.repeated([(lambda: tries.append(1), 0.01, "look")], trouble, failures):
-            for n in (1, 2):
-                await asyncio.sleep(0.05)
-                (task,) = asyncio.all_tasks() - {asyncio.current_task()}
-                task.cancel()
-                await asyncio.sleep(0.05)
-                assert "begun again" in trouble["look"] and failures["look"] == n
-                before = len(tries)
-                await asyncio.sleep(1.2)
-                assert len(tries) > before and "look" not in trouble
-        count = len(tries)
-        await asyncio.sleep(1.2)
-        assert len(tries) == count, "the block has ended, and so have its tasks"
-
-    asyncio.run(lives())
-
-
 def test_a_service_whose_look_fails_says_so_and_goes_on(tmp_path):
     monitor = Monitor(tmp_path, TOLD.model_copy(update={"refresh_seconds": 0.01}))
     look, broken = monitor.state.ask, threading.Event()
@@ -657,31 +584,3 @@ def test_whoever_reads_meets_no_change(monitor, hurry):
             thread.join(10)
     assert wrong == []
     assert not [why for why in monitor.trouble.values() if "dictionary" in why]
-
-
-def test_who_walks_through_a_shared_dictionary_keeps_what_was_there():
-    shared = Shared()
-    shared.update(a=1, b=2)
-    walk = iter(shared.items())
-    first = next(walk)
-    shared["c"] = 3
-    shared.pop("b")
-    assert [first, *walk] == [("a", 1), ("b", 2)] and dict(shared.items()) == {"a": 1, "c": 3}
-
-
-def test_a_shared_dictionary_loses_no_change_of_several_threads(hurry):
-    shared = Shared()
-
-    def writes(seed: int):
-        for n in range(300):
-            shared[f"{seed}-{n}"] = n
-
-    threads = [threading.Thread(target=writes, args=[seed]) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(shared) == 1_200 and shared["3-299"] == 299
-    kept = shared.items()
-    del shared["3-299"]
-    assert ("3-299", 299) in kept and "3-299" not in shared

@@ -1213,7 +1213,7 @@ def test_a_log_of_the_service_that_cannot_be_written_ends_no_task(own, monkeypat
 def test_a_question_that_is_answered_after_the_service_has_ended_disturbs_nobody(monkeypatch):
     asked, go, died, before = threading.Event(), threading.Event(), [], threading.enumerate()
     monkeypatch.setattr(threading, "excepthook", died.append)
-    background = serving.Background()
+    background = serving.in_background()
 
     def slow(ids):
         asked.set()

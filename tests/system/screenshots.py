@@ -14,7 +14,7 @@ from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
-from mlops_course import live, project, retraining, services, stages
+from mlops_course import live, project, retraining, stages, web
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -89,7 +89,7 @@ def loop(scratch: Path) -> None:
             opened.wait_for_timeout(1000)
             rule.evaluate("rule => rule.scrollIntoView()")
             opened.screenshot(path=IMAGES / "alert.png", clip={"x": 0, "y": 0, "width": 1360, "height": 700})  # below it stand paths
-            opened.goto(monitoring + services.ask(monitoring, "/report")[1]["link"])
+            opened.goto(monitoring + web.ask(monitoring, "/report")[1]["link"])
             opened.wait_for_timeout(5000)
             opened.screenshot(path=IMAGES / "report.png")
             wait_for(lambda: reached("resolved"), 300)

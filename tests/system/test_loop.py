@@ -20,7 +20,7 @@ from browser import free_port
 from online import COMMAND, wait_for
 
 from conftest import run_stages
-from mlops_course import live, project, retraining, services, stages, supervision, world
+from mlops_course import live, project, retraining, stages, supervision, web, world
 from mlops_course.files import write_json
 
 MISSING = [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
@@ -168,7 +168,7 @@ def every_event_counts_once(loop: Loop, killed: float | None = None) -> None:
 
 NOBODY = "socks5://127.0.0.1:1"  # a proxy that would lose every call
 PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-GUARDED = {services.KEY: "a key of the user", "NO_PROXY": "", "no_proxy": "", **dict.fromkeys(PROXIES, NOBODY)}
+GUARDED = {web.KEY: "a key of the user", "NO_PROXY": "", "no_proxy": "", **dict.fromkeys(PROXIES, NOBODY)}
 
 
 def down(loop: Loop) -> list[dict]:
@@ -215,7 +215,7 @@ def a_day_later(loop: Loop) -> tuple[datetime, datetime]:
         wait_for(lambda: "serving" in supervision._unsupervised(loop.folder) and (loop.folder / "logs/serving.jsonl").is_file(), 60)
         port = yaml.safe_load(loop.file.read_text(encoding="utf-8"))["serving"]["port"]
         question = {"request_id": "the next day", "driver_ids": [1001, 1002]}
-        with services.client(f"http://127.0.0.1:{port}", timeout=30) as client:
+        with web.client(f"http://127.0.0.1:{port}", timeout=30) as client:
             wait_for(lambda: serving.poll() is None and answers(client, question), 120)
         assert supervision.stop(loop.folder) == ["serving"]
     finally:

@@ -18,6 +18,7 @@ import pytest
 from mlops_course import clocks, project, services, supervision
 from mlops_course.project import UserError
 from mlops_course.services import Service
+from mlops_course.web import client as client_of
 
 REDIS = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not here: apt-get install redis-server")
 
@@ -489,7 +490,7 @@ time.sleep(600)
 
 
 def time_of(service: Service) -> datetime:
-    with services.client(service.address, timeout=10) as client:
+    with client_of(service.address, timeout=10) as client:
         return datetime.fromisoformat(client.get("/").text)
 
 

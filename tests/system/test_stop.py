@@ -19,20 +19,22 @@ from online import COMMAND, wait_for
 from mlops_course import services, supervision
 from mlops_course.project import UserError
 from mlops_course.services import Service
+from mlops_course.web import present
 
 pytestmark = [pytest.mark.patient, pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as on Linux")]
 
 SERVE = """
 import signal, sys, time
 from pathlib import Path
-from mlops_course import project, services
+from mlops_course import project
+from mlops_course.web import present
 def end(number, frame):
     time.sleep(0.3)
     (Path(sys.argv[1]) / "last words").write_text(signal.Signals(number).name)
     sys.exit()
 signal.signal(signal.SIGTERM, end)
 try:
-    with services.present(Path(sys.argv[1]), sys.argv[2], "127.0.0.1", int(sys.argv[3])):
+    with present(Path(sys.argv[1]), sys.argv[2], "127.0.0.1", int(sys.argv[3])):
         print("up", flush=True)
         time.sleep(600)
 except project.UserError as error:
@@ -54,7 +56,7 @@ os.execve(sys.executable, [sys.executable, "-c", code], {**os.environ, **marks})
 
 AS_NOBODY = """
 import os
-from mlops_course import cli, project, supervision
+from mlops_course import cli, supervision
 os.setuid(65_534)
 cli.app(["stop"])
 """
@@ -256,17 +258,17 @@ def test_the_only_one_of_its_name_needs_no_port_and_its_lock_falls_with_it(root)
         port = taken.getsockname()[1]
         with (
             pytest.raises(UserError, match=f"port {port} of 127.0.0.1 cannot be used"),
-            services.present(root / "out/dev", "web", "127.0.0.1", port),
+            present(root / "out/dev", "web", "127.0.0.1", port),
         ):
             pass
-        with services.present(root / "out/dev", "web", "127.0.0.1", 0):
+        with present(root / "out/dev", "web", "127.0.0.1", 0):
             pass
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_message(root):
     (root / "out").write_text("no folder")
 
-    with pytest.raises(UserError, match="could not"), services.present(root / "out/dev", "web", "127.0.0.1", 0):
+    with pytest.raises(UserError, match="could not"), present(root / "out/dev", "web", "127.0.0.1", 0):
         pass
     assert stop(root) == "nothing was running"
     (root / "out").unlink()
