@@ -26,6 +26,12 @@ def caption() -> str:
     return f"*Measured on {datetime.now(UTC):%Y-%m-%d}, commit {commit()}; {machine()}.*"
 
 
+def busy() -> str:
+    "A line that warns of figures that are worth little, because other work takes more than half a core; empty without it."
+    load = os.getloadavg()[0]
+    return f"The machine is busy (load average {load:.1f}): seconds and shares will be too high." if load > 0.5 else ""
+
+
 def commit() -> str:
     "The commit that is checked out; `and changes` if files differ from it, those aside that a benchmark writes."
     asked = ["git rev-parse --short HEAD", "git status --porcelain -- . :!docs/BENCHMARKS.md :!images"]
@@ -61,6 +67,7 @@ def keep(
 def main(names: list[str]) -> int:
     "Run each bench_*.py, or those of `names`, in a process of its own, show its tables, keep them in docs/BENCHMARKS.md."
     missed = []
+    print(busy(), file=sys.stderr)
     for script in sorted(HERE.glob("bench_*.py")):
         if names and script.stem.removeprefix("bench_") not in names:
             continue
