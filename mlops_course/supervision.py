@@ -875,7 +875,9 @@ def states(
         info = infos.get(name) or {"statename": "STOPPED", "pid": 0}
         left = None if infos else _noted(home(folder) / f"{name}.pid", folder=str(folder))
         pid = info["pid"] or (left.pid if left else None)
-        service = Service(**{key: definition[key] for key in Service.model_fields})
+        service = Service(
+            **{key: definition[key] for key in Service.model_fields if key in definition}
+        )
         healthy = pid is not None and not trouble(service)
         state = (
             "running"
