@@ -45,7 +45,9 @@ def _account() -> str:
     return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_"
 
 # %% ../notebooks/902_answers.ipynb #7e20b9d4
-def make_folder(folder: Path) -> Path:
+def make_folder(
+    folder: Path,  # a learner's
+) -> Path:
     "Make a learner's folder. Who may write in the checkout may have one beside it."
     if not folder.parent.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,11 +103,13 @@ class Lesson:
             )
 
     def write(self, path: Path) -> None:
+        "Write the cells as they are now, in the form that `nbdev_clean` gives to a notebook."
         text = json.dumps(self.notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         with atomic_write(path) as beside:
             beside.write_text(text, encoding="utf-8")
 
     def label(self, cell: dict) -> str:
+        "What a cell is called in a message: its exercise, or how it begins."
         first = next(iter(_text(cell).splitlines()), "")
         return self.exercises.get(cell["id"]) or f"the cell `{first[:60]}`"
 
@@ -222,7 +226,9 @@ def _checkout(name: str) -> str:
     return f"git checkout {commit}notebooks/{name}"
 
 
-def cure(name: str) -> str:
+def cure(
+    name: str,  # of the lesson's file
+) -> str:
     "How a broken lesson becomes whole again."
     try:
         if _git("ls-files", "--unmerged", "--", f"notebooks/{name}") and _merging():

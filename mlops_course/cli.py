@@ -931,18 +931,19 @@ def _taken(port: int) -> str:
 
 
 def _port(wanted: int | None) -> int:
-    "The port that MLflow gets: the one that is wanted, else 5000, or the next that is free."
-    why = _taken(wanted or 5000)
+    "The port for MLflow: the one that is wanted, else its usual one, or the next that is free."
+    usual = services.SERVICES["mlflow"].port
+    why = _taken(wanted or usual)
     if not why:
-        return wanted or 5000
+        return wanted or usual
     if wanted:
         raise project.UserError(
             f"MLflow cannot have port {wanted}: {why}. Or choose another one: --port 5001, or "
             "PORT=5001 with make"
         )
-    found = next((other for other in range(5001, 5100) if not _taken(other)), None)
+    found = next((other for other in range(usual + 1, usual + 100) if not _taken(other)), None)
     port = found or services.free_port()
-    typer.echo(f"port 5000 is taken, so MLflow has {port}: {why}")
+    typer.echo(f"port {usual} is taken, so MLflow has {port}: {why}")
     return port
 
 # %% ../notebooks/91_command_line.ipynb #a39353b3
@@ -959,15 +960,10 @@ def _server(folder: Path, port: int) -> services.Service:
 
     database, artifacts = registry.addresses(folder)
     where = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
-    command = ("mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where)
-    return services.Service(
-        name=f"ui-{port}",
-        command=command,
-        port=port,
-        health="/health",
-        variables=_QUIET,
-        seconds=120,
-    )
+    mlflow = services.SERVICES["mlflow"]
+    options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where)
+    changes = {"name": f"ui-{port}", "command": (*mlflow.command, *options), "variables": _QUIET}
+    return mlflow.model_copy(update={**changes, "port": port})
 
 # %% ../notebooks/91_command_line.ipynb #53c3ffdb
 def _runs_page(folder: Path) -> str:

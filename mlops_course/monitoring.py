@@ -12,13 +12,14 @@ __all__ = ['OUTCOMES', 'REFUSED', 'LAST', 'BLOBS', 'LATE', 'MonitoringSettings',
 from pydantic import Field
 
 from .drift import DriftSettings
+from .services import SERVICES
 
 
 class MonitoringSettings(DriftSettings):
     "The section `monitoring` of an environment."
 
     host: str = "127.0.0.1"  # beyond loopback a key is required
-    port: int = 8309
+    port: int = SERVICES["monitoring"].port
     body_bytes: int = 4_000_000  # of one request, at most
     window_hours: float = 168  # requests older than this, seen from the newest, are not judged
     window_labels: int = 1_000  # of a version, the newest: so many are judged, at most
@@ -1190,7 +1191,7 @@ def monitor(
     os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     with (
         present(folder, "monitoring", told.host, told.port) as listening,
-        logging_to(folder / "logs/monitoring.jsonl", service="monitoring", environment=name),
+        logging_to(folder / SERVICES["monitoring"].log, service="monitoring", environment=name),
     ):
         app = application(Monitor(folder, told), key)
         log.info("service started", host=told.host, port=listening.getsockname()[1])

@@ -44,11 +44,14 @@ def plain(
     return "".join(letter if letter.isprintable() else " " for letter in text[:200])
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #d492bdd5
+from .services import SERVICES, Service
+
+
 class RetrainingSettings(Settings):
     "The section `retraining` of an environment."
 
     host: str = "127.0.0.1"  # beyond loopback a key is required
-    port: int = 8310
+    port: int = SERVICES["retraining"].port
     body_bytes: int = 1_000_000  # of one request, at most
     serving: str | None = None  # is asked which version answers; None: at the environment's port
     # replaces values of the section `training`
@@ -360,7 +363,7 @@ import subprocess
 import sys
 import threading
 
-from . import services, telemetry, web
+from . import telemetry, web
 
 
 def trainings(
@@ -657,8 +660,8 @@ def serving_version(
 
 
 def serving_of_environment() -> str:
-    told = project.environment().serving
-    return web.address_of(told.get("host", "127.0.0.1"), told.get("port", 8172))
+    settings, usual = project.environment().serving, SERVICES["serving"].port
+    return web.address_of(settings.get("host", "127.0.0.1"), settings.get("port", usual))
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #19e91fa2
 class Retraining(_Trainer):
@@ -881,7 +884,7 @@ def serve(
     with (
         web.present(folder, "retraining", told.host, told.port) as listening,
         telemetry.logging_to(
-            folder / "logs/retraining.jsonl", service="retraining", environment=name
+            folder / SERVICES["retraining"].log, service="retraining", environment=name
         ),
     ):
         app = application(Retraining(folder, told), key)
@@ -929,10 +932,10 @@ def ask(
 def alertmanager(
     folder: Path,  # gets its configuration and its data
     platform: Path,  # the project's folder platform/
-    receiver: str = "http://127.0.0.1:8310/alerts",  # of the retraining service
-    port: int = 9093,  # on loopback
+    receiver: str = f"{SERVICES['retraining'].address}/alerts",
+    port: int = SERVICES["alertmanager"].port,  # on loopback
     key_file: Path | None = None,  # has the key that the receiver wants to see
-) -> services.Service:
+) -> Service:
     "Alertmanager; the configuration is written."
     import shutil
 
@@ -950,15 +953,12 @@ def alertmanager(
     (folder / "alertmanager").mkdir(parents=True, exist_ok=True)
     file = folder / "alertmanager/alertmanager.yml"
     file.write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
-    # the second is Debian's
-    program = "alertmanager" if shutil.which("alertmanager") else "prometheus-alertmanager"
+    service = SERVICES["alertmanager"]  # under the name that Debian gives it
     command = (
-        program,
+        "alertmanager" if shutil.which("alertmanager") else service.command[0],
         f"--config.file={file}",
         f"--storage.path={folder / 'alertmanager/data'}",
         f"--web.listen-address=127.0.0.1:{port}",
     )
     more = ("--cluster.listen-address=", "--log.level=warn")
-    return services.Service(
-        name="alertmanager", command=(*command, *more), port=port, health="/-/ready", seconds=30
-    )
+    return service.model_copy(update={"command": (*command, *more), "port": port})

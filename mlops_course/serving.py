@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from . import clocks, project
+from . import clocks, project, services
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Period = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # seconds, and more than none
@@ -22,7 +22,7 @@ class ServingSettings(project.Settings):
     "The section `serving` of an environment."
 
     host: str = "127.0.0.1"  # beyond loopback a key is required
-    port: Annotated[int, Field(ge=1, le=65_535)] = 8172
+    port: Annotated[int, Field(ge=1, le=65_535)] = services.SERVICES["serving"].port
     body_bytes: Annotated[int, Field(ge=1)] = 65_536  # of one request, at most
     # features are at most this much older than the store's; 0: it is asked for each request
     cache_seconds: Seconds = 5
@@ -954,7 +954,7 @@ def serve(
     with (
         present(folder, "serving", settings.host, settings.port) as listening,
         predictions.only_writer(predictions.folder_of(folder)),
-        logging_to(folder / "logs/serving.jsonl", service="serving", environment=name),
+        logging_to(folder / services.SERVICES["serving"].log, service="serving", environment=name),
     ):
         _check_champion(folder)
         port = listening.getsockname()[1]

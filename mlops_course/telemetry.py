@@ -268,58 +268,49 @@ def prometheus(
     folder: Path,  # gets its configuration and its data
     platform: Path,  # the project's folder platform/
     targets: dict[str, str],  # host:port by job of prometheus.yml; a job without one is left out
-    port: int = 9090,  # on loopback
+    port: int,  # its own, on loopback
     every: str = "15s",  # readings and rules
     alertmanager: str | None = None,  # its host:port
     key_file: Path | None = None,  # has the key that the targets want to see
-) -> dict[str, Any]:
-    "What `services.Service` needs to run Prometheus; the configuration is written."
+) -> tuple[str, ...]:
+    "The command that starts Prometheus; its configuration is written."
     import yaml
 
-    told = yaml.safe_load((platform / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
-    jobs = {job["job_name"]: job for job in told["scrape_configs"]}
+    config = yaml.safe_load((platform / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     if unknown := targets.keys() - jobs.keys():
         raise ValueError(
             f"prometheus.yml has no job {', '.join(sorted(unknown))}; "
             f"it has {', '.join(sorted(jobs))}"
         )
     key = {"authorization": {"credentials_file": str(key_file)}} if key_file else {}
-    told["global"] |= {
+    config["global"] |= {
         "scrape_interval": every,
         "scrape_timeout": every,
         "evaluation_interval": every,
     }
-    told["scrape_configs"] = [
+    config["scrape_configs"] = [
         {**jobs[name], **key, "static_configs": [{"targets": [place]}]}
         for name, place in targets.items()
     ]
-    told["rule_files"] = [f"{_pattern(platform)}/prometheus/rules/*.yml"]
-    told["alerting"] = (
+    config["rule_files"] = [f"{_pattern(platform)}/prometheus/rules/*.yml"]
+    config["alerting"] = (
         {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
         if alertmanager
         else {}
     )
     (folder / "prometheus").mkdir(parents=True, exist_ok=True)
     file = folder / "prometheus/prometheus.yml"
-    file.write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
-    command = [
+    file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return (
         "prometheus",
         f"--config.file={file}",
         f"--storage.tsdb.path={folder / 'prometheus/data'}",
         "--storage.tsdb.retention.time=15d",
-    ]
-    command += [
         f"--web.listen-address=127.0.0.1:{port}",
         "--rules.alert.resend-delay=2s",
         "--log.level=warn",
-    ]
-    return {
-        "name": "prometheus",
-        "command": tuple(command),
-        "port": port,
-        "health": "/-/ready",
-        "seconds": 30,
-    }
+    )
 
 
 def _pattern(folder: Path) -> str:

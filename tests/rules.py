@@ -289,7 +289,7 @@ def faults(path: Path) -> list[str]:
 
 
 def contents(folder: Path) -> str:
-    "The lessons and the appendix as two Markdown tables: what the README shows between its two marks."
+    "The lessons as a Markdown table, and links to the appendix: what the README shows between its two marks."
     notebooks = [Notebook(path) for path in sorted(folder.glob("[0-9]*.ipynb"), key=lambda path: path.stem.split("_"))]
     lessons = [notebook for notebook in notebooks if not notebook.appendix]
     solutions = [notebook for notebook in notebooks if notebook.module.startswith("solutions_")]
@@ -298,30 +298,25 @@ def contents(folder: Path) -> str:
         [
             "| lesson | what it says of itself | minutes | module |",
             "| --- | --- | ---: | --- |",
-            *(f"{_row(lesson)} {LESSON.search(lesson.markdown[0])[1]} | {_named(lesson.module)} |" for lesson in lessons),
-            f"\n{len(lessons)} lessons, {took / 60:.0f} hours. The appendix says how the course is made, for those who want to know:\n",
-            "| page | what it says of itself | module |",
-            "| --- | --- | --- |",
-            *(f"{_row(page)} {_named(page.module)} |" for page in notebooks if page.appendix and page not in solutions),
-            f"| Solutions: {', '.join(map(_solved, solutions))} | What each exercise asks, its check, hints and a solution. | `solutions_*` |",
+            *map(_row, lessons),
+            f"\n{len(lessons)} lessons, {took / 60:.0f} hours. The appendix says how the course is made, for those who want to know: "
+            + ", ".join(_linked(page) for page in notebooks if page.appendix and page not in solutions)
+            + ". What the exercises ask, and solutions: "
+            + ", ".join(_linked(page).replace("[Solutions: ", "[") for page in solutions)
+            + ".",
         ]
     )
 
 
-def _row(notebook: Notebook) -> str:
-    "The first two cells of a notebook's row: its number and title, and its subtitle."
-    title, subtitle, *_ = notebook.markdown[0].splitlines()
-    number = notebook.path.stem.split("_")[0]
-    return f"| [{number} {title.removeprefix('# ')}](notebooks/{notebook.path.name}) | {subtitle.removeprefix('> ')} |"
+def _row(lesson: Notebook) -> str:
+    title, subtitle, *_ = lesson.markdown[0].splitlines()
+    number, minutes = lesson.path.stem.split("_")[0], LESSON.search(lesson.markdown[0])[1]
+    named = f"[{number} {title.removeprefix('# ')}](notebooks/{lesson.path.name})"
+    return f"| {named} | {subtitle.removeprefix('> ')} | {minutes} | {lesson.module and f'`{lesson.module}`'} |"
 
 
-def _solved(notebook: Notebook) -> str:
-    "A link to the solutions of a part, by the part's name."
-    return f"[{notebook.markdown[0].splitlines()[0].removeprefix('# Solutions: ')}](notebooks/{notebook.path.name})"
-
-
-def _named(module: str) -> str:
-    return f"`{module}`" if module else ""
+def _linked(page: Notebook) -> str:
+    return f"[{page.markdown[0].splitlines()[0].removeprefix('# ')}](notebooks/{page.path.name})"
 
 
 def with_contents(readme: str, table: str) -> str:
@@ -330,7 +325,7 @@ def with_contents(readme: str, table: str) -> str:
 
 
 if __name__ == "__main__":
-    # NOTEBOOK...: print the faults. --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos. --readme: the tables of lessons and pages.
+    # NOTEBOOK...: print the faults. --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos. --readme: the table of lessons.
     if sys.argv[1] == "--readme":
         readme = Path("README.md")
         readme.write_text(with_contents(readme.read_text(encoding="utf-8"), contents(Path("notebooks"))), encoding="utf-8")

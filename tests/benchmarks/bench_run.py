@@ -30,13 +30,14 @@ def main() -> dict:
         first, again = timed(run, folder), timed(run, folder)
         lines = [json.loads(line) for line in (folder / "out/dev/logs/pipeline.jsonl").read_text(encoding="utf-8").splitlines()]
     stages = {line["stage"]: line["seconds"] for line in lines if line["event"] == "stage finished"}
-    rest = first - sum(stages.values())
-    print("| part of `make run` | share |\n| --- | --- |")
-    for stage, seconds in stages.items():
-        print(f"| the work of `{stage}` | {seconds / first:.0%} |")
-    print(f"| lessons around the work, kernels, Ploomber | {rest / first:.0%} |")
-    print(f"| all of it, beside its limit of {LIMIT_FIRST} s | {first / LIMIT_FIRST:.0%} |")
-    print(f"| again, nothing changed, beside its limit of {LIMIT_AGAIN} s | {again / LIMIT_AGAIN:.0%} |")
+    parts = {f"the work of `{stage}`": seconds for stage, seconds in stages.items()}
+    parts["lessons around the work, kernels, Ploomber"] = first - sum(stages.values())
+    print("| part of `make run` | seconds | share |\n| --- | ---: | ---: |")
+    for part, seconds in parts.items():
+        print(f"| {part} | {seconds:.1f} | {seconds / first:.0%} |")
+    print(f"| all of it | {first:.0f} | 100% |\n")
+    for what, seconds, limit in [("a first run", first, LIMIT_FIRST), ("again, when nothing has changed", again, LIMIT_AGAIN)]:
+        print(f"- {what}: {seconds:.1f} s, at most {limit}: {'reached' if seconds <= limit else 'missed'}")
     return {"first": first, "again": again, "stages": stages}
 
 

@@ -26,6 +26,12 @@ def caption() -> str:
     return f"*Measured on {datetime.now(UTC):%Y-%m-%d}, commit {commit()}; {machine()}.*"
 
 
+def warn_if_busy() -> None:
+    "Other work on the machine makes figures that are worth little."
+    if (load := os.getloadavg()[0]) > 0.5:
+        print(f"the machine is busy (load average {load:.1f}): what is measured now will be too slow", file=sys.stderr)
+
+
 def commit() -> str:
     "The commit that is checked out; `and changes` if files differ from it, those aside that a benchmark writes."
     asked = ["git rev-parse --short HEAD", "git status --porcelain -- . :!docs/BENCHMARKS.md :!images"]
@@ -61,6 +67,7 @@ def keep(
 def main(names: list[str]) -> int:
     "Run each bench_*.py, or those of `names`, in a process of its own, show its tables, keep them in docs/BENCHMARKS.md."
     missed = []
+    warn_if_busy()
     for script in sorted(HERE.glob("bench_*.py")):
         if names and script.stem.removeprefix("bench_") not in names:
             continue

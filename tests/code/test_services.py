@@ -1,11 +1,13 @@
 """What a service is: its description, its port, and how it answers that it can be used."""
 
+import re
 import socket
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
-from mlops_course import services
+from mlops_course import project, services
 from mlops_course.services import Service
 
 
@@ -46,3 +48,28 @@ def test_trouble_says_what_is_missing():
 
         listener.listen()
         assert services.trouble(service(port=port)) == ""
+
+
+@pytest.mark.parametrize(
+    "file", ["env.yaml", "env.live.yaml", "platform/prometheus/prometheus.yml", "platform/alertmanager/alertmanager.yml"]
+)
+def test_a_file_around_the_package_knows_the_ports_of_the_list(file):
+    text = (project.root() / file).read_text(encoding="utf-8")
+    if file.startswith("env"):
+        sections = {name: section for name, section in yaml.safe_load(text).items() if isinstance(section, dict)}
+        stated = {name: section["port"] for name, section in sections.items() if "port" in section}
+    elif "prometheus.yml" in file:
+        stated = {name: int(port) for name, port in re.findall(r"job_name: (\w+)\n.*\n.*127\.0\.0\.1:(\d+)", text)}
+    else:
+        stated = {"retraining": int(re.search(r"127\.0\.0\.1:(\d+)/alerts", text)[1])}
+
+    assert stated and stated == {name: services.SERVICES[name].port for name in stated}
+
+
+def test_an_environment_has_ports_of_its_own_and_prometheus_hears_of_them():
+    environment = project.Environment(name="staging", out="out/staging", monitoring={"port": 9309})
+    listed = services.services_of(environment)
+
+    assert services.targets(listed) == {"serving": "127.0.0.1:8172", "monitoring": "127.0.0.1:9309", "retraining": "127.0.0.1:8310"}
+    with pytest.raises(project.UserError, match="section `serving` of staging"):
+        services.services_of(environment.model_copy(update={"serving": {"port": "none"}}))

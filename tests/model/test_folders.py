@@ -117,7 +117,7 @@ def test_a_training_table_is_kept_and_read_again(place):
 def test_prometheus_finds_its_rules(place):
     platform = project.root() / "platform"
     shutil.copytree(platform, place / "platform")
-    telemetry.prometheus(place / "services", place / "platform", {"serving": "127.0.0.1:1"})
+    telemetry.prometheus(place / "services", place / "platform", {"serving": "127.0.0.1:1"}, port=9090)
 
     file = place / "services/prometheus/prometheus.yml"
     (pattern,) = yaml.safe_load(file.read_text(encoding="utf-8"))["rule_files"]

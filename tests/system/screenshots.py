@@ -14,7 +14,7 @@ from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
-from mlops_course import live, project, retraining, stages, web
+from mlops_course import live, project, retraining, services, stages, web
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -79,7 +79,7 @@ def loop(scratch: Path) -> None:
         steps = [step for case in retraining.read_cases(folder) if (step := case.last(what))]
         return any(step["real"] > time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(began)) for step in steps)
 
-    prometheus, monitoring = (f"http://127.0.0.1:{port}" for port in (told.prometheus_port, live.ports_of(environment)["monitoring"]))
+    prometheus, monitoring = f"http://127.0.0.1:{told.prometheus_port}", services.services_of(environment)["monitoring"].address
     try:
         with page(scratch) as opened:
             wait_for(lambda: reached("waiting for fresh data"), 600)

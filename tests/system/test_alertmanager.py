@@ -56,10 +56,10 @@ class World:
         receiver = f"http://127.0.0.1:{self.port}/alerts"
         supervision.start(self.folder, retraining.alertmanager(self.folder / "services", PLATFORM, receiver, manager, self.key))
         targets = {"monitoring": f"127.0.0.1:{port}", "retraining": f"127.0.0.1:{self.port}"}
-        told = telemetry.prometheus(
-            self.folder / "services", PLATFORM, targets, free_port(), "1s", alertmanager=f"127.0.0.1:{manager}", key_file=self.key
-        )
-        self.prometheus = httpx.Client(trust_env=False, base_url=supervision.start(self.folder, services.Service(**told)), timeout=30)
+        listening, place = free_port(), f"127.0.0.1:{manager}"
+        command = telemetry.prometheus(self.folder / "services", PLATFORM, targets, listening, "1s", place, self.key)
+        service = services.SERVICES["prometheus"].model_copy(update={"command": command, "port": listening})
+        self.prometheus = httpx.Client(trust_env=False, base_url=supervision.start(self.folder, service), timeout=30)
 
     def retraining(self) -> None:
         variables = {"PLOOMBER_ENV_FILENAME": str(self.folder / "env.yaml"), "MLOPS_COURSE_API_KEY": KEY}

@@ -96,10 +96,12 @@ def world(template, tmp_path_factory):
     key = folder / "key"
     key.write_text(KEY)
     targets = {"serving": f"127.0.0.1:{online.port}", "monitoring": f"127.0.0.1:{port}"}
-    told = telemetry.prometheus(folder / "services", PLATFORM, targets, port=free_port(), every="1s", key_file=key)
+    listening = free_port()
+    command = telemetry.prometheus(folder / "services", PLATFORM, targets, listening, every="1s", key_file=key)
+    service = services.SERVICES["prometheus"].model_copy(update={"command": command, "port": listening})
     try:
         wait_for(online.ready, 120)
-        yield folder, online, Prometheus(supervision.start(folder, services.Service(**told)))
+        yield folder, online, Prometheus(supervision.start(folder, service))
     finally:
         supervision.stop(folder)
         online.kill()
