@@ -138,7 +138,7 @@ bench: $(READY) ## the benchmarks of docs/BENCHMARKS.md; one of them: make bench
 	python tests/benchmarks/run.py $(ONLY)
 
 .PHONY: screenshots
-screenshots: run ## make the pictures of README, docs and lessons anew, from the last build and a browser
+screenshots: $(READY) ## make the pictures of README, docs and lessons anew, with a browser and the whole loop
 	PYTHONPATH=tests:tests/system python tests/system/screenshots.py
 
 .PHONY: clean

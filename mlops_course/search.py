@@ -36,6 +36,8 @@ class Matches(NamedTuple):
 # %% ../notebooks/97_search.ipynb #a6caf7df
 from pathlib import Path
 
+from . import predictions
+
 
 def log_files(
     out: Path,  # the folder of an environment
@@ -49,7 +51,7 @@ def log_files(
         or query.service not in (None, "serving")
         or query.level not in (None, *LEVELS[:2])
     ):
-        files += out.glob("serving/predictions/*.jsonl")
+        files += predictions.day_files(predictions.folder_of(out)).values()
     return sorted(map(str, files))
 
 # %% ../notebooks/97_search.ipynb #51892863
@@ -57,10 +59,12 @@ _FIELDS = ("time", "level", "service", "stage", "run", "request_id")
 _SOURCE = """read_csv($files, columns = {'line': 'VARCHAR'}, delim = '\x01', quote = '',
     escape = '', header = false, auto_detect = false, filename = true, max_line_size = 20_000_000,
     strict_mode = false, store_rejects = true)"""  # a line is one column, whatever it holds
+# in the path of each file of the prediction log
+_ANSWERS = f"/{predictions.folder_of(Path()).as_posix()}/"
 # what stands in braces is filled in by `format`; a doubled brace is one of the line itself
 _TABLES = """
 WITH looked AS (
-    SELECT line, contains(filename, '/serving/predictions/') AS answer,
+    SELECT line, contains(filename, '{answers}') AS answer,
            NOT (starts_with(line, '{{') AND ends_with(line, '}}')) AS bare, {letters} AS likely,
            CASE WHEN likely AND NOT bare THEN TRY(json_extract_string(line, {paths})) END AS x
     FROM {source} WHERE line <> ''
@@ -75,7 +79,6 @@ WITH looked AS (
 import glob
 import json
 import re
-from contextlib import suppress
 
 
 def _conditions(
@@ -139,7 +142,8 @@ def _ask(
             "letters": " AND ".join([*letters, *more]) or "true",
             "fields": " AND ".join(fields) or "true",
         }
-        tables = _TABLES.format(source=source, paths=[f"$.{name}" for name in _FIELDS], **parts)
+        paths = [f"$.{name}" for name in _FIELDS]
+        tables = _TABLES.format(source=source, answers=_ANSWERS, paths=paths, **parts)
         return connection.execute(f"{tables} {question}", {**values, **given}).fetchall()
 
     rows = ask(
@@ -194,24 +198,14 @@ def _searched(out: Path, query: Query, most: int) -> Matches:
     if not files:
         return Matches([], 0, 0, [])
     patterns = [glob.escape(file) for file in files]
+    newest = predictions.last_time(predictions.folder_of(out))
     with duckdb.connect() as connection:
-        matches = _ask(connection, _SOURCE, {"files": patterns}, query, _newest_answer(files), most)
+        matches = _ask(connection, _SOURCE, {"files": patterns}, query, newest, most)
         unread = connection.execute(
             "SELECT count(DISTINCT (file_id, line)) FROM reject_errors "
             "WHERE scan_id = (SELECT min(scan_id) FROM reject_errors)"
         )
         return matches._replace(broken=matches.broken + unread.fetchone()[0])
-
-
-def _newest_answer(files: list[str]) -> datetime | None:
-    "The time of the last whole entry of the prediction log."
-    for file in [Path(file) for file in files if "/serving/predictions/" in file][-1:]:
-        with open(file, "rb") as opened:
-            opened.seek(max(0, file.stat().st_size - 1_000_000))
-            for line in reversed(opened.read().splitlines()):
-                with suppress(ValueError, KeyError, TypeError):
-                    return datetime.fromisoformat(json.loads(line)["time"])
-    return None
 
 # %% ../notebooks/97_search.ipynb #69cc9a19
 def search(

@@ -26,10 +26,10 @@ def caption() -> str:
     return f"*Measured on {datetime.now(UTC):%Y-%m-%d}, commit {commit()}; {machine()}.*"
 
 
-def busy() -> str:
-    "A line that warns of figures that are worth little, because other work takes more than half a core; empty without it."
-    load = os.getloadavg()[0]
-    return f"The machine is busy (load average {load:.1f}): seconds and shares will be too high." if load > 0.5 else ""
+def warn_if_busy() -> None:
+    "Other work on the machine makes figures that are worth little."
+    if (load := os.getloadavg()[0]) > 0.5:
+        print(f"the machine is busy (load average {load:.1f}): what is measured now will be too slow", file=sys.stderr)
 
 
 def commit() -> str:
@@ -67,7 +67,7 @@ def keep(
 def main(names: list[str]) -> int:
     "Run each bench_*.py, or those of `names`, in a process of its own, show its tables, keep them in docs/BENCHMARKS.md."
     missed = []
-    print(busy(), file=sys.stderr)
+    warn_if_busy()
     for script in sorted(HERE.glob("bench_*.py")):
         if names and script.stem.removeprefix("bench_") not in names:
             continue

@@ -1,7 +1,6 @@
-"""The pictures of README and lessons, made from the running thing (`make screenshots`): the pipeline as it was built, JupyterLab in a
+"""The pictures of README and lessons, made from the running thing (`make screenshots`): the stages, JupyterLab in a
 browser, and the services of `make live` while a drift is found and answered."""
 
-import json
 import signal
 import subprocess
 import tempfile
@@ -20,20 +19,17 @@ IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
 
 
-def pipeline(out: Path) -> None:
-    "Draw the stages of pipeline.yaml with what each makes, and the seconds of its work in the last build."
-    lines = [json.loads(line) for line in (out / "logs/pipeline.jsonl").read_text(encoding="utf-8").splitlines()]
-    seconds = {line["stage"]: line["seconds"] for line in lines if line["event"] == "stage finished"}
-    fig, ax = plt.subplots(figsize=(11, 1.9))
+def pipeline() -> None:
+    "Draw the stages of pipeline.yaml, with the lesson of each and what it makes."
+    fig, ax = plt.subplots(figsize=(11, 1.6))
     for place, (name, task) in enumerate(stages.tasks().items()):
         ax.text(
             place, 0.62, name, ha="center", va="center", fontsize=12, bbox={"boxstyle": "round,pad=0.5", "fc": "#dbe9f6", "ec": "#3b6ea5"}
         )
-        ax.text(place, 0.22, Path(task["source"]).stem.replace("_", " "), ha="center", fontsize=9, color="#555555")
-        ax.text(place, 0.05, f"{seconds[name]:.1f} s of work", ha="center", fontsize=9, color="#555555")
+        ax.text(place, 0.12, Path(task["source"]).stem.replace("_", " "), ha="center", fontsize=9, color="#555555")
         made = next(text for key, text in KINDS.items() if key in task["product"])
         ax.annotate("", (place + 0.68, 0.62), (place + 0.34, 0.62), arrowprops={"arrowstyle": "->", "color": "#3b6ea5"})
-        ax.text(place + 0.5, 0.82, made, ha="center", fontsize=9)
+        ax.text(place + 0.5, 0.84, made, ha="center", fontsize=9)
     ax.set(xlim=(-0.4, len(stages.tasks()) - 0.2), ylim=(0, 1))
     ax.axis("off")
     fig.savefig(IMAGES / "pipeline.png", dpi=110, bbox_inches="tight")
@@ -106,7 +102,7 @@ def loop(scratch: Path) -> None:
 if __name__ == "__main__":
     if CHROMIUM is None:
         raise SystemExit(MISSING)
-    pipeline(project.root() / project.environment().out)
+    pipeline()
     with tempfile.TemporaryDirectory() as scratch:
         lessons(Path(scratch))
         loop(Path(scratch))
