@@ -7,6 +7,7 @@ import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -57,8 +58,9 @@ def oracle(labels, rows, ttl):
     labels=st.lists(label, max_size=12),
     rows=st.lists(row, max_size=20, unique_by=lambda r: (r[0], r[1], -1 if r[2] is None else r[2])),
     ttl=st.none() | st.integers(1, 4),
+    values=st.sampled_from([asof.VALUES, 40, 5]),  # one part, a few, one for each row
 )
-def test_each_label_gets_the_newest_row_known_at_its_time_and_nothing_else_changes(labels, rows, ttl):
+def test_each_label_gets_the_newest_row_known_at_its_time_and_nothing_else_changes(labels, rows, ttl, values):
     rows = [(*r, float(i)) for i, r in enumerate(rows)]
     right = pd.DataFrame(
         {
@@ -77,9 +79,10 @@ def test_each_label_gets_the_newest_row_known_at_its_time_and_nothing_else_chang
     ).set_axis(range(len(labels), 0, -1))
     limit = None if ttl is None else timedelta(minutes=ttl)
 
-    found = asof.as_of(
-        left, right, entity="entity", label_time="when", feature_time="time", columns=["value"], ttl=limit, created="created"
-    )
+    with mock.patch.object(asof, "VALUES", values):
+        found = asof.as_of(
+            left, right, entity="entity", label_time="when", feature_time="time", columns=["value"], ttl=limit, created="created"
+        )
 
     pd.testing.assert_frame_equal(found[list(left)], left)
     np.testing.assert_array_equal(found["value"], oracle(labels, rows, ttl))
@@ -311,6 +314,19 @@ def test_a_retrieval_can_be_kept_as_a_data_set_and_read_again(files):
     again = store.get_saved_dataset("kept").to_df().sort_values("event_timestamp", ignore_index=True)
     expected = job.to_df().sort_values("event_timestamp", ignore_index=True)
     assert again.rate.fillna(-1).tolist() == expected.rate.fillna(-1).tolist()
+
+
+@pytest.mark.parametrize("keys", ["driver_id", "driver_id::INTEGER", "driver_id::DOUBLE", "driver_id::VARCHAR"])
+def test_in_parts_the_answers_are_those_of_one_join_whatever_the_keys_are(files, monkeypatch, keys):
+    store = repository(files)
+    asked = labels(300)
+    whole = store.get_historical_features(asked, ["stats:rate"]).to_df()
+    monkeypatch.setattr(asof, "VALUES", 50)
+    query = asked.assign(driver_id=duckdb.sql(f"SELECT {keys} AS k FROM asked").df().k)
+
+    found = store.get_historical_features(query, ["stats:rate"]).to_df()
+
+    assert found.rate.notna().any() and found.rate.equals(whole.rate)
 
 
 def test_it_works_in_little_memory(files):
