@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import matplotlib.pyplot as plt
-from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page
+from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page, run_all
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
@@ -45,14 +45,12 @@ def lessons(folder: Path) -> None:
         opened.wait_for_timeout(1000)
         opened.screenshot(path=IMAGES / "lesson.png")
         open_lesson(opened, address, "00_start_here")
+        run_all(opened, 120)
         cell = opened.locator(".jp-CodeCell", has_text="def small():")
         cursor_in(opened, cell.locator(".cm-content"))
         opened.keyboard.press("Control+A")
         opened.keyboard.type("def small():\nfrom mlops_course.project import environment\n\n")
         opened.keyboard.type('return environment("env.yaml", world={"drivers": 60})')
-        for needed in ("from mlops_course.exercises import check", "print(show_progress())"):
-            cursor_in(opened, opened.locator(".jp-CodeCell", has_text=needed).first.locator(".cm-content"))
-            opened.keyboard.press("Control+Enter")
         cursor_in(opened, cell.locator(".cm-content"))
         opened.keyboard.press("Shift+Enter")
         opened.keyboard.press("Shift+Enter")
