@@ -12,7 +12,7 @@ from traffic import ages, days_of, entry, write
 
 from mlops_course import predictions
 from mlops_course.project import UserError
-from mlops_course.serving import Background
+from mlops_course.web import Background
 
 
 def started(folder, seconds: float, most: int) -> predictions.PredictionLog:
