@@ -311,11 +311,11 @@ class State(Labels):
                 self._meet(row)
                 _count(db, "predictions", {row[2]: 1})
             elif fresh:
-                told = (orjson.dumps(before + fresh), row[4], row[0])
+                values = (orjson.dumps(before + fresh), row[4], row[0])
                 db.execute(
                     "UPDATE predictions SET candidates = ?, score = coalesce(score, ?) "
                     "WHERE request_id = ?",
-                    told,
+                    values,
                 )
 
 # %% ../notebooks/62_model_monitoring.ipynb #9c0e2f27
@@ -631,17 +631,16 @@ from .web import Background, Shared
 
 from .drift import PROBLEMS, Verdict, judge
 
-# seconds, after which what has failed is made again, a verdict is told as old, and refused times
-# are no longer told
+# seconds until what has failed is made again, a verdict is old, and refused times are past
 LATE = 60
 
 
 class Health(Background):
     "What does not work, each thing on its own, so that the others go on."
 
-    def __init__(self, told: MonitoringSettings):
+    def __init__(self, settings: MonitoringSettings):
         super().__init__(pause=None)
-        self.told = told
+        self.settings = settings
         self.ended = threading.Event()  # set: what is under way elsewhere is given up
         self._failed: dict[str, float] = {}  # when, by `time.monotonic`
         self.refused: dict[str, int] = {}  # since the beginning, by `REFUSED`; replaced as a whole
@@ -716,9 +715,9 @@ class _Watching(Health):
     def __init__(
         self,
         folder: Path,  # an environment's: all but monitoring/ is only read
-        told: MonitoringSettings,
+        settings: MonitoringSettings,
     ):
-        super().__init__(told)
+        super().__init__(settings)
         self.folder, self.reports = folder, folder / "monitoring/reports"
         # by version; of a report, when, and what was detected then
         self.references, self.reported = Shared(), Shared()
@@ -731,7 +730,7 @@ class _Watching(Health):
 
     @cached_property
     def state(self) -> State:
-        opened = State(self.folder / "monitoring/state.db", partial(span_of, self.told))
+        opened = State(self.folder / "monitoring/state.db", partial(span_of, self.settings))
         self.refused = self._before = opened.counts("refused")
         return opened
 
@@ -744,7 +743,7 @@ class _Watching(Health):
 
     def active(self) -> list[str]:
         "The versions that answer now."
-        return versions_of(self.state, self.told.active_requests)
+        return versions_of(self.state, self.settings.active_requests)
 
     def readiness(self) -> dict[str, Any]:
         "Is the log read, and were references looked for? What is wrong stands in `trouble`."
@@ -761,9 +760,9 @@ class _Watching(Health):
         new, active = {}, self.active()
         for version in active:
             with self.trying(f"verdict of version {version}"):
-                window, labelled, unlabelled = window_of(self.state, version, self.told)
+                window, labelled, unlabelled = window_of(self.state, version, self.settings)
                 new[version] = judge(
-                    window, labelled, self.references.get(version), self.told, unlabelled
+                    window, labelled, self.references.get(version), self.settings, unlabelled
                 )
         for version, verdict in new.items():
             _log_changes(version, self.verdicts.get(version), verdict)
@@ -799,7 +798,7 @@ class Monitor(_Watching):
         else:
             self._basis = basis if self._judge(began) else None
         if time.monotonic() - self._forgot > LATE:
-            forget(self.state, self.told)
+            forget(self.state, self.settings)
             self._forgot = time.monotonic()
 
 # %% ../notebooks/62_model_monitoring.ipynb #5d6c4814
@@ -877,12 +876,12 @@ def refer(monitor: Monitor) -> None:
         about = f"reference of version {version}"
         if monitor.references.setdefault(version, None) is None and not monitor.rests(about):
             with monitor.trying(about):
-                found = kept_reference(monitor.folder, version, monitor.told)
+                found = kept_reference(monitor.folder, version, monitor.settings)
                 if not found:
-                    SubprocessJob("make_reference", monitor.folder, version, monitor.told).result(
-                        monitor.ended
-                    )
-                    found = kept_reference(monitor.folder, version, monitor.told)
+                    SubprocessJob(
+                        "make_reference", monitor.folder, version, monitor.settings
+                    ).result(monitor.ended)
+                    found = kept_reference(monitor.folder, version, monitor.settings)
                 monitor.references[version] = found
                 log.info(
                     "reference",
@@ -909,14 +908,14 @@ def write_reports(monitor: Monitor) -> None:
         if (
             not reference
             or not reference.traffic
-            or verdict.requests < monitor.told.window_requests
+            or verdict.requests < monitor.settings.window_requests
             or monitor.rests(about)
         ):
             continue
-        if verdict.detected != then or time.monotonic() - when > monitor.told.report_seconds:
+        if verdict.detected != then or time.monotonic() - when > monitor.settings.report_seconds:
             with monitor.trying(about):
                 name = SubprocessJob(
-                    "write_report", monitor.folder, version, monitor.told, nice=19
+                    "write_report", monitor.folder, version, monitor.settings, nice=19
                 ).result(monitor.ended)
                 monitor.reported[version] = (time.monotonic(), verdict.detected)
                 for old in sorted(monitor.reports.glob("*.html"))[:-20]:
@@ -1158,7 +1157,7 @@ def application(
     key: str | None = None,  # what a caller must show in X-API-Key; None: nothing
 ):
     "The FastAPI application."
-    every = [(Monitor.look, monitor.told.refresh_seconds), (refer, 1), (write_reports, 5)]
+    every = [(Monitor.look, monitor.settings.refresh_seconds), (refer, 1), (write_reports, 5)]
     works = [(work.__name__, partial(work, monitor), pause) for work, pause in every]
 
     @asynccontextmanager
@@ -1170,7 +1169,7 @@ def application(
             monitor.ended.set()
         log.info("service stopped")
 
-    app = service("Monitoring of driver completion", lifespan, monitor.told.body_bytes, key)
+    app = service("Monitoring of driver completion", lifespan, monitor.settings.body_bytes, key)
     for ways in (_take, _take_seed, _show):
         ways(app, monitor)
     metrics = CollectorRegistry()
@@ -1182,21 +1181,19 @@ def application(
 # %% ../notebooks/62_model_monitoring.ipynb #0dd23d70
 def monitor(
     folder: Path,  # an environment's: see `Monitor`; logs/ is written
-    told: MonitoringSettings,
+    settings: MonitoringSettings,
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Watch until SIGTERM or Ctrl-C. Raises `UserError` if the port is taken or a key is missing."
-    key = key_for(told.host)
+    key = key_for(settings.host)
     # a database that was replaced is opened anew
     os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     with (
-        present(folder, "monitoring", told.host, told.port) as listening,
+        present(folder, "monitoring", settings.host, settings.port) as listening,
         logging_to(folder / SERVICES["monitoring"].log, service="monitoring", environment=name),
     ):
-        app = application(Monitor(folder, told), key)
-        log.info("service started", host=told.host, port=listening.getsockname()[1])
-        print(
-            f"monitoring on http://{told.host}:{told.port} (/docs describes it, Ctrl-C ends it)",
-            flush=True,
-        )
+        app = application(Monitor(folder, settings), key)
+        log.info("service started", host=settings.host, port=listening.getsockname()[1])
+        address = f"http://{settings.host}:{settings.port}"
+        print(f"monitoring on {address} (/docs describes it, Ctrl-C ends it)", flush=True)
         uvicorn_server(app).run(sockets=[listening])
