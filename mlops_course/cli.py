@@ -575,6 +575,24 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 # %% ../notebooks/91_command_line.ipynb #46fb6eb4
+from . import services, supervision
+
+
+def _running(out: Path) -> Iterator[str]:
+    "A line for each service of an environment that lives: where it answers, and where its log is."
+    for state in supervision.states(out):
+        listed = services.SERVICES.get(state.name)
+        log = out / listed.log if listed and listed.log else supervision.log_of(out, state.name)
+        words = [
+            state.name,
+            f"http://127.0.0.1:{state.port}" if state.port else "",
+            "" if state.healthy else "not ready",
+            f"log in {project.shown(log)}" if log.is_file() else "",
+        ]
+        if state.pid:
+            yield f"Running    {', '.join(filter(None, words))}"
+
+
 @app.command()
 def status(file: _File = "env.yaml"):
     "Say what the last build made, and whether anything has changed since."
@@ -583,7 +601,10 @@ def status(file: _File = "env.yaml"):
     typer.echo(summary(file))
     for name, paths in stages.stale(file).items():
         typer.echo(f"Changed    {name}: {_few(paths)}")
-    if told := retraining.story(project.root() / project.environment(file).out):
+    out = project.root() / project.environment(file).out
+    for line in _running(out):
+        typer.echo(line)
+    if told := retraining.story(out):
         typer.echo("\n".join(["", "The last loop", *told]))
 
 # %% ../notebooks/91_command_line.ipynb #84b873aa
@@ -710,7 +731,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     typer.echo(f"the same model: digest {now}")
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
-from . import services, supervision, web
+from . import web
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")

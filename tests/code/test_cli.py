@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mlops_course import cli, project, services, stages, web
+from mlops_course import cli, project, services, stages, supervision, web
 from mlops_course.files import file_digest, locked, write_json
 
 
@@ -153,6 +153,21 @@ def test_many_changes_are_counted_and_each_is_said_once(out, monkeypatch):
     told = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"])
 
     assert "Changed    data: data/0, data/1, data/2, data/3, data/4, data/5 and 3 more" in told.output
+
+
+def test_status_names_what_runs_where_it_answers_and_where_its_log_is(out, monkeypatch):
+    states = [("live", "running", 7, 0, True), ("old", "stopped", None, 9000, False), ("serving", "running", 8, 8173, False)]
+    monkeypatch.setattr(cli, "summary", lambda file: "")
+    monkeypatch.setattr(cli.supervision, "states", lambda folder: [supervision.State(*state) for state in states])
+    (out / "logs").mkdir()
+    (out / "logs/serving.jsonl").touch()
+
+    told = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"]).output
+
+    assert [line for line in told.splitlines() if line.startswith("Running")] == [
+        "Running    live",
+        f"Running    serving, http://127.0.0.1:8173, not ready, log in {project.shown(out / 'logs/serving.jsonl')}",
+    ]
 
 
 def test_before_the_first_build_the_message_says_how_to_make_one(tmp_path, monkeypatch):
