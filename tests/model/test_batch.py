@@ -149,7 +149,7 @@ def company(tmp_path_factory) -> Path:
     client = registry.connect(out / "mlflow")
     run = client.create_run(registry.experiment(client)).info.run_id
     model = LogisticRegression().fit(statistics[NAMES].astype(float), statistics[NAMES[0]] > statistics[NAMES[0]].median())
-    registry.log_model(client, run, model)
+    registry.log_model(client, run, model, tuple(NAMES))
     client.set_terminated(run)
     registry.promote(client, registry.register(client, run, "key"))
     write_json(out / "training/decision.json", {"decision": "promoted", "reasons": []})
