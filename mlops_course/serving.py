@@ -51,7 +51,7 @@ from datetime import datetime
 
 import orjson
 
-from .features import Newest
+from .lookup import Newest
 from .problem import CONTRACT, COSTS
 
 
