@@ -189,6 +189,7 @@ RENAMED: dict[str, str] = {  # "section.old": "section.new"
     "monitoring.fewest_requests": "monitoring.min_requests",
     "monitoring.keep_days": "monitoring.retention_days",
     "monitoring.spreads": "monitoring.z_threshold",
+    "retraining.pause_hours": "retraining.cooldown_hours",
 }
 
 

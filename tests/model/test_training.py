@@ -216,7 +216,7 @@ def test_a_challenger_is_better_in_trips_when_the_champion_is_blind(good):
     assert judged.passed
 
 
-def test_a_first_champion_needs_two_weeks_and_a_successor_one(good):
+def test_a_first_champion_needs_two_weeks_and_a_challenger_one(good):
     week = TOLD.model_copy(update={"test_days": 7})
 
     assert "evidence: days" in refused(judge(table(), week))
