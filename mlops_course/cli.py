@@ -977,9 +977,9 @@ _QUIET = {
 
 def _server(folder: Path, port: int) -> services.Service:
     "MLflow's own server, on the runs of a folder."
-    from mlops_course import registry
+    from mlops_course import tracking
 
-    database, artifacts = registry.addresses(folder)
+    database, artifacts = tracking.addresses(folder)
     where = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
     mlflow = services.SERVICES["mlflow"]
     options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where)
