@@ -11,7 +11,7 @@ FLOORS = {
     1: "project telemetry files services questions sql",
     2: "problem web stages engine supervision answers",
     3: "world readers profiles data asof offline online lookup tracking checks policy drift predictions clocks search toy",
-    4: "features registry models gate poc",
+    4: "features registry models gate poc verdicts cases",
     5: "stream training batch serving monitoring experiments",
     6: "release orchestration",
     7: "retraining delivery",
