@@ -83,6 +83,8 @@ class FeatureSettings(Settings):
 # what Feast's own reads depends on the zone of a process
 FEASTS_SQLITE = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
 SQLITE = "mlops_course.online.UtcSqliteOnlineStore"  # the same without that fault
+# where our stores were before they had modules of their own
+MOVED = ("mlops_course.asof.AsofOfflineStore", "mlops_course.asof.UtcSqliteOnlineStore")
 
 
 def store_settings(
@@ -90,7 +92,7 @@ def store_settings(
     online_store: dict,  # the word `sqlite` means `SQLITE`
 ) -> dict:
     "What feature_store.yaml says. Its paths begin at its own folder."
-    if online_store.get("type", "sqlite") in (*FEASTS_SQLITE, SQLITE):
+    if online_store.get("type", "sqlite") in (*FEASTS_SQLITE, *MOVED, SQLITE):
         online_store = {"path": "online.db", **online_store, "type": SQLITE}
     return {
         "project": project,
@@ -132,17 +134,17 @@ def open_store(
 # %% ../notebooks/32_feature_store.ipynb #7c20f414
 import yaml
 
-# what feature_store.yaml named before these classes had modules of their own
-MOVED = {"mlops_course.asof.AsofOfflineStore", "mlops_course.asof.UtcSqliteOnlineStore"}
-
 
 def _outdated(settings: Path) -> str:
     "Why a store that an older release has built cannot be used; empty if it can."
     written = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    kinds = [written.get(f"{part}_store", {}).get("type") for part in ("offline", "online")]
-    if kinds[1] in (None, *FEASTS_SQLITE):
+    offline, online = (
+        written.get(f"{part}_store", {}).get("type") for part in ("offline", "online")
+    )
+    if online in (None, *FEASTS_SQLITE):
         return "has times that depend on the zone of whoever wrote them"
-    return "was built by an older release of this course" if MOVED & set(kinds) else ""
+    moved = offline in MOVED or online in MOVED
+    return "was built by an older release of this course" if moved else ""
 
 # %% ../notebooks/32_feature_store.ipynb #f9741cb3
 import pandas as pd

@@ -293,6 +293,20 @@ def test_a_store_that_was_built_before_times_had_no_zone_is_refused(tmp_path, fr
         features.open_store(folder)
 
 
+@pytest.mark.parametrize("name", features.MOVED)
+def test_a_store_that_names_its_classes_where_they_were_says_what_to_do(tmp_path, name):
+    part = "offline_store" if "Offline" in name else "online_store"
+    written = features.store_settings("test", {}) | {part: {"type": name}}
+    (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(written))
+
+    with pytest.raises(project.UserError, match="built by an older release of this course: `make run.*` builds it anew"):
+        features.open_store(tmp_path)
+
+
+def test_settings_that_name_our_store_where_it_was_mean_it_where_it_is():
+    assert features.store_settings("p", {"type": "mlops_course.asof.UtcSqliteOnlineStore"}) == features.store_settings("p", {})
+
+
 def test_nor_is_its_file_read_or_written_under_newer_settings(tmp_path, frame):
     folder = feasts_own(tmp_path, frame)
     (folder / "feature_store.yaml").write_text(yaml.safe_dump(features.store_settings("test", {})))
