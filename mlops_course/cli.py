@@ -862,23 +862,25 @@ def live_on(
     file: _File = "env.live.yaml",
     settings: _Set = None,
 ):
+    from mlops_course import loop
+
     with supervision.ended_quietly("the live company"):
-        live, (folder, told, _) = _service(
+        _, (folder, told, _) = _service(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         # a key that cannot be used is said now
-        history, _ = live.history_of(file), web.key_shown()
+        history, _ = loop.history_of(file), web.key_shown()
         with supervision.running(folder, "live"):
             with stages.building(folder):  # it takes back what was made since the build
-                live.prepare(folder, history)
-            live.check_platform(file, told)
+                loop.prepare(folder, history)
+            loop.check_platform(file, told)
             if stages.stale(file):
                 typer.echo(
                     "It builds first, so this takes about five minutes; without a build it is "
                     "about three"
                 )
                 run(file)
-            live.run(file, told)
+            loop.run(file, told)
         typer.echo(
             f"\nNext       `{_typed('status', file)}` tells the story of the loop, "
             f"`{project.in_make('ui', file)}` opens its models"

@@ -11,11 +11,11 @@ FLOORS = {
     1: "project telemetry files services questions sql",
     2: "problem web stages engine supervision answers",
     3: "world readers profiles data asof offline online tracking checks policy drift predictions clocks search toy",
-    4: "features registry models gate poc verdicts cases",
+    4: "features registry models gate poc verdicts cases events",
     5: "stream training batch serving monitoring experiments",
     6: "release orchestration",
     7: "retraining delivery",
-    8: "live exercises cli",
+    8: "live loop exercises cli",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PAGES = {module for module in sources() if module.startswith("solutions_")}
