@@ -55,7 +55,7 @@ class Refused(BaseModel):
     error: str
     request_id: str | None = None
 
-# %% ../notebooks/903_serving_api.ipynb #c52dd7fb
+# %% ../notebooks/903_serving_api.ipynb #ecab9f43
 from array import array
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -70,11 +70,9 @@ from .resilience import IdempotencyCache
 
 def answer_again(entry: dict[str, Any]) -> bytes:
     "The answer that an entry of the log is about."
-    names, log_only = (
-        (CONTRACT.entity, "score", "features"),
-        ("time", "latency_ms", "run_id", "model_digest"),
-    )
+    log_only = ("time", "latency_ms", "run_id", "model_digest")
     answer = {name: value for name, value in entry.items() if name not in log_only}
+    names = (CONTRACT.entity, "score", "features")
     candidates = [{name: seen[name] for name in names} for seen in entry["candidates"]]
     return orjson.dumps({**answer, "candidates": candidates})
 
@@ -161,7 +159,8 @@ class Metrics(_Meters):
         self.explored.inc(answer["explored"])
         self.degraded.inc(answer["degraded"])
 
-# %% ../notebooks/903_serving_api.ipynb #3ed3d992
+# %% ../notebooks/903_serving_api.ipynb #54a545da
+import asyncio
 from datetime import date
 from pathlib import Path
 
@@ -187,7 +186,6 @@ class Retention:
         self._day = today
 
 # %% ../notebooks/903_serving_api.ipynb #4cb60171
-import asyncio
 import gc
 from collections.abc import Callable
 from functools import partial
@@ -285,11 +283,9 @@ async def _answer(serving: Serving, request_id: str, drivers: list[int], began: 
     response = answer_of(request_id, drivers, rows, degraded, model, serving.settings.epsilon)
     serving.metrics.count(rows, response)
     spent = round((time.perf_counter() - began) * 1000, 3)
-    entry = {"time": now, "latency_ms": spent, **response, "run_id": model.run_id}
-    entry |= {
-        "model_digest": model.digest,
-        "candidates": candidates_of(drivers, rows, "logged"),
-    }
+    entry = {"time": now, "latency_ms": spent, **response}
+    entry |= {"run_id": model.run_id, "model_digest": model.digest}
+    entry["candidates"] = candidates_of(drivers, rows, "logged")
     serving.log.add(f"{now:%Y-%m-%d}", orjson.dumps(entry) + b"\n")
     return orjson.dumps({**response, "candidates": candidates_of(drivers, rows, "answered")})
 

@@ -555,14 +555,14 @@ _64_1 = exercise(
         from mlops_course.retraining import RetrainingSettings
 
         training = {"test_days": 14, "validation_days": 1, "train_days": 10}
-        return RetrainingSettings(training=training, fresh_days=14, pause_hours=168, attempts=2)
+        return RetrainingSettings(training=training, fresh_days=14, cooldown_hours=168, attempts=2)
     """,
     wrong="""
     def careful():
         from mlops_course.retraining import RetrainingSettings
 
         training = {"test_days": 14, "validation_days": 1, "train_days": 10}
-        return RetrainingSettings(training=training, pause_hours=168, attempts=2)
+        return RetrainingSettings(training=training, cooldown_hours=168, attempts=2)
     """,
     message="before the alert",
 )
@@ -589,8 +589,8 @@ def _(answer):
     assert training.validation_days < 10, (
         "no day is left to train on: validation_days are among the train_days"
     )
-    assert settings.pause_hours == 168, (
-        f"{settings.pause_hours:g} hours lie between two cases; a week has 168"
+    assert settings.cooldown_hours == 168, (
+        f"{settings.cooldown_hours:g} hours lie between two cases; a week has 168"
     )
     assert settings.attempts == 2, f"a case may have {settings.attempts} trainings, not 2"
 

@@ -1040,7 +1040,7 @@ def promote_unfit(folder) -> None:
     client, model = registry.connect(folder / "mlflow"), company.model(1.0)
     rows = features.pd.DataFrame({name: [0.1, 0.2, 0.3, 0.4] for name in "abc"})
     run = client.create_run(registry.experiment(client)).info.run_id
-    registry.log_model(client, run, model.fit(rows, [0, 1, 0, 1]))
+    registry.log_model(client, run, model.fit(rows, [0, 1, 0, 1]), tuple(company.NAMES))
     client.set_terminated(run)
     registry.promote(client, registry.register(client, run, "unfit"))
 
