@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNCOUNTED', 'pseudonyms', 'Ingested', 'refusals', 'ingest', 'missing', 'validate', 'future', 'duplicate', 'conflict',
            'unknown', 'known_at', 'superseded', 'Cleaned', 'clean', 'Read', 'read', 'TooManyRefused', 'over_limit',
-           'keep', 'arrow_schema', 'write_table', 'entry', 'Data', 'run', 'read_all', 'write_all']
+           'keep', 'entry', 'Data', 'run', 'read_all', 'write_all']
 
 # %% ../notebooks/30_data_pipeline.ipynb #ddd227af
 import hashlib
@@ -400,32 +400,6 @@ def keep(
             shutil.copyfile(path, beside)
     return snapshot
 
-# %% ../notebooks/30_data_pipeline.ipynb #bb5e4eea
-def arrow_schema(
-    table: Table,
-) -> pa.Schema:
-    "The columns and types in which a cleaned table is written."
-    types = {
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "text": pa.string(),
-        "time": pa.timestamp("us", "UTC"),
-    }
-    fields = [(c.name, types[c.kind]) for c in table.columns if c.name in table.names]
-    return pa.schema(fields + ([(CONTRACT.known, types["time"])] if table.time else []))
-
-
-def write_table(
-    frame: pd.DataFrame,
-    columns: pa.Schema,
-    path: Path,
-) -> None:
-    "Write a Parquet file, whole or not at all."
-    import pyarrow.parquet as pq
-
-    with atomic_write(path) as beside:
-        pq.write_table(pa.Table.from_pandas(frame, columns, preserve_index=False), beside)
-
 # %% ../notebooks/30_data_pipeline.ipynb #e0e679ff
 def entry(
     table: Table,
@@ -463,6 +437,8 @@ class Data(Settings):
     sources: dict[str, Source]
 
 # %% ../notebooks/30_data_pipeline.ipynb #14461f9e
+from .tables import arrow_schema, write_table
+
 _QUARANTINE = pa.schema(
     [
         (name, pa.int64() if name == "row" else pa.string())

@@ -145,9 +145,9 @@ class IdempotencyCache(_Answers):
         while given and (len(given) > self.max_answers or next(iter(given.values()))[0] < now):
             given.popitem(last=False)
 
-# %% ../notebooks/52_serving_that_survives.ipynb #48172e1c
+# %% ../notebooks/52_serving_that_survives.ipynb #e6a05c3b
 from . import project, registry
-from .features import Newest
+from .lookup import Newest
 from .problem import CONTRACT
 from .serving import scores_of
 

@@ -10,7 +10,7 @@ __all__ = ['Seconds', 'Period', 'Driver', 'state_of', 'scores_of', 'Row', 'row_o
 import math
 from datetime import datetime
 
-from .features import Newest
+from .lookup import Newest
 
 
 def state_of(

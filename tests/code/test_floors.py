@@ -10,7 +10,7 @@ from imports import ROOT, graph, loads, reached, sources
 FLOORS = {
     1: "project telemetry files services questions sql",
     2: "problem web stages engine supervision answers",
-    3: "world readers profiles data asof offline online tracking checks policy drift predictions clocks search toy promises",
+    3: "world readers profiles data asof offline online lookup tracking checks policy drift predictions clocks search toy tables promises",
     4: "features registry models gate poc verdicts cases",
     5: "stream training batch serving resilience api monitoring experiments",
     6: "release orchestration",
