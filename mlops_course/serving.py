@@ -63,7 +63,7 @@ class Row(NamedTuple):
     answered: orjson.Fragment  # as it stands in an answer
     logged: orjson.Fragment  # as it stands in the prediction log
 
-# %% ../notebooks/51_online_serving.ipynb #6305bd26
+# %% ../notebooks/51_online_serving.ipynb #83bfe43a
 def row_of(
     driver: int, newest: Newest, state: str, score: float | None, run_id: str, read: float
 ) -> Row:
@@ -75,7 +75,7 @@ def row_of(
     share = 0.4 + driver % 64 / 160  # 0.4 to 0.8, by driver: not all rows are asked for at once
     return Row(read, share, newest, run_id, state, score, *pieces)
 
-# %% ../notebooks/51_online_serving.ipynb #818df4ea
+# %% ../notebooks/51_online_serving.ipynb #62ea9feb
 def still_holds(row: Row, newest: Newest, model, oldest: datetime) -> bool:
     "Whether a row counts, with its score, for what the store has now."
     return (
