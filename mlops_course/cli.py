@@ -796,8 +796,10 @@ def serve(
 ):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
     with supervision.ended_quietly("serving"):
-        serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
-        serving.serve(*told)
+        _, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
+        from mlops_course import api
+
+        api.serve(*told)
 
 
 @app.command(

@@ -5,12 +5,18 @@
 # %% auto #0
 __all__ = ['UNCOUNTED', 'pseudonyms', 'Ingested', 'refusals', 'ingest', 'missing', 'validate', 'future', 'duplicate', 'conflict',
            'unknown', 'known_at', 'superseded', 'Cleaned', 'clean', 'Read', 'read', 'TooManyRefused', 'over_limit',
-           'keep', 'arrow_schema', 'write_table', 'entry', 'Data', 'run', 'read_all', 'write_all']
+           'keep', 'entry', 'Data', 'run', 'read_all', 'write_all']
 
 # %% ../notebooks/30_data_pipeline.ipynb #ddd227af
 import hashlib
 import hmac
 
+
+def _pseudonym(key: str, value: str) -> str:
+    "HMAC-SHA256 in hex (RFC 2104): the same for the same value, and nothing without the key."
+    return hmac.digest(key.encode(), value.encode(), hashlib.sha256).hex()
+
+# %% ../notebooks/30_data_pipeline.ipynb #30f00003
 import pyarrow as pa
 
 
@@ -18,14 +24,11 @@ def pseudonyms(
     array: pa.Array,  # as `plain` gives it; values that tell who somebody is
     key: str | None,  # None: nothing is kept
 ) -> pa.Array:
-    "HMAC-SHA256 of each value in hex (RFC 2104): the same person keeps the same name."
+    "The same name for the same person."
     if key is None:
         return pa.nulls(len(array), pa.string())
     coded = array.cast(pa.string()).dictionary_encode()
-    names = [
-        hmac.digest(key.encode(), value.encode(), hashlib.sha256).hex()
-        for value in coded.dictionary.to_pylist()
-    ]
+    names = [_pseudonym(key, value) for value in coded.dictionary.to_pylist()]
     named = pa.DictionaryArray.from_arrays(coded.indices, pa.array(names, pa.string()))
     return named.cast(pa.string())
 
@@ -43,7 +46,7 @@ class Ingested(NamedTuple):
     provenance: dict[str, Any]  # where it came from
     entities: Any  # all that the file names readably, also in refused rows; None: it names none
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f00005
 def refusals(rows, reason="", column="", value="") -> pd.DataFrame:
     "Rows of a file that are refused: each with the reason, the column and the row as JSON."
     return pd.DataFrame(
@@ -138,22 +141,16 @@ def missing(frame: pd.DataFrame, table: Table) -> pd.Series:
         {c.name: frame[c.name].isna() for c in table.columns if c.name in frame and not c.empty}
     )
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f00007
 def _first(masks: dict[str, pd.Series]) -> pd.Series:
     "For each row in any of the masks, the name of the first that has it."
-    named = [
-        pd.Series(name, mask.index[mask], dtype=object)
-        for name, mask in masks.items()
-        if mask.any()
-    ]
-    joined = (
-        pd.concat(named) if named else pd.Series(dtype=object, index=pd.Index([], dtype="int64"))
-    )
+    named = [pd.Series(name, mask.index[mask], dtype=object) for name, mask in masks.items()]
+    empty = pd.Series(dtype=object, index=pd.Index([], dtype="int64"))
+    joined = pd.concat([part for part in named if len(part)] or [empty])
     return joined[~joined.index.duplicated()]
 
 # %% ../notebooks/30_data_pipeline.ipynb #9f8a767b
 from .problem import schema
-from .project import UserError
 
 
 def validate(
@@ -168,16 +165,22 @@ def validate(
         schema(table).validate(frame, lazy=True)
     except SchemaErrors as broken:
         cases = broken.failure_cases
-        whole = cases[cases["index"].isna()]
-        if len(whole):
-            name, found, wanted = whole.iloc[0][["column", "failure_case", "check"]]
-            raise UserError(
-                f"{table.name}: column {name} is {found}, the contract wants {wanted}. "
-                "Read the file with `data.read`"
-            ) from None
+        if len(whole := cases[cases["index"].isna()]):
+            raise _other_type(whole.iloc[0], table) from None
         cases = cases.drop_duplicates("index")
         return pd.Series(cases["column"].to_numpy(), cases["index"].astype("int64"))
     return _first({})
+
+# %% ../notebooks/30_data_pipeline.ipynb #30f00009
+from .project import UserError
+
+
+def _other_type(case: pd.Series, table: Table) -> UserError:
+    found, wanted = case["failure_case"], case["check"]
+    return UserError(
+        f"{table.name}: column {case['column']} is {found}, the contract wants {wanted}. "
+        "Read the file with `data.read`"
+    )
 
 # %% ../notebooks/30_data_pipeline.ipynb #48c8bb27
 from datetime import datetime
@@ -189,7 +192,7 @@ def future(frame: pd.DataFrame, table: Table, now: datetime) -> pd.Series:
         {c.name: frame[c.name] > now for c in table.columns if c.kind == "time" and c.name in frame}
     )
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f0000b
 def duplicate(frame: pd.DataFrame, table: Table) -> pd.Series:
     """Rows that say again what another says; the first one is kept.
     That a copy was written later is no news."""
@@ -197,12 +200,12 @@ def duplicate(frame: pd.DataFrame, table: Table) -> pd.Series:
     order = frame.sort_values("created", kind="stable") if "created" in frame else frame
     return _first({",".join(table.key): order.duplicated(said).reindex(frame.index)})
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f0000c
 def conflict(frame: pd.DataFrame, table: Table) -> pd.Series:
     "Rows with the key of another row and other values: nobody can say which is right, so none is."
     return _first({",".join(table.key): frame.duplicated(list(table.key), keep=False)})
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f0000f
 def unknown(frame: pd.DataFrame, entities) -> pd.Series:
     "Rows about an entity of which no statistics ever came."
     entity = CONTRACT.entity
@@ -226,6 +229,12 @@ def known_at(
 import numpy as np
 
 
+def _newness(frame: pd.DataFrame, table: Table) -> pd.Series:
+    "The place of each row from the oldest to the newest, by time and then by writing."
+    order = frame.sort_values([table.time, "created"], na_position="first", kind="stable").index
+    return pd.Series(np.arange(len(order)), index=order).reindex(frame.index)
+
+# %% ../notebooks/30_data_pipeline.ipynb #30f00010
 def superseded(
     frame: pd.DataFrame,
     table: Table,
@@ -235,19 +244,11 @@ def superseded(
     They are never the newest known row."""
     if not table.span:
         return _first({})
-    order = frame.sort_values([table.time, "created"], na_position="first", kind="stable").index
-    newness = pd.Series(np.arange(len(order)), index=order).reindex(frame.index)
-    rows = pd.DataFrame(
-        {
-            "entity": frame[CONTRACT.entity],
-            "known": known_at(frame, table, known),
-            "newness": newness,
-        }
-    )
+    rows = pd.DataFrame({"entity": frame[CONTRACT.entity], "known": known_at(frame, table, known)})
+    rows = rows.assign(newness=_newness(frame, table))
     rows = rows.sort_values(["entity", "known", "newness"], kind="stable")
-    newest = (
-        rows.groupby("entity").newness.cummax().groupby([rows.entity, rows.known]).transform("last")
-    )
+    newest = rows.groupby("entity").newness.cummax()
+    newest = newest.groupby([rows.entity, rows.known]).transform("last")
     return _first({CONTRACT.known: rows.newness < newest})
 
 # %% ../notebooks/30_data_pipeline.ipynb #024b2b3d
@@ -274,14 +275,14 @@ def _integers(table: Table) -> dict[str, str]:
     return {c.name: "int64" for c in table.columns if c.kind == "integer"}
 
 # %% ../notebooks/30_data_pipeline.ipynb #21dd4b21
-from .readers import as_json
-
-
 class Cleaned(NamedTuple):
     "The rows that are kept, by row of the file, and those that are refused."
 
     kept: pd.DataFrame
     refused: pd.DataFrame  # row, reason, column, value
+
+# %% ../notebooks/30_data_pipeline.ipynb #30f00011
+from .readers import as_json
 
 
 def clean(
@@ -354,6 +355,16 @@ class TooManyRefused(UserError):
 def _counted(rows: int) -> str:
     return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 
+
+def _worst(wrong: pd.DataFrame) -> list[str]:
+    "The reasons and the entities with most of the refused rows."
+    where = wrong.column.map(lambda column: f" in {column}" if column else "")
+    reasons = (wrong.reason + where).value_counts().head(3)
+    # no other text: it may be personal
+    entities = wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0]
+    worst = entities.value_counts().head(3).rename(lambda entity: f"{CONTRACT.entity} {entity}")
+    return [f"{_counted(rows)}: {what}" for what, rows in [*reasons.items(), *worst.items()]]
+
 # %% ../notebooks/30_data_pipeline.ipynb #7231181e
 from .readers import hints
 
@@ -364,23 +375,16 @@ def over_limit(
     limit: float,  # share of the rows
 ) -> str | None:
     "What to tell the owner of a file of which too much, or all, is refused; None: all is well."
-    wrong, rows = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance["rows"]
-    if len(wrong) <= limit * rows and len(read.kept):
+    wrong, came = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance
+    if len(wrong) <= limit * came["rows"] and len(read.kept):
         return None
-    where = wrong.column.map(lambda column: f" in {column}" if column else "")
-    reasons = (wrong.reason + where).value_counts().head(3)
-    # no other text: it may be personal
-    entities = wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0]
-    worst = entities.value_counts().head(3)
-    lines = [
-        f"{name}: {len(wrong):,} of {rows:,} rows are refused "
-        f"({len(wrong) / max(rows, 1):.1%}; the limit is {limit:.1%}), "
-        f"from {read.provenance['path']} (owner: {read.provenance['owner']})"
-    ]
-    lines += [f"  {_counted(count)}: {reason}" for reason, count in reasons.items()]
-    lines += [f"  {_counted(count)}: {CONTRACT.entity} {entity}" for entity, count in worst.items()]
-    guesses = hints(read.refused, rows, CONTRACT.tables[name])
-    return "\n".join(lines + [f"  perhaps {guess}" for guess in guesses])
+    first = (
+        f"{name}: {len(wrong):,} of {came['rows']:,} rows are refused "
+        f"({len(wrong) / max(came['rows'], 1):.1%}; the limit is {limit:.1%}), "
+        f"from {came['path']} (owner: {came['owner']})"
+    )
+    guesses = hints(read.refused, came["rows"], CONTRACT.tables[name])
+    return "\n  ".join([first, *_worst(wrong), *(f"perhaps {guess}" for guess in guesses)])
 
 # %% ../notebooks/30_data_pipeline.ipynb #7addc7aa
 import shutil
@@ -399,32 +403,6 @@ def keep(
         with atomic_write(snapshot) as beside:
             shutil.copyfile(path, beside)
     return snapshot
-
-# %% ../notebooks/30_data_pipeline.ipynb #bb5e4eea
-def arrow_schema(
-    table: Table,
-) -> pa.Schema:
-    "The columns and types in which a cleaned table is written."
-    types = {
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "text": pa.string(),
-        "time": pa.timestamp("us", "UTC"),
-    }
-    fields = [(c.name, types[c.kind]) for c in table.columns if c.name in table.names]
-    return pa.schema(fields + ([(CONTRACT.known, types["time"])] if table.time else []))
-
-
-def write_table(
-    frame: pd.DataFrame,
-    columns: pa.Schema,
-    path: Path,
-) -> None:
-    "Write a Parquet file, whole or not at all."
-    import pyarrow.parquet as pq
-
-    with atomic_write(path) as beside:
-        pq.write_table(pa.Table.from_pandas(frame, columns, preserve_index=False), beside)
 
 # %% ../notebooks/30_data_pipeline.ipynb #e0e679ff
 def entry(
@@ -463,6 +441,8 @@ class Data(Settings):
     sources: dict[str, Source]
 
 # %% ../notebooks/30_data_pipeline.ipynb #14461f9e
+from .tables import arrow_schema, write_table
+
 _QUARANTINE = pa.schema(
     [
         (name, pa.int64() if name == "row" else pa.string())
