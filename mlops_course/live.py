@@ -125,7 +125,7 @@ class Unanswered(Counter):
     "Why bookings had no answer, and how many of them."
 
     def note(self, reason: str) -> None:
-        "One more; it is said the first time, the tenth, the hundredth, ..."
+        "One more; the log has the first, the tenth, the hundredth"
         self[reason] += 1
         if str(self[reason]).strip("0") == "1":
             log.warning("booking without an answer", reason=reason, bookings=self[reason])

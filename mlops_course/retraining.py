@@ -32,7 +32,7 @@ class Alert(BaseModel):
         kind = self.labels.get("kind")
         return plain(self.labels.get("alertname", "alert") + (f" ({kind})" if kind else ""))
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64b00002
 class Notification(BaseModel):
     "What Alertmanager sends: the alerts of one group."
 
@@ -216,7 +216,7 @@ def failed(
     names = ("decision", "version", "reasons", "more_days_may_help")
     return dict(zip(names, ("failed", None, [reason], False), strict=True))
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64b00005
 def trainings(
     folder: Path,  # an environment's
 ) -> Path:
@@ -309,7 +309,7 @@ def join(
         case.note("waiting for fresh data", until=case.due.isoformat(timespec="seconds"))
     return case
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64b00007
 def resolve(
     store: CaseStore,
     alert: Alert,  # that is over
@@ -391,7 +391,7 @@ def begin(
     case.state = "training"
     return case.note("training", process=service.running.process.pid, run=service.running.run)
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64b00011
 def wait(
     case: Case,
     service: "Retraining",
