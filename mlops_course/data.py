@@ -79,7 +79,7 @@ def _typed(
     file: RawFile, source: Source, table: Table, key: str | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The table in the contract's types, and the rows in which a value could not be read."
-    found, wrong, absent = {}, [refusals([])], pa.nulls(len(file.rows), pa.string())
+    columns, wrong, absent = {}, [refusals([])], pa.nulls(len(file.rows), pa.string())
     for column in (c for c in table.columns if c.name in table.names):
         there = column.name in file.table.column_names
         array = file.table[column.name] if there else absent
@@ -90,10 +90,12 @@ def _typed(
                 f"{source.path}: column {column.name} holds {array.type}, where the contract has "
                 f"one {column.kind}, or is damaged. Send one value a row"
             ) from None
-        found[column.name] = values.set_axis(file.rows)
-        wrong += [refusals(file.rows[at], why, column.name) for why, at in problems.items()]
+        columns[column.name] = values.set_axis(file.rows)
+        wrong += [
+            refusals(file.rows[mask], reason, column.name) for reason, mask in problems.items()
+        ]
     refused = pd.concat(wrong).drop_duplicates("row").sort_values("row")
-    return pd.DataFrame(found, index=file.rows), refused
+    return pd.DataFrame(columns, index=file.rows), refused
 
 # %% ../notebooks/30_data_pipeline.ipynb #24ccfc1d
 from .problem import CONTRACT
@@ -176,9 +178,9 @@ from .project import UserError
 
 
 def _other_type(case: pd.Series, table: Table) -> UserError:
-    found, wanted = case["failure_case"], case["check"]
+    kind, wanted = case["failure_case"], case["check"]
     return UserError(
-        f"{table.name}: column {case['column']} is {found}, the contract wants {wanted}. "
+        f"{table.name}: column {case['column']} is {kind}, the contract wants {wanted}. "
         "Read the file with `data.read`"
     )
 
@@ -196,9 +198,9 @@ def future(frame: pd.DataFrame, table: Table, now: datetime) -> pd.Series:
 def duplicate(frame: pd.DataFrame, table: Table) -> pd.Series:
     """Rows that say again what another says; the first one is kept.
     That a copy was written later is no news."""
-    said = [name for name in frame if name != "created" or name in table.key]
+    compared = [name for name in frame if name != "created" or name in table.key]
     order = frame.sort_values("created", kind="stable") if "created" in frame else frame
-    return _first({",".join(table.key): order.duplicated(said).reindex(frame.index)})
+    return _first({",".join(table.key): order.duplicated(compared).reindex(frame.index)})
 
 # %% ../notebooks/30_data_pipeline.ipynb #30f0000c
 def conflict(frame: pd.DataFrame, table: Table) -> pd.Series:
@@ -296,11 +298,11 @@ def clean(
     shown = [c.name for c in table.columns if c.personal == "no"]
     refused = [refusals([])]
     for reason, rule in _rules(table, now, entities, known).items():
-        found = rule(frame).sort_index()
-        if len(found):
-            values = as_json(frame.loc[found.index, shown])
-            refused.append(refusals(found.index, reason, found.to_numpy(), values))
-            frame = frame[~frame.index.isin(found.index)]
+        broken = rule(frame).sort_index()
+        if len(broken):
+            values = as_json(frame.loc[broken.index, shown])
+            refused.append(refusals(broken.index, reason, broken.to_numpy(), values))
+            frame = frame[~frame.index.isin(broken.index)]
     kept = _sorted(frame.astype(_integers(table)), table, known)
     return Cleaned(kept, pd.concat(refused, ignore_index=True))
 
@@ -333,16 +335,16 @@ def read(
 ) -> Read:
     "Ingest and clean one file; each of its rows is either kept or refused."
     secret = Secrets().pseudonym_key
-    came = ingest(source, table, secret.get_secret_value() if secret else None)
-    kept, refused = clean(came.frame, table, now or _now(), entities, source.known)
-    refused = pd.concat([came.refused, refused]).sort_values("row", ignore_index=True)
+    ingested = ingest(source, table, secret.get_secret_value() if secret else None)
+    kept, refused = clean(ingested.frame, table, now or _now(), entities, source.known)
+    refused = pd.concat([ingested.refused, refused]).sort_values("row", ignore_index=True)
     rows = kept.index.append(pd.Index(refused.row)).sort_values()
-    if not rows.equals(pd.RangeIndex(came.provenance["rows"])):
+    if not rows.equals(pd.RangeIndex(ingested.provenance["rows"])):
         raise UserError(
             f"{source.path}: rows in are not rows out and rows quarantined. "
             "The fault is ours: please report it with the file"
         )
-    return Read(kept.reset_index(drop=True), refused, came.provenance, came.entities)
+    return Read(kept.reset_index(drop=True), refused, ingested.provenance, ingested.entities)
 
 
 _now = now  # `read` has an argument of that name
@@ -375,15 +377,15 @@ def over_limit(
     limit: float,  # share of the rows
 ) -> str | None:
     "What to tell the owner of a file of which too much, or all, is refused; None: all is well."
-    wrong, came = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance
-    if len(wrong) <= limit * came["rows"] and len(read.kept):
+    wrong, provenance = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance
+    if len(wrong) <= limit * provenance["rows"] and len(read.kept):
         return None
     first = (
-        f"{name}: {len(wrong):,} of {came['rows']:,} rows are refused "
-        f"({len(wrong) / max(came['rows'], 1):.1%}; the limit is {limit:.1%}), "
-        f"from {came['path']} (owner: {came['owner']})"
+        f"{name}: {len(wrong):,} of {provenance['rows']:,} rows are refused "
+        f"({len(wrong) / max(provenance['rows'], 1):.1%}; the limit is {limit:.1%}), "
+        f"from {provenance['path']} (owner: {provenance['owner']})"
     )
-    guesses = hints(read.refused, came["rows"], CONTRACT.tables[name])
+    guesses = hints(read.refused, provenance["rows"], CONTRACT.tables[name])
     return "\n  ".join([first, *_worst(wrong), *(f"perhaps {guess}" for guess in guesses)])
 
 # %% ../notebooks/30_data_pipeline.ipynb #7addc7aa
@@ -408,7 +410,7 @@ def keep(
 def entry(
     table: Table,
     kept: pd.DataFrame,
-    came: Read | None,  # None: the environment names no source for it
+    cleaned: Read | None,  # None: the environment names no source for it
     known: str | None,
     snapshot: str,  # its digest
 ) -> dict[str, Any]:
@@ -416,10 +418,10 @@ def entry(
     times = kept[table.time] if table.time and len(kept) else None
     newest = None if times is None else times.max()
     return {
-        "source": came and came.provenance,
-        "rows_in": came.provenance["rows"] if came else 0,
+        "source": cleaned and cleaned.provenance,
+        "rows_in": cleaned.provenance["rows"] if cleaned else 0,
         "rows_out": len(kept),
-        "refused": came.refused.reason.value_counts().sort_index().to_dict() if came else {},
+        "refused": cleaned.refused.reason.value_counts().sort_index().to_dict() if cleaned else {},
         "time_range": None if times is None else [times.min().isoformat(), newest.isoformat()],
         "known": known or table.known,
         "stale": bool(newest is not None and table.fresh and newest < now() - table.fresh),
@@ -451,10 +453,10 @@ _QUARANTINE = pa.schema(
 )
 
 
-def _quarantine(found: dict[str, Read], path: Path) -> int:
+def _quarantine(reads: dict[str, Read], path: Path) -> int:
     "Write the refused rows of all tables; how many there are."
     parts = [
-        one.refused.assign(table=name, source=one.provenance["path"]) for name, one in found.items()
+        one.refused.assign(table=name, source=one.provenance["path"]) for name, one in reads.items()
     ]
     rows = pd.concat(parts or [_QUARANTINE.empty_table().to_pandas()], ignore_index=True)
     write_table(rows, _QUARANTINE, path)
@@ -464,8 +466,8 @@ def _quarantine(found: dict[str, Read], path: Path) -> int:
 from .project import shown
 
 
-def _stop_if_too_many(found: dict[str, Read], limit: float, quarantine: Path) -> None:
-    stops = [text for name, one in found.items() if (text := over_limit(name, one, limit))]
+def _stop_if_too_many(reads: dict[str, Read], limit: float, quarantine: Path) -> None:
+    stops = [text for name, one in reads.items() if (text := over_limit(name, one, limit))]
     if stops:
         where = (
             f"Each refused row is in {shown(quarantine)}. "
@@ -483,17 +485,17 @@ def run(
 ) -> None:
     "Ingest, clean, validate, explore and keep the files that the environment names."
     settings = stage.settings(Data)
-    found = read_all(settings.sources, stage)
-    quarantined = _quarantine(found, stage.product["quarantine"])
-    _stop_if_too_many(found, settings.quarantine_limit, stage.product["quarantine"])
-    catalogue = write_all(found, settings.sources, stage)
+    reads = read_all(settings.sources, stage)
+    quarantined = _quarantine(reads, stage.product["quarantine"])
+    _stop_if_too_many(reads, settings.quarantine_limit, stage.product["quarantine"])
+    catalogue = write_all(reads, settings.sources, stage)
     write_json(
         stage.product["catalogue"],
         {"tables": catalogue, "quarantine_limit": settings.quarantine_limit},
     )
-    rows = sum(said["rows_in"] for said in catalogue.values())
+    rows = sum(line["rows_in"] for line in catalogue.values())
     print(
-        f"{len(found)} files, {rows:,} rows: {rows - quarantined:,} kept, "
+        f"{len(reads)} files, {rows:,} rows: {rows - quarantined:,} kept, "
         f"{quarantined:,} in quarantine. See {shown(stage.out / 'data')}"
     )
 
@@ -511,15 +513,15 @@ def read_all(
     tables = {name: table for name, table in CONTRACT.tables.items() if name in stage.product}
     if strange := ", ".join(sorted(set(sources) - set(tables))):
         raise UserError(f"data.sources names {strange}; the tables are {', '.join(tables)}")
-    found: dict[str, Read] = {}
+    reads: dict[str, Read] = {}
     names = [name for name in tables if name in sources]
     for name in tqdm(names, "data", unit="file", leave=False, delay=10):
-        entities = found["statistics"].entities if "statistics" in found else None
-        one = found[name] = read(sources[name], tables[name], now(), entities)
+        entities = reads["statistics"].entities if "statistics" in reads else None
+        one = reads[name] = read(sources[name], tables[name], now(), entities)
         one.provenance["path"] = _path_in(stage, sources[name])
         rows = {"rows_in": one.provenance["rows"], "rows_out": len(one.kept)}
         log.info("table cleaned", table=name, **rows, refused=len(one.refused))
-    return found
+    return reads
 
 
 def _path_in(stage: Stage, source: Source) -> str:
@@ -532,19 +534,19 @@ from .profiles import page
 
 
 def write_all(
-    found: dict[str, Read],
+    reads: dict[str, Read],
     sources: dict[str, Source],
     stage: Stage,
 ) -> dict[str, dict]:
     "Write each table, its snapshot and the profile; what the catalogue says of them."
     catalogue, frames = {}, {}
     for name in (name for name in CONTRACT.tables if name in stage.product):
-        table, came = CONTRACT.tables[name], found.get(name)
-        frames[name] = came.kept if came else _empty(table)
+        table, cleaned = CONTRACT.tables[name], reads.get(name)
+        frames[name] = cleaned.kept if cleaned else _empty(table)
         write_table(frames[name], arrow_schema(table), stage.product[name])
         snapshot = stage.record(keep(stage.product[name], stage.out / "snapshots")).stem
-        known = sources[name].known if came else None
-        catalogue[name] = entry(table, frames[name], came, known, snapshot)
+        known = sources[name].known if cleaned else None
+        catalogue[name] = entry(table, frames[name], cleaned, known, snapshot)
         _warn_if_stale(name, table, catalogue[name])
     with atomic_write(stage.product["profile"]) as beside:
         beside.write_text(page(frames, catalogue), encoding="utf-8")
