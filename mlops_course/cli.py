@@ -756,6 +756,9 @@ def _service(
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     told = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
+    if old := [name for name in given if f"{section}.{name}" in project.RENAMED]:
+        new = project.RENAMED[f"{section}.{old[0]}"].rpartition(".")[2]
+        raise project.UserError(f"--set {old[0]}: this setting is now {new}")
     values = {
         **getattr(told, section),
         **{name: value for name, value in given.items() if value is not None},
@@ -864,12 +867,12 @@ def live_on(
     file: _File = "env.live.yaml",
     settings: _Set = None,
 ):
-    from mlops_course import loop
-
     with supervision.ended_quietly("the live company"):
         _, (folder, told, _) = _service(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
+        from mlops_course import loop
+
         # a key that cannot be used is said now
         history, _ = loop.history_of(file), web.key_shown()
         with supervision.running(folder, "live"):
