@@ -105,7 +105,7 @@ def sigmoid(
     "The probability that belongs to log-odds."
     return 1 / (1 + np.exp(-log_odds))
 
-
+# %% ../notebooks/20_world.ipynb #20f00002
 def completion(
     scenario: Scenario,
     drivers: Drivers,
@@ -261,7 +261,7 @@ SCENARIOS = {
     ),
 }
 
-
+# %% ../notebooks/20_world.ipynb #20f00005
 def _known(name: str) -> str:
     "The name of a scenario that there is."
     if name not in SCENARIOS:
@@ -348,7 +348,9 @@ _FILES = {  # and the table of the contract that each one becomes
     "labels": "labels",
     "batch_request": "request",
 }
-_TRUTH = {"request_id": "text", "driver_id": "integer"} | {
+_TRUTH = {
+    "request_id": "text",
+    "driver_id": "integer",
     "propensity": "number",
     "probability": "number",
     "trip_completed": "integer",
