@@ -66,12 +66,12 @@ def _plain(ground: Ground, asked: list[pd.DataFrame]) -> dict[str, float]:
 
 async def _ours(folder: Path, settings: dict, met: list[bytes], bodies: list[bytes]) -> dict[str, float]:
     "What the store and the model take in ours, and the whole of it, once it has met each driver."
-    from mlops_course import serving
+    from mlops_course import api, resilience, serving
 
     spent = {}
-    clocks = [(serving.Store, "newest", LOOKUP), (registry.Loaded, "probability", MODEL)]
+    clocks = [(resilience.Store, "newest", LOOKUP), (registry.Loaded, "probability", MODEL)]
     patches = [mock.patch.object(owner, name, _timed(spent, part, getattr(owner, name))) for owner, name, part in clocks]
-    app, took = serving.application(serving.Serving(folder, serving.ServingSettings(**settings))), []
+    app, took = api.application(api.Serving(folder, serving.ServingSettings(**settings))), []
     with patches[0], patches[1]:
         async with app.router.lifespan_context(app):
             await _ready(app, met[0])
