@@ -10,8 +10,8 @@ from imports import ROOT, graph, loads, reached, sources
 FLOORS = {
     1: "project telemetry files services questions",
     2: "problem web stages engine supervision answers",
-    3: "world data asof checks policy drift predictions clocks search toy",
-    4: "features registry models gate poc",
+    3: "world data asof checks policy drift predictions clocks search toy joined health",
+    4: "features registry models gate poc references reports",
     5: "stream training batch serving monitoring experiments",
     6: "release orchestration",
     7: "retraining delivery",
