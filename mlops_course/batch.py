@@ -38,7 +38,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from . import data, features, project, registry, stages
+from . import data, features, project, readers, registry, stages
 
 
 def schema(
@@ -60,7 +60,7 @@ from datetime import datetime
 class BatchSettings(project.Settings):
     "The section `batch` of an environment."
 
-    request: data.Source
+    request: readers.Source
 
 
 REFUSED = pa.schema(
@@ -72,7 +72,7 @@ REFUSED = pa.schema(
 
 # %% ../notebooks/50_batch_serving.ipynb #d8facdf9
 def asked(
-    source: data.Source,
+    source: readers.Source,
     quarantine: Path,  # where the refused rows go
     now: datetime | None = None,  # nobody can be scored for a later time; None: the clock's
 ) -> tuple[pd.DataFrame, int]:
@@ -86,7 +86,8 @@ def asked(
         reasons = ", ".join(
             f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items()
         )
-        guesses = "".join(f" Perhaps {hint}." for hint in data.hints(came, table))
+        hints = readers.hints(came.refused, came.provenance["rows"], table)
+        guesses = "".join(f" Perhaps {hint}." for hint in hints)
         where = (
             f"Each row stands in {project.shown(quarantine)}; "
             f"ask {source.owner} to send the file again"

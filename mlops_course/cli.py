@@ -421,7 +421,7 @@ def _judged(told: dict) -> list[str]:
     model, metrics = told["model"], told["metrics"]
     uplift, needed = told["uplift"], told["thresholds"]
     asked = [check["name"] for check in [*told["checks"], *told["unmeasured"]]]
-    first = "uplift" in asked  # a successor is compared with the champion instead
+    first = "uplift" in asked  # a challenger is compared with the champion instead
     most, least = (
         (
             f"at most {needed['rmse']}; ",
@@ -596,7 +596,7 @@ def _running(out: Path) -> Iterator[str]:
 @app.command()
 def status(file: _File = "env.yaml"):
     "Say what the last build made, and whether anything has changed since."
-    from mlops_course import retraining
+    from mlops_course import cases
 
     typer.echo(summary(file))
     for name, paths in stages.stale(file).items():
@@ -604,7 +604,7 @@ def status(file: _File = "env.yaml"):
     out = project.root() / project.environment(file).out
     for line in _running(out):
         typer.echo(line)
-    if told := retraining.story(out):
+    if told := cases.story(out):
         typer.echo("\n".join(["", "The last loop", *told]))
 
 # %% ../notebooks/91_command_line.ipynb #84b873aa
@@ -977,9 +977,9 @@ _QUIET = {
 
 def _server(folder: Path, port: int) -> services.Service:
     "MLflow's own server, on the runs of a folder."
-    from mlops_course import registry
+    from mlops_course import tracking
 
-    database, artifacts = registry.addresses(folder)
+    database, artifacts = tracking.addresses(folder)
     where = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
     mlflow = services.SERVICES["mlflow"]
     options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where)

@@ -189,6 +189,10 @@ RENAMED: dict[str, str] = {  # "section.old": "section.new"
     "monitoring.fewest_requests": "monitoring.min_requests",
     "monitoring.keep_days": "monitoring.retention_days",
     "monitoring.spreads": "monitoring.z_threshold",
+    "retraining.pause_hours": "retraining.cooldown_hours",
+    "serving.explore": "serving.epsilon",
+    "serving.last_known_seconds": "serving.stale_if_error_seconds",
+    "serving.repeat_seconds": "serving.idempotency_ttl_seconds",
 }
 
 

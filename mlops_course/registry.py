@@ -4,17 +4,13 @@
 
 # %% auto #0
 __all__ = ['TRUSTED', 'MOVED', 'NAME', 'trusted', 'at_home', 'UntrustedModel', 'loads', 'canonical', 'libraries', 'model_digest',
-           'save_model', 'addresses', 'connect', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion',
-           'DigestMismatch', 'OtherLibraries', 'version_of', 'Found', 'find', 'artifacts', 'register', 'checked',
-           'Loaded', 'saved_elsewhere', 'load', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback',
-           'trace']
+           'save_model', 'connect', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
+           'OtherLibraries', 'version_of', 'Found', 'find', 'artifacts', 'register', 'checked', 'Loaded', 'load',
+           'saved_elsewhere', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/44_model_registry.ipynb #aeb97ad5
-from functools import cache
-
-from . import project
+from . import project, tracking
 from .files import atomic_write, file_digest, write_json
-from .problem import CONTRACT
 
 TRUSTED = {
     "mlops_course.models.ClippedRegression": "our own, of lesson 41: clipped to 0 and 1",
@@ -25,6 +21,9 @@ TRUSTED = {
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor": "a tree: an array of nodes",
     "sklearn.tree._tree.Tree": "a tree of RandomForestClassifier: an array of nodes",
 }
+
+# %% ../notebooks/44_model_registry.ipynb #2422d28a
+from functools import cache
 
 
 @cache
@@ -43,6 +42,21 @@ import io
 import json
 import zipfile
 
+
+def _unzipped(file: bytes) -> dict[str, bytes]:
+    source = zipfile.ZipFile(io.BytesIO(file))
+    return {name: source.read(name) for name in source.namelist()}
+
+
+def _zipped(entries: dict[str, bytes]) -> bytes:
+    "Without dates, and in the order of the names."
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as target:
+        for name in sorted(entries):
+            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), entries[name])
+    return packed.getvalue()
+
+# %% ../notebooks/44_model_registry.ipynb #3b6fc3bc
 # classes of ours that have moved: the module that saved models name, the class, where it is now
 MOVED = {("training", "ClippedRegression"): "mlops_course.models"}
 
@@ -57,24 +71,18 @@ def at_home(
         home = MOVED.get((module, node.get("__class__"))) if package == "mlops_course" else None
         return node | {"__module__": home} if home else node
 
-    packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(file)) as source, zipfile.ZipFile(packed, "w") as target:
-        for name in source.namelist():
-            data = source.read(name)
-            if name == "schema.json":
-                data = json.dumps(json.loads(data, object_hook=moved)).encode()
-            target.writestr(name, data)
-    return packed.getvalue()
+    entries = _unzipped(file)
+    if schema := entries.get("schema.json"):
+        entries["schema.json"] = json.dumps(json.loads(schema, object_hook=moved)).encode()
+    return _zipped(entries)
 
 # %% ../notebooks/44_model_registry.ipynb #6e6b9ccc
 class UntrustedModel(project.UserError):
     "A model that is no skops file, or that holds a type which is not in `TRUSTED`."
 
 
-def loads(
-    file: bytes,  # of a skops file
-):
-    "The model in a skops file. Raises `UntrustedModel`, before anything is made, on unknown types."
+def _of_trusted_types(file: bytes) -> bytes:
+    "The file with its classes at home. Raises `UntrustedModel`."
     import skops.io
 
     try:
@@ -90,6 +98,16 @@ def loads(
             f"the model holds what is not trusted: {names}. See what it does; if it is safe, "
             "name it in registry.TRUSTED"
         )
+    return file
+
+# %% ../notebooks/44_model_registry.ipynb #bc5e78d3
+def loads(
+    file: bytes,  # of a skops file
+):
+    "The model in a skops file. Raises `UntrustedModel`, before anything is made, on unknown types."
+    import skops.io
+
+    file = _of_trusted_types(file)
     try:
         return skops.io.loads(file, trusted=sorted(trusted()))
     except Exception as error:
@@ -107,13 +125,13 @@ def canonical(
     file: bytes,  # of a skops file: a zip of `schema.json` and of arrays
 ) -> bytes:
     "The same model without dates, addresses and the order of sets: what saving adds to it."
-    source = zipfile.ZipFile(io.BytesIO(file))
-    arrays = {name: source.read(name) for name in source.namelist() if name != "schema.json"}
+    entries = _unzipped(file)
+    schema = entries.pop("schema.json")
     names = {
-        name: hashlib.sha256(data).hexdigest() + Path(name).suffix for name, data in arrays.items()
+        name: hashlib.sha256(data).hexdigest() + Path(name).suffix for name, data in entries.items()
     }
-    schema = _numbered(_plain(source.read("schema.json"), names))
-    return _zipped({names[name]: data for name, data in arrays.items()} | {"schema.json": schema})
+    arrays = {names[name]: data for name, data in entries.items()}
+    return _zipped(arrays | {"schema.json": _numbered(_plain(schema, names))})
 
 # %% ../notebooks/44_model_registry.ipynb #d92f1f68
 def _plain(schema: bytes, names: dict[str, str]) -> bytes:
@@ -128,7 +146,7 @@ def _plain(schema: bytes, names: dict[str, str]) -> bytes:
 
     return json.dumps(json.loads(schema, object_hook=plain)).encode()
 
-
+# %% ../notebooks/44_model_registry.ipynb #975ae0d7
 def _numbered(schema: bytes) -> bytes:
     "Each object gets a number of its own, also where two places shared one value."
     numbers = count()
@@ -138,29 +156,17 @@ def _numbered(schema: bytes) -> bytes:
         )
     ).encode()
 
-
-def _zipped(entries: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as target:
-        for name in sorted(entries):
-            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), entries[name])
-    return packed.getvalue()
-
-# %% ../notebooks/44_model_registry.ipynb #47aa1688
-import warnings
+# %% ../notebooks/44_model_registry.ipynb #4431dcaa
 from importlib.metadata import version
 
 import numpy as np
 
-# of tqdm, when MLflow imports it in a kernel without widgets
-warnings.filterwarnings("ignore", "IProgress not found")
 
-# %% ../notebooks/44_model_registry.ipynb #4431dcaa
 def libraries() -> dict[str, str]:
     "The versions of what decides how a model comes out, and whether it can be opened."
     return {name: version(name) for name in ("numpy", "pandas", "scikit-learn", "scipy", "skops")}
 
-
+# %% ../notebooks/44_model_registry.ipynb #d7246406
 def _signature(features: tuple[str, ...]):
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
@@ -179,7 +185,7 @@ def model_digest(
 def save_model(
     model,  # a fitted estimator with `predict_proba`
     folder: Path,  # is made; must not be there yet
-    features: tuple[str, ...] = CONTRACT.features,  # the input columns, in the order of training
+    features: tuple[str, ...],  # the input columns, in the order of training
     **names: str,  # what else MLmodel shall say: run_id, artifact_path
 ) -> str:
     "Save a model in skops format; the same estimator gives the same file. Returns its digest."
@@ -202,67 +208,6 @@ def save_model(
     (folder / "model.skops").write_bytes(file)
     return model_digest(folder)
 
-# %% ../notebooks/44_model_registry.ipynb #221e6ac5
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from filelock import FileLock
-
-
-def addresses(
-    folder: Path,  # of `connect`
-) -> tuple[str, str]:
-    "The URIs of database and artifacts for MLflow, whatever marks are in the folder's name."
-    return _uri(folder / "mlflow.db"), str(folder / "artifacts").replace("%", "%25")
-
-
-def _uri(database: Path) -> str:
-    from sqlalchemy import URL
-
-    # for `sqlite:` MLflow makes folders of its letters
-    return URL.create("sqlite+pysqlite", database=str(database)).render_as_string()
-
-
-def _move(database: Path, before: str, after: str) -> None:
-    import sqlite3
-    from contextlib import closing
-
-    with closing(sqlite3.connect(database)) as db, db:
-        db.execute(
-            "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
-            [after, before],
-        )
-        db.execute(
-            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-            "WHERE substr(artifact_uri, 1, ?) = ?",
-            [after, len(before) + 1, len(before), before],
-        )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    "One process at a time; the lock falls when its holder dies."
-    with FileLock(folder / "registry.lock"):
-        yield
-
-
-def _folder(client) -> Path:
-    from sqlalchemy import make_url
-
-    return Path(make_url(client.tracking_uri).database).parent
-
-
-def _make(folder: Path) -> None:
-    "An empty database, whole or not at all."
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    database = folder / "mlflow.db"
-    with _alone(folder):
-        if not database.is_file():
-            with atomic_write(database) as beside:
-                SqlAlchemyStore(_uri(beside), (folder / "artifacts").as_uri()).engine.dispose()
-
 # %% ../notebooks/44_model_registry.ipynb #95c1f201
 NAME = "driver-completion"  # of the experiment, and of the registered model
 
@@ -273,24 +218,18 @@ def connect(
     "An MLflow client on the files in a folder; MLflow's own functions use them too from now on."
     import mlflow
 
-    for chatter in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(chatter).setLevel(logging.ERROR)
-    # of SQLAlchemy, about MLflow's own tables
-    warnings.filterwarnings("ignore", "The ``noload`` loader strategy")
     folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    uri, artifacts = addresses(folder)
-    if not (folder / "mlflow.db").is_file():
-        _make(folder)
+    tracking.make(folder)
+    uri, artifacts = tracking.addresses(folder)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    with _alone(folder):
-        client = mlflow.MlflowClient(uri, uri)
+    client = mlflow.MlflowClient(uri, uri)
+    with tracking.alone(folder):
         found = client.get_experiment_by_name(NAME)
         if found is None:
             client.create_experiment(NAME, artifact_location=artifacts)
         elif found.artifact_location != artifacts:
-            _move(folder / "mlflow.db", found.artifact_location, artifacts)
+            tracking.move(folder / "mlflow.db", found.artifact_location, artifacts)
     return client
 
 # %% ../notebooks/44_model_registry.ipynb #7d6ee1a0
@@ -301,12 +240,12 @@ def experiment(client) -> str:
     "The id of the experiment, for `mlflow.start_run(experiment_id=...)`."
     return client.get_experiment_by_name(NAME).experiment_id
 
-
+# %% ../notebooks/44_model_registry.ipynb #9abcb5fa
 def log_model(
     client,
     run_id: str,
     model,  # a fitted estimator with `predict_proba`
-    features: tuple[str, ...] = CONTRACT.features,  # the input columns, in the order of training
+    features: tuple[str, ...],  # the input columns, in the order of training
 ) -> str:
     "Save a model as the artifact `model` of a run. Returns the model's digest."
     with tempfile.TemporaryDirectory() as scratch:
@@ -332,6 +271,16 @@ class DigestMismatch(project.UserError):
 class OtherLibraries(UntrustedModel):
     "A model that other versions of the libraries have saved, and that these cannot open."
 
+# %% ../notebooks/44_model_registry.ipynb #4444360e
+def _not_there(which: str) -> project.UserError:
+    if which == "champion":
+        return NoChampion(
+            "there is no champion: no model has passed the gate of "
+            "notebooks/45_training_pipeline.ipynb"
+        )
+    there = f"`{project.in_make('ui')}` shows those that there are"
+    return UnknownVersion(f"{NAME} has no version or alias {which!r}; {there}")
+
 # %% ../notebooks/44_model_registry.ipynb #53dda5f6
 def version_of(
     client,
@@ -344,15 +293,7 @@ def version_of(
         get = client.get_model_version if which.isdigit() else client.get_model_version_by_alias
         found = get(NAME, which)
     except MlflowException:
-        if which == "champion":
-            raise NoChampion(
-                "there is no champion: no model has passed the gate of "
-                "notebooks/45_training_pipeline.ipynb"
-            ) from None
-        raise UnknownVersion(
-            f"{NAME} has no version or alias {which!r}; `{project.in_make('ui')}` shows "
-            "those that there are"
-        ) from None
+        raise _not_there(which) from None
     if "key" not in found.tags:
         raise UnknownVersion(
             f"the registration of version {found.version} of {NAME} did not come to its end: "
@@ -370,7 +311,7 @@ class Found(NamedTuple):
     run_id: str
     version: str | None
 
-
+# %% ../notebooks/44_model_registry.ipynb #5cfc1198
 def find(
     client,
     key: str,  # digest of data, code and parameters
@@ -387,20 +328,14 @@ def find(
     return Found(runs[0].info.run_id, None) if runs else None
 
 # %% ../notebooks/44_model_registry.ipynb #831c87e3
-from urllib.parse import unquote
-
-from .telemetry import log
-
-
 def _run(client, run_id: str):
     from mlflow.exceptions import MlflowException
 
     try:
         return client.get_run(run_id)
     except MlflowException:
-        raise UnknownVersion(
-            f"there is no run {run_id}; `{project.in_make('ui')}` shows those that there are"
-        ) from None
+        there = f"`{project.in_make('ui')}` shows those that there are"
+        raise UnknownVersion(f"there is no run {run_id}; {there}") from None
 
 
 def artifacts(
@@ -408,17 +343,12 @@ def artifacts(
     run_id: str,
 ) -> Path:
     "The folder in which a run keeps its files."
-    return Path(unquote(_run(client, run_id).info.artifact_uri))
+    return tracking.artifacts_of(_run(client, run_id))
 
 
 def _files(client, run_id: str) -> dict[str, bytes]:
     "All files of a run's model, by their path in its folder."
-    folder = artifacts(client, run_id) / "model"
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return tracking.files_below(artifacts(client, run_id) / "model")
 
 # %% ../notebooks/44_model_registry.ipynb #c8363427
 def _digests(files: dict[str, bytes]) -> dict[str, str]:
@@ -433,7 +363,23 @@ def _seals(files: dict[str, bytes]) -> dict[str, str]:
         "files": json.dumps(found),
     }
 
+# %% ../notebooks/44_model_registry.ipynb #c1820718
+def _new_version(client, run_id: str, tags: dict[str, str]) -> str:
+    files = _files(client, run_id)
+    if "model.skops" not in files:
+        raise UnknownVersion(
+            f"run {run_id} has no model in skops format: call registry.log_model first"
+        )
+    loads(files["model.skops"])
+    if not client.search_registered_models(f"name = '{NAME}'"):
+        client.create_registered_model(NAME)
+    source, seals = f"runs:/{run_id}/model", _seals(files)
+    return str(client.create_model_version(NAME, source, run_id, tags={**tags, **seals}).version)
+
 # %% ../notebooks/44_model_registry.ipynb #dc6cd365
+from .telemetry import log
+
+
 def register(
     client,
     run_id: str,
@@ -441,22 +387,11 @@ def register(
     tags: dict[str, str] | None = None,  # for `trace`: the digests of snapshot and code
 ) -> str:
     "Register a run's model as `challenger`; a known key gives its version, and nothing new."
-    with _alone(_folder(client)):
+    with tracking.alone(tracking.folder_of(client)):
         found = find(client, key)
         if found and found.version:
             return found.version
-        files = _files(client, run_id)
-        if "model.skops" not in files:
-            raise UnknownVersion(
-                f"run {run_id} has no model in skops format: call registry.log_model first"
-            )
-        loads(files["model.skops"])
-        if not client.search_registered_models(f"name = '{NAME}'"):
-            client.create_registered_model(NAME)
-        made = client.create_model_version(
-            NAME, f"runs:/{run_id}/model", run_id, tags={**(tags or {}), **_seals(files)}
-        )
-        version = str(made.version)
+        version = _new_version(client, run_id, tags or {})
         client.set_registered_model_alias(NAME, "challenger", version)
         client.set_model_version_tag(NAME, version, "key", key)
         log.info("model registered", version=version, run_id=run_id, key=key)
@@ -504,44 +439,14 @@ class Loaded:
         "The probability that the label is 1, for each row."
         return self.model.predict_proba(rows[list(self.features)].astype("float64"))[:, 1]
 
-# %% ../notebooks/44_model_registry.ipynb #722f40a7
-import platform
-
-import yaml
-
-
-def _elsewhere(files: dict[str, bytes]) -> str:
-    "The Python and the libraries that have saved a model, where they are others than here."
-    pinned = dict(
-        line.split("==") for line in files["requirements.txt"].decode().splitlines() if "==" in line
-    )
-    saved = {
-        "Python": yaml.safe_load(files["python_env.yaml"])["python"].rpartition(".")[0],
-        **pinned,
-    }
-    here = {"Python": platform.python_version().rpartition(".")[0], **libraries()}
-    return ", ".join(
-        f"{name} {saved.get(name)} (here {here[name]})"
-        for name in here
-        if saved.get(name) != here[name]
-    )
-
-
-def saved_elsewhere(
-    client,
-    run_id: str,
-) -> str:
-    "How the libraries that saved a run's model differ from those here; empty if they do not."
-    return _elsewhere(_files(client, run_id))
-
-
+# %% ../notebooks/44_model_registry.ipynb #a09d353f
 def _why(decision: Path | None) -> str:
     if decision is None or not decision.is_file():
         return f". Run it first, or `{project.in_make('run')}` for all stages"
     told = json.loads(decision.read_text(encoding="utf-8"))
     return f". Its last decision: {told['decision']}: {'; '.join(told['reasons'])}"
 
-# %% ../notebooks/44_model_registry.ipynb #f90863b7
+# %% ../notebooks/44_model_registry.ipynb #722f40a7
 def load(
     client,
     which: str = "champion",  # or another alias, or a version's number
@@ -554,8 +459,12 @@ def load(
         raise NoChampion(f"{error}{_why(decision)}") from None
     return _opened(str(version.version), version.run_id, files)
 
+# %% ../notebooks/44_model_registry.ipynb #f90863b7
+import yaml
+
 
 def _opened(version: str, run_id: str, files: dict[str, bytes]) -> Loaded:
+    "The model in files that were compared."
     inputs = json.loads(yaml.safe_load(files["MLmodel"])["signature"]["inputs"])
     features = tuple(column["name"] for column in inputs)
     try:
@@ -568,6 +477,28 @@ def _opened(version: str, run_id: str, files: dict[str, bytes]) -> Loaded:
             ) from None
         raise
     return Loaded(model, NAME, version, run_id, features, _digests(files)["model.skops"])
+
+# %% ../notebooks/44_model_registry.ipynb #9b6f4984
+import platform
+
+
+def _elsewhere(files: dict[str, bytes]) -> str:
+    "The Python and the libraries that have saved a model, where they are others than here."
+    saved = tracking.saved_with(files)
+    here = {"Python": platform.python_version().rpartition(".")[0], **libraries()}
+    return ", ".join(
+        f"{name} {saved.get(name)} (here {number})"
+        for name, number in here.items()
+        if saved.get(name) != number
+    )
+
+
+def saved_elsewhere(
+    client,
+    run_id: str,
+) -> str:
+    "How the libraries that saved a run's model differ from those here; empty if they do not."
+    return _elsewhere(_files(client, run_id))
 
 # %% ../notebooks/44_model_registry.ipynb #b36543eb
 def keep(
@@ -604,13 +535,19 @@ def load_copy(
         )
     return _opened(told["version"], told["run_id"], files)
 
+# %% ../notebooks/44_model_registry.ipynb #cd0bf752
+def _crown(client, version: str, before: list[str]) -> None:
+    client.set_model_version_tag(NAME, version, "before", json.dumps(before))
+    client.set_model_version_tag(NAME, version, "promoted", project.now().isoformat())
+    client.set_registered_model_alias(NAME, "champion", version)
+
 # %% ../notebooks/44_model_registry.ipynb #4bde0135
 def promote(
     client,
     which: str,  # an alias, or a version's number
 ) -> str:
     "Make a version the champion, remember the one before it, and return the version."
-    with _alone(_folder(client)):
+    with tracking.alone(tracking.folder_of(client)):
         version = str(checked(client, which)[0].version)
         before = _champions(client)
         if version not in before[-1:]:
@@ -620,19 +557,13 @@ def promote(
             client.delete_registered_model_alias(NAME, "challenger")
         return version
 
-
-def _crown(client, version: str, before: list[str]) -> None:
-    client.set_model_version_tag(NAME, version, "before", json.dumps(before))
-    client.set_model_version_tag(NAME, version, "promoted", project.now().isoformat())
-    client.set_registered_model_alias(NAME, "champion", version)
-
 # %% ../notebooks/44_model_registry.ipynb #5252531e
 def aliases(client) -> dict[str, str]:
     "The version of each alias."
     found = client.search_registered_models(f"name = '{NAME}'")
     return {alias: str(version) for model in found for alias, version in model.aliases.items()}
 
-
+# %% ../notebooks/44_model_registry.ipynb #eaa908a0
 def _champions(client) -> list[str]:
     "The champions in their order, without those that were rolled back; the present one is last."
     present = aliases(client).get("champion")
@@ -646,24 +577,15 @@ def champion(
     folder: Path,  # of `connect`; nothing is made or changed there
 ) -> Found | None:
     "The champion's run and version, or None: read from MLflow's tables, without its import."
-    import sqlite3
-    from contextlib import closing
-
-    with closing(
-        sqlite3.connect(f"{Path(folder).resolve().as_uri()}/mlflow.db?mode=ro", uri=True)
-    ) as db:
-        versions = "registered_model_aliases JOIN model_versions USING (name, version)"
-        found = db.execute(
-            f"SELECT run_id, version FROM {versions} WHERE name = ? AND alias = 'champion'", [NAME]
-        ).fetchone()
-    return Found(found[0], str(found[1])) if found else None
+    found = tracking.alias_of(folder, NAME, "champion")
+    return Found(*found) if found else None
 
 # %% ../notebooks/44_model_registry.ipynb #bd2c0d47
 def rollback(
     client,
 ) -> str:
     "Make the champion before this one champion again. Raises `NoChampion` if there was none."
-    with _alone(_folder(client)):
+    with tracking.alone(tracking.folder_of(client)):
         champions = _champions(client) or [str(version_of(client, "champion").version)]
         if len(champions) == 1:
             raise NoChampion(
@@ -676,29 +598,26 @@ def rollback(
         log.warning("model rolled back", version=target, rolled_back=present)
         return target
 
+# %% ../notebooks/44_model_registry.ipynb #3bf83ed4
+def _origin(client, which: str) -> tuple:
+    "A run, and its version or None."
+    if len(which) != 32:
+        version = version_of(client, which)
+        return _run(client, version.run_id), version
+    run = _run(client, which)
+    of_run = client.search_model_versions(f"name = '{NAME}' and run_id = '{which}'")
+    return run, next(iter(of_run), None)
+
 # %% ../notebooks/44_model_registry.ipynb #c8233e3f
 def trace(
     client,
     which: str,  # a run's id, an alias, or a version's number
 ) -> dict[str, Any]:
     "What a model was made of: version, run, key, digests of model, snapshot and code, parameters."
-    if len(which) == 32:
-        run = _run(client, which)
-        version = next(
-            iter(client.search_model_versions(f"name = '{NAME}' and run_id = '{which}'")), None
-        )
-    else:
-        version = version_of(client, which)
-        run = _run(client, version.run_id)
+    run, version = _origin(client, which)
     tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
     tags |= {k: v for k, v in (version.tags if version else {}).items() if k != "files"}
     number = str(version.version) if version else None
     names = sorted(alias for alias, of in aliases(client).items() if of == number)
-    return {
-        "model": NAME,
-        "version": number,
-        "aliases": names,
-        "run_id": run.info.run_id,
-        **tags,
-        "parameters": run.data.params,
-    }
+    found = {"model": NAME, "version": number, "aliases": names, "run_id": run.info.run_id}
+    return found | tags | {"parameters": run.data.params}

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Seconds', 'Period', 'MOST_ROWS', 'PATHS', 'Driver', 'ServingSettings', 'Row', 'state_of', 'rows_of', 'in_background',
-           'Batches', 'Lookup', 'Repeats', 'Champion', 'Store', 'Drivers', 'answer_of', 'Metrics', 'Serving', 'answer',
-           'Inference', 'Candidate', 'Answer', 'Refused', 'Booking', 'application', 'serve']
+           'RequestCoalescer', 'FeatureCache', 'IdempotencyCache', 'Champion', 'Store', 'Drivers', 'answer_of',
+           'Metrics', 'Serving', 'answer', 'Inference', 'Candidate', 'Answer', 'Refused', 'Booking', 'application',
+           'serve']
 
 # %% ../notebooks/51_online_serving.ipynb #fabc7b7a
 from typing import Annotated
@@ -27,10 +28,10 @@ class ServingSettings(project.Settings):
     # features are at most this much older than the store's; 0: it is asked for each request
     cache_seconds: Seconds = 5
     store_seconds: Period = 0.2  # the store may take this long, then the last known features count
-    last_known_seconds: Seconds = 300  # and they do so for this long
+    stale_if_error_seconds: Seconds = 300  # and they do so for this long
     # share of requests whose driver is drawn
-    explore: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
-    repeat_seconds: Seconds = 60  # a request id that comes again gets the same answer
+    epsilon: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
+    idempotency_ttl_seconds: Seconds = 60  # a request id that comes again gets the same answer
     refresh_seconds: Period = 2  # until a new champion or a new store is noticed, at most
     log_seconds: Period = 0.1  # an answer reaches the prediction log's file within this time
     # answers that may wait for a full disk; then requests are refused
@@ -217,7 +218,7 @@ class _Thread:
         self.usable = failed is None
 
 # %% ../notebooks/51_online_serving.ipynb #1aa9c8f7
-class Batches(_Thread):
+class RequestCoalescer(_Thread):
     "One question at a time, each for all who have asked meanwhile."
 
     async def came(self, ids: Iterable[int]) -> bool:
@@ -252,7 +253,7 @@ class _Memory:
         self.rows: dict[int, Row] = {}
         self.run_id: str | None = None  # of the model that scored them
         self._soon: set[int] = set()  # asked for before they are due, so that nobody waits
-        self.store = Batches(read, self._take, settings.store_seconds, background)
+        self.store = RequestCoalescer(read, self._take, settings.store_seconds, background)
 
     def replace(self, run_id: str, rows: dict[int, Row]) -> None:
         "Take over the rows as another model scores them."
@@ -268,7 +269,7 @@ class _Memory:
         return True
 
 # %% ../notebooks/51_online_serving.ipynb #8db69e9f
-class Lookup(_Memory):
+class FeatureCache(_Memory):
     "The drivers' rows: from memory while they are young, else from the store, else the last known."
 
     async def find(self, drivers: Sequence[int]) -> tuple[list[Row | None], bool]:
@@ -283,7 +284,7 @@ class Lookup(_Memory):
             return rows, False
         if await self.store.came(late):
             return [self.rows.get(driver) for driver in drivers], False
-        since = time.monotonic() - self.settings.last_known_seconds
+        since = time.monotonic() - self.settings.stale_if_error_seconds
         known = [self.rows.get(driver) for driver in drivers]
         return [row if row and row.read > since else None for row in known], True
 
@@ -324,7 +325,7 @@ class _Answered:
         promise.set_result(answer)
 
 # %% ../notebooks/51_online_serving.ipynb #ce1ca868
-class Repeats(_Answered):
+class IdempotencyCache(_Answered):
     "Answers of the last while: the same question gets the same answer, another one is refused."
 
     def find(self, request_id: str, drivers: bytes) -> bytes | asyncio.Future | None:
@@ -457,7 +458,7 @@ class _Parts:
     ):
         self.champion = Champion(folder / "mlflow", folder / "serving/model")
         self.store = Store(folder / "features")
-        self.lookup = Lookup(self._read, settings, background)
+        self.lookup = FeatureCache(self._read, settings, background)
         self._live = timedelta(0)  # how old features may be; the store says it
 
     def _rescored(
@@ -514,11 +515,11 @@ def answer_of(
     rows: Sequence[Row | None],  # beside `drivers`
     degraded: bool,
     model: registry.Loaded,
-    explore: float,
+    epsilon: float,
 ) -> dict[str, Any]:
     "What is answered, but for the list of candidates."
     scores = [row.score if row else None for row in rows]
-    choice = choose(request_id, drivers, scores, explore)
+    choice = choose(request_id, drivers, scores, epsilon)
     best = max((score for score in scores if score is not None), default=None)
     return {
         "prediction": None if choice.place is None else drivers[choice.place],
@@ -634,7 +635,7 @@ class Serving:
         self.background, self.metrics = in_background(), Metrics()
         self.metrics.all.register(TaskFailures("serving", self.background))
         self.drivers = Drivers(folder, settings, self.background)
-        self.repeats = Repeats(settings.repeat_seconds)
+        self.repeats = IdempotencyCache(settings.idempotency_ttl_seconds)
         self._day: date | None = None  # on which old files were looked for last
         self.metrics.store.set_function(lambda: float(self.drivers.lookup.store.usable))
         self.metrics.registry.set_function(lambda: float(self.drivers.champion.trouble is None))
@@ -651,7 +652,7 @@ class Serving:
         self.background.thread("prediction log", self.log.step)
         for entry in tail:
             age = (project.now() - datetime.fromisoformat(entry["time"])).total_seconds()
-            if 0 <= age < self.settings.repeat_seconds:
+            if 0 <= age < self.settings.idempotency_ttl_seconds:
                 self.repeats.begin(
                     entry["request_id"],
                     _same(candidate[CONTRACT.entity] for candidate in entry["candidates"]),
@@ -720,7 +721,7 @@ async def _answer(serving: Serving, request_id: str, drivers: list[int], began: 
         more = "and nothing is remembered of these drivers"
         raise Refusal(503, f"the feature store does not answer, {more}")
     model, now = serving.drivers.champion.model, project.now()
-    told = answer_of(request_id, drivers, rows, degraded, model, serving.settings.explore)
+    told = answer_of(request_id, drivers, rows, degraded, model, serving.settings.epsilon)
     serving.metrics.count(rows, told)
     spent = round((time.perf_counter() - began) * 1000, 3)
     entry = {"time": now, "latency_ms": spent, **told, "run_id": model.run_id}
@@ -891,7 +892,7 @@ def _tell_model(app, serving: Serving, key: str | None) -> None:
         return {
             **{name: getattr(champion.model, name) for name in names},
             "from": champion.source,
-            "explore": settings.explore,
+            "epsilon": settings.epsilon,
             "cache_seconds": settings.cache_seconds,
         }
 

@@ -11,7 +11,7 @@ from .questions import exercise
 # %% ../notebooks/993_solutions_data.ipynb #eaa8d510
 _NEW_FILE = """
     def described(path):
-        from mlops_course.data import Source
+        from mlops_course.readers import Source
 
         return Source(
             path=path,
@@ -59,7 +59,7 @@ def _(answer):
 
     import pandas as pd
 
-    from mlops_course.data import Source, ingest
+    from mlops_course.data import ingest
     from mlops_course.problem import STATISTICS
 
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,6 @@ def _(answer):
         )
         source = answer(str(file))
         assert hasattr(source, "separator"), "give back a `Source`"
-        source = Source(**source.model_dump())  # the lesson has a class `Source` of its own
         batch = ingest(source, STATISTICS)
     hours = batch.frame.datetime.tolist()
     moment = pd.Timestamp("2026-01-05T02:00Z")

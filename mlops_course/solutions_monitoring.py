@@ -332,8 +332,8 @@ _62_1 = exercise(
     """,
     hints=[
         (
-            "Four settings decide it. Their comments in `MonitoringSettings` say what each does, "
-            "and in which unit."
+            "Four settings decide it. The table at the top, and that of lesson 61, say what each "
+            "does, and in which unit."
         ),
         (
             "A window is bounded twice: `window_requests` by number, `window_hours` by time. "
@@ -405,7 +405,7 @@ def _(answer):
 # %% ../notebooks/996_solutions_monitoring.ipynb #5d4ddd90
 _hints_62_2 = [
     (
-        "Keep both sides, as `State` does: what was predicted, and which label came first for "
+        "Keep both sides, as `LabelStore` does: what was predicted, and which label came first for "
         "each request."
     ),
     (
@@ -555,14 +555,14 @@ _64_1 = exercise(
         from mlops_course.retraining import RetrainingSettings
 
         training = {"test_days": 14, "validation_days": 1, "train_days": 10}
-        return RetrainingSettings(training=training, fresh_days=14, pause_hours=168, attempts=2)
+        return RetrainingSettings(training=training, fresh_days=14, cooldown_hours=168, attempts=2)
     """,
     wrong="""
     def careful():
         from mlops_course.retraining import RetrainingSettings
 
         training = {"test_days": 14, "validation_days": 1, "train_days": 10}
-        return RetrainingSettings(training=training, pause_hours=168, attempts=2)
+        return RetrainingSettings(training=training, cooldown_hours=168, attempts=2)
     """,
     message="before the alert",
 )
@@ -589,8 +589,8 @@ def _(answer):
     assert training.validation_days < 10, (
         "no day is left to train on: validation_days are among the train_days"
     )
-    assert settings.pause_hours == 168, (
-        f"{settings.pause_hours:g} hours lie between two cases; a week has 168"
+    assert settings.cooldown_hours == 168, (
+        f"{settings.cooldown_hours:g} hours lie between two cases; a week has 168"
     )
     assert settings.attempts == 2, f"a case may have {settings.attempts} trainings, not 2"
 

@@ -216,22 +216,22 @@ _51_1 = exercise(
             "and in which unit."
         ),
         (
-            "`cache_seconds` is the age of features while the store answers, `last_known_seconds` "
-            "their age when it does not."
+            "`cache_seconds` is the age of features while the store answers, "
+            "`stale_if_error_seconds` their age when it does not."
         ),
-        "`ServingSettings(cache_seconds=1, last_known_seconds=3600, explore=0)`",
+        "`ServingSettings(cache_seconds=1, stale_if_error_seconds=3600, epsilon=0)`",
     ],
     solution="""
     def careful():
         from mlops_course.serving import ServingSettings
 
-        return ServingSettings(cache_seconds=1, last_known_seconds=3600, explore=0)
+        return ServingSettings(cache_seconds=1, stale_if_error_seconds=3600, epsilon=0)
     """,
     wrong="""
     def careful():
         from mlops_course.serving import ServingSettings
 
-        return ServingSettings(cache_seconds=3600, explore=0)
+        return ServingSettings(cache_seconds=3600, epsilon=0)
     """,
     message="an hour old while the store is well",
 )
@@ -246,12 +246,12 @@ def _(answer):
         f"with cache_seconds={settings.cache_seconds:g} an answer is up to an hour old while the "
         "store is well"
     )
-    assert settings.last_known_seconds >= 3600, (
-        f"after {settings.last_known_seconds:g} s without the store there are no answers; an hour "
-        "has 3,600"
+    assert settings.stale_if_error_seconds >= 3600, (
+        f"after {settings.stale_if_error_seconds:g} s without the store there are no answers; "
+        "an hour has 3,600"
     )
-    drawn = sum(choose(f"r-{i}", [1, 2], [0.9, 0.1], settings.explore).explored for i in range(500))
-    assert drawn == 0, f"{drawn} of 500 requests were drawn: `explore` is their share"
+    drawn = sum(choose(f"r-{i}", [1, 2], [0.9, 0.1], settings.epsilon).explored for i in range(500))
+    assert drawn == 0, f"{drawn} of 500 requests were drawn: `epsilon` is their share"
 
 # %% ../notebooks/995_solutions_serving.ipynb #6be1803a
 _51_2 = exercise(

@@ -69,7 +69,7 @@ def make_registry(folder: Path, strengths: tuple[float, ...] = (1.0, 0.01)):
     client = registry.connect(folder / "mlflow")
     for strength in strengths:
         run = client.create_run(registry.experiment(client)).info.run_id
-        registry.log_model(client, run, model(strength))
+        registry.log_model(client, run, model(strength), tuple(NAMES))
         client.set_terminated(run)
         registry.register(client, run, f"key {strength}", {"snapshot": f"snapshot of {strength}", "code": "abc"})
     registry.promote(client, "1")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlops_course import data, search
+from mlops_course import data, readers, search
 from mlops_course.problem import STATISTICS
 
 ROWS, LINES, TURNS = 250_000, 200_000, 3
@@ -59,7 +59,7 @@ def main() -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         statistics().to_parquet(folder / "statistics.parquet", index=False)
-        source = data.Source(path=str(folder / "statistics.parquet"), owner="a benchmark")
+        source = readers.Source(path=str(folder / "statistics.parquet"), owner="a benchmark")
         cleaned = seconds(lambda: data.read(source, STATISTICS, NOW)) / seconds(lambda: pd.read_parquet(folder / "statistics.parquet"))
         lines = [log(n) for n in range(LINES)]
         (folder / "logs").mkdir()

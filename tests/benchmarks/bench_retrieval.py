@@ -26,7 +26,7 @@ QUICK = {"target": (2_000, 20_000), "sizes": [(2_000, 20_000)]}
 LIMIT_GB = 12
 WEEK, NO_LIMIT = 7, 0  # days to live
 FEATURES = ["conv_rate", "acc_rate", "avg_daily_trips"]
-LABELS, ROWS, OURS, THEIRS, BARE = "labels.parquet", "features.parquet", "mlops_course.asof.AsofOfflineStore", "duckdb", "bare"
+LABELS, ROWS, OURS, THEIRS, BARE = "labels.parquet", "features.parquet", "mlops_course.offline.AsofOfflineStore", "duckdb", "bare"
 JOIN = f"""SELECT l.*, {", ".join(f"f.{name}" for name in FEATURES)} FROM '{{0}}/{LABELS}' l
     ASOF LEFT JOIN '{{0}}/{ROWS}' f ON l.driver_id = f.driver_id AND l.event_timestamp >= f.known_at"""
 

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from PIL import Image
 from rules import faults
 
-from mlops_course import data, project
+from mlops_course import profiles, project
 
 NOTEBOOKS = sorted((project.root() / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -181,7 +181,7 @@ def test_the_profile_has_a_language_a_title_and_words_for_its_bars():
     frame = pd.DataFrame({"rate": [0.0, 9.0, 9.0, 10.0], "at": pd.date_range("2026-03-01", periods=4, tz="UTC"), "name": list("abcd")})
     entry = {"rows_in": 4, "rows_out": 4, "snapshot": "0" * 64, "stale": False, "refused": {}}
 
-    page = Page(data.page({"statistics": frame}, {"statistics": entry}))
+    page = Page(profiles.page({"statistics": frame}, {"statistics": entry}))
 
     assert page.all("html") == [{"lang": "en"}] and page.title.strip() == "Profile of the data"
     assert [bars["aria-label"] for bars in page.all("svg")] == [

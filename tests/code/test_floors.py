@@ -8,10 +8,10 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "project telemetry files services questions",
+    1: "project telemetry files services questions sql",
     2: "problem web stages engine supervision answers",
-    3: "world data asof checks policy drift predictions clocks search toy joined health",
-    4: "features registry models gate poc references reports",
+    3: "world readers profiles data asof offline online tracking checks policy drift predictions clocks search toy joined health",
+    4: "features registry models gate poc verdicts cases references reports",
     5: "stream training batch serving monitoring experiments",
     6: "release orchestration",
     7: "retraining delivery",

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_course import data, project, stages
+from mlops_course import data, project, readers, stages
 
 CLOCK = "2026-01-08T00:00:00+00:00"
 
@@ -62,9 +62,9 @@ def write(frame: pd.DataFrame, path: Path, **csv) -> dict:
     return {"path": str(path), "owner": "a test", **({"separator": csv["sep"]} if "sep" in csv else {})}
 
 
-def source(frame: pd.DataFrame, path: Path, **more) -> data.Source:
+def source(frame: pd.DataFrame, path: Path, **more) -> readers.Source:
     "Write a frame, and give the source that names it."
-    return data.Source(**write(frame, path), **more)
+    return readers.Source(**write(frame, path), **more)
 
 
 def company(folder: Path) -> dict[str, dict]:

@@ -25,10 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mlops_course import asof
+from mlops_course import asof, sql
+from mlops_course.online import UtcSqliteOnlineStoreConfig, microseconds_of, time_of
 
 START = pd.Timestamp("2026-03-01", tz="UTC")
-OURS = "mlops_course.asof.AsofOfflineStore"
+OURS = "mlops_course.offline.AsofOfflineStore"
 
 
 def moments(minutes) -> pd.Series:
@@ -408,7 +409,7 @@ def test_every_connection_ends_with_its_work_and_leaves_no_folder(files, opened,
 
 def test_two_processes_with_one_number_share_no_folder(monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in containers
-    with asof.connect() as one, asof.connect() as other:
+    with sql.connect() as one, sql.connect() as other:
         folders = [c.execute("SELECT current_setting('temp_directory')").fetchone()[0] for c in (one, other)]
         assert len(set(folders)) == 2 and all(Path(folder).is_dir() for folder in folders)
 
@@ -416,7 +417,7 @@ def test_two_processes_with_one_number_share_no_folder(monkeypatch):
 
 
 def test_what_does_not_fit_goes_to_disk_and_the_disk_is_empty_afterwards():
-    with asof.connect("20MB") as connection:
+    with sql.connect("20MB") as connection:
         folder = Path(connection.execute("SELECT current_setting('temp_directory')").fetchone()[0])
         connection.execute("CREATE TABLE t AS SELECT hash(range) AS h, md5(range::VARCHAR) AS m FROM range(600_000)")
         assert list(folder.iterdir())
@@ -434,7 +435,7 @@ def online(files) -> FeatureStore:
         project="test",
         provider="local",
         registry=repository(files).config.registry.path,
-        online_store={"type": "mlops_course.asof.UtcSqliteOnlineStore", "path": str(files / "ours.db")},
+        online_store={"type": "mlops_course.online.UtcSqliteOnlineStore", "path": str(files / "ours.db")},
         offline_store={"type": OURS},
         entity_key_serialization_version=3,
     )
@@ -477,14 +478,14 @@ def test_a_view_that_is_gone_takes_its_table_along(online):
     ids=str,
 )
 def test_a_time_as_a_number_and_back_is_the_same_moment(time):
-    again = asof.time_of(asof.microseconds_of(time))
+    again = time_of(microseconds_of(time))
 
     assert again == time.astimezone(UTC) and again.tzinfo is UTC
 
 
 def test_a_time_without_zone_is_utc_and_a_missing_one_is_none():
-    assert asof.time_of(asof.microseconds_of(datetime(2026, 3, 8, 2, 30, 0, 1))) == datetime(2026, 3, 8, 2, 30, 0, 1, tzinfo=UTC)
-    assert [asof.microseconds_of(time) for time in (None, pd.NaT)] == [None, None]
+    assert time_of(microseconds_of(datetime(2026, 3, 8, 2, 30, 0, 1))) == datetime(2026, 3, 8, 2, 30, 0, 1, tzinfo=UTC)
+    assert [microseconds_of(time) for time in (None, pd.NaT)] == [None, None]
 
 
 def test_a_row_without_a_time_is_refused_and_the_rows_beside_it_with_it(online):
@@ -500,4 +501,4 @@ def test_a_row_without_a_time_is_refused_and_the_rows_beside_it_with_it(online):
 
 def test_settings_of_feasts_store_that_ours_has_not_are_refused():
     with pytest.raises(ValidationError, match="vector_enabled"):
-        asof.UtcSqliteOnlineStoreConfig(vector_enabled=True)
+        UtcSqliteOnlineStoreConfig(vector_enabled=True)

@@ -13,7 +13,7 @@ from data import files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_course import data, project, stages
+from mlops_course import data, project, readers, stages
 from mlops_course.files import file_digest
 from mlops_course.problem import CONTRACT, schema
 
@@ -23,9 +23,9 @@ HEADER = "datetime,driver_id,conv_rate,acc_rate,avg_daily_trips,created\n"
 GOOD = "2026-01-05T00:00Z,1001,0.5,0.5,3,2026-01-05T01:05Z\n"
 
 
-def text_source(folder, text, name="driver_stats.csv", **more) -> data.Source:
+def text_source(folder, text, name="driver_stats.csv", **more) -> readers.Source:
     (folder / name).write_text(text, encoding="utf-8")
-    return data.Source(path=str(folder / name), owner="driver operations", **more)
+    return readers.Source(path=str(folder / name), owner="driver operations", **more)
 
 
 def reasons(read) -> list[tuple]:
@@ -54,7 +54,7 @@ def reasons(read) -> list[tuple]:
 def test_a_file_that_cannot_be_read_is_refused_with_the_cure(tmp_path, text, message):
     source = text_source(tmp_path, text)
 
-    with pytest.raises(data.BadFile) as refused:
+    with pytest.raises(readers.BadFile) as refused:
         data.read(source, STATISTICS, NOW)
 
     assert message in str(refused.value) and "driver_stats.csv" in str(refused.value)
@@ -65,27 +65,27 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path, mo
     source = text_source(tmp_path, HEADER + GOOD)
     if kind == "parquet":
         pd.read_csv(tmp_path / "driver_stats.csv").to_parquet(tmp_path / "driver_stats.parquet")
-        source = data.Source(path=str(tmp_path / "driver_stats.parquet"), owner="driver operations")
-    before, matched = file_digest(source.file), data.matched
+        source = readers.Source(path=str(tmp_path / "driver_stats.parquet"), owner="driver operations")
+    before, matched = file_digest(source.file), readers.matched
 
     def replaced(*told):
         (tmp_path / "new").write_text("nothing of what was there", encoding="utf-8")
         os.replace(tmp_path / "new", source.file)
         return matched(*told)
 
-    monkeypatch.setattr(data, "matched", replaced)
+    monkeypatch.setattr(readers, "matched", replaced)
     found = data.ingest(source, STATISTICS)
 
     assert len(found.frame) == 1 and found.provenance["digest"] == before != file_digest(source.file)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(data.BadFile, match=r"nowhere\.csv: no such file\. Put it there, or change `path`"):
-        data.read(data.Source(path=str(tmp_path / "nowhere.csv"), owner="x"), STATISTICS, NOW)
+    with pytest.raises(readers.BadFile, match=r"nowhere\.csv: no such file\. Put it there, or change `path`"):
+        data.read(readers.Source(path=str(tmp_path / "nowhere.csv"), owner="x"), STATISTICS, NOW)
 
 
 def test_text_that_calls_itself_parquet_is_refused(tmp_path):
-    with pytest.raises(data.BadFile, match="not a whole Parquet file. If it is text, set `format: csv`"):
+    with pytest.raises(readers.BadFile, match="not a whole Parquet file. If it is text, set `format: csv`"):
         data.read(text_source(tmp_path, HEADER + GOOD, "driver_stats.parquet"), STATISTICS, NOW)
 
 
@@ -93,14 +93,14 @@ def test_a_parquet_file_that_was_cut_off_is_refused(tmp_path):
     source = files.source(files.statistics(), tmp_path / "driver_stats.parquet")
     source.file.write_bytes(source.file.read_bytes()[:2000])
 
-    with pytest.raises(data.BadFile, match="not a whole Parquet file"):
+    with pytest.raises(readers.BadFile, match="not a whole Parquet file"):
         data.read(source, STATISTICS, NOW)
 
 
 def test_parquet_that_calls_itself_text_is_refused(tmp_path):
     source = files.source(files.statistics(), tmp_path / "driver_stats.parquet").model_copy(update={"format": "csv"})
 
-    with pytest.raises(data.BadFile, match="set `format: parquet`"):
+    with pytest.raises(readers.BadFile, match="set `format: parquet`"):
         data.read(source, STATISTICS, NOW)
 
 
@@ -109,14 +109,14 @@ def test_text_in_another_encoding_is_refused(tmp_path):
         "request_id,event_timestamp,driver_id,propensity\nchuyến,2026-01-05T00:00Z,1,1\n".encode("utf-16")
     )
 
-    with pytest.raises(data.BadFile, match="not text in UTF-8"):
-        data.read(data.Source(path=str(tmp_path / "bookings.csv"), owner="x"), BOOKINGS, NOW)
+    with pytest.raises(readers.BadFile, match="not text in UTF-8"):
+        data.read(readers.Source(path=str(tmp_path / "bookings.csv"), owner="x"), BOOKINGS, NOW)
 
 
 def test_two_columns_mapped_to_one_are_refused(tmp_path):
     source = text_source(tmp_path, HEADER.replace("created", "rate") + GOOD, columns={"rate": "conv_rate"})
 
-    with pytest.raises(data.BadFile, match="column conv_rate is there twice"):
+    with pytest.raises(readers.BadFile, match="column conv_rate is there twice"):
         data.read(source, STATISTICS, NOW)
 
 
@@ -131,12 +131,12 @@ def test_a_path_with_a_variable_that_is_not_set_says_so(monkeypatch):
     monkeypatch.delenv("SEED_DATA", raising=False)
 
     with pytest.raises(project.UserError, match="the environment variable SEED_DATA is not set"):
-        data.read(data.Source(path="${SEED_DATA}/driver_stats.parquet", owner="x"), STATISTICS, NOW)
+        data.read(readers.Source(path="${SEED_DATA}/driver_stats.parquet", owner="x"), STATISTICS, NOW)
 
 
 def test_a_zone_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="no time zone Mars/Olympus"):
-        data.Source(path="x.csv", owner="x", zone="Mars/Olympus")
+        readers.Source(path="x.csv", owner="x", zone="Mars/Olympus")
 
 
 # Values that cannot be right: the row is refused and the rest is kept.
@@ -547,4 +547,4 @@ def test_a_home_is_found_in_a_path_and_in_a_variable(monkeypatch, path):
     monkeypatch.setenv("HOME", "/somebody")
     monkeypatch.setenv("MY_DATA", "~")
 
-    assert data.Source(path=path, owner="operations").file == Path("/somebody/drivers.csv")
+    assert readers.Source(path=path, owner="operations").file == Path("/somebody/drivers.csv")

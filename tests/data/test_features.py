@@ -199,7 +199,7 @@ import pandas as pd
 from feast import FeatureStore  # before the processes part, so that each of them begins at once
 from feast.infra import passthrough_provider
 from feast.infra.compute_engines.local import compute
-from mlops_course import asof, features
+from mlops_course import features, online
 
 folder, zones = Path(sys.argv[1]), sys.argv[2:]
 rows = pd.read_parquet(folder / "rows.parquet")
@@ -216,9 +216,9 @@ def read(zone, writer):
     view = store.get_feature_view(features.VIEW)
     theirs = store.get_online_features(features.REFERENCES, asked).proto.results[1].event_timestamps
     moments = {
-        "newest": [asof.microseconds_of(row.known) for row in features.newest(store, ids)],
-        "online": [asof.microseconds_of(t) for t in features.online(store, ids, at=UNTIL).known_at],
-        "online_read": [asof.microseconds_of(t) for t, _ in store.provider.online_read(store.config, view, keys)],
+        "newest": [online.microseconds_of(row.known) for row in features.newest(store, ids)],
+        "online": [online.microseconds_of(t) for t in features.online(store, ids, at=UNTIL).known_at],
+        "online_read": [online.microseconds_of(t) for t, _ in store.provider.online_read(store.config, view, keys)],
         "get_online_features": [t.ToMicroseconds() for t in theirs],
     }
     for way, found in moments.items():

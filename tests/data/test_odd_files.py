@@ -26,7 +26,7 @@ from data import files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_course import data, project
+from mlops_course import data, profiles, project, readers
 from mlops_course.problem import CONTRACT
 
 TABLES = CONTRACT.tables
@@ -38,13 +38,13 @@ TEXT = "\n".join([HEADER, *ROWS]) + "\n"
 FRAME = files.statistics(drivers=1, hours=4)
 
 
-def placed(folder: Path, content: bytes | str, name: str = "stats.csv", **more) -> data.Source:
+def placed(folder: Path, content: bytes | str, name: str = "stats.csv", **more) -> readers.Source:
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return data.Source(path=str(folder / name), owner="driver operations", **more)
+    return readers.Source(path=str(folder / name), owner="driver operations", **more)
 
 
-def refused(source: data.Source, table=STATISTICS) -> str:
-    with pytest.raises(data.BadFile) as stopped:
+def refused(source: readers.Source, table=STATISTICS) -> str:
+    with pytest.raises(readers.BadFile) as stopped:
         data.read(source, table, NOW)
     return str(stopped.value)
 
@@ -194,12 +194,12 @@ def test_what_is_no_file_is_named_at_once(tmp_path, what, name):
     make, says = PLACES[what]
     make(tmp_path / name)
 
-    assert says in refused(data.Source(path=str(tmp_path / name), owner="x"))
+    assert says in refused(readers.Source(path=str(tmp_path / name), owner="x"))
 
 
 @pytest.mark.parametrize("path", ["x" * 300, "a\0b", "pipeline.yaml/stats.csv", ""])
 def test_a_path_that_no_file_can_have_says_so(path):
-    assert "environment" in refused(data.Source(path=path, owner="x")) or path == ""
+    assert "environment" in refused(readers.Source(path=path, owner="x")) or path == ""
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
@@ -217,14 +217,14 @@ def test_a_file_that_may_not_be_read_says_so(what):
 
 @pytest.mark.parametrize("name", ["stats.csv", "stats.parquet"])
 def test_a_file_to_which_somebody_writes_meanwhile_is_refused_and_not_blamed(tmp_path, monkeypatch, name):
-    source, matched = files.source(files.statistics(), tmp_path / name), data.matched
+    source, matched = files.source(files.statistics(), tmp_path / name), readers.matched
 
     def written_to(*given):
         with open(source.file, "ab") as file:
             file.write(b'"2026-01-05T')
         return matched(*given)
 
-    monkeypatch.setattr(data, "matched", written_to)
+    monkeypatch.setattr(readers, "matched", written_to)
 
     assert "somebody writes to it while it is read. Run again when it is whole" in refused(source)
 
@@ -362,7 +362,7 @@ def test_the_decimal_mark_of_text_does_not_touch_numbers_of_parquet(tmp_path, de
     exact = ARROW.set_column(2, "conv_rate", ARROW["conv_rate"].cast(pa.decimal128(5, 3)))
     pq.write_table(exact, tmp_path / "s.parquet")
 
-    read = data.read(data.Source(path=str(tmp_path / "s.parquet"), owner="x", decimal=decimal), STATISTICS, NOW)
+    read = data.read(readers.Source(path=str(tmp_path / "s.parquet"), owner="x", decimal=decimal), STATISTICS, NOW)
 
     assert read.kept.conv_rate.tolist() == FRAME.conv_rate.tolist()
 
@@ -373,7 +373,7 @@ def test_text_of_any_arrow_type_is_text(tmp_path, to):
         pa.table({"request_id": pa.array(["a", "b"]).cast(to), "driver_id": pa.array(["1001", "x"]).cast(to)}), tmp_path / "c.parquet"
     )
 
-    read = data.read(data.Source(path=str(tmp_path / "c.parquet"), owner="x"), TABLES["candidates"], NOW)
+    read = data.read(readers.Source(path=str(tmp_path / "c.parquet"), owner="x"), TABLES["candidates"], NOW)
 
     assert read.kept.values.tolist() == [["a", 1001]] and reasons(read) == {1: "unreadable"}
 
@@ -391,7 +391,7 @@ def test_text_of_any_arrow_type_is_text(tmp_path, to):
 def test_a_column_of_another_kind_is_named_and_not_quoted(tmp_path, values):
     pq.write_table(pa.table({"request_id": values, "driver_id": [1, 2]}), tmp_path / "c.parquet")
 
-    assert "column request_id holds" in refused(data.Source(path=str(tmp_path / "c.parquet"), owner="x"), TABLES["candidates"])
+    assert "column request_id holds" in refused(readers.Source(path=str(tmp_path / "c.parquet"), owner="x"), TABLES["candidates"])
 
 
 # Times.
@@ -406,7 +406,7 @@ def timed(path: Path, times, table=STATISTICS, **more) -> data.Read:
         pq.write_table(written, path, **more.pop("parquet", {}))
     else:
         written.to_pandas().to_csv(path, index=False)
-    return data.read(data.Source(path=str(path), owner="x", **more), table, more.pop("now", NOW))
+    return data.read(readers.Source(path=str(path), owner="x", **more), table, more.pop("now", NOW))
 
 
 CLOCK_CHANGES = ["2025-03-30 02:30", "2025-10-26 02:30", "2025-10-26 03:00", "2025-03-30 01:59:59.999999"]
@@ -435,7 +435,7 @@ def test_local_times_follow_the_clock_also_after_the_tables_of_many_libraries_en
     assert set(source.refused.reason) == {"future time"}
 
     read = data.read(
-        data.Source(path=str(tmp_path / "s.csv"), owner="x", zone="Europe/Berlin"), STATISTICS, datetime(2100, 1, 1, tzinfo=UTC)
+        readers.Source(path=str(tmp_path / "s.csv"), owner="x", zone="Europe/Berlin"), STATISTICS, datetime(2100, 1, 1, tzinfo=UTC)
     )
     assert read.kept.datetime.dt.hour.tolist() == [10, 10]
 
@@ -611,7 +611,7 @@ def test_the_message_names_drivers_by_number_and_nothing_else_that_stands_in_the
 
 def frames(table) -> dict[str, pd.DataFrame]:
     columns = data.arrow_schema(table.model_copy(update={"time": None})).names
-    good = data.read(data.Source(path=str(_good_file(table)), owner="x"), table, NOW).kept[columns]
+    good = data.read(readers.Source(path=str(_good_file(table)), owner="x"), table, NOW).kept[columns]
     good = good.astype({c.name: "Int64" for c in table.columns if c.kind == "integer"})
     return {
         "empty": good.head(0),
@@ -658,7 +658,7 @@ def test_a_table_of_any_shape_is_cleaned_summed_up_shown_and_written(tmp_path, n
     read = data.Read(cleaned.kept, cleaned.refused, {"rows": len(frame), "path": "x", "owner": "x"}, None)
     assert (data.over_limit(name, read, 0.0) is None) == (shape in ("one", "good", "same"))
     said = data.entry(table, cleaned.kept, read, None, "0" * 64)
-    assert "<h2>" in data.page({name: cleaned.kept}, {name: said}) and len(data.summary(cleaned.kept)) == len(cleaned.kept.columns)
+    assert "<h2>" in profiles.page({name: cleaned.kept}, {name: said}) and len(profiles.summary(cleaned.kept)) == len(cleaned.kept.columns)
     data.write_table(cleaned.kept, data.arrow_schema(table), tmp_path / "t.parquet")
     assert pq.read_schema(tmp_path / "t.parquet").types == data.arrow_schema(table).types
 
@@ -731,7 +731,7 @@ described = st.fixed_dictionaries(
 )
 
 
-def each_row_is_somewhere(source: data.Source, name: str) -> None:
+def each_row_is_somewhere(source: readers.Source, name: str) -> None:
     try:
         read = data.read(source, TABLES[name], NOW)
     except project.UserError as error:
@@ -789,7 +789,7 @@ def test_of_any_parquet_file_each_row_is_kept_or_refused_or_the_file_is(tmp_path
     }
     pq.write_table(pa.table(odd or {"x": [1] * count}), tmp_path / "odd.parquet")
 
-    each_row_is_somewhere(data.Source(path=str(tmp_path / "odd.parquet"), owner="x", **more), name)
+    each_row_is_somewhere(readers.Source(path=str(tmp_path / "odd.parquet"), owner="x", **more), name)
 
 
 # What is said about a file may be wrong too.
@@ -798,13 +798,13 @@ def test_of_any_parquet_file_each_row_is_kept_or_refused_or_the_file_is(tmp_path
 @pytest.mark.parametrize("form", ["dd/MM/yyyy", "%Q", "%d", "mixed", "ISO8601", "%H:%M"])
 def test_a_time_format_that_is_none_is_refused_with_an_example(form):
     with pytest.raises(ValueError, match=r"does not say day and time as strptime does; one that does is %d.%m.%Y %H:%M"):
-        data.Source(path="x.csv", owner="x", time_format=form)
+        readers.Source(path="x.csv", owner="x", time_format=form)
 
 
 @pytest.mark.parametrize("mark", ["", ",,", '"', "\n", "§"])
 def test_a_separator_that_no_reader_takes_is_refused(mark):
     with pytest.raises(ValueError, match="separator"):
-        data.Source(path="x.csv", owner="x", separator=mark)
+        readers.Source(path="x.csv", owner="x", separator=mark)
 
 
 def test_known_by_a_column_that_the_contract_lacks_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from data import files
 
 from conftest import run_stages
-from mlops_course import data, project
+from mlops_course import data, project, readers
 from mlops_course.problem import CONTRACT
 
 
@@ -62,7 +62,7 @@ def test_no_folder_of_the_machine_is_in_the_catalogue(seed):
 def test_the_request_for_scores_is_read_by_the_same_rules(seed, tmp_path):
     folder = os.environ.get("SEED_DATA") or str(files.seed_twin(tmp_path))
     told = project.environment("env.seed.yaml").batch["request"]
-    source = data.Source(**{**told, "path": told["path"].replace("${SEED_DATA}", folder)})
+    source = readers.Source(**{**told, "path": told["path"].replace("${SEED_DATA}", folder)})
 
     read = data.read(source, CONTRACT.tables["request"], project.environment("env.seed.yaml").clock)
 

@@ -13,7 +13,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from conftest import run_stages
-from mlops_course import batch, data, project, registry
+from mlops_course import batch, data, project, readers, registry
 from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
 
@@ -98,10 +98,10 @@ def test_rows_keep_their_order_and_are_not_changed():
 # --- the request -----------------------------------------------------------------------------------
 
 
-def request(folder: Path, *lines: str) -> data.Source:
+def request(folder: Path, *lines: str) -> readers.Source:
     file = folder / "request.csv"
     file.write_text("\n".join([f"{CONTRACT.entity},{CONTRACT.time}", *lines]) + "\n")
-    return data.Source(path=str(file), owner="dispatch")
+    return readers.Source(path=str(file), owner="dispatch")
 
 
 def test_rows_that_break_the_contract_go_to_the_quarantine_with_their_reason(tmp_path):
@@ -135,7 +135,7 @@ def test_a_request_in_which_no_time_has_a_zone_is_not_read_at_all(tmp_path):
 
 def test_a_request_that_is_not_there_is_named(tmp_path):
     with pytest.raises(project.UserError, match="request.csv"):
-        batch.asked(data.Source(path=str(tmp_path / "request.csv"), owner="dispatch"), tmp_path / "quarantine.parquet")
+        batch.asked(readers.Source(path=str(tmp_path / "request.csv"), owner="dispatch"), tmp_path / "quarantine.parquet")
 
 
 # --- the stage -------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def company(tmp_path_factory) -> Path:
     client = registry.connect(out / "mlflow")
     run = client.create_run(registry.experiment(client)).info.run_id
     model = LogisticRegression().fit(statistics[NAMES].astype(float), statistics[NAMES[0]] > statistics[NAMES[0]].median())
-    registry.log_model(client, run, model)
+    registry.log_model(client, run, model, tuple(NAMES))
     client.set_terminated(run)
     registry.promote(client, registry.register(client, run, "key"))
     write_json(out / "training/decision.json", {"decision": "promoted", "reasons": []})

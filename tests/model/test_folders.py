@@ -12,7 +12,7 @@ import pytest
 import yaml
 from company import CLOCK, KNOWN, NAMES
 
-from mlops_course import asof, data, features, project, registry, search, telemetry, training
+from mlops_course import asof, data, features, project, readers, registry, search, telemetry, training
 from mlops_course.problem import CONTRACT
 
 MARKS = "-a?b%41 %s%(h)s $HOME ~ &d=e;f, *g [h] 'i\" #j k é e\u0301 😀 <l>|m!(n)^`o`."
@@ -103,7 +103,7 @@ def test_a_source_is_read(place, kind, monkeypatch):
     rows.to_parquet(place / "s.parquet") if kind == "parquet" else rows.to_csv(place / "s.csv", index=False)
     monkeypatch.setenv("INBOX", str(place))
 
-    read = data.read(data.Source(path=f"${{INBOX}}/s.{kind}", owner="us"), table, CLOCK)
+    read = data.read(readers.Source(path=f"${{INBOX}}/s.{kind}", owner="us"), table, CLOCK)
 
     assert len(read.kept) == len(rows) and read.refused.empty
 

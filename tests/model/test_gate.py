@@ -36,7 +36,7 @@ def test_an_rmse_above_the_limit_is_refused_for_a_first_champion():
     assert [gate.first_champion(rmse, gain)[0].passed for rmse in (0.5, 0.501, None)] == [True, False, None]
 
 
-def test_a_successor_is_asked_for_labels_drivers_and_days_but_for_no_effective_sample():
+def test_a_challenger_is_asked_for_labels_drivers_and_days_but_for_no_effective_sample():
     found = gate.enough(TEST, effective=10.0, paired=True)
 
     assert [(result.name, result.passed) for result in found] == [

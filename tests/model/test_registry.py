@@ -68,7 +68,7 @@ def trained(strength: float = 1.0):
 def tracked(client, model=None) -> str:
     "A finished run with a model."
     run = client.create_run(registry.experiment(client)).info.run_id
-    registry.log_model(client, run, trained() if model is None else model)
+    registry.log_model(client, run, trained() if model is None else model, CONTRACT.features)
     client.set_terminated(run)
     return run
 
@@ -164,7 +164,7 @@ def test_sharing_of_equal_values_does_not_show_in_the_file():
 
 
 def test_another_parameter_gives_another_digest(tmp_path):
-    digests = {registry.save_model(trained(c), tmp_path / str(c)) for c in [1.0, 1.0 + 1e-9, 2.0]}
+    digests = {registry.save_model(trained(c), tmp_path / str(c), CONTRACT.features) for c in [1.0, 1.0 + 1e-9, 2.0]}
 
     assert len(digests) == 3
 
@@ -174,7 +174,7 @@ def test_mlflow_itself_reads_what_was_saved(tmp_path, monkeypatch):
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # MLflow asks for it in front of skops files too
     features, _ = trips()
-    registry.save_model(trained(), tmp_path / "model")
+    registry.save_model(trained(), tmp_path / "model", CONTRACT.features)
 
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
 
@@ -306,7 +306,7 @@ def test_a_model_with_an_untrusted_type_is_not_even_logged(client, tmp_path):
     nasty = make_pipeline(FunctionTransformer(evil(tmp_path / "ran")), LogisticRegression())
 
     with pytest.raises(registry.UntrustedModel):
-        registry.log_model(client, run, nasty)
+        registry.log_model(client, run, nasty, CONTRACT.features)
 
     assert client.list_artifacts(run) == []
 
@@ -497,7 +497,7 @@ def test_a_kill_on_the_way_leaves_nothing_that_is_found_and_the_next_run_registe
         client = registry.connect(folder)
         run = client.create_run(registry.experiment(client)).info.run_id
         client.set_tag(run, "key", "key")
-        registry.log_model(client, run, trained())
+        registry.log_model(client, run, trained(), CONTRACT.features)
         setattr(client, at, dies)
         registry.register(client, run, "key")
 
@@ -631,7 +631,7 @@ def test_without_a_champion_the_message_names_the_notebook_and_the_last_decision
 def test_a_trace_leads_from_version_alias_or_run_to_snapshot_and_parameters(client):
     run = client.create_run(registry.experiment(client)).info.run_id
     client.log_param(run, "seed", 7)
-    registry.log_model(client, run, trained())
+    registry.log_model(client, run, trained(), CONTRACT.features)
     client.set_terminated(run)
     version = registry.register(client, run, "key", {"snapshot": "abc", "code": "def"})
     registry.promote(client, version)

@@ -19,12 +19,12 @@ import yaml
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
 
-from mlops_course import project, registry, retraining, services, telemetry
+from mlops_course import cases, project, registry, retraining, services, telemetry
 from mlops_course.files import write_json
 from mlops_course.retraining import Alert, Retraining, RetrainingSettings
 
 START = datetime(2026, 3, 21, 4, tzinfo=UTC)
-TOLD = RetrainingSettings(fresh_days=7, retry_days=3, attempts=3, pause_hours=24)
+SETTINGS = RetrainingSettings(fresh_days=7, retry_days=3, attempts=3, cooldown_hours=24)
 moments = count()
 
 
@@ -48,7 +48,7 @@ class Played:
     "A training that does what the test says, beside `Training`."
 
     def __init__(self, folder, name, training):
-        self.name, self.told, self.run = name, training, "a run"
+        self.name, self.changes, self.run = name, training, "a run"
         self.outcome = retraining.trainings(folder) / f"{name}.json"
         self.process = SimpleNamespace(pid=1, returncode=None, poll=lambda: self.process.returncode)
 
@@ -62,9 +62,9 @@ class Played:
 class Service(Retraining):
     "The service with trainings that are played, and a serving that follows the champion if it is told to."
 
-    def __init__(self, folder, told=TOLD):
+    def __init__(self, folder, settings=SETTINGS):
         self.played, self.follows = [], True
-        super().__init__(folder, told, self.plays, lambda: self.champion() if self.follows else None)
+        super().__init__(folder, settings, self.plays, lambda: self.champion() if self.follows else None)
 
     def plays(self, *given):
         self.played.append(Played(*given))
@@ -115,7 +115,7 @@ def whats(case) -> list[str]:
 
 def meters(service) -> str:
     metrics = CollectorRegistry()
-    metrics.register(retraining.Metrics(service))
+    metrics.register(cases.CaseMetrics(service, service.counts))
     return generate_latest(metrics).decode()
 
 
@@ -144,7 +144,7 @@ def test_the_training_waits_for_fresh_days_and_for_the_noon_of_the_last_one(serv
 
 
 def test_the_training_learns_from_the_newest_days_that_the_settings_name(training):
-    assert training.played[0].told == {"test_days": 8, "validation_days": 1, "train_days": 4}
+    assert training.played[0].changes == {"test_days": 8, "validation_days": 1, "train_days": 4}
 
 
 def test_that_an_alert_is_over_is_noted_once_even_after_the_end(training):
@@ -191,11 +191,11 @@ def test_an_alert_that_is_not_about_the_champion_starts_nothing(service, labels,
     assert service.cases == []
 
 
-def test_between_two_cases_there_is_a_pause(training, clock):
+def test_between_two_cases_there_is_a_cooldown(training, clock):
     training.ends("promoted", "2")
     training.look()
-    told = TOLD.model_copy(update={"fresh_days": 0})
-    again = Service(training.folder, told)
+    settings = SETTINGS.model_copy(update={"fresh_days": 0})
+    again = Service(training.folder, settings)
     clock.time += timedelta(hours=1)
 
     again.alert(version="2")
@@ -214,7 +214,7 @@ def test_a_refusal_keeps_the_champion_and_is_said_everywhere(training):
     training.ends("refused", reasons=["no worse in completed trips than the champion: -0.03"])
 
     assert training.cases[-1].result == "refused" and training.champion() == "1"
-    assert "no worse in completed trips" in "\n".join(retraining.story(training.folder))
+    assert "no worse in completed trips" in "\n".join(cases.story(training.folder))
     assert 'retraining_last_result{result="refused",version="1"} 1.0' in meters(training)
     assert 'retraining_cases_total{result="refused"} 1.0' in meters(training)
 
@@ -236,7 +236,7 @@ def test_more_days_may_help_where_something_could_not_be_measured(check, helps):
 def test_with_too_little_evidence_it_tries_again_later_with_a_longer_test_but_not_for_ever(training, clock):
     for attempt in range(3):
         assert len(training.played) == attempt + 1
-        assert training.played[-1].told["test_days"] == 8 + 3 * attempt
+        assert training.played[-1].changes["test_days"] == 8 + 3 * attempt
         training.ends("refused", reasons=["too little evidence: 1,900 labels of 2,000"], more=True)
         training.look()
         assert len(training.played) == attempt + 1, "the days have not come yet"
@@ -265,7 +265,7 @@ def test_a_training_that_was_killed_is_started_again_but_not_for_ever(training):
 
 
 def test_a_training_that_takes_too_long_is_ended(training):
-    training.told = TOLD.model_copy(update={"training_seconds": 0})
+    training.settings = SETTINGS.model_copy(update={"training_seconds": 0})
     training.look()
 
     assert training.played[0].process.returncode == -9
@@ -273,7 +273,7 @@ def test_a_training_that_takes_too_long_is_ended(training):
 
 
 def test_a_champion_that_serving_does_not_take_over_is_said(training):
-    training.follows, training.told = False, TOLD.model_copy(update={"takeover_seconds": 0})
+    training.follows, training.settings = False, SETTINGS.model_copy(update={"takeover_seconds": 0})
     training.ends("promoted", "2")
     training.look()
 
@@ -330,8 +330,8 @@ def test_after_a_rollback_a_person_can_start_one_and_its_champion_is_watched_aga
     assert service.order("the sensor is repaired") == 1
     service.look()
     assert service.open.state == "training", "a person does not wait"
-    assert retraining.rolled_back(service.folder / "mlflow", "1") == "2"
-    assert retraining.rolled_back(service.folder / "mlflow", "3") is None
+    assert cases.rolled_back(service.folder / "mlflow", "1") == "2"
+    assert cases.rolled_back(service.folder / "mlflow", "3") is None
 
 
 def test_an_order_while_a_case_waits_lets_it_begin(service):
@@ -349,17 +349,17 @@ def test_a_rollback_while_a_case_waits_ends_the_case(service, clock):
     clock.time += timedelta(days=9)
     service.look()
 
-    assert service.cases[-1].result == "overtaken" and not service.played
+    assert service.cases[-1].result == "superseded" and not service.played
 
 
 def test_the_story_says_what_happened_when(training):
     training.ends("promoted", "2")
     training.look()
-    told = retraining.story(training.folder)
+    lines = cases.story(training.folder)
 
-    assert told[0] == "case 1, about version 1: promoted"
-    assert [line.split("  ")[-1].partition(":")[0] for line in told[1:]] == whats(training.cases[-1])
-    assert retraining.story(training.folder / "elsewhere") == []
+    assert lines[0] == "case 1, about version 1: promoted"
+    assert [line.split("  ")[-1].partition(":")[0] for line in lines[1:]] == whats(training.cases[-1])
+    assert cases.story(training.folder / "elsewhere") == []
 
 
 # files that were spoiled
@@ -388,10 +388,10 @@ SPOILED = {
 
 def spoil(service, how) -> None:
     "Replace the file of the newest case."
-    (*_, file) = sorted(retraining.place(service.folder).glob("*.json"))
-    told = json.loads(file.read_text(encoding="utf-8"))
+    (*_, file) = sorted(cases.place(service.folder).glob("*.json"))
+    written = json.loads(file.read_text(encoding="utf-8"))
     if isinstance(how, dict):
-        how = json.dumps({name: value for name, value in {**told, **how}.items() if value is not None})
+        how = json.dumps({name: value for name, value in {**written, **how}.items() if value is not None})
     file.write_bytes(how if isinstance(how, bytes) else how.encode())
 
 
@@ -399,7 +399,7 @@ def spoil(service, how) -> None:
 def test_a_case_that_cannot_be_read_is_put_aside_in_one_line_and_the_loop_goes_on(service, capsys, name):
     service.alert()
     spoil(service, SPOILED[name])
-    assert retraining.read_cases(service.folder) == [] and retraining.story(service.folder) == []
+    assert cases.read_cases(service.folder) == [] and cases.story(service.folder) == []
     capsys.readouterr()
     again = Service(service.folder)
 
@@ -408,7 +408,7 @@ def test_a_case_that_cannot_be_read_is_put_aside_in_one_line_and_the_loop_goes_o
     again.look()
     assert meters(again) and again.alert() == "opened"
     assert [case.number for case in again.cases] == [2], "a number is not given again"
-    assert (retraining.place(service.folder) / "0001.unreadable").is_file()
+    assert (cases.place(service.folder) / "0001.unreadable").is_file()
     assert [case.number for case in Service(service.folder).cases] == [2] and capsys.readouterr().out == ""
 
 
@@ -417,15 +417,28 @@ def test_a_spoiled_case_does_not_hide_the_others(training):
     training.alert()
     spoil(training, "")
 
-    assert [case.number for case in retraining.read_cases(training.folder)] == [1]
-    assert retraining.story(training.folder)[0].startswith("case 1")
+    assert [case.number for case in cases.read_cases(training.folder)] == [1]
+    assert cases.story(training.folder)[0].startswith("case 1")
+
+
+def test_a_case_that_was_written_under_old_names_is_told_under_the_new_ones(service):
+    service.alert()
+    service.open.close("superseded", ["the champion is version 2 by now"])
+    cases.save(service.folder, service.cases[-1])
+    file = cases.place(service.folder) / "0001.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("superseded", "overtaken"), encoding="utf-8")
+
+    (case,) = Service(service.folder).cases
+    story = "\n".join(cases.story(service.folder))
+    assert case.result == "superseded" and story.count("superseded") == 2 and "overtaken" not in story
+    assert 'retraining_cases_total{result="superseded"} 1.0' in meters(Service(service.folder))
 
 
 def test_there_may_be_more_than_ten_thousand_cases(service):
     service.alert()
-    told = json.loads((retraining.place(service.folder) / "0001.json").read_text())
+    written = json.loads((cases.place(service.folder) / "0001.json").read_text())
     for number in (9_999, 10_000):
-        write_json(retraining.place(service.folder) / f"{number}.json", {**told, "number": number})
+        write_json(cases.place(service.folder) / f"{number}.json", {**written, "number": number})
 
     assert [case.number for case in Service(service.folder).cases] == [1, 9_999, 10_000]
 
@@ -442,13 +455,13 @@ def test_a_step_that_could_not_be_written_down_is_written_with_the_next_look(ser
     service.alert()
     clock.time = START + timedelta(days=8)
     with monkeypatch.context() as patch:
-        patch.setattr(retraining, "save", lambda *given: 1 / 0)  # as a full disk does
+        patch.setattr(cases, "save", lambda *given: 1 / 0)  # as a full disk does
         with pytest.raises(ZeroDivisionError):
             service.look()
-    assert retraining.read_cases(service.folder)[0].state == "waiting"
+    assert cases.read_cases(service.folder)[0].state == "waiting"
 
     service.look()
-    assert retraining.read_cases(service.folder)[0].state == "training" and len(service.played) == 1
+    assert cases.read_cases(service.folder)[0].state == "training" and len(service.played) == 1
 
 
 # times that come in
@@ -481,10 +494,10 @@ def test_a_case_that_is_due_by_another_clock_is_planned_anew(service, clock):
 
 
 def test_a_case_that_ended_by_another_clock_does_not_make_the_next_one_wait_for_it():
-    assert retraining.due_at(START, START + timedelta(days=365 * 29), TOLD) < START + timedelta(days=9)
+    assert retraining.due_at(START, START + timedelta(days=365 * 29), SETTINGS) < START + timedelta(days=9)
 
 
-@pytest.mark.parametrize("wrong", [{"fresh_days": 10**9}, {"retry_days": 10**9}, {"pause_hours": 1e12}, {"attempts": 10**9}])
+@pytest.mark.parametrize("wrong", [{"fresh_days": 10**9}, {"retry_days": 10**9}, {"cooldown_hours": 1e12}, {"attempts": 10**9}])
 def test_waits_that_no_calendar_can_hold_are_refused(wrong):
     with pytest.raises(project.UserError, match=next(iter(wrong))):
         project.validated(RetrainingSettings, wrong, "the section `retraining`")
@@ -516,9 +529,9 @@ def test_a_storm_of_alerts_is_one_case_that_stays_small_and_is_taken_within_seco
 
     (case,) = service.cases
     assert len(case.alerts) <= 1_000 and len(case.steps) <= 210
-    assert (retraining.place(service.folder) / "0001.json").stat().st_size < 300_000
+    assert (cases.place(service.folder) / "0001.json").stat().st_size < 300_000
     assert web.get("/ready").status_code == 200 and web.get("/cases", headers=key).status_code == 200
-    for line in retraining.story(service.folder):
+    for line in cases.story(service.folder):
         assert line.isprintable() and len(line) < 400
     assert Service(service.folder).cases[0].alerts == case.alerts
 
@@ -624,7 +637,7 @@ def test_an_alert_that_cannot_be_judged_is_not_accepted(web, service):
 def test_an_alert_that_cannot_be_written_down_is_not_accepted_and_counts_when_it_comes_again(web, service, monkeypatch):
     key, twice = {"Authorization": "Bearer a key"}, sent()
     with monkeypatch.context() as patch:
-        patch.setattr(retraining, "save", lambda *given: 1 / 0)  # as a full disk does
+        patch.setattr(cases, "save", lambda *given: 1 / 0)  # as a full disk does
         assert web.post("/alerts", json=twice, headers=key).status_code == 500
 
     assert service.cases == []
@@ -635,7 +648,7 @@ def test_without_a_key_it_listens_on_loopback_alone(service, monkeypatch):
     monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
 
     with pytest.raises(project.UserError, match="MLOPS_COURSE_API_KEY"):
-        retraining.serve(service.folder, TOLD.model_copy(update={"host": "0.0.0.0"}))
+        retraining.serve(service.folder, SETTINGS.model_copy(update={"host": "0.0.0.0"}))
 
 
 def test_an_order_without_a_service_says_how_to_start_it():
@@ -682,8 +695,8 @@ def test_a_training_ends_with_the_service_that_has_started_it(tmp_path):
 def test_a_training_on_normal_days_is_refused_for_it_learned_from_few(built, tmp_path, monkeypatch):
     folder = tmp_path / "company"
     shutil.copytree(built, folder)
-    told = yaml.safe_load((project.root() / "env.test.yaml").read_text(encoding="utf-8"))
-    (tmp_path / "env.yaml").write_text(yaml.safe_dump({**told, "out": str(folder)}), encoding="utf-8")
+    settings = yaml.safe_load((project.root() / "env.test.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "env.yaml").write_text(yaml.safe_dump({**settings, "out": str(folder)}), encoding="utf-8")
     monkeypatch.setenv("PLOOMBER_ENV_FILENAME", str(tmp_path / "env.yaml"))
     monkeypatch.delenv(telemetry.RUN, raising=False)
 

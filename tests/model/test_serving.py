@@ -50,7 +50,7 @@ def wait_for(condition, seconds: float = 30):
 @contextmanager
 def served(folder, key: str | None = None, **changes):
     "A client of a service on `folder` that is ready; it ends with the block."
-    service = serving.Serving(folder, serving.ServingSettings(**{"explore": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}))
+    service = serving.Serving(folder, serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}))
     with TestClient(serving.application(service, key)) as client:
         client.folder, client.service = folder, service
         wait_for(lambda: client.get("/ready").status_code == 200)
@@ -180,10 +180,10 @@ def test_what_is_known_of_a_candidate_is_told_and_who_is_not_known_has_no_score(
     assert {driver for driver, c in found.items() if c["score"] is None} == {EMPTY, STALE, UNKNOWN}
 
 
-@pytest.mark.parametrize("explore", [0, 1])
-def test_a_driver_who_is_not_known_never_wins(ground, explore):
+@pytest.mark.parametrize("epsilon", [0, 1])
+def test_a_driver_who_is_not_known_never_wins(ground, epsilon):
     "STALE has the best features of all, but they are too old."
-    with served(ground, explore=explore) as client:
+    with served(ground, epsilon=epsilon) as client:
         worst = min(KNOWN, key={c["driver_id"]: c["score"] for c in ask(client, KNOWN)["candidates"]}.get)
         winners = {ask(client, [UNKNOWN, STALE, worst, EMPTY, 1])["prediction"] for _ in range(40)}
 
@@ -222,7 +222,7 @@ def test_a_promise_is_worth_it_above_the_break_even_and_the_ranking_does_not_min
 
 
 def test_whether_a_promise_is_worth_it_is_said_of_the_best_candidate_also_when_another_is_drawn(ground):
-    with served(ground, explore=1) as client:
+    with served(ground, epsilon=1) as client:
         scores = {c["driver_id"]: c["score"] for c in ask(client, KNOWN)["candidates"]}
         best, worst = max(scores, key=scores.get), min(scores, key=scores.get)
         answers = [ask(client, [best, worst]) for _ in range(40)]
@@ -242,10 +242,10 @@ def test_a_candidate_who_is_named_twice_counts_once(client):
 
 
 def test_a_drawn_answer_says_so_and_its_propensity_is_logged(ground):
-    with served(ground, explore=1) as client:
+    with served(ground, epsilon=1) as client:
         drawn = ask(client, KNOWN[:4], name := new())
         entry = logged(client, name)
-    with served(ground, explore=0) as client:
+    with served(ground, epsilon=0) as client:
         best = ask(client, KNOWN[:4])
 
     assert (drawn["explored"], drawn["propensity"]) == (entry["explored"], entry["propensity"]) == (True, 0.25)
@@ -301,7 +301,7 @@ def test_the_same_request_twice_at_the_same_time_is_answered_once(ground, monkey
 
 
 def test_after_its_time_a_request_id_is_a_new_request(ground):
-    with served(ground, repeat_seconds=0.2) as client:
+    with served(ground, idempotency_ttl_seconds=0.2) as client:
         ask(client, KNOWN[:3], name := new())
         body = {"request_id": name, "driver_ids": KNOWN[:2]}
         wait_for(lambda: client.post("/inference", json=body).status_code == 200)
@@ -322,7 +322,7 @@ def test_a_request_that_failed_can_be_sent_again(ground, monkeypatch):
 
 def test_a_restart_remembers_what_was_answered(ground):
     body = {"request_id": new(), "driver_ids": [*KNOWN[:3], PARTIAL, UNKNOWN]}
-    with served(ground, explore=1) as client:
+    with served(ground, epsilon=1) as client:
         first = client.post("/inference", json=body)
     with served(ground) as client:
         again = client.post("/inference", json=body)
@@ -410,7 +410,7 @@ def test_a_request_that_comes_again_in_the_other_form_gets_the_same_driver_in_th
         assert answer.status_code == 200
         return answer.content
 
-    with served(ground, explore=1) as client:
+    with served(ground, epsilon=1) as client:
         name = new()
         numbers, texts = sent(KNOWN[:5]), sent([*map(str, KNOWN[:5])])
         assert (sent(KNOWN[:5]), sent([*map(str, KNOWN[4::-1])])) == (numbers, texts)
@@ -751,7 +751,7 @@ def test_a_host_that_is_no_address_of_this_machine_starts_no_service(own, host):
 
 
 def test_every_golden_signal_has_a_meter_and_it_moves(ground):
-    with served(ground, explore=1) as client:
+    with served(ground, epsilon=1) as client:
         before = metrics(client)
         ask(client, [KNOWN[0], UNKNOWN])
         client.post("/inference", json={})
@@ -1040,7 +1040,7 @@ def promote_unfit(folder) -> None:
     client, model = registry.connect(folder / "mlflow"), company.model(1.0)
     rows = features.pd.DataFrame({name: [0.1, 0.2, 0.3, 0.4] for name in "abc"})
     run = client.create_run(registry.experiment(client)).info.run_id
-    registry.log_model(client, run, model.fit(rows, [0, 1, 0, 1]))
+    registry.log_model(client, run, model.fit(rows, [0, 1, 0, 1]), tuple(company.NAMES))
     client.set_terminated(run)
     registry.promote(client, registry.register(client, run, "unfit"))
 
@@ -1220,7 +1220,7 @@ def test_a_question_that_is_answered_after_the_service_has_ended_disturbs_nobody
         go.wait(30)
 
     async def service():
-        serving.Batches(slow, lambda answer: True, 0.01, background).want([1])
+        serving.RequestCoalescer(slow, lambda answer: True, 0.01, background).want([1])
         await asyncio.to_thread(asked.wait, 30)
 
     asyncio.run(service())
@@ -1313,9 +1313,9 @@ def test_without_a_limit_the_log_is_kept_for_ever(own, days):
         ("port", 70_000),
         ("port", 0),
         ("port", -1),
-        ("explore", 1.1),
-        ("explore", -0.1),
-        ("explore", float("nan")),
+        ("epsilon", 1.1),
+        ("epsilon", -0.1),
+        ("epsilon", float("nan")),
         ("cache_seconds", -1),
         ("cache_seconds", float("nan")),
         ("store_seconds", 0),
@@ -1323,8 +1323,8 @@ def test_without_a_limit_the_log_is_kept_for_ever(own, days):
         ("log_seconds", 0),
         ("log_waiting", 0),
         ("body_bytes", 0),
-        ("last_known_seconds", -1),
-        ("repeat_seconds", -1),
+        ("stale_if_error_seconds", -1),
+        ("idempotency_ttl_seconds", -1),
         ("retention_days", -1),
         ("retention_days", 0.5),
         ("retention_days", float("inf")),

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from conftest import run_stages
-from mlops_course import checks, gate, models, project, registry, stages, telemetry, training
+from mlops_course import checks, gate, models, project, registry, stages, telemetry, training, verdicts
 from mlops_course.gate import Incumbent
 from mlops_course.problem import ACCEPTANCE, BOOKING, CONTRACT, ENTITY, FEATURES, KNOWN, LABEL, PROPENSITY, TIME
 from mlops_course.toy import company
@@ -40,16 +40,16 @@ def history(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[[ENTITY, *FEATURES]].assign(**{KNOWN: frame[TIME]})
 
 
-def judge(frame: pd.DataFrame, told=TOLD, champion=None) -> training.Judged:
+def judge(frame: pd.DataFrame, told=TOLD, champion=None) -> verdicts.Judged:
     return training.judge(frame, history(frame), told, champion)
 
 
-def refused(judged: training.Judged) -> set[str]:
+def refused(judged: verdicts.Judged) -> set[str]:
     return {result.name for result in judged.results if not result.passed}
 
 
 @pytest.fixture(scope="module")
-def good() -> training.Judged:
+def good() -> verdicts.Judged:
     return judge(table())
 
 
@@ -149,7 +149,7 @@ def labels_alone(frame: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize("logged", [labels_alone, lambda frame: frame.assign(**{PROPENSITY: np.nan})], ids=["labels", "candidates"])
 def test_where_no_propensity_was_ever_logged_labels_decide_and_the_verdict_says_what_they_cannot(logged):
     judged = judge(logged(table()))
-    verdict = training.verdict(judged)
+    verdict = verdicts.verdict(judged)
 
     assert verdict["passed"] and verdict["uplift"]["estimate"] is None
     assert [check["name"] for check in verdict["unmeasured"]] == ["evidence: effective sample", "uplift"]
@@ -216,7 +216,7 @@ def test_a_challenger_is_better_in_trips_when_the_champion_is_blind(good):
     assert judged.passed
 
 
-def test_a_first_champion_needs_two_weeks_and_a_successor_one(good):
+def test_a_first_champion_needs_two_weeks_and_a_challenger_one(good):
     week = TOLD.model_copy(update={"test_days": 7})
 
     assert "evidence: days" in refused(judge(table(), week))

@@ -55,7 +55,7 @@ class Online:
         variables = {**os.environ, **({"MLOPS_COURSE_API_KEY": key} if key else {})}
         with open(self.out, "ab") as out:
             self.process = subprocess.Popen(
-                command(folder, "--port", str(self.port), **{"explore": 0, "refresh_seconds": 0.1, **settings}),
+                command(folder, "--port", str(self.port), **{"epsilon": 0, "refresh_seconds": 0.1, **settings}),
                 cwd=project.root(),
                 env=variables,
                 stdout=out,

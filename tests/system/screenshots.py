@@ -13,7 +13,7 @@ from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page,
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
-from mlops_course import live, project, retraining, services, stages, web
+from mlops_course import cases, live, project, services, stages, web
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -70,7 +70,7 @@ def loop(scratch: Path) -> None:
     def reached(what: str) -> bool:
         if company.poll() is not None:
             raise SystemExit("the live company has ended too soon")
-        steps = [step for case in retraining.read_cases(folder) if (step := case.last(what))]
+        steps = [step for case in cases.read_cases(folder) if (step := case.last(what))]
         return any(step["real"] > time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(began)) for step in steps)
 
     prometheus, monitoring = f"http://127.0.0.1:{told.prometheus_port}", services.services_of(environment)["monitoring"].address

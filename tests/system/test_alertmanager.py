@@ -31,7 +31,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from mlops_course import retraining
-retraining.serve(Path(sys.argv[1]), retraining.RetrainingSettings(port=int(sys.argv[2]), fresh_days=0, pause_hours=0), "company")
+retraining.serve(Path(sys.argv[1]), retraining.RetrainingSettings(port=int(sys.argv[2]), fresh_days=0, cooldown_hours=0), "company")
 """
 
 

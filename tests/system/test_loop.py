@@ -20,7 +20,7 @@ from browser import free_port
 from online import COMMAND, wait_for
 
 from conftest import run_stages
-from mlops_course import live, project, retraining, stages, supervision, web, world
+from mlops_course import cases, live, project, stages, supervision, web, world
 from mlops_course.files import write_json
 
 MISSING = [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
@@ -75,9 +75,9 @@ class Loop:
             write_json(listed, made | {"ran": stages.runs(name, settings)})
         write_json(self.folder / "made/build.json", {"fingerprint": stages.fingerprint(str(self.file))})
 
-    def cases(self) -> list[retraining.Case]:
+    def cases(self) -> list[cases.Case]:
         assert self.process.poll() in (None, 0), self.text()[-3000:]
-        return retraining.read_cases(self.folder)
+        return cases.read_cases(self.folder)
 
     def text(self) -> str:
         return self.said.read_text(encoding="utf-8")
@@ -191,10 +191,10 @@ def test_a_drift_is_answered_by_a_new_champion_without_a_hand(first, tmp_path, c
 
         (case,), truth = loop.cases(), loop.truth()
         began = truth.real[truth.phase != "before the drift"].min()
-        legs = {what: moment(case.last(what)) - began for what in ("alerted", "training", "decided", "taken over", "resolved")}
+        since = {what: moment(case.last(what)) - began for what in ("alerted", "training", "decided", "taken over", "resolved")}
         with capsys.disabled():
-            print("\nfrom the first drifted request:", ", ".join(f"{what} {seconds:.0f} s" for what, seconds in legs.items()))
-        assert 0 < legs["alerted"] < legs["taken over"] < LIMIT
+            print("\nfrom the first drifted request:", ", ".join(f"{what} {seconds:.0f} s" for what, seconds in since.items()))
+        assert 0 < since["alerted"] < since["taken over"] < LIMIT
         assert (case.result, case.version, case.promoted) == ("promoted", "1", "2")
         lost = (truth.best - truth.chosen).groupby(truth.phase).mean()
         assert lost["new champion"] < lost["old champion"] / 2, lost  # performance recovers on the world's truth

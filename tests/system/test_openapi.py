@@ -26,7 +26,7 @@ PROMISED = [
 @pytest.fixture(scope="module")
 def online(template, tmp_path_factory):
     folder = company.copy(template, tmp_path_factory.mktemp("asked") / "company")
-    service = Online(folder, repeat_seconds=0)  # simple ids are drawn again and again
+    service = Online(folder, idempotency_ttl_seconds=0)  # simple ids are drawn again and again
     wait_for(service.ready, 120)
     yield service
     service.kill()

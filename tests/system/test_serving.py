@@ -57,7 +57,7 @@ def keep(ground, tmp_path_factory):
 @pytest.fixture
 def online(keep) -> Online:
     "A service that asks the store for each request, and forgets soon."
-    return keep("shared", cache_seconds=0, last_known_seconds=3, log_waiting=2_000)
+    return keep("shared", cache_seconds=0, stale_if_error_seconds=3, log_waiting=2_000)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def redis():
 
 @pytest.fixture
 def with_redis(keep, redis) -> Online:
-    return keep("redis", make=lambda folder: redis.fill(folder) or {}, cache_seconds=0, last_known_seconds=3)
+    return keep("redis", make=lambda folder: redis.fill(folder) or {}, cache_seconds=0, stale_if_error_seconds=3)
 
 
 @REDIS
