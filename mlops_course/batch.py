@@ -38,14 +38,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from . import data, features, project, readers, registry, stages
+from . import data, features, project, readers, registry, stages, tables
 
 
 def schema(
     names: tuple[str, ...],  # the model's features
 ) -> pa.Schema:
     "The columns and types of a file of scores."
-    asked = data.arrow_schema(CONTRACT.tables["request"])
+    asked = tables.arrow_schema(CONTRACT.tables["request"])
     numbers = [(name, pa.float64()) for name in (*names, "score")]
     text = [
         (name, pa.string())
@@ -81,7 +81,7 @@ def asked(
     table = CONTRACT.tables["request"]
     came = data.read(source, table, now)
     refused = came.refused.assign(source=source.file.name)
-    data.write_table(refused, REFUSED, quarantine)
+    tables.write_table(refused, REFUSED, quarantine)
     if came.kept.empty:
         reasons = ", ".join(
             f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items()
@@ -109,7 +109,7 @@ def run(
     rows, refused = asked(told.request, stage.record(path.with_name("quarantine.parquet")))
     store = features.open_store(stage.upstream["features"]["store"])
     scores = score(model, features.historical(store, rows))
-    data.write_table(scores, schema(model.features), path)
+    tables.write_table(scores, schema(model.features), path)
     unknown = int(scores.score.isna().sum())
     made_by = {"version": model.version, "run_id": model.run_id}
     log.info("batch scored", rows=len(scores), unknown=unknown, refused=refused, **made_by)

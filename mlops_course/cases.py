@@ -154,8 +154,8 @@ def _whole(case: Case) -> bool:
 
 def _under_new_names(case: Case) -> Case:
     "What was written by a version that called a superseded case overtaken."
-    for told in (step for step in case.steps if step.get("result") == "overtaken"):
-        told["result"] = case.result = "superseded"
+    for closed in (step for step in case.steps if step.get("result") == "overtaken"):
+        closed["result"] = case.result = "superseded"
     return case
 
 # %% ../notebooks/904_cases.ipynb #90400015

@@ -756,6 +756,9 @@ def _service(
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     told = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
+    if old := [name for name in given if f"{section}.{name}" in project.RENAMED]:
+        new = project.RENAMED[f"{section}.{old[0]}"].rpartition(".")[2]
+        raise project.UserError(f"--set {old[0]}: this setting is now {new}")
     values = {
         **getattr(told, section),
         **{name: value for name, value in given.items() if value is not None},
@@ -796,8 +799,10 @@ def serve(
 ):
     "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
     with supervision.ended_quietly("serving"):
-        serving, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
-        serving.serve(*told)
+        _, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
+        from mlops_course import api
+
+        api.serve(*told)
 
 
 @app.command(
@@ -863,22 +868,24 @@ def live_on(
     settings: _Set = None,
 ):
     with supervision.ended_quietly("the live company"):
-        live, (folder, told, _) = _service(
+        _, (folder, told, _) = _service(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
+        from mlops_course import loop
+
         # a key that cannot be used is said now
-        history, _ = live.history_of(file), web.key_shown()
+        history, _ = loop.history_of(file), web.key_shown()
         with supervision.running(folder, "live"):
             with stages.building(folder):  # it takes back what was made since the build
-                live.prepare(folder, history)
-            live.check_platform(file, told)
+                loop.prepare(folder, history)
+            loop.check_platform(file, told)
             if stages.stale(file):
                 typer.echo(
                     "It builds first, so this takes about five minutes; without a build it is "
                     "about three"
                 )
                 run(file)
-            live.run(file, told)
+            loop.run(file, told)
         typer.echo(
             f"\nNext       `{_typed('status', file)}` tells the story of the loop, "
             f"`{project.in_make('ui', file)}` opens its models"

@@ -5,12 +5,18 @@
 # %% auto #0
 __all__ = ['UNCOUNTED', 'pseudonyms', 'Ingested', 'refusals', 'ingest', 'missing', 'validate', 'future', 'duplicate', 'conflict',
            'unknown', 'known_at', 'superseded', 'Cleaned', 'clean', 'Read', 'read', 'TooManyRefused', 'over_limit',
-           'keep', 'arrow_schema', 'write_table', 'entry', 'Data', 'run', 'read_all', 'write_all']
+           'keep', 'entry', 'Data', 'run', 'read_all', 'write_all']
 
 # %% ../notebooks/30_data_pipeline.ipynb #ddd227af
 import hashlib
 import hmac
 
+
+def _pseudonym(key: str, value: str) -> str:
+    "HMAC-SHA256 in hex (RFC 2104): the same for the same value, and nothing without the key."
+    return hmac.digest(key.encode(), value.encode(), hashlib.sha256).hex()
+
+# %% ../notebooks/30_data_pipeline.ipynb #30f00003
 import pyarrow as pa
 
 
@@ -18,14 +24,11 @@ def pseudonyms(
     array: pa.Array,  # as `plain` gives it; values that tell who somebody is
     key: str | None,  # None: nothing is kept
 ) -> pa.Array:
-    "HMAC-SHA256 of each value in hex (RFC 2104): the same person keeps the same name."
+    "The same name for the same person."
     if key is None:
         return pa.nulls(len(array), pa.string())
     coded = array.cast(pa.string()).dictionary_encode()
-    names = [
-        hmac.digest(key.encode(), value.encode(), hashlib.sha256).hex()
-        for value in coded.dictionary.to_pylist()
-    ]
+    names = [_pseudonym(key, value) for value in coded.dictionary.to_pylist()]
     named = pa.DictionaryArray.from_arrays(coded.indices, pa.array(names, pa.string()))
     return named.cast(pa.string())
 
@@ -43,7 +46,7 @@ class Ingested(NamedTuple):
     provenance: dict[str, Any]  # where it came from
     entities: Any  # all that the file names readably, also in refused rows; None: it names none
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f00005
 def refusals(rows, reason="", column="", value="") -> pd.DataFrame:
     "Rows of a file that are refused: each with the reason, the column and the row as JSON."
     return pd.DataFrame(
@@ -76,7 +79,7 @@ def _typed(
     file: RawFile, source: Source, table: Table, key: str | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The table in the contract's types, and the rows in which a value could not be read."
-    found, wrong, absent = {}, [refusals([])], pa.nulls(len(file.rows), pa.string())
+    columns, wrong, absent = {}, [refusals([])], pa.nulls(len(file.rows), pa.string())
     for column in (c for c in table.columns if c.name in table.names):
         there = column.name in file.table.column_names
         array = file.table[column.name] if there else absent
@@ -87,10 +90,12 @@ def _typed(
                 f"{source.path}: column {column.name} holds {array.type}, where the contract has "
                 f"one {column.kind}, or is damaged. Send one value a row"
             ) from None
-        found[column.name] = values.set_axis(file.rows)
-        wrong += [refusals(file.rows[at], why, column.name) for why, at in problems.items()]
+        columns[column.name] = values.set_axis(file.rows)
+        wrong += [
+            refusals(file.rows[mask], reason, column.name) for reason, mask in problems.items()
+        ]
     refused = pd.concat(wrong).drop_duplicates("row").sort_values("row")
-    return pd.DataFrame(found, index=file.rows), refused
+    return pd.DataFrame(columns, index=file.rows), refused
 
 # %% ../notebooks/30_data_pipeline.ipynb #24ccfc1d
 from .problem import CONTRACT
@@ -138,22 +143,16 @@ def missing(frame: pd.DataFrame, table: Table) -> pd.Series:
         {c.name: frame[c.name].isna() for c in table.columns if c.name in frame and not c.empty}
     )
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f00007
 def _first(masks: dict[str, pd.Series]) -> pd.Series:
     "For each row in any of the masks, the name of the first that has it."
-    named = [
-        pd.Series(name, mask.index[mask], dtype=object)
-        for name, mask in masks.items()
-        if mask.any()
-    ]
-    joined = (
-        pd.concat(named) if named else pd.Series(dtype=object, index=pd.Index([], dtype="int64"))
-    )
+    named = [pd.Series(name, mask.index[mask], dtype=object) for name, mask in masks.items()]
+    empty = pd.Series(dtype=object, index=pd.Index([], dtype="int64"))
+    joined = pd.concat([part for part in named if len(part)] or [empty])
     return joined[~joined.index.duplicated()]
 
 # %% ../notebooks/30_data_pipeline.ipynb #9f8a767b
 from .problem import schema
-from .project import UserError
 
 
 def validate(
@@ -168,16 +167,22 @@ def validate(
         schema(table).validate(frame, lazy=True)
     except SchemaErrors as broken:
         cases = broken.failure_cases
-        whole = cases[cases["index"].isna()]
-        if len(whole):
-            name, found, wanted = whole.iloc[0][["column", "failure_case", "check"]]
-            raise UserError(
-                f"{table.name}: column {name} is {found}, the contract wants {wanted}. "
-                "Read the file with `data.read`"
-            ) from None
+        if len(whole := cases[cases["index"].isna()]):
+            raise _other_type(whole.iloc[0], table) from None
         cases = cases.drop_duplicates("index")
         return pd.Series(cases["column"].to_numpy(), cases["index"].astype("int64"))
     return _first({})
+
+# %% ../notebooks/30_data_pipeline.ipynb #30f00009
+from .project import UserError
+
+
+def _other_type(case: pd.Series, table: Table) -> UserError:
+    kind, wanted = case["failure_case"], case["check"]
+    return UserError(
+        f"{table.name}: column {case['column']} is {kind}, the contract wants {wanted}. "
+        "Read the file with `data.read`"
+    )
 
 # %% ../notebooks/30_data_pipeline.ipynb #48c8bb27
 from datetime import datetime
@@ -189,20 +194,20 @@ def future(frame: pd.DataFrame, table: Table, now: datetime) -> pd.Series:
         {c.name: frame[c.name] > now for c in table.columns if c.kind == "time" and c.name in frame}
     )
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f0000b
 def duplicate(frame: pd.DataFrame, table: Table) -> pd.Series:
     """Rows that say again what another says; the first one is kept.
     That a copy was written later is no news."""
-    said = [name for name in frame if name != "created" or name in table.key]
+    compared = [name for name in frame if name != "created" or name in table.key]
     order = frame.sort_values("created", kind="stable") if "created" in frame else frame
-    return _first({",".join(table.key): order.duplicated(said).reindex(frame.index)})
+    return _first({",".join(table.key): order.duplicated(compared).reindex(frame.index)})
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f0000c
 def conflict(frame: pd.DataFrame, table: Table) -> pd.Series:
     "Rows with the key of another row and other values: nobody can say which is right, so none is."
     return _first({",".join(table.key): frame.duplicated(list(table.key), keep=False)})
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #30f0000f
 def unknown(frame: pd.DataFrame, entities) -> pd.Series:
     "Rows about an entity of which no statistics ever came."
     entity = CONTRACT.entity
@@ -226,6 +231,12 @@ def known_at(
 import numpy as np
 
 
+def _newness(frame: pd.DataFrame, table: Table) -> pd.Series:
+    "The place of each row from the oldest to the newest, by time and then by writing."
+    order = frame.sort_values([table.time, "created"], na_position="first", kind="stable").index
+    return pd.Series(np.arange(len(order)), index=order).reindex(frame.index)
+
+# %% ../notebooks/30_data_pipeline.ipynb #30f00010
 def superseded(
     frame: pd.DataFrame,
     table: Table,
@@ -235,19 +246,11 @@ def superseded(
     They are never the newest known row."""
     if not table.span:
         return _first({})
-    order = frame.sort_values([table.time, "created"], na_position="first", kind="stable").index
-    newness = pd.Series(np.arange(len(order)), index=order).reindex(frame.index)
-    rows = pd.DataFrame(
-        {
-            "entity": frame[CONTRACT.entity],
-            "known": known_at(frame, table, known),
-            "newness": newness,
-        }
-    )
+    rows = pd.DataFrame({"entity": frame[CONTRACT.entity], "known": known_at(frame, table, known)})
+    rows = rows.assign(newness=_newness(frame, table))
     rows = rows.sort_values(["entity", "known", "newness"], kind="stable")
-    newest = (
-        rows.groupby("entity").newness.cummax().groupby([rows.entity, rows.known]).transform("last")
-    )
+    newest = rows.groupby("entity").newness.cummax()
+    newest = newest.groupby([rows.entity, rows.known]).transform("last")
     return _first({CONTRACT.known: rows.newness < newest})
 
 # %% ../notebooks/30_data_pipeline.ipynb #024b2b3d
@@ -274,14 +277,14 @@ def _integers(table: Table) -> dict[str, str]:
     return {c.name: "int64" for c in table.columns if c.kind == "integer"}
 
 # %% ../notebooks/30_data_pipeline.ipynb #21dd4b21
-from .readers import as_json
-
-
 class Cleaned(NamedTuple):
     "The rows that are kept, by row of the file, and those that are refused."
 
     kept: pd.DataFrame
     refused: pd.DataFrame  # row, reason, column, value
+
+# %% ../notebooks/30_data_pipeline.ipynb #30f00011
+from .readers import as_json
 
 
 def clean(
@@ -295,11 +298,11 @@ def clean(
     shown = [c.name for c in table.columns if c.personal == "no"]
     refused = [refusals([])]
     for reason, rule in _rules(table, now, entities, known).items():
-        found = rule(frame).sort_index()
-        if len(found):
-            values = as_json(frame.loc[found.index, shown])
-            refused.append(refusals(found.index, reason, found.to_numpy(), values))
-            frame = frame[~frame.index.isin(found.index)]
+        broken = rule(frame).sort_index()
+        if len(broken):
+            values = as_json(frame.loc[broken.index, shown])
+            refused.append(refusals(broken.index, reason, broken.to_numpy(), values))
+            frame = frame[~frame.index.isin(broken.index)]
     kept = _sorted(frame.astype(_integers(table)), table, known)
     return Cleaned(kept, pd.concat(refused, ignore_index=True))
 
@@ -332,16 +335,16 @@ def read(
 ) -> Read:
     "Ingest and clean one file; each of its rows is either kept or refused."
     secret = Secrets().pseudonym_key
-    came = ingest(source, table, secret.get_secret_value() if secret else None)
-    kept, refused = clean(came.frame, table, now or _now(), entities, source.known)
-    refused = pd.concat([came.refused, refused]).sort_values("row", ignore_index=True)
+    ingested = ingest(source, table, secret.get_secret_value() if secret else None)
+    kept, refused = clean(ingested.frame, table, now or _now(), entities, source.known)
+    refused = pd.concat([ingested.refused, refused]).sort_values("row", ignore_index=True)
     rows = kept.index.append(pd.Index(refused.row)).sort_values()
-    if not rows.equals(pd.RangeIndex(came.provenance["rows"])):
+    if not rows.equals(pd.RangeIndex(ingested.provenance["rows"])):
         raise UserError(
             f"{source.path}: rows in are not rows out and rows quarantined. "
             "The fault is ours: please report it with the file"
         )
-    return Read(kept.reset_index(drop=True), refused, came.provenance, came.entities)
+    return Read(kept.reset_index(drop=True), refused, ingested.provenance, ingested.entities)
 
 
 _now = now  # `read` has an argument of that name
@@ -354,6 +357,16 @@ class TooManyRefused(UserError):
 def _counted(rows: int) -> str:
     return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 
+
+def _worst(wrong: pd.DataFrame) -> list[str]:
+    "The reasons and the entities with most of the refused rows."
+    where = wrong.column.map(lambda column: f" in {column}" if column else "")
+    reasons = (wrong.reason + where).value_counts().head(3)
+    # no other text: it may be personal
+    entities = wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0]
+    worst = entities.value_counts().head(3).rename(lambda entity: f"{CONTRACT.entity} {entity}")
+    return [f"{_counted(rows)}: {what}" for what, rows in [*reasons.items(), *worst.items()]]
+
 # %% ../notebooks/30_data_pipeline.ipynb #7231181e
 from .readers import hints
 
@@ -364,23 +377,16 @@ def over_limit(
     limit: float,  # share of the rows
 ) -> str | None:
     "What to tell the owner of a file of which too much, or all, is refused; None: all is well."
-    wrong, rows = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance["rows"]
-    if len(wrong) <= limit * rows and len(read.kept):
+    wrong, provenance = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance
+    if len(wrong) <= limit * provenance["rows"] and len(read.kept):
         return None
-    where = wrong.column.map(lambda column: f" in {column}" if column else "")
-    reasons = (wrong.reason + where).value_counts().head(3)
-    # no other text: it may be personal
-    entities = wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0]
-    worst = entities.value_counts().head(3)
-    lines = [
-        f"{name}: {len(wrong):,} of {rows:,} rows are refused "
-        f"({len(wrong) / max(rows, 1):.1%}; the limit is {limit:.1%}), "
-        f"from {read.provenance['path']} (owner: {read.provenance['owner']})"
-    ]
-    lines += [f"  {_counted(count)}: {reason}" for reason, count in reasons.items()]
-    lines += [f"  {_counted(count)}: {CONTRACT.entity} {entity}" for entity, count in worst.items()]
-    guesses = hints(read.refused, rows, CONTRACT.tables[name])
-    return "\n".join(lines + [f"  perhaps {guess}" for guess in guesses])
+    first = (
+        f"{name}: {len(wrong):,} of {provenance['rows']:,} rows are refused "
+        f"({len(wrong) / max(provenance['rows'], 1):.1%}; the limit is {limit:.1%}), "
+        f"from {provenance['path']} (owner: {provenance['owner']})"
+    )
+    guesses = hints(read.refused, provenance["rows"], CONTRACT.tables[name])
+    return "\n  ".join([first, *_worst(wrong), *(f"perhaps {guess}" for guess in guesses)])
 
 # %% ../notebooks/30_data_pipeline.ipynb #7addc7aa
 import shutil
@@ -400,37 +406,11 @@ def keep(
             shutil.copyfile(path, beside)
     return snapshot
 
-# %% ../notebooks/30_data_pipeline.ipynb #bb5e4eea
-def arrow_schema(
-    table: Table,
-) -> pa.Schema:
-    "The columns and types in which a cleaned table is written."
-    types = {
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "text": pa.string(),
-        "time": pa.timestamp("us", "UTC"),
-    }
-    fields = [(c.name, types[c.kind]) for c in table.columns if c.name in table.names]
-    return pa.schema(fields + ([(CONTRACT.known, types["time"])] if table.time else []))
-
-
-def write_table(
-    frame: pd.DataFrame,
-    columns: pa.Schema,
-    path: Path,
-) -> None:
-    "Write a Parquet file, whole or not at all."
-    import pyarrow.parquet as pq
-
-    with atomic_write(path) as beside:
-        pq.write_table(pa.Table.from_pandas(frame, columns, preserve_index=False), beside)
-
 # %% ../notebooks/30_data_pipeline.ipynb #e0e679ff
 def entry(
     table: Table,
     kept: pd.DataFrame,
-    came: Read | None,  # None: the environment names no source for it
+    cleaned: Read | None,  # None: the environment names no source for it
     known: str | None,
     snapshot: str,  # its digest
 ) -> dict[str, Any]:
@@ -438,10 +418,10 @@ def entry(
     times = kept[table.time] if table.time and len(kept) else None
     newest = None if times is None else times.max()
     return {
-        "source": came and came.provenance,
-        "rows_in": came.provenance["rows"] if came else 0,
+        "source": cleaned and cleaned.provenance,
+        "rows_in": cleaned.provenance["rows"] if cleaned else 0,
         "rows_out": len(kept),
-        "refused": came.refused.reason.value_counts().sort_index().to_dict() if came else {},
+        "refused": cleaned.refused.reason.value_counts().sort_index().to_dict() if cleaned else {},
         "time_range": None if times is None else [times.min().isoformat(), newest.isoformat()],
         "known": known or table.known,
         "stale": bool(newest is not None and table.fresh and newest < now() - table.fresh),
@@ -463,6 +443,8 @@ class Data(Settings):
     sources: dict[str, Source]
 
 # %% ../notebooks/30_data_pipeline.ipynb #14461f9e
+from .tables import arrow_schema, write_table
+
 _QUARANTINE = pa.schema(
     [
         (name, pa.int64() if name == "row" else pa.string())
@@ -471,10 +453,10 @@ _QUARANTINE = pa.schema(
 )
 
 
-def _quarantine(found: dict[str, Read], path: Path) -> int:
+def _quarantine(reads: dict[str, Read], path: Path) -> int:
     "Write the refused rows of all tables; how many there are."
     parts = [
-        one.refused.assign(table=name, source=one.provenance["path"]) for name, one in found.items()
+        one.refused.assign(table=name, source=one.provenance["path"]) for name, one in reads.items()
     ]
     rows = pd.concat(parts or [_QUARANTINE.empty_table().to_pandas()], ignore_index=True)
     write_table(rows, _QUARANTINE, path)
@@ -484,8 +466,8 @@ def _quarantine(found: dict[str, Read], path: Path) -> int:
 from .project import shown
 
 
-def _stop_if_too_many(found: dict[str, Read], limit: float, quarantine: Path) -> None:
-    stops = [text for name, one in found.items() if (text := over_limit(name, one, limit))]
+def _stop_if_too_many(reads: dict[str, Read], limit: float, quarantine: Path) -> None:
+    stops = [text for name, one in reads.items() if (text := over_limit(name, one, limit))]
     if stops:
         where = (
             f"Each refused row is in {shown(quarantine)}. "
@@ -503,17 +485,17 @@ def run(
 ) -> None:
     "Ingest, clean, validate, explore and keep the files that the environment names."
     settings = stage.settings(Data)
-    found = read_all(settings.sources, stage)
-    quarantined = _quarantine(found, stage.product["quarantine"])
-    _stop_if_too_many(found, settings.quarantine_limit, stage.product["quarantine"])
-    catalogue = write_all(found, settings.sources, stage)
+    reads = read_all(settings.sources, stage)
+    quarantined = _quarantine(reads, stage.product["quarantine"])
+    _stop_if_too_many(reads, settings.quarantine_limit, stage.product["quarantine"])
+    catalogue = write_all(reads, settings.sources, stage)
     write_json(
         stage.product["catalogue"],
         {"tables": catalogue, "quarantine_limit": settings.quarantine_limit},
     )
-    rows = sum(said["rows_in"] for said in catalogue.values())
+    rows = sum(line["rows_in"] for line in catalogue.values())
     print(
-        f"{len(found)} files, {rows:,} rows: {rows - quarantined:,} kept, "
+        f"{len(reads)} files, {rows:,} rows: {rows - quarantined:,} kept, "
         f"{quarantined:,} in quarantine. See {shown(stage.out / 'data')}"
     )
 
@@ -531,15 +513,15 @@ def read_all(
     tables = {name: table for name, table in CONTRACT.tables.items() if name in stage.product}
     if strange := ", ".join(sorted(set(sources) - set(tables))):
         raise UserError(f"data.sources names {strange}; the tables are {', '.join(tables)}")
-    found: dict[str, Read] = {}
+    reads: dict[str, Read] = {}
     names = [name for name in tables if name in sources]
     for name in tqdm(names, "data", unit="file", leave=False, delay=10):
-        entities = found["statistics"].entities if "statistics" in found else None
-        one = found[name] = read(sources[name], tables[name], now(), entities)
+        entities = reads["statistics"].entities if "statistics" in reads else None
+        one = reads[name] = read(sources[name], tables[name], now(), entities)
         one.provenance["path"] = _path_in(stage, sources[name])
         rows = {"rows_in": one.provenance["rows"], "rows_out": len(one.kept)}
         log.info("table cleaned", table=name, **rows, refused=len(one.refused))
-    return found
+    return reads
 
 
 def _path_in(stage: Stage, source: Source) -> str:
@@ -552,19 +534,19 @@ from .profiles import page
 
 
 def write_all(
-    found: dict[str, Read],
+    reads: dict[str, Read],
     sources: dict[str, Source],
     stage: Stage,
 ) -> dict[str, dict]:
     "Write each table, its snapshot and the profile; what the catalogue says of them."
     catalogue, frames = {}, {}
     for name in (name for name in CONTRACT.tables if name in stage.product):
-        table, came = CONTRACT.tables[name], found.get(name)
-        frames[name] = came.kept if came else _empty(table)
+        table, cleaned = CONTRACT.tables[name], reads.get(name)
+        frames[name] = cleaned.kept if cleaned else _empty(table)
         write_table(frames[name], arrow_schema(table), stage.product[name])
         snapshot = stage.record(keep(stage.product[name], stage.out / "snapshots")).stem
-        known = sources[name].known if came else None
-        catalogue[name] = entry(table, frames[name], came, known, snapshot)
+        known = sources[name].known if cleaned else None
+        catalogue[name] = entry(table, frames[name], cleaned, known, snapshot)
         _warn_if_stale(name, table, catalogue[name])
     with atomic_write(stage.product["profile"]) as beside:
         beside.write_text(page(frames, catalogue), encoding="utf-8")

@@ -32,7 +32,7 @@ class Alert(BaseModel):
         kind = self.labels.get("kind")
         return plain(self.labels.get("alertname", "alert") + (f" ({kind})" if kind else ""))
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64b00002
 class Notification(BaseModel):
     "What Alertmanager sends: the alerts of one group."
 
@@ -216,7 +216,7 @@ def failed(
     names = ("decision", "version", "reasons", "more_days_may_help")
     return dict(zip(names, ("failed", None, [reason], False), strict=True))
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64b00005
 def trainings(
     folder: Path,  # an environment's
 ) -> Path:
@@ -236,9 +236,7 @@ def read_outcome(
         return failed(f"{project.shown(file)} cannot be read")
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64a00007
-import os
-import sys
-import threading
+from .jobs import Job, end_with_parent
 
 
 def work(
@@ -247,7 +245,7 @@ def work(
     training: str,  # as JSON
 ) -> None:
     "A training as a process: one at a time, and it ends with the process that has started it."
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with locked(trainings(Path(folder)) / "lock", "a training", wait=-1):
         clocks.join(Path(folder))
         try:
@@ -259,39 +257,20 @@ def work(
             found = failed(f"{type(error).__name__}: {error}")
         write_json(Path(outcome), found)
 
-
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # comes back when the other end is closed, also by a kill
-    os._exit(1)
-
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64a00009
-import subprocess
-
 from . import telemetry, web
 
 
-class Training:
+class Training(Job):
     "A training that runs."
 
     def __init__(self, folder: Path, name: str, training: dict[str, Any]):
         files = trainings(folder)
         self.run, self.outcome = telemetry.run_name(), files / f"{name}.json"
-        self.outcome.unlink(missing_ok=True)  # of a training of that name whose case is gone
+        self.outcome.unlink(missing_ok=True)
         words = [str(folder), str(self.outcome), json.dumps(training)]
         program = "import sys; from mlops_course import retraining; retraining.work(*sys.argv[1:])"
-        with open(files / f"{name}.log", "wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", program, *words],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                cwd=project.root(),
-                env={**os.environ, telemetry.RUN: self.run},
-            )
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        super().__init__(program, words, files / f"{name}.log", **{telemetry.RUN: self.run})
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #5e024a3d
 def join(
@@ -309,7 +288,7 @@ def join(
         case.note("waiting for fresh data", until=case.due.isoformat(timespec="seconds"))
     return case
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64b00007
 def resolve(
     store: CaseStore,
     alert: Alert,  # that is over
@@ -391,7 +370,7 @@ def begin(
     case.state = "training"
     return case.note("training", process=service.running.process.pid, run=service.running.run)
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64b00011
 def wait(
     case: Case,
     service: "Retraining",

@@ -743,7 +743,7 @@ def _(answer):
     from datetime import UTC, datetime, timedelta
 
     from mlops_course import world
-    from mlops_course.live import Trip, trips_of
+    from mlops_course.events import Trip, trips_of
 
     booked = datetime(2026, 3, 16, 9, tzinfo=UTC)
 

@@ -27,21 +27,15 @@ class TrainingSettings(Settings):
     truth: str | None = None
 
 # %% ../notebooks/45_training_pipeline.ipynb #5cffdf1c
-from collections.abc import Callable
-
-import numpy as np
 import pandas as pd
 
 from .problem import BOOKING, ENTITY, FEATURES, KNOWN, LABEL, PROPENSITY, TIME
 
 
-def extract(
-    labels: pd.DataFrame,  # cleaned tables, with the time from which each row was known
-    bookings: pd.DataFrame,
-    candidates: pd.DataFrame,
-    historical: Callable,  # rows of entity and time -> with features; see `features.historical`
+def _candidates(
+    labels: pd.DataFrame, bookings: pd.DataFrame, candidates: pd.DataFrame
 ) -> pd.DataFrame:
-    "A row a candidate, and a label without one: features as of then, what is known of the rest."
+    "A row a candidate, and a label without one, by time; outcome and propensity of the chosen."
     pair = [BOOKING, ENTITY]
     tables = (labels, bookings, candidates)
     labels, bookings, candidates = (table.astype({BOOKING: "string"}) for table in tables)
@@ -51,7 +45,20 @@ def extract(
     rows = rows.merge(labels, on=pair, how="outer", suffixes=("", " of label"))
     rows[TIME] = rows[TIME].fillna(rows.pop(f"{TIME} of label")).dt.as_unit("us")
     rows[KNOWN] = rows[KNOWN].dt.as_unit("us")
-    rows = rows.sort_values([TIME, BOOKING, ENTITY], ignore_index=True)
+    return rows.sort_values([TIME, BOOKING, ENTITY], ignore_index=True)
+
+# %% ../notebooks/45_training_pipeline.ipynb #45f00002
+from collections.abc import Callable
+
+
+def extract(
+    labels: pd.DataFrame,  # cleaned tables, with the time from which each row was known
+    bookings: pd.DataFrame,
+    candidates: pd.DataFrame,
+    historical: Callable,  # rows of entity and time -> with features; see `features.historical`
+) -> pd.DataFrame:
+    "The candidates with their features as of then, and what is known of the rest."
+    rows = _candidates(labels, bookings, candidates)
     rows[FEATURES] = historical(rows[[ENTITY, TIME]])[FEATURES].to_numpy("float64")
     columns = [BOOKING, TIME, ENTITY, *FEATURES, PROPENSITY, LABEL, KNOWN]
     return rows.astype({LABEL: "float64", PROPENSITY: "float64"})[columns]
@@ -176,6 +183,9 @@ def _examined(
     return Judged(kind, model, results, trials, metrics, gain, tested, chosen, windows, unmeasured)
 
 # %% ../notebooks/45_training_pipeline.ipynb #2fd247e9
+import numpy as np
+
+
 def _without_model(
     frame,
     windows: models.Windows,
@@ -265,7 +275,7 @@ def recipe_of(
     }
     return {"snapshot": snapshot, "code": stages.digest_of_code(*CODE), **parameters}
 
-
+# %% ../notebooks/45_training_pipeline.ipynb #45f00003
 def key_of(recipe: dict) -> str:
     "The name of what a recipe makes."
     return project.digest_of(recipe)

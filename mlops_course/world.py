@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ZONES', 'USUAL', 'WEEK', 'FEWEST', 'MOST', 'EXPLORATION', 'SCENARIOS', 'SECOND', 'DAY', 'DEMAND', 'SCHEMAS', 'BLOCK',
-           'ROWS', 'NOTE', 'Drivers', 'generator', 'hire', 'on_shift', 'Scenario', 'sigmoid', 'completion', 'work',
-           'Week', 'report', 'delay', 'distinct', 'propensities', 'draw', 'WorldSettings', 'Company', 'statistics',
-           'Offers', 'offers', 'request_ids', 'bookings', 'tables', 'write', 'oracle', 'value', 'uplift', 'run']
+           'NOTE', 'Drivers', 'generator', 'hire', 'on_shift', 'Scenario', 'sigmoid', 'completion', 'work', 'Week',
+           'report', 'delay', 'distinct', 'propensities', 'draw', 'WorldSettings', 'Company', 'statistics', 'Offers',
+           'offers', 'request_ids', 'bookings', 'tables', 'write', 'oracle', 'value', 'uplift', 'run']
 
 # %% ../notebooks/20_world.ipynb #a3838855
 from typing import NamedTuple
@@ -105,7 +105,7 @@ def sigmoid(
     "The probability that belongs to log-odds."
     return 1 / (1 + np.exp(-log_odds))
 
-
+# %% ../notebooks/20_world.ipynb #20f00002
 def completion(
     scenario: Scenario,
     drivers: Drivers,
@@ -261,7 +261,7 @@ SCENARIOS = {
     ),
 }
 
-
+# %% ../notebooks/20_world.ipynb #20f00005
 def _known(name: str) -> str:
     "The name of a scenario that there is."
     if name not in SCENARIOS:
@@ -337,17 +337,11 @@ class Company:
 
 # %% ../notebooks/20_world.ipynb #510e98be
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .problem import CONTRACT
+from .tables import schema_of, table_of
 
-_TYPES = {
-    "integer": pa.int64(),
-    "number": pa.float64(),
-    "text": pa.string(),
-    "time": pa.timestamp("us", "UTC"),
-}
-_FILES = {
+_FILES = {  # and the table of the contract that each one becomes
     "driver_stats": "statistics",
     "bookings": "bookings",
     "candidates": "candidates",
@@ -361,28 +355,10 @@ _TRUTH = {
     "probability": "number",
     "trip_completed": "integer",
 }
-
 SCHEMAS = {
-    file: pa.schema(
-        [(c.name, _TYPES[c.kind]) for c in CONTRACT.tables[table].columns if c.personal == "no"]
-    )
+    file: schema_of({c.name: c.kind for c in CONTRACT.tables[table].columns if c.personal == "no"})
     for file, table in _FILES.items()
-} | {"truth": pa.schema([(name, _TYPES[kind]) for name, kind in _TRUTH.items()])}
-
-
-def _table(
-    file: str,
-    *columns,  # in the order of the file's schema; times in microseconds
-) -> pa.Table:
-    arrays = [c if isinstance(c, pa.Array) else pa.array(c) for c in columns]
-    types = SCHEMAS[file].types
-    return pa.table(
-        [
-            a.view(t) if pa.types.is_timestamp(t) else a.cast(t)
-            for a, t in zip(arrays, types, strict=True)
-        ],
-        SCHEMAS[file],
-    )
+} | {"truth": schema_of(_TRUTH)}
 
 # %% ../notebooks/20_world.ipynb #f77a356c
 from collections.abc import Iterator
@@ -406,8 +382,8 @@ def statistics(
         begin, features = company.moment(day, hour * 3600), report(rng, totals)
         created = begin + (3600 + delay(rng, len(who))) * SECOND
         features, lost = _damaged(rng, features, settings.on(day))
-        table = _table(
-            "driver_stats", begin, company.drivers.number[who + first], *features, created
+        table = table_of(
+            SCHEMAS["driver_stats"], begin, company.drivers.number[who + first], *features, created
         )
         yield table.filter(pa.array((created <= company.end) & ~lost))
 
@@ -458,6 +434,9 @@ def offers(
     )
 
 # %% ../notebooks/20_world.ipynb #33c9d614
+import pyarrow.compute as pc
+
+
 def request_ids(
     day: int,
     numbers: np.ndarray,  # of the bookings in the day
@@ -496,13 +475,18 @@ def _logged(company, rng, names, moment, made: Offers) -> dict[str, pa.Table]:
     # one label in fifty never comes
     come = pa.array((created <= company.end) & (rng.random(len(names)) >= 0.02))
     return {
-        "bookings": _table("bookings", names, moment, driver[one], made.chance[one]),
-        "candidates": _table("candidates", each, driver[all_]),
-        "labels": _table("labels", names, moment, driver[one], made.completed[one], created).filter(
-            come
-        ),
-        "truth": _table(
-            "truth", each, driver[all_], made.chance[all_], made.likely[all_], made.completed[all_]
+        "bookings": table_of(SCHEMAS["bookings"], names, moment, driver[one], made.chance[one]),
+        "candidates": table_of(SCHEMAS["candidates"], each, driver[all_]),
+        "labels": table_of(
+            SCHEMAS["labels"], names, moment, driver[one], made.completed[one], created
+        ).filter(come),
+        "truth": table_of(
+            SCHEMAS["truth"],
+            each,
+            driver[all_],
+            made.chance[all_],
+            made.likely[all_],
+            made.completed[all_],
         ),
     }
 
@@ -523,28 +507,14 @@ def tables(
             yield from bookings(company, day)
     trips = week.total[2]
     quiet = company.drivers.number[trips <= np.quantile(trips, 0.25)]  # scored in batches
-    yield {"batch_request": _table("batch_request", quiet, np.full(len(quiet), company.end))}
-
-# %% ../notebooks/20_world.ipynb #dad1ee84
-import pyarrow.parquet as pq
-
-ROWS = 2**17  # of a file that are held before they are written together
-
-
-def _parquet(path, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(path, schema, compression="zstd")
-
-
-def _flush(file: pq.ParquetWriter, waiting: list[pa.Table]) -> None:
-    if waiting:
-        file.write_table(pa.concat_tables(waiting))
-        waiting.clear()
+    yield {
+        "batch_request": table_of(SCHEMAS["batch_request"], quiet, np.full(len(quiet), company.end))
+    }
 
 # %% ../notebooks/20_world.ipynb #e98a88a0
-from contextlib import ExitStack
 from pathlib import Path
 
-from .files import atomic_write
+from .tables import parquet_files
 
 
 def write(
@@ -553,18 +523,11 @@ def write(
 ) -> dict[str, int]:
     "Write the world's files as Parquet, each whole or not at all. How many rows each has."
     company, rows = Company(settings), dict.fromkeys(SCHEMAS, 0)
-    waiting = {file: [] for file in SCHEMAS}
-    with ExitStack() as files:
-        beside = {f: files.enter_context(atomic_write(folder / f"{f}.parquet")) for f in SCHEMAS}
-        out = {f: files.enter_context(_parquet(beside[f], SCHEMAS[f])) for f in SCHEMAS}
+    with parquet_files(folder, SCHEMAS) as add:
         for piece in tables(company):
             for file, table in piece.items():
                 rows[file] += len(table)
-                waiting[file].append(table)
-                if sum(map(len, waiting[file])) >= ROWS:
-                    _flush(out[file], waiting[file])
-        for file in SCHEMAS:
-            _flush(out[file], waiting[file])
+                add(file, table)
     return rows
 
 # %% ../notebooks/20_world.ipynb #b5c63989
@@ -605,10 +568,6 @@ def uplift(
     return value(truth, choice) / value(truth[truth.request_id.isin(choice.request_id)]) - 1
 
 # %% ../notebooks/20_world.ipynb #8d25725f
-import glob
-
-import duckdb
-
 from .project import now, shown
 from .stages import Stage
 
@@ -634,22 +593,33 @@ def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
     for file in SCHEMAS:
         stage.record(raw / f"{file}.parquet")
     (raw / NOTE).unlink(missing_ok=True)
-    each = (
-        "SELECT max(probability) best, sum(propensity * probability) logged "
-        "FROM read_parquet(?) GROUP BY request_id"
-    )
-    truth = glob.escape(str(raw / "truth.parquet"))
-    # a connection of its own: others in this process may use the shared one
-    with duckdb.connect() as connection:
-        best, logged = connection.execute(
-            f"SELECT avg(best), avg(logged) FROM ({each})", [truth]
-        ).fetchone()
     return (
         f"{rows['driver_stats']:,} hours of {settings.drivers:,} drivers, "
         f"{rows['bookings']:,} bookings: {shown(raw)}\n"
         f"scenario {settings.scenario}; the best choice that anyone could make: "
-        f"{max(best / logged - 1, 0):+.0%} completed trips"
+        f"{_most(raw / 'truth.parquet'):+.0%} completed trips"
     )
+
+# %% ../notebooks/20_world.ipynb #20e00002
+import glob
+
+import duckdb
+
+from .files import atomic_write
+
+
+def _most(truth: Path) -> float:
+    "The uplift of the best choice in each booking."
+    each = (
+        "SELECT max(probability) best, sum(propensity * probability) logged "
+        "FROM read_parquet(?) GROUP BY request_id"
+    )
+    # a connection of its own: others in this process may use the shared one
+    with duckdb.connect() as connection:
+        best, logged = connection.execute(
+            f"SELECT avg(best), avg(logged) FROM ({each})", [glob.escape(str(truth))]
+        ).fetchone()
+    return max(best / logged - 1, 0)
 
 
 def _left_out(stage: Stage, raw: Path) -> str:

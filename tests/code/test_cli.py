@@ -249,6 +249,13 @@ def test_a_service_without_a_build_says_in_one_line_what_makes_one(mine, name):
     assert answer == "no models in out/mine/mlflow yet: `make run ENV='env.my own.yaml'` makes them\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "old", "new"), [("serve", "explore", "epsilon"), ("retrain-on-alert", "pause_hours", "cooldown_hours")]
+)
+def test_a_setting_that_is_given_under_its_old_name_is_refused_with_the_new_one(mine, command, old, new):
+    assert said(command, "--set", f"{old}=1", code=1) == f"--set {old}: this setting is now {new}\n"
+
+
 def test_a_printed_command_of_ours_is_found_without_an_active_environment(mine):
     assert cli._typed("trace r-1", "env.yaml") == "mlops-course trace r-1"
     (mine / ".venv/bin").mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from disks import disk
 
 from mlops_course import project
-from mlops_course.files import atomic_write, locked, write_json
+from mlops_course.files import atomic_folder, atomic_write, locked, write_json
 from mlops_course.project import UserError
 
 
@@ -23,6 +23,29 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_
         1 / 0
 
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("scores.csv", "old")]
+
+
+def test_a_folder_that_is_not_filled_to_the_end_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+    with atomic_folder(tmp_path / "features") as beside:
+        (beside / "rows.csv").write_text("old")
+
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "features") as beside:
+        (beside / "rows.csv").write_text("new")
+        1 / 0
+
+    assert [path.name for path in tmp_path.iterdir()] == ["features"]
+    assert (tmp_path / "features/rows.csv").read_text() == "old"
+
+
+def test_a_folder_replaces_the_old_one_and_what_a_killed_run_has_left(tmp_path):
+    for name in ("features", ".features.part", ".features.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half.csv").touch()
+
+    with atomic_folder(tmp_path / "features") as beside:
+        (beside / "rows.csv").touch()
+
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["features", "features/rows.csv"]
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):

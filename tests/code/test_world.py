@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from conftest import run_stages
-from mlops_course import problem, project, stages, world
+from mlops_course import problem, project, stages, tables, world
 from mlops_course.files import file_digest
 from mlops_course.world import SCENARIOS, WorldSettings
 
@@ -86,7 +86,7 @@ def test_a_longer_world_begins_with_the_shorter_one(tmp_path):
 
 def test_the_size_of_the_blocks_bounds_memory_and_loses_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(world, "BLOCK", 59)  # the last block has one row
-    monkeypatch.setattr(world, "ROWS", 100)
+    monkeypatch.setattr(tables, "ROWS", 100)
     files = made(tmp_path, TINY, bookings_per_day=60)
     assert files["driver_stats"].driver_id.nunique() == TINY.drivers
     assert files["bookings"].request_id.is_unique and len(files["bookings"]) == 3 * 60

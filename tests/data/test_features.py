@@ -17,7 +17,7 @@ import yaml
 from feast import FeatureStore
 
 from conftest import run_stages
-from mlops_course import features, project
+from mlops_course import features, lookup, project
 from mlops_course.problem import CONTRACT
 
 UNTIL = datetime(2026, 3, 15, tzinfo=UTC)
@@ -199,7 +199,7 @@ import pandas as pd
 from feast import FeatureStore  # before the processes part, so that each of them begins at once
 from feast.infra import passthrough_provider
 from feast.infra.compute_engines.local import compute
-from mlops_course import features, online
+from mlops_course import features, lookup, online
 
 folder, zones = Path(sys.argv[1]), sys.argv[2:]
 rows = pd.read_parquet(folder / "rows.parquet")
@@ -212,9 +212,9 @@ def write(zone):
 def read(zone, writer):
     store = features.open_store(folder / writer.replace("/", " "))
     asked = [{"driver_id": i} for i in ids]
-    keys = [features._key(i) for i in ids]
+    keys = [lookup.key_of("driver_id", i) for i in ids]
     view = store.get_feature_view(features.VIEW)
-    theirs = store.get_online_features(features.REFERENCES, asked).proto.results[1].event_timestamps
+    theirs = store.get_online_features(features.references(), asked).proto.results[1].event_timestamps
     moments = {
         "newest": [online.microseconds_of(row.known) for row in features.newest(store, ids)],
         "online": [online.microseconds_of(t) for t in features.online(store, ids, at=UNTIL).known_at],
@@ -293,6 +293,20 @@ def test_a_store_that_was_built_before_times_had_no_zone_is_refused(tmp_path, fr
         features.open_store(folder)
 
 
+@pytest.mark.parametrize("name", features.MOVED)
+def test_a_store_that_names_its_classes_where_they_were_says_what_to_do(tmp_path, name):
+    part = "offline_store" if "Offline" in name else "online_store"
+    written = features.store_settings("test", {}) | {part: {"type": name}}
+    (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(written))
+
+    with pytest.raises(project.UserError, match="built by an older release of this course: `make run.*` builds it anew"):
+        features.open_store(tmp_path)
+
+
+def test_settings_that_name_our_store_where_it_was_mean_it_where_it_is():
+    assert features.store_settings("p", {"type": "mlops_course.asof.UtcSqliteOnlineStore"}) == features.store_settings("p", {})
+
+
 def test_nor_is_its_file_read_or_written_under_newer_settings(tmp_path, frame):
     folder = feasts_own(tmp_path, frame)
     (folder / "feature_store.yaml").write_text(yaml.safe_dump(features.store_settings("test", {})))
@@ -301,7 +315,7 @@ def test_nor_is_its_file_read_or_written_under_newer_settings(tmp_path, frame):
 
     doors = {
         "read": lambda: features.newest(store, [1001]),
-        "read by Feast": lambda: store.get_online_features(features.REFERENCES, [{CONTRACT.entity: 1001}]),
+        "read by Feast": lambda: store.get_online_features(features.references(), [{CONTRACT.entity: 1001}]),
         "pushed": lambda: features.push(store, frame, at=UNTIL),
         "materialized": lambda: store.materialize(UNTIL - timedelta(days=7), UNTIL),
         "applied": lambda: store.apply(definitions),
@@ -394,7 +408,7 @@ def test_the_quick_way_to_read_sqlite_finds_what_feast_finds(built):
 
     found = features.newest(store, ids)
 
-    theirs = store.get_online_features(features.REFERENCES, [{CONTRACT.entity: i} for i in ids]).to_dict()
+    theirs = store.get_online_features(features.references(), [{CONTRACT.entity: i} for i in ids]).to_dict()
     assert [list(row.values) for row in found] == [[theirs[name][i] for name in CONTRACT.features] for i in range(len(ids))]
     assert found[1].known is None and found[0] == found[3]
 
@@ -422,7 +436,7 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
 
     features.push(store, rows)
 
-    assert features.newest(store, [1001]) == [features.Newest((1.0, 1.0, 1.0), datetime(2026, 3, 16, tzinfo=UTC))]
+    assert features.newest(store, [1001]) == [lookup.Newest((1.0, 1.0, 1.0), datetime(2026, 3, 16, tzinfo=UTC))]
 
 
 @pytest.mark.parametrize(
@@ -441,7 +455,7 @@ def test_however_the_time_of_a_pushed_row_is_written_it_is_the_same_moment(own, 
 
     features.push(own, rows, at=UNTIL)
 
-    assert features.newest(own, [1001])[0] == features.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
+    assert features.newest(own, [1001])[0] == lookup.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("in_file", [True, False], ids=["the file has the column", "the file has it not"])
@@ -455,7 +469,7 @@ def test_a_pushed_row_need_not_say_when_it_was_written(tmp_path, frame, in_file,
 
     features.push(store, change(row([1001], [UNTIL])), at=UNTIL)
 
-    assert features.newest(store, [1001])[0] == features.Newest((1.0,) * 3, UNTIL)
+    assert features.newest(store, [1001])[0] == lookup.Newest((1.0,) * 3, UNTIL)
 
 
 FUTURE = ["2099-01-01", UNTIL + features.SLACK + timedelta(microseconds=1), datetime(9999, 12, 31, tzinfo=UTC), None, "no time"]
@@ -471,7 +485,7 @@ def test_a_row_that_nobody_can_know_yet_stays_out_is_named_and_keeps_no_other_ro
         features.push(own, rows, at=UNTIL)
 
     assert features.newest(own, [1001]) == before
-    assert features.newest(own, [1002])[0] == features.Newest((2.0,) * 3, UNTIL)
+    assert features.newest(own, [1002])[0] == lookup.Newest((2.0,) * 3, UNTIL)
 
 
 def test_a_column_of_times_beyond_what_nanoseconds_can_say_is_refused_too(own):
@@ -519,7 +533,7 @@ def test_a_row_from_the_future_that_is_in_the_store_is_not_there_until_its_time_
     assert early.loc[0, FEATURES].isna().all() and pd.isna(early.known_at[0]) and early.loc[1, FEATURES].notna().all()
     assert later.loc[0, FEATURES].eq(9.0).all() and later.known_at[0] == known
     assert features.newest(own, [1001])[0].known == known
-    assert features.newest(own, [1001], until=UNTIL) == [features.Newest((None,) * 3, None)]
+    assert features.newest(own, [1001], until=UNTIL) == [lookup.Newest((None,) * 3, None)]
 
 
 def test_online_counts_the_time_to_live_to_the_microsecond_as_training_does(own):
@@ -557,7 +571,7 @@ def test_any_number_of_drivers_is_one_question(few_variables, own, n):
 def test_any_number_of_drivers_is_one_question_to_feast_too(few_variables, own):
     ids = list(range(1006 - 40_000, 1006))
 
-    found = own.get_online_features(features.REFERENCES, [{CONTRACT.entity: i} for i in ids]).to_dict()
+    found = own.get_online_features(features.references(), [{CONTRACT.entity: i} for i in ids]).to_dict()
 
     assert [value is not None for value in found[FEATURES[0]]] == [False] * (len(ids) - 5) + [True] * 5
 
@@ -601,4 +615,4 @@ def test_a_store_that_was_torn_down_has_nothing(own):
     own.teardown()
 
     with pytest.raises(sqlite3.OperationalError):
-        own.provider.online_store.rows(own.config, features._view(own), [])
+        own.provider.online_store.rows(own.config, lookup.view_of(own, features.VIEW), [])

@@ -26,7 +26,7 @@ from data import files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_course import data, profiles, project, readers
+from mlops_course import data, profiles, project, readers, tables
 from mlops_course.problem import CONTRACT
 
 TABLES = CONTRACT.tables
@@ -610,7 +610,7 @@ def test_the_message_names_drivers_by_number_and_nothing_else_that_stands_in_the
 
 
 def frames(table) -> dict[str, pd.DataFrame]:
-    columns = data.arrow_schema(table.model_copy(update={"time": None})).names
+    columns = tables.arrow_schema(table.model_copy(update={"time": None})).names
     good = data.read(readers.Source(path=str(_good_file(table)), owner="x"), table, NOW).kept[columns]
     good = good.astype({c.name: "Int64" for c in table.columns if c.kind == "integer"})
     return {
@@ -659,8 +659,8 @@ def test_a_table_of_any_shape_is_cleaned_summed_up_shown_and_written(tmp_path, n
     assert (data.over_limit(name, read, 0.0) is None) == (shape in ("one", "good", "same"))
     said = data.entry(table, cleaned.kept, read, None, "0" * 64)
     assert "<h2>" in profiles.page({name: cleaned.kept}, {name: said}) and len(profiles.summary(cleaned.kept)) == len(cleaned.kept.columns)
-    data.write_table(cleaned.kept, data.arrow_schema(table), tmp_path / "t.parquet")
-    assert pq.read_schema(tmp_path / "t.parquet").types == data.arrow_schema(table).types
+    tables.write_table(cleaned.kept, tables.arrow_schema(table), tmp_path / "t.parquet")
+    assert pq.read_schema(tmp_path / "t.parquet").types == tables.arrow_schema(table).types
 
 
 # Whatever comes: each row is kept or refused, or the whole file is, by a message.
@@ -742,7 +742,7 @@ def each_row_is_somewhere(source: readers.Source, name: str) -> None:
     message = data.over_limit(name, read, 0.05)
     assert message or len(read.kept)
     assert PHONE not in (message or "")
-    data.write_table(read.kept, data.arrow_schema(TABLES[name]), source.file.with_suffix(".kept"))
+    tables.write_table(read.kept, tables.arrow_schema(TABLES[name]), source.file.with_suffix(".kept"))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -13,7 +13,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from conftest import run_stages
-from mlops_course import batch, data, project, readers, registry
+from mlops_course import batch, project, readers, registry, tables
 from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
 
@@ -253,7 +253,7 @@ def test_a_champion_whose_file_was_changed_scores_nobody(copied):
 def test_a_full_disk_leaves_the_old_scores_whole(tmp_path):
     path = tmp_path / "scores.parquet"
     names = CONTRACT.features
-    data.write_table(batch.score(MODEL, asked([0.9, 0.2, 0.1])), batch.schema(names), path)
+    tables.write_table(batch.score(MODEL, asked([0.9, 0.2, 0.1])), batch.schema(names), path)
     before = path.read_bytes()
     code = """
 import resource, sys; from pathlib import Path
@@ -262,7 +262,7 @@ from test_batch import *
 many = batch.score(MODEL, asked(*np.random.default_rng(7).random((5_000, 3)).tolist()))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    data.write_table(many, batch.schema(CONTRACT.features), Path(sys.argv[1]))
+    tables.write_table(many, batch.schema(CONTRACT.features), Path(sys.argv[1]))
 except project.UserError as error:
     print(error)
 """

@@ -6,7 +6,6 @@ import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_course import clocks, live, project, services, web, world
+from mlops_course import clocks, events, live, loop, project, services, web, world
+from mlops_course.events import FILES, CompanyFiles, End, Life
 from mlops_course.files import file_digest, write_json
-from mlops_course.live import FILES, End, Files, Life, Live, LiveSettings, News, Outbox, Sent
+from mlops_course.live import FeaturePusher, Live, LiveSettings, Outbox, Sent
 
 HISTORY = world.WorldSettings(drivers=60, days=9, bookings_per_day=200, seed=7)
 LONGER = HISTORY.model_copy(update={"days": 14, "scenario": "concept_drift", "drift_day": 11})
@@ -67,9 +67,9 @@ def lived(folder, looks, ask=first_one, push=lambda rows: None, tell=taken, **ch
     async def work():
         for moment in looks:
             made.happen(moment)
-            await asyncio.gather(*made.waiting)
-            await asyncio.gather(made.news.send(), made.labels.send(), return_exceptions=True)
-        await made.flush()
+            await asyncio.gather(*made.bookings.waiting)
+            await asyncio.gather(made.statistics.send(), made.labels.send(), return_exceptions=True)
+        await live.flush(made)
 
     asyncio.run(work())
     return made
@@ -137,7 +137,7 @@ def test_a_label_tells_of_the_driver_who_was_sent_and_comes_at_its_moment():
 
 
 def test_the_drift_begins_on_its_day_after_the_services_are_ready():
-    made = live.going_on(HISTORY, LiveSettings(drift="covariate_drift", after_days=2), HISTORY.end + timedelta(days=3, hours=1)).settings
+    made = loop.going_on(HISTORY, LiveSettings(drift="covariate_drift", after_days=2), HISTORY.end + timedelta(days=3, hours=1)).settings
     assert made.on(14) == world.USUAL and made.on(15) == world.SCENARIOS["covariate_drift"]
 
 
@@ -158,19 +158,19 @@ def table(*rows: tuple[int, str, str]) -> pa.Table:
     return pa.table(columns, world.SCHEMAS["driver_stats"])
 
 
-def sent(news: News) -> dict[int, str]:
+def sent(pusher: FeaturePusher) -> dict[int, str]:
     "Who waits to go online, with the hour, after another try to send."
     with suppress(OSError):
-        asyncio.run(news.send())
-    return {driver: f"{row['datetime']:%H:%M}" for driver, row in news.waiting.items()}
+        asyncio.run(pusher.send())
+    return {driver: f"{row['datetime']:%H:%M}" for driver, row in pusher.waiting.items()}
 
 
 def test_an_older_hour_never_replaces_a_newer_one():
     pushed = []
-    news = News(table((1001, "08:00", "09:03")), pushed.append)
+    pusher = FeaturePusher(table((1001, "08:00", "09:03")), pushed.append)
     written = table((1001, "07:00", "09:30"), (1001, "09:00", "10:05"), (1001, "08:00", "10:06"), (1002, "09:00", "10:07"))
-    news.add(written.to_pylist())
-    assert sent(news) == {}
+    pusher.add(written.to_pylist())
+    assert sent(pusher) == {}
     rows = pushed[0].set_index("driver_id")
     assert rows.datetime.dt.hour.to_dict() == {1001: 9, 1002: 9}
     assert rows.known_at.dt.strftime("%H:%M").to_dict() == {1001: "10:05", 1002: "10:07"}
@@ -178,12 +178,12 @@ def test_an_older_hour_never_replaces_a_newer_one():
 
 def test_what_could_not_be_pushed_waits_but_where_something_newer_has_come():
     def push(rows):
-        news.add(table((1001, "09:00", "10:03")).to_pylist())
+        pusher.add(table((1001, "09:00", "10:03")).to_pylist())
         raise OSError("database is locked")
 
-    news = News(table(), push)
-    news.add(table((1001, "08:00", "09:03"), (1002, "08:00", "09:04")).to_pylist())
-    assert sent(news) == {1001: "09:00", 1002: "08:00"}
+    pusher = FeaturePusher(table(), push)
+    pusher.add(table((1001, "08:00", "09:03"), (1002, "08:00", "09:04")).to_pylist())
+    assert sent(pusher) == {1001: "09:00", 1002: "08:00"}
 
 
 def test_the_online_store_gets_what_the_world_last_wrote(folder, one_go):
@@ -216,11 +216,11 @@ def test_the_files_have_each_event_once_with_the_driver_who_was_sent(folder, one
     truth = one_go["truth"].rename(columns={"trip_completed": "would"})
     ended = labels.merge(truth, left_on=["request_id", "driver_id_x"], right_on=["request_id", "driver_id"])
     assert len(ended) == len(labels) and (ended.trip_completed == ended.would).all()
-    assert made.answered == len(new) and made.unanswered == 0
+    assert made.truth.answered == len(new) and made.truth.unanswered == 0
 
 
 def test_files_are_whole_at_any_moment_and_no_label_is_without_its_booking(folder):
-    kept, over, torn, names = Files(folder / "company"), threading.Event(), [], ("labels", "bookings")
+    kept, over, torn, names = CompanyFiles(folder / "company"), threading.Event(), [], ("labels", "bookings")
 
     def reads():
         while not over.is_set():
@@ -251,7 +251,7 @@ def test_a_booking_without_an_answer_gets_the_old_policy_with_its_propensity(fol
     made = lived(folder, moments(60), ask=nobody)
     new, logged = files(folder)["bookings"][before:], one_go["bookings"].set_index("request_id")
     pd.testing.assert_frame_equal(new.set_index("request_id"), logged.loc[new.request_id])
-    assert made.answered == 0 and made.unanswered == len(new)
+    assert made.truth.answered == 0 and made.truth.unanswered == len(new)
 
 
 def test_a_service_that_is_silent_costs_no_more_than_the_patience(folder):
@@ -261,7 +261,7 @@ def test_a_service_that_is_silent_costs_no_more_than_the_patience(folder):
     began = time.monotonic()
     made = lived(folder, [BEGIN + timedelta(days=1)], ask=silent, patience_seconds=0.05, most_waiting=1000)
     assert time.monotonic() - began < 30
-    assert made.unanswered == HISTORY.bookings_per_day
+    assert made.truth.unanswered == HISTORY.bookings_per_day
 
 
 def test_a_booking_does_not_wait_behind_too_many_others(folder):
@@ -273,7 +273,7 @@ def test_a_booking_does_not_wait_behind_too_many_others(folder):
         return await first_one(trip)
 
     made = lived(folder, [BEGIN + timedelta(days=1)], ask=slow, most_waiting=10)
-    assert len(asked) == made.answered == 10 and made.unanswered == HISTORY.bookings_per_day - 10
+    assert len(asked) == made.truth.answered == 10 and made.truth.unanswered == HISTORY.bookings_per_day - 10
 
 
 def test_labels_are_kept_until_monitoring_has_taken_them(folder):
@@ -342,7 +342,7 @@ def test_by_the_clock_all_that_happens_is_asked_told_and_written(folder, monkeyp
     written = files(folder)
     new = written["bookings"][written["bookings"].event_timestamp > BEGIN]
     asked = new[new.propensity == 0.9]
-    assert 200 <= made.answered == len(asked) and made.unanswered == 0
+    assert 200 <= made.truth.answered == len(asked) and made.truth.unanswered == 0
     assert asked.event_timestamp.min() > made.began > BEGIN + timedelta(hours=12) and len(pushed) > 50
     labels = written["labels"]
     assert {end.request_id for end in told} == set(labels.request_id[labels.event_timestamp > made.began])
@@ -386,12 +386,12 @@ def test_a_look_at_the_clock_that_fails_is_said_and_tried_again(folder, monkeypa
         tries.append(moment)
         if 5 < len(tries) < 10:
             raise error
-        told.append(dict(made.trouble))
+        told.append(dict(made.background.trouble))
         happen(moment)
 
     monkeypatch.setattr(made, "happen", fails_at_times)
     asyncio.run(live.live_on(made, BEGIN + timedelta(days=2)))
-    assert made.answered + made.unanswered > 50 and made.trouble == {}
+    assert made.truth.answered + made.truth.unanswered > 50 and made.background.trouble == {}
     assert {"events": f"{type(error).__name__}: {error}"} in told
 
 
@@ -420,7 +420,7 @@ def test_why_a_booking_has_no_answer_is_counted_and_said(folder):
 
     asked = []
     made = lived(folder, moments(60), ask=ask)
-    assert made.answered == 0 and sum(made.reasons.values()) == made.unanswered == len(asked)
+    assert made.truth.answered == 0 and sum(made.bookings.reasons.values()) == made.truth.unanswered == len(asked)
     reasons = {
         "no answer within 2 seconds",
         "serving answers 401: no key",
@@ -428,30 +428,30 @@ def test_why_a_booking_has_no_answer_is_counted_and_said(folder):
         "RuntimeError",
         "nothing is known of the candidates",
     }
-    assert set(made.reasons) == reasons and min(made.reasons.values()) > 10
+    assert set(made.bookings.reasons) == reasons and min(made.bookings.reasons.values()) > 10
 
 
 def test_a_booking_that_is_lost_on_its_way_is_counted(folder, monkeypatch):
     made = Live(life(), folder, LiveSettings(most_waiting=1_000), first_one, lambda rows: None, taken)
-    monkeypatch.setattr(live, "truth_of", lambda *given: 1 / 0)
+    monkeypatch.setattr(events, "truth_of", lambda *given: 1 / 0)
 
     async def work():
         made.happen(BEGIN + timedelta(days=1))
-        await asyncio.gather(*made.waiting, return_exceptions=True)
+        await asyncio.gather(*made.bookings.waiting, return_exceptions=True)
 
     asyncio.run(work())
-    assert made.reasons["lost: ZeroDivisionError: division by zero"] > 50
+    assert made.bookings.reasons["lost: ZeroDivisionError: division by zero"] > 50
 
 
 def test_truth_that_cannot_be_written_is_written_later(folder):
     made = lived(folder, moments(60)[:24])
     (folder / "live/truth.jsonl").rename(folder / "kept")
     (folder / "live/truth.jsonl").mkdir()
-    made._truth = ["one\n"]
+    made.truth.lines = ["one\n"]
     with pytest.raises(IsADirectoryError):
-        asyncio.run(made.flush())
+        asyncio.run(live.flush(made))
     (folder / "live/truth.jsonl").rmdir()
-    asyncio.run(made.flush())
+    asyncio.run(live.flush(made))
     assert (folder / "live/truth.jsonl").read_text() == "one\n"
 
 
@@ -561,32 +561,32 @@ def test_an_environment_with_files_of_its_own_does_not_live(tmp_path, monkeypatc
         told = usual.model_copy(update={"out": tmp_path, "data": {"sources": sources}})
         monkeypatch.setattr(project, "environment", lambda file=None, told=told: told)
         with pytest.raises(project.UserError, match="not the files of a company that lives on"):
-            live.history_of("env.mine.yaml")
+            loop.history_of("env.mine.yaml")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_begins_with_the_build_and_not_with_what_earlier_runs_have_left(tmp_path):
-    live.prepare(tmp_path, HISTORY)
+    loop.prepare(tmp_path, HISTORY)
     history = file_digest(tmp_path / "company/labels.parquet")
     write_json(tmp_path / "made/build.json", {"fingerprint": "one"})
-    live.keep(tmp_path)
+    loop.keep(tmp_path)
     for stays in ("clock.json", "clock.lock"):
         (tmp_path / stays).write_bytes(b"of those who live")
     for left in ("company/labels.parquet", "monitoring/state.db", "serving/predictions/2026-03-16.jsonl", "live/truth.jsonl"):
         (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / left).write_bytes(b"left")
-    live.prepare(tmp_path, HISTORY)
+    loop.prepare(tmp_path, HISTORY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clock.json", "clock.lock", "company", "first", "made"]
     assert (tmp_path / "clock.lock").read_bytes() == b"of those who live" and not list((tmp_path / "first").glob("clock*"))
     assert file_digest(tmp_path / "company/labels.parquet") == history
 
 
 def test_a_newer_build_is_not_taken_back(tmp_path):
-    live.prepare(tmp_path, HISTORY)
+    loop.prepare(tmp_path, HISTORY)
     for fingerprint in ("one", "two"):
         write_json(tmp_path / "made/build.json", {"fingerprint": fingerprint})
-        live.prepare(tmp_path, HISTORY)
-        live.keep(tmp_path)
+        loop.prepare(tmp_path, HISTORY)
+        loop.keep(tmp_path)
     assert "two" in (tmp_path / "first/made/build.json").read_text()
 
 
@@ -595,7 +595,7 @@ def test_one_key_is_taken_by_all_services_that_want_one(tmp_path, monkeypatch, k
     told = project.environment("env.live.yaml", out=str(tmp_path))
     monkeypatch.setattr(project, "environment", lambda file=None: told)
     monkeypatch.setenv(web.KEY, key) if key else monkeypatch.delenv(web.KEY, raising=False)
-    listed = {service.name: service for service in live.platform("env.live.yaml", LiveSettings())}
+    listed = {service.name: service for service in loop.platform("env.live.yaml", LiveSettings())}
 
     kept = (tmp_path / "services/key").read_text()
     assert kept == (key or kept) and (tmp_path / "services/key").stat().st_mode & 0o777 == 0o600
@@ -610,8 +610,8 @@ def test_one_key_is_taken_by_all_services_that_want_one(tmp_path, monkeypatch, k
 def test_the_clock_has_an_end_that_is_later_than_all_that_happens(monkeypatch, tmp_path, seconds):
     environment, told = project.environment("env.live.yaml"), LiveSettings()
     listed = [services.Service(name="web", command=("web",), port=1, seconds=60)] * 4
-    end = live.clock_end(environment, HISTORY, told, listed)
-    company = live.going_on(HISTORY, told, HISTORY.end + timedelta(seconds=seconds * told.speed))
+    end = loop.clock_end(environment, HISTORY, told, listed)
+    company = loop.going_on(HISTORY, told, HISTORY.end + timedelta(seconds=seconds * told.speed))
 
     assert company.settings.end + timedelta(days=9) <= end < HISTORY.end + timedelta(days=200)
 
@@ -624,27 +624,32 @@ def test_settings_that_no_calendar_can_hold_are_refused(wrong):
         project.validated(LiveSettings, wrong, "the section `live`")
 
 
-def test_recovery_is_told_by_phases_and_the_legs_from_the_first_drifted_request():
+def test_recovery_is_told_by_phases_and_its_seconds_from_the_first_drifted_request():
     drift = BEGIN + timedelta(days=1)
     time = [drift + timedelta(hours=h) for h in (-9, -8, 4, 5, 6, 7, 8)]
     versions = ["1", None, "1", None, "1", "2", "1"]
     truth = pd.DataFrame({"time": [t.isoformat() for t in time], "version": versions, "real": 100.0 + np.arange(7)})
     truth = truth.assign(chosen=[0.8, 0.6, 0.4, 0.4, 0.4, 0.7, 0.7], best=0.8, logged=0.5)
-    found = live.recovery(truth, drift)
+    found = loop.recovery(truth, drift)
     assert found.trips.to_dict() == {"before the drift": 2, "old champion": 3, "new champion": 2}
     assert found.sent.to_dict() == {"before the drift": 0.7, "old champion": 0.4, "new champion": 0.7}
     moments = {"alarm: features of version 1": 90.0, "alarm: performance of version 1": 103.5, "case 1: alerted": 104.0}
-    assert live.legs(truth, drift, moments) == {"alarm": 1.5, "alert": 2.0, "new champion answers": 3.0}
+    assert loop.recovery_seconds(truth, drift, moments) == {"alarm": 1.5, "alert": 2.0, "new champion answers": 3.0}
 
 
 def test_the_line_of_the_present_fits_a_terminal():
     recent = [{"ms": 12.0, "version": "12", "chosen": 0.63, "best": 0.74, "logged": 0.5}]
-    made = SimpleNamespace(recent=recent, reasons=live.Unanswered(), unanswered=0, trouble={})
-    watch = live.Watch(made, None, None, Path(), BEGIN)
-    watch.version, watch.detected = "12", ["performance of version 12"]
+    made = SimpleNamespace(
+        truth=SimpleNamespace(recent=recent, unanswered=0),
+        bookings=SimpleNamespace(reasons=live.Unanswered()),
+        background=web.Background(pause=None),
+    )
 
-    assert watch.line(78).endswith("· version 12 · 63% completed, 74% possible · alarm: performance")
-    assert watch.line(40).endswith("· version 12") and watch.line(200).endswith(" · p99 12 ms")
+    def line(width: int) -> str:
+        return loop.present(made, "12", ["performance of version 12"], width)
+
+    assert line(78).endswith("· version 12 · 63% completed, 74% possible · alarm: performance")
+    assert line(40).endswith("· version 12") and line(200).endswith(" · p99 12 ms")
 
 
 def test_what_came_of_it_is_a_table_for_people(tmp_path):
@@ -653,7 +658,7 @@ def test_what_came_of_it_is_a_table_for_people(tmp_path):
     write_json(tmp_path / "live/story.json", {"drift": BEGIN.isoformat(), "moments": {}})
     (tmp_path / "live/truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth))
 
-    lines = live.summary(tmp_path).splitlines()
+    lines = loop.summary(tmp_path).splitlines()
 
     assert max(map(len, lines)) <= 80
     assert [line.split()[-4:] for line in lines[-3:]] == [["1", share, "80.0%", "50.0%"] for share in ("40.0%", "40.0%", "50.0%")]

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from traffic import ages, days_of
 from typer.testing import CliRunner
 
-from mlops_course import batch, cli, clocks, features, predictions, project, registry, serving
+from mlops_course import api, batch, cli, clocks, features, predictions, project, registry, resilience, serving
 from mlops_course.problem import CONTRACT, COSTS
 from mlops_course.telemetry import logging_to
 
@@ -50,8 +50,8 @@ def wait_for(condition, seconds: float = 30):
 @contextmanager
 def served(folder, key: str | None = None, **changes):
     "A client of a service on `folder` that is ready; it ends with the block."
-    service = serving.Serving(folder, serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}))
-    with TestClient(serving.application(service, key)) as client:
+    service = api.Serving(folder, serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}))
+    with TestClient(api.application(service, key)) as client:
         client.folder, client.service = folder, service
         wait_for(lambda: client.get("/ready").status_code == 200)
         yield client
@@ -61,7 +61,7 @@ def ask(client, drivers, request_id: str | None = None) -> dict:
     "The answer to a booking."
     answer = client.post("/inference", json={"request_id": request_id or new(), "driver_ids": drivers})
     assert answer.status_code == 200, answer.text
-    return serving.Answer.model_validate_json(answer.text, strict=True).model_dump()
+    return api.Answer.model_validate_json(answer.text, strict=True).model_dump()
 
 
 def entries(folder, request_id: str | None = None) -> list[dict]:
@@ -88,7 +88,7 @@ def refused(answer, status: int) -> str:
     assert answer.status_code == status, answer.text
     told = answer.json()
     assert set(told) == {"prediction", "error", "request_id"}
-    assert serving.Refused.model_validate(told).error
+    assert api.Refused.model_validate(told).error
     inside = ["/", "mlops_course", "pydantic", "fastapi", "Traceback", "Error", "Exception", ".py", "site-packages", "object at 0x"]
     assert not [word for word in inside if word in told["error"].replace("/ready", "")]
     return told["error"]
@@ -279,14 +279,14 @@ def test_a_request_id_with_other_candidates_is_refused(client):
 def test_the_same_request_twice_at_the_same_time_is_answered_once(ground, monkeypatch):
     came, go = threading.Event(), threading.Event()
     with served(ground, cache_seconds=0, store_seconds=60) as client, ThreadPoolExecutor(3) as pool:
-        newest = serving.Store.newest
+        newest = resilience.Store.newest
 
         def slow(*asked):
             came.set()
             go.wait(30)
             return newest(*asked)
 
-        monkeypatch.setattr(serving.Store, "newest", slow)
+        monkeypatch.setattr(resilience.Store, "newest", slow)
         first = pool.submit(ask, client, KNOWN[:3], name := new())
         assert came.wait(30)
         second = pool.submit(ask, client, KNOWN[:3], name)
@@ -314,7 +314,7 @@ def test_a_request_that_failed_can_be_sent_again(ground, monkeypatch):
     with served(ground, cache_seconds=0) as client:
         name = new()
         with monkeypatch.context() as patch:
-            patch.setattr(serving.Store, "newest", lambda *_: 1 / 0)
+            patch.setattr(resilience.Store, "newest", lambda *_: 1 / 0)
             refused(client.post("/inference", json={"request_id": name, "driver_ids": [KNOWN[0]]}), 503)
 
         assert ask(client, [KNOWN[1]], name)["prediction"] == KNOWN[1]
@@ -717,8 +717,8 @@ class Secret(str):
 
 @pytest.mark.parametrize(("guess", "status"), [(KEY, 200), (KEY[:-1], 401), (KEY[:-1] + "x", 401), ("x", 401)])
 def test_keys_are_compared_in_constant_time(ground, guess, status):
-    service = serving.Serving(ground, serving.ServingSettings(refresh_seconds=0.05))
-    with TestClient(serving.application(service, Secret(KEY))) as client:
+    service = api.Serving(ground, serving.ServingSettings(refresh_seconds=0.05))
+    with TestClient(api.application(service, Secret(KEY))) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
 
         assert client.get("/model", headers={"X-API-Key": guess.encode()}).status_code == status
@@ -738,13 +738,13 @@ def test_beyond_loopback_no_service_starts_without_a_key(own, monkeypatch, host,
         monkeypatch.setenv("MLOPS_COURSE_API_KEY", key)
 
     with pytest.raises(project.UserError, match="set a key in the variable MLOPS_COURSE_API_KEY"):
-        serving.serve(own, serving.ServingSettings(host=host, port=1))
+        api.serve(own, serving.ServingSettings(host=host, port=1))
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "nonsense"])
 def test_a_host_that_is_no_address_of_this_machine_starts_no_service(own, host):
     with pytest.raises(project.UserError, match="is no address of this machine"):
-        serving.serve(own, serving.ServingSettings(host=host, port=1))
+        api.serve(own, serving.ServingSettings(host=host, port=1))
 
 
 # --- what it says of itself ---------------------------------------------------------------------------------
@@ -872,7 +872,7 @@ def test_within_its_time_a_driver_is_answered_from_memory(own, monkeypatch):
         before = used(client)
         newer(own)
         after = used(client)
-        monkeypatch.setattr(serving.Store, "newest", lambda *_: 1 / 0)
+        monkeypatch.setattr(resilience.Store, "newest", lambda *_: 1 / 0)
         again = used(client)
 
     assert before == after == again
@@ -881,7 +881,7 @@ def test_within_its_time_a_driver_is_answered_from_memory(own, monkeypatch):
 def test_requests_at_the_same_time_share_a_question_to_the_store(ground, monkeypatch):
     asked, came, go = [], threading.Event(), threading.Event()
     with served(ground, cache_seconds=0, store_seconds=60) as client, ThreadPoolExecutor(20) as pool:
-        newest = serving.Store.newest
+        newest = resilience.Store.newest
 
         def slow(store, drivers):
             asked.append(drivers)
@@ -889,7 +889,7 @@ def test_requests_at_the_same_time_share_a_question_to_the_store(ground, monkeyp
             go.wait(30)
             return newest(store, drivers)
 
-        monkeypatch.setattr(serving.Store, "newest", slow)
+        monkeypatch.setattr(resilience.Store, "newest", slow)
         answers = [pool.submit(ask, client, [KNOWN[0]])]
         assert came.wait(30)
         answers += [pool.submit(ask, client, [driver]) for driver in KNOWN[1:20]]
@@ -927,9 +927,9 @@ def test_a_store_whose_times_depend_on_a_zone_is_not_read_and_the_log_says_what_
     settings = own / "features/feature_store.yaml"
     settings.write_text(settings.read_text(encoding="utf-8").replace(features.SQLITE, "sqlite"), encoding="utf-8")
 
-    service = serving.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
 
-    with logging_to(own / "log.jsonl", service="serving"), TestClient(serving.application(service, None)) as client:
+    with logging_to(own / "log.jsonl", service="serving"), TestClient(api.application(service, None)) as client:
         ready = wait_for(lambda: (told := client.get("/ready")).json()["trouble"] and told)
 
     assert ready.status_code == 503 and ready.json()["trouble"][0] == "the feature store does not answer"
@@ -988,7 +988,7 @@ def test_new_drivers_who_come_while_a_promotion_goes_through_those_in_memory_do_
     with served(own, cache_seconds=3_600) as client:
         ask(client, KNOWN)
         for change, expected in ((lambda: registry.promote(mlflow, "2"), "2"), (lambda: registry.rollback(mlflow), "1")):
-            client.service.drivers.lookup.rows = Slow(client.service.drivers.lookup.rows)
+            client.service.drivers.cache.rows = Slow(client.service.drivers.cache.rows)
             change()
             strangers = itertools.count(50_000)
             wait_for(lambda strangers=strangers, expected=expected: ask(client, [next(strangers)])["version"] == expected)
@@ -999,7 +999,7 @@ def test_new_drivers_who_come_while_a_promotion_goes_through_those_in_memory_do_
 
 def test_what_comes_while_a_promotion_scores_is_neither_lost_nor_of_the_old_model(own, monkeypatch):
     "New drivers, and newer features of a driver in memory; then the store is gone, so that only memory can know."
-    scores, scoring, go = serving._scores, threading.Event(), threading.Event()
+    scores, scoring, go = serving.scores_of, threading.Event(), threading.Event()
 
     def slow(model, found):
         if threading.current_thread().name != "feature store" and len(found) > 1:
@@ -1010,12 +1010,12 @@ def test_what_comes_while_a_promotion_scores_is_neither_lost_nor_of_the_old_mode
     mlflow = registry.connect(own / "mlflow")
     with served(own, cache_seconds=0) as client:
         ask(client, KNOWN[:5])
-        monkeypatch.setattr(serving, "_scores", slow)
+        monkeypatch.setattr(serving, "scores_of", slow)
         registry.promote(mlflow, "2")
         assert scoring.wait(30)
         newer(own)
         assert ask(client, [*KNOWN[:10], PARTIAL])["version"] == "1"
-        monkeypatch.setattr(serving.Store, "newest", lambda *_: 1 / 0)
+        monkeypatch.setattr(resilience.Store, "newest", lambda *_: 1 / 0)
         go.set()
         wait_for(lambda: version(client) == "2")
         answer = ask(client, [*KNOWN[:10], PARTIAL])
@@ -1060,8 +1060,8 @@ def test_a_champion_that_cannot_answer_never_takes_the_place_of_one_that_can(own
 
 def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the_next_one(own):
     promote_unfit(own)
-    service = serving.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
-    with TestClient(serving.application(service)) as client:
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    with TestClient(api.application(service)) as client:
         wait_for(lambda: "not looked" not in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
         registry.rollback(registry.connect(own / "mlflow"))
@@ -1071,8 +1071,8 @@ def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the
 
 def test_without_a_champion_the_service_lives_and_says_what_is_missing(own):
     registry.connect(own / "mlflow").delete_registered_model_alias(registry.NAME, "champion")
-    service = serving.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
-    with TestClient(serving.application(service)) as client:
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    with TestClient(api.application(service)) as client:
         wait_for(lambda: "no champion" in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
         assert client.get("/health").json() == {"alive": True}
@@ -1117,7 +1117,7 @@ def test_whatever_ends_a_look_for_the_champion_is_said_and_counted_and_the_next_
     with served(own) as client:
         client.service.background.pause = 0.05
         assert failures(client, "champion") == 0
-        with failing(serving.Champion, "look", fault):
+        with failing(resilience.Champion, "look", fault):
             wait_for(lambda: "champion" in trouble(client))
             assert f"the task champion has failed ({type(fault).__name__}) and is tried again" in trouble(client)
             wait_for(lambda: failures(client, "champion") >= 2)
@@ -1132,7 +1132,7 @@ def test_a_champion_that_cannot_score_the_drivers_in_memory_is_said_and_the_old_
     with served(own) as client:
         client.service.background.pause = 0.05
         before = scores(client)
-        with failing(serving.Drivers, "_rescored", RuntimeError("dictionary changed size during iteration")):
+        with failing(resilience, "rescored", RuntimeError("dictionary changed size during iteration")):
             registry.promote(registry.connect(own / "mlflow"), "2")
             wait_for(lambda: "champion has failed (RuntimeError)" in trouble(client))
             assert (client.get("/ready").status_code, version(client), scores(client)) == (200, "1", before)
@@ -1146,7 +1146,7 @@ def test_whatever_ends_a_question_to_the_store_is_said_and_the_next_question_is_
     with served(ground, cache_seconds=0) as client:
         client.service.background.pause = 0.05
         good = ask(client, KNOWN[:3])
-        with failing(client.service.drivers.lookup.store, where, fault):
+        with failing(client.service.drivers.cache.store, where, fault):
             assert ask(client, KNOWN[:3])["degraded"]
             assert client.get("/ready").status_code == 503
             assert "the feature store does not answer" in trouble(client)
@@ -1202,8 +1202,8 @@ def test_a_log_of_the_service_that_cannot_be_written_ends_no_task(own, monkeypat
         client.service.background.pause = 0.05
         with monkeypatch.context() as patch:
             for level in ("debug", "info", "warning", "error"):
-                patch.setattr(serving.log, level, lambda *_, **__: 1 / 0, raising=False)
-            with failing(serving.Champion, "look", ValueError("x")) as calls:
+                patch.setattr(resilience.log, level, lambda *_, **__: 1 / 0, raising=False)
+            with failing(resilience.Champion, "look", ValueError("x")) as calls:
                 wait_for(lambda: len(calls) > 3)
         registry.promote(registry.connect(own / "mlflow"), "2")
 
@@ -1213,14 +1213,14 @@ def test_a_log_of_the_service_that_cannot_be_written_ends_no_task(own, monkeypat
 def test_a_question_that_is_answered_after_the_service_has_ended_disturbs_nobody(monkeypatch):
     asked, go, died, before = threading.Event(), threading.Event(), [], threading.enumerate()
     monkeypatch.setattr(threading, "excepthook", died.append)
-    background = serving.in_background()
+    background = resilience.in_background()
 
     def slow(ids):
         asked.set()
         go.wait(30)
 
     async def service():
-        serving.RequestCoalescer(slow, lambda answer: True, 0.01, background).want([1])
+        resilience.RequestCoalescer(slow, lambda answer: True, 0.01, background).request([1])
         await asyncio.to_thread(asked.wait, 30)
 
     asyncio.run(service())

@@ -20,8 +20,9 @@ from browser import free_port
 from online import COMMAND, wait_for
 
 from conftest import run_stages
-from mlops_course import cases, live, project, stages, supervision, web, world
+from mlops_course import cases, project, stages, supervision, web, world
 from mlops_course.files import write_json
+from mlops_course.loop import phases
 
 MISSING = [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
 pytestmark = [
@@ -96,7 +97,7 @@ class Loop:
         "The bookings, as far as they are written, and what is true of them; `real` in seconds since 1970."
         lines = self.told.read_text(encoding="utf-8").split("\n")[:-1]
         truth, drift = pd.DataFrame(map(json.loads, lines)), json.loads(self.story.read_text(encoding="utf-8"))["drift"]
-        return truth.assign(phase=live.phases(truth, datetime.fromisoformat(drift)))
+        return truth.assign(phase=phases(truth, datetime.fromisoformat(drift)))
 
     def pid(self, name: str) -> int | None:
         return next(state.pid for state in supervision.states(self.folder) if state.name == name)

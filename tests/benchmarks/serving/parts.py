@@ -54,7 +54,7 @@ def _plain(ground: Ground, asked: list[pd.DataFrame]) -> dict[str, float]:
     for rows in asked:
         drivers = [{CONTRACT.entity: driver} for driver in rows[CONTRACT.entity].tolist()]
         times = [time.perf_counter()]
-        found = store.get_online_features(features.REFERENCES, drivers).to_dict()
+        found = store.get_online_features(features.references(), drivers).to_dict()
         times.append(time.perf_counter())
         frame = pd.DataFrame(found)[list(CONTRACT.features)]
         times.append(time.perf_counter())
@@ -66,12 +66,12 @@ def _plain(ground: Ground, asked: list[pd.DataFrame]) -> dict[str, float]:
 
 async def _ours(folder: Path, settings: dict, met: list[bytes], bodies: list[bytes]) -> dict[str, float]:
     "What the store and the model take in ours, and the whole of it, once it has met each driver."
-    from mlops_course import serving
+    from mlops_course import api, resilience, serving
 
     spent = {}
-    clocks = [(serving.Store, "newest", LOOKUP), (registry.Loaded, "probability", MODEL)]
+    clocks = [(resilience.Store, "newest", LOOKUP), (registry.Loaded, "probability", MODEL)]
     patches = [mock.patch.object(owner, name, _timed(spent, part, getattr(owner, name))) for owner, name, part in clocks]
-    app, took = serving.application(serving.Serving(folder, serving.ServingSettings(**settings))), []
+    app, took = api.application(api.Serving(folder, serving.ServingSettings(**settings))), []
     with patches[0], patches[1]:
         async with app.router.lifespan_context(app):
             await _ready(app, met[0])
