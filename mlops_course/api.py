@@ -210,15 +210,15 @@ class _Works:
         self.background, self.metrics = in_background(), Metrics()
         self.drivers = Drivers(folder, settings, self.background)
         self.answers = IdempotencyCache(settings.idempotency_ttl_seconds)
+        self.retention = Retention(self.predictions, settings.retention_days)
         self.metrics.watch(self)
 
     def works(self) -> list[tuple[str, Callable, float]]:
         "What is done behind the requests: name, work, seconds from one time to the next."
         follow = partial(self.drivers.follow, self._taken)
-        retention = Retention(self.predictions, self.settings.retention_days)
         return [
             ("champion", follow, self.settings.refresh_seconds),
-            ("retention", retention.step, 1),
+            ("retention", self.retention.step, 1),
         ]
 
     def _taken(self, model: Loaded) -> None:

@@ -226,12 +226,15 @@ def works_of(
     async def tick() -> None:
         live.happen(project.now())
 
+    async def write() -> None:
+        await flush(live)
+
     settings = live.settings
     return {
         "events": (tick, settings.tick_seconds),
         "statistics": (live.statistics.send, settings.push_seconds),
         "labels": (live.labels.send, settings.tell_seconds),
-        "files": (lambda: flush(live), settings.flush_seconds),
+        "files": (write, settings.flush_seconds),
     }
 
 # %% ../notebooks/65_live_company.ipynb #65a00005

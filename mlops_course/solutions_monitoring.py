@@ -332,8 +332,8 @@ _62_1 = exercise(
     """,
     hints=[
         (
-            "Four settings decide it. Their comments in `MonitoringSettings` say what each does, "
-            "and in which unit."
+            "Four settings decide it. The table at the top, and that of lesson 61, say what each "
+            "does, and in which unit."
         ),
         (
             "A window is bounded twice: `window_requests` by number, `window_hours` by time. "
@@ -405,7 +405,7 @@ def _(answer):
 # %% ../notebooks/996_solutions_monitoring.ipynb #5d4ddd90
 _hints_62_2 = [
     (
-        "Keep both sides, as `State` does: what was predicted, and which label came first for "
+        "Keep both sides, as `LabelStore` does: what was predicted, and which label came first for "
         "each request."
     ),
     (

@@ -9,7 +9,8 @@ import pandas as pd
 
 from mlops_course import predictions, project
 from mlops_course.drift import Reference, Verdict, judge, reference_of
-from mlops_course.monitoring import Label, MonitoringSettings
+from mlops_course.joined import Label
+from mlops_course.monitoring import MonitoringSettings
 from mlops_course.problem import CONTRACT
 
 NAMES = list(CONTRACT.features)

@@ -316,7 +316,7 @@ def expressions() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("where", "expression"), expressions())
 def test_a_metric_that_a_rule_or_a_dashboard_names_is_one_that_somebody_exports(where, expression):
-    modules = [project.root() / f"mlops_course/{name}.py" for name in ("api", "telemetry", "monitoring", "cases")]
+    modules = [project.root() / f"mlops_course/{name}.py" for name in ("api", "telemetry", "health", "cases")]
     shared = (project.root() / "mlops_course/web.py").read_text(encoding="utf-8").replace("{service}", "serving")
     code = shared + "".join(path.read_text(encoding="utf-8") for path in modules if path.is_file())
     for name in re.findall(r"\b(?:serving|pipeline|monitoring|retraining)_[a-z_]+", expression):

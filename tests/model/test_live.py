@@ -395,6 +395,16 @@ def test_a_look_at_the_clock_that_fails_is_said_and_tried_again(folder, monkeypa
     assert {"events": f"{type(error).__name__}: {error}"} in told
 
 
+def test_the_files_are_written_while_the_company_lives(folder):
+    made, over = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, taken), asyncio.Event()
+    made.truth.lines = ["one\n"]
+    over.set()
+    work, _ = live.works_of(made)["files"]
+    asyncio.run(made.background.repeat("files", work, 0, over))
+
+    assert (folder / "live/truth.jsonl").read_text() == "one\n"
+
+
 def test_a_task_that_dies_ends_the_company_with_its_reason(folder, monkeypatch):
     clocks.begin(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
     made = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, nobody)

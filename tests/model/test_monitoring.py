@@ -1,11 +1,10 @@
-"""Monitoring: labels joined once in any order, a restart that changes nothing, and the door.
+"""Monitoring: a log that grows, a restart that changes nothing, the verdict on a version, and what comes over HTTP.
 
-Times that cannot be believed, and what fails within the service: test_monitoring_faults.py. Drift and chance: test_drift.py.
+Times that cannot be believed, and what fails within the service: test_monitoring_faults.py. The join: test_joined.py. Drift and chance: test_drift.py.
 """
 
 import re
 import threading
-from datetime import timedelta
 
 import company
 import orjson
@@ -17,10 +16,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from traffic import BEGIN, LATER, MONDAY, NAMES, TOLD, entry, judged, logged, normal, write
 
-from mlops_course import clocks, monitoring, project, registry, telemetry
+from mlops_course import clocks, health, monitoring, project, references, registry, reports, telemetry
 from mlops_course.drift import reference_of
 from mlops_course.files import write_json
-from mlops_course.monitoring import Label, Monitor, State
+from mlops_course.joined import LabelStore
+from mlops_course.monitoring import Monitor
 from mlops_course.problem import CONTRACT
 
 
@@ -32,91 +32,28 @@ def clock():
 
 
 @pytest.fixture
-def state(tmp_path):
-    made = State(tmp_path / "state.db")
+def store(tmp_path):
+    made = LabelStore(tmp_path / "state.db")
     yield made
     made.close()
-
-
-def pairs(state: State) -> list[tuple]:
-    return state.ask("SELECT request_id, label, version, score FROM labels WHERE joined ORDER BY request_id")
-
-
-# ---- joins
-
-
-_events = st.lists(st.tuples(st.sampled_from(["prediction", "label", "other driver"]), st.integers(0, 5)), max_size=40)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(events=_events)
-def test_each_label_counts_once_in_whatever_order_it_comes(events, tmp_path_factory):
-    state = State(tmp_path_factory.mktemp("any") / "state.db")
-    for kind, number in events:
-        if kind == "prediction":
-            state.add([entry(f"r{number}")])
-        else:
-            state.label([Label(f"r{number}", 1001 if kind == "label" else 1002, number % 2, 0.0)])
-    first = {}  # what the first kept label of a request is about
-    predicted = {number for kind, number in events if kind == "prediction"}
-    known = set()
-    for kind, number in events:
-        if kind == "prediction":
-            known.add(number)
-            if first.get(number) == "other driver":
-                del first[number]
-        elif not (kind == "other driver" and number in known):
-            first.setdefault(number, kind)
-    right = sorted(number for number, kind in first.items() if kind == "label" and number in predicted)
-    assert pairs(state) == [(f"r{number}", number % 2, "1", 0.7) for number in right]
-    assert state.counts("labels").get("joined", 0) == len(right)
-    assert state.counts("predictions").get("1", 0) == len(predicted)
-    state.close()
-
-
-def test_the_first_of_two_labels_counts(state):
-    state.add([entry("r1")])
-    assert state.label([Label("r1", 1001, 1, 0.0), Label("r1", 1001, 0, 0.0)]) == {"joined": 1, "duplicate": 1}
-    assert pairs(state) == [("r1", 1, "1", 0.7)]
-
-
-def test_a_label_of_another_driver_is_not_joined(state):
-    state.label([Label("r1", 1002, 1, 0.0)])
-    state.add([entry("r1")])
-    assert state.counts("labels") == {"unknown": 1, "early": 1}
-    assert state.label([Label("r1", 1001, 0, 0.0)]) == {"joined": 1}, "the right one still finds its place"
-
-
-def test_a_label_whose_prediction_never_comes_is_forgotten_and_counted(state):
-    state.label([Label("lost", 1001, 1, MONDAY.timestamp())])
-    state.add([entry("r1", minutes=60 * 24 * 40)])
-    monitoring.forget(state, TOLD)
-    assert state.counts("labels")["unknown"] == 1
-    assert state.ask("SELECT count(*) FROM labels") == [(0,)]
-
-
-def test_the_share_of_completed_trips_is_that_of_the_last_month(state):
-    days = [0, 40, 41, 42]
-    state.label([Label(f"r{day}", 1001, int(day != 41), (BEGIN + timedelta(days=day)).timestamp()) for day in days])
-    assert monitoring.completed_share(state) == pytest.approx(2 / 3)
 
 
 # ---- the log
 
 
-def test_half_a_line_waits_for_its_end(tmp_path, state):
+def test_half_a_line_waits_for_its_end(tmp_path, store):
     write(tmp_path, [entry("r1"), entry("r2")], end=b"")
     folder = tmp_path / "serving/predictions"
-    assert monitoring.read_log(state, folder) == 1
+    assert monitoring.read_log(store, folder) == 1
     write(tmp_path, [], end=b"\n")
-    assert monitoring.read_log(state, folder) == 1
-    assert monitoring.read_log(state, folder) == 0
+    assert monitoring.read_log(store, folder) == 1
+    assert monitoring.read_log(store, folder) == 0
 
 
-def test_a_line_that_cannot_be_read_costs_no_other(tmp_path, state):
+def test_a_line_that_cannot_be_read_costs_no_other(tmp_path, store):
     write(tmp_path, [entry("r1"), {"request_id": "strange"}, entry("r2")])
-    assert monitoring.read_log(state, tmp_path / "serving/predictions") == 2
-    assert state.counts("predictions") == {"1": 2, "unreadable": 1}
+    assert monitoring.read_log(store, tmp_path / "serving/predictions") == 2
+    assert store.counts("predictions") == {"1": 2, "unreadable": 1}
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -131,27 +68,19 @@ def test_a_restart_leaves_the_same_as_no_restart(cuts, failing, tmp_path_factory
         with open(file, "ab") as opened:
             opened.writelines(lines[done:cut])
         done = max(done, cut)
-        state = State(folder / "state.db")
+        store = LabelStore(folder / "state.db")
         if place == failing:  # killed in the middle of a transaction
-            state._db.execute("BEGIN IMMEDIATE")
-            state._db.execute("INSERT INTO files VALUES ('2026-03-02.jsonl', 10) ON CONFLICT DO UPDATE SET read = 10")
-            state._db.close()
-            state = State(folder / "state.db")
-        monitoring.read_log(state, folder / "serving/predictions")
-        state.close()
-    state = State(folder / "state.db")
-    monitoring.read_log(state, folder / "serving/predictions")
-    assert state.ask("SELECT count(*), count(DISTINCT request_id) FROM predictions") == [(30, 30)]
-    assert {version: n for version, n in state.counts("predictions").items() if version != "unreadable"} == {"0": 15, "1": 15}
-    state.close()
-
-
-def test_a_window_is_of_one_version_and_its_newest_requests(state):
-    state.add([entry(f"r{n}", version="12"[n % 2], minutes=n) for n in range(20)])
-    window, _, _ = monitoring.window_of(state, "2", TOLD.model_copy(update={"window_requests": 3}))
-    assert list(window[CONTRACT.booking]) == ["r15", "r17", "r19"]
-    window, _, _ = monitoring.window_of(state, "2", TOLD.model_copy(update={"window_hours": 5 / 60}))
-    assert list(window[CONTRACT.booking]) == ["r15", "r17", "r19"]
+            store._db.execute("BEGIN IMMEDIATE")
+            store._db.execute("INSERT INTO files VALUES ('2026-03-02.jsonl', 10) ON CONFLICT DO UPDATE SET read = 10")
+            store._db.close()
+            store = LabelStore(folder / "state.db")
+        monitoring.read_log(store, folder / "serving/predictions")
+        store.close()
+    store = LabelStore(folder / "state.db")
+    monitoring.read_log(store, folder / "serving/predictions")
+    assert store.ask("SELECT count(*), count(DISTINCT request_id) FROM predictions") == [(30, 30)]
+    assert {version: n for version, n in store.counts("predictions").items() if version != "unreadable"} == {"0": 15, "1": 15}
+    store.close()
 
 
 # ---- the service
@@ -176,7 +105,7 @@ def test_the_log_and_late_labels_give_the_same_verdict_as_the_window_in_memory(t
     entries, labels = logged(rows)
     write(tmp_path, entries)
     found = served(tmp_path, reference)
-    found.state.label(labels[::-1])
+    found.store.label(labels[::-1])
     found.look()
     told, there = found.verdicts["1"], judged(reference, rows)
     assert told.detected == there.detected
@@ -193,11 +122,11 @@ def test_a_version_that_answers_no_more_is_no_longer_told(tmp_path):
 
 
 def test_a_kept_reference_is_the_same_reference(tmp_path, reference):
-    monitoring.keep_reference(tmp_path, "1", reference, TOLD)
-    again = monitoring.kept_reference(tmp_path, "1", TOLD)
+    references.keep_reference(tmp_path, "1", reference, TOLD)
+    again = references.kept_reference(tmp_path, "1", TOLD)
     rows = normal(50, 7, LATER)
     assert judged(again, rows) == judged(reference, rows)
-    assert monitoring.kept_reference(tmp_path, "1", TOLD.model_copy(update={"reference_days": 3})) is None, "of other settings"
+    assert references.kept_reference(tmp_path, "1", TOLD.model_copy(update={"reference_days": 3})) is None, "of other settings"
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +156,11 @@ def test_a_reference_begins_when_its_model_began_to_learn(made, tmp_path, since,
     assert monitor.trouble == {}
     assert bool(found.traffic) == drift and found.performance
     assert (found.units[CONTRACT.time].min() - begin).days == (since or 0)
-    told = {s.labels["kind"]: s.value for f in monitoring.Metrics(monitor).collect() for s in f.samples if s.name == "monitoring_reference"}
+    told = {
+        s.labels["kind"]: s.value for f in health.VerdictCollector(monitor).collect() for s in f.samples if s.name == "monitoring_reference"
+    }
     assert told == {"drift": drift, "performance": 1}
-    monitor.state.close()
+    monitor.store.close()
 
 
 def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(template, tmp_path):
@@ -271,7 +202,7 @@ def test_the_seed_courses_message_is_understood_and_counts_once(door):
     for message in (SEED, SEED, other):
         answer = client.post("/iterate", json=message)
         assert (answer.status_code, answer.text) == (200, "ok")
-    ((entity, score, candidates),) = monitor.state.ask("SELECT entity, score, candidates FROM predictions")
+    ((entity, score, candidates),) = monitor.store.ask("SELECT entity, score, candidates FROM predictions")
     assert (entity, score) == (1004, 0.7)
     assert [c[0] for c in orjson.loads(candidates)] == [1004, 1005]
 
@@ -292,7 +223,7 @@ def test_ids_come_as_numbers_or_as_text_and_great_ones_stay_exact(door):
 
     assert client.post("/predictions", json=[prediction]).json() == {"new": 1}
     assert client.post("/labels", json=[label, {**label, "driver_id": driver}]).json() == {"joined": 1, "duplicate": 1}
-    assert monitor.state.ask("SELECT entity FROM predictions") == [(driver,)]
+    assert monitor.store.ask("SELECT entity FROM predictions") == [(driver,)]
     for id in ("", "0", "01", "+1", " 1", "1.0", "1e3", "\u0661", str(2**63), "9" * 5000, True, 1.0, None):
         assert client.post("/labels", json=[{**label, "driver_id": id}]).status_code == 422
 
@@ -319,10 +250,10 @@ def test_metrics_tell_the_documented_names_with_the_version(door):
     client, monitor = door
     entries, labels = logged(normal(50, 7, LATER, completes=-0.45))
     write(monitor.folder, entries)
-    monitor.state.label(labels)
+    monitor.store.label(labels)
     monitor.look()
     found = {sample.name: sample for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples}
-    text = (project.root() / "notebooks/62_model_monitoring.ipynb").read_text(encoding="utf-8")
+    text = (project.root() / "notebooks/918_health.ipynb").read_text(encoding="utf-8")
     assert {name for name in found if f"`{name}`" not in text} == set()
     assert found["monitoring_rmse"].labels == {"version": "1"}
     assert 'monitoring_drift_detected{kind="performance",version="1"} 1.0' in client.get("/metrics").text
@@ -345,8 +276,8 @@ def test_the_pipelines_metrics_come_with_those_of_the_service(door):
 
 
 def test_what_is_made_elsewhere_is_given_up_when_the_service_ends(tmp_path, reference):
-    monitoring.keep_reference(tmp_path, "1", reference, TOLD)
-    work, ended = monitoring.SubprocessJob("write_report", tmp_path, "1", TOLD), threading.Event()
+    references.keep_reference(tmp_path, "1", reference, TOLD)
+    work, ended = reports.begin_report(tmp_path, "1", TOLD), threading.Event()
     ended.set()
     with pytest.raises(project.UserError, match="given up"):
         work.result(ended)
@@ -358,7 +289,7 @@ def test_a_report_is_written_and_linked(door, reference):
     assert client.get("/report").status_code == 404
     entries, _ = logged(normal(50, 7, LATER))
     write(monitor.folder, entries)
-    monitoring.keep_reference(monitor.folder, "1", reference, TOLD)
+    references.keep_reference(monitor.folder, "1", reference, TOLD)
     monitor.look()
     monitoring.write_reports(monitor)
     link = client.get("/report").json()["link"]

@@ -30,10 +30,12 @@ from traffic import (
     write,
 )
 
-from mlops_course import clocks, drift, monitoring, predictions, project
+from mlops_course import clocks, drift, joined, monitoring, predictions, project, references, reports
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.files import write_json
-from mlops_course.monitoring import Label, Monitor, MonitoringSettings, State
+from mlops_course.health import Health
+from mlops_course.joined import Label, LabelStore
+from mlops_course.monitoring import Monitor, MonitoringSettings
 from mlops_course.problem import CONTRACT
 
 SLACK = timedelta(seconds=TOLD.clock_slack_seconds)
@@ -52,7 +54,7 @@ def clock():
 def monitor(tmp_path):
     made = Monitor(tmp_path, TOLD)
     yield made
-    made.state.close()
+    made.store.close()
 
 
 @pytest.fixture
@@ -102,9 +104,9 @@ def test_a_prediction_of_a_time_that_cannot_be_is_refused_counted_and_said(monit
     else:
         write(monitor.folder, [*good, dated(moment)])
     monitor.look()
-    monitoring.forget(monitor.state, TOLD)
+    joined.forget(monitor.store, TOLD)
 
-    assert [name for (name,) in monitor.state.ask("SELECT request_id FROM predictions ORDER BY number")] == [f"r{n}" for n in range(5)]
+    assert [name for (name,) in monitor.store.ask("SELECT request_id FROM predictions ORDER BY number")] == [f"r{n}" for n in range(5)]
     assert monitor.verdicts["1"].requests == 5
     assert metrics(client)[f'monitoring_refused_total{{of="predictions",reason="{reason}"}}'] == 1
     (trouble,) = client.get("/ready").json()["trouble"]
@@ -119,9 +121,9 @@ def test_a_label_of_the_future_is_refused_and_the_company_keeps_its_own_number(m
         "refused_future": 2,
         "joined": 1,
     }
-    monitoring.forget(monitor.state, TOLD)
+    joined.forget(monitor.store, TOLD)
 
-    assert monitoring.completed_share(monitor.state) == 0.75
+    assert joined.completed_share(monitor.store) == 0.75
     assert metrics(client)['monitoring_refused_total{of="labels",reason="future"}'] == 2
     assert "2 labels dated after now" in client.get("/ready").json()["trouble"][0]
 
@@ -138,8 +140,8 @@ def test_the_slack_is_a_setting(tmp_path):
         monitor = Monitor(tmp_path / str(seconds), TOLD.model_copy(update={"clock_slack_seconds": seconds}))
         write(monitor.folder, [dated(CLOCK + timedelta(hours=1))])
         monitor.look()
-        assert monitor.state.ask("SELECT count(*) FROM predictions") == [(new,)]
-        monitor.state.close()
+        assert monitor.store.ask("SELECT count(*) FROM predictions") == [(new,)]
+        monitor.store.close()
     for wrong in (-1, float("nan"), float("inf")):
         with pytest.raises(project.UserError, match="clock_slack_seconds"):
             project.validated(MonitoringSettings, {"clock_slack_seconds": wrong}, "a test")
@@ -169,7 +171,7 @@ def test_what_is_no_time_at_all_is_refused_as_a_whole(monitor, client, spoiled):
     with open(monitor.folder / "serving/predictions/2026-03-02.jsonl", "a") as opened:
         opened.write(line + "\n")
     monitor.look()
-    assert monitor.state.counts("predictions") == {"1": 1, "unreadable": 1}
+    assert monitor.store.counts("predictions") == {"1": 1, "unreadable": 1}
 
 
 POISON = {
@@ -187,7 +189,7 @@ POISON = {
 def test_a_line_that_is_not_of_this_log_costs_no_other(monitor, spoiled):
     write(monitor.folder, [entry("r1"), {**entry("strange"), **spoiled}, entry("r2")])
     monitor.look()
-    assert monitor.state.counts("predictions") == {"1": 2, "unreadable": 1}
+    assert monitor.store.counts("predictions") == {"1": 2, "unreadable": 1}
     assert monitor.verdicts["1"].requests == 2
 
 
@@ -199,11 +201,11 @@ def test_a_piece_of_rubbish_without_end_is_passed_over(monitor, monkeypatch):
     write(monitor.folder, [entry("r2")])
     for _ in range(8):
         monitor.look()
-    assert monitor.state.counts("predictions")["1"] == 2
+    assert monitor.store.counts("predictions")["1"] == 2
 
 
 def test_a_stream_of_refusals_is_said_once_in_the_log_and_as_long_as_it_lasts(monitor, monkeypatch, caplog):
-    monkeypatch.setattr(monitoring, "LATE", 0.2)
+    monkeypatch.setattr(Health, "late", 0.2)
     monitor.look()
     for n in range(3):
         write(monitor.folder, [dated("2099-01-01T00:00:00+00:00", f"s{n}-{k}") for k in range(10)])
@@ -225,41 +227,41 @@ def test_refusals_of_an_earlier_run_are_counted_and_no_trouble_of_this_one(tmp_p
         assert dict(monitor.trouble.items()) == {}
         write(tmp_path, [dated("2099-01-01T00:00:00+00:00")])
         monitor.look()
-        monitor.state.close()
+        monitor.store.close()
     assert monitor.refused == {"predictions future": 2}
 
 
 @pytest.fixture
 def before(tmp_path):
     "A database of a version that took any time: half a year of it is to come, and one row has all of the future."
-    state = State(tmp_path / "monitoring/state.db")
-    state.add([entry(f"r{n}", minutes=n) for n in range(300)])
-    state.label([Label(f"r{n}", 1001, 1, (MONDAY + timedelta(minutes=n)).timestamp()) for n in range(200)])
-    state.add([dated("2099-01-01T00:00:00+00:00", f"bad{n}", version="9") for n in range(250)])
-    state.label([Label("bad1", 1001, 0, 4e9), Label("waits", 1001, 0, 4e9), Label("r200", 1001, 1, 4e9)])
-    state.ask("UPDATE labels SET time = 4e9 WHERE request_id = 'r200'")
+    store = LabelStore(tmp_path / "monitoring/state.db")
+    store.add([entry(f"r{n}", minutes=n) for n in range(300)])
+    store.label([Label(f"r{n}", 1001, 1, (MONDAY + timedelta(minutes=n)).timestamp()) for n in range(200)])
+    store.add([dated("2099-01-01T00:00:00+00:00", f"bad{n}", version="9") for n in range(250)])
+    store.label([Label("bad1", 1001, 0, 4e9), Label("waits", 1001, 0, 4e9), Label("r200", 1001, 1, 4e9)])
+    store.ask("UPDATE labels SET time = 4e9 WHERE request_id = 'r200'")
     candidates = orjson.dumps([[1001, 0.7, 4e9, 0.6, 0.7, 9.0]])
-    state.ask("UPDATE predictions SET candidates = ? WHERE request_id = 'r299'", candidates)
-    state.ask("UPDATE counts SET of = 'waiting' WHERE name = 'labels' AND of = 'early'")
-    state.ask("PRAGMA user_version = 0")
-    state.close()
+    store.ask("UPDATE predictions SET candidates = ? WHERE request_id = 'r299'", candidates)
+    store.ask("UPDATE counts SET of = 'waiting' WHERE name = 'labels' AND of = 'early'")
+    store.ask("PRAGMA user_version = 0")
+    store.close()
     return tmp_path
 
 
 def test_a_database_of_before_the_outcomes_had_their_names_goes_on_counting(before):
-    state = State(before / "monitoring/state.db")
-    was = state.counts("labels")
+    store = LabelStore(before / "monitoring/state.db")
+    was = store.counts("labels")
 
-    state.label([Label("waits too", 1001, 0, MONDAY.timestamp())])
+    store.label([Label("waits too", 1001, 0, MONDAY.timestamp())])
 
     assert was["early"] >= 1 and "waiting" not in was
-    assert state.counts("labels") == {**was, "early": was["early"] + 1}
-    state.close()
+    assert store.counts("labels") == {**was, "early": was["early"] + 1}
+    store.close()
 
 
 def test_a_database_that_holds_the_future_recovers(before):
     monitor = Monitor(before, TOLD)
-    monitoring.forget(monitor.state, TOLD)
+    joined.forget(monitor.store, TOLD)
     with TestClient(monitoring.application(monitor)) as client:
         assert project.now() - CLOCK < timedelta(minutes=1), "the clock of the run is not that of a sender"
         monitor.look()
@@ -267,8 +269,8 @@ def test_a_database_that_holds_the_future_recovers(before):
         assert monitor.verdicts["1"].labels == 201 and monitor.completed == 1.0
         assert monitor.verdicts["1"].quality["feed_hours"] <= 2
         assert "250 predictions that are kept are dated after now" in client.get("/ready").json()["trouble"][0]
-    assert monitor.state.ask("SELECT count(*) FROM predictions WHERE version = '1'") == [(300,)]
-    assert monitor.state.ask("SELECT count(*) FROM labels") == [(203,)]
+    assert monitor.store.ask("SELECT count(*) FROM predictions WHERE version = '1'") == [(300,)]
+    assert monitor.store.ask("SELECT count(*) FROM labels") == [(203,)]
 
 
 def test_a_clock_that_goes_back_costs_nothing(monitor, monkeypatch):
@@ -279,24 +281,24 @@ def test_a_clock_that_goes_back_costs_nothing(monitor, monkeypatch):
     early = [dated(project.now(), f"early{n}") for n in range(5)]
     write(monitor.folder, [{**each, "candidates": [{**each["candidates"][0], "known_at": None}]} for each in early])
     monitor.look()
-    monitoring.forget(monitor.state, TOLD)
+    joined.forget(monitor.store, TOLD)
     assert monitor.verdicts["1"].requests == 5, "what is dated after now does not count"
     assert "300 predictions that are kept are dated after now" in monitor.trouble["times"]
     monkeypatch.setattr(project, "now", lambda: CLOCK)
     write(monitor.folder, [entry("last", minutes=300)])
     monitor.look()
     assert monitor.verdicts["1"].requests == 200 and "times" not in monitor.trouble
-    assert monitor.state.ask("SELECT count(*) FROM predictions") == [(306,)]
+    assert monitor.store.ask("SELECT count(*) FROM predictions") == [(306,)]
 
 
 def test_a_label_of_1970_counts_with_its_booking_and_only_once(monitor):
-    state = monitor.state
-    state.add([entry("r1")])
-    assert state.label([Label("r1", 1001, 1, 0.0), Label("never predicted", 1001, 1, 0.0)]) == {"joined": 1, "unknown": 1}
-    monitoring.forget(state, TOLD)
-    assert monitoring.completed_share(state) == 1.0
-    assert state.label([Label("r1", 1001, 1, 0.0)]) == {"duplicate": 1}
-    assert state.counts("labels") == {"joined": 1, "unknown": 1, "duplicate": 1}
+    store = monitor.store
+    store.add([entry("r1")])
+    assert store.label([Label("r1", 1001, 1, 0.0), Label("never predicted", 1001, 1, 0.0)]) == {"joined": 1, "unknown": 1}
+    joined.forget(store, TOLD)
+    assert joined.completed_share(store) == 1.0
+    assert store.label([Label("r1", 1001, 1, 0.0)]) == {"duplicate": 1}
+    assert store.counts("labels") == {"joined": 1, "unknown": 1, "duplicate": 1}
 
 
 def test_what_was_forgotten_does_not_come_back(monitor):
@@ -304,15 +306,15 @@ def test_what_was_forgotten_does_not_come_back(monitor):
     old = dated(CLOCK - KEPT + timedelta(seconds=1), "old")
     write(monitor.folder, [old])
     monitor.look()
-    monitor.state.ask("UPDATE predictions SET time = time - 3600")
+    monitor.store.ask("UPDATE predictions SET time = time - 3600")
     write(monitor.folder, [entry("new", minutes=10_000)])
     monitor.look()
-    monitor.state.ask("DELETE FROM predictions WHERE request_id = 'old'")  # as `forget` does an hour later
+    monitor.store.ask("DELETE FROM predictions WHERE request_id = 'old'")  # as `forget` does an hour later
     (monitor.folder / "serving/predictions/2026-03-02.jsonl").write_bytes(
         orjson.dumps({**old, "time": (CLOCK - KEPT * 2).isoformat()}) + b"\n"
     )
     monitor.look()
-    assert monitor.state.counts("predictions") == {"1": 2}
+    assert monitor.store.counts("predictions") == {"1": 2}
 
 
 def ran(folder, days: float, speed: float = 1.0) -> None:
@@ -341,7 +343,7 @@ def test_a_clock_goes_on_where_the_last_one_was_and_not_where_a_sender_is(tmp_pa
         assert timedelta(0) <= project.now() - then < timedelta(minutes=1)
         monitor.look()
         kept = [moment for moment in lines if moment < datetime(2099, 1, 1, tzinfo=UTC)]
-        assert monitor.state.ask("SELECT count(*) FROM predictions") == [(len(kept),)], "a log that was there before is read whole"
+        assert monitor.store.ask("SELECT count(*) FROM predictions") == [(len(kept),)], "a log that was there before is read whole"
 
 
 # ---- references of columns that hardly vary
@@ -350,8 +352,8 @@ def test_a_clock_goes_on_where_the_last_one_was_and_not_where_a_sender_is(tmp_pa
 def test_such_a_reference_is_kept_and_read_as_it_is(tmp_path):
     for kind in ("constant", "all missing"):
         made, window, _ = one_window(kind)
-        monitoring.keep_reference(tmp_path, "1", made, TOLD)
-        again = monitoring.kept_reference(tmp_path, "1", TOLD)
+        references.keep_reference(tmp_path, "1", made, TOLD)
+        again = references.kept_reference(tmp_path, "1", TOLD)
         scores = [judge(window, NO_LABELS, each, TOLD).scores for each in (made, again)]
         assert scores[0] == pytest.approx(scores[1], nan_ok=True)
 
@@ -359,9 +361,9 @@ def test_such_a_reference_is_kept_and_read_as_it_is(tmp_path):
 @pytest.mark.parametrize("spoil", [lambda f: f.write_bytes(f.read_bytes()[:100]), lambda f: f.write_text("[]"), lambda f: f.unlink()])
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
 def test_a_kept_reference_that_cannot_be_read_is_made_anew(tmp_path, ending, spoil):
-    monitoring.keep_reference(tmp_path, "1", reference(TRIPLES[0], 1), TOLD)
+    references.keep_reference(tmp_path, "1", reference(TRIPLES[0], 1), TOLD)
     spoil((tmp_path / "monitoring/reference/1").with_suffix(ending))
-    assert monitoring.kept_reference(tmp_path, "1", TOLD) is None
+    assert references.kept_reference(tmp_path, "1", TOLD) is None
 
 
 # ---- works that fail
@@ -378,7 +380,7 @@ def two(monitor):
 
 def spoil(monitor) -> None:
     "Half a page of the disk is lost: candidates of version 2 cannot be read any more."
-    monitor.state.ask("UPDATE predictions SET candidates = X'5B5B' WHERE version = '2' AND request_id = 'r19'")
+    monitor.store.ask("UPDATE predictions SET candidates = X'5B5B' WHERE version = '2' AND request_id = 'r19'")
 
 
 def test_a_verdict_that_fails_costs_no_other_one_and_gets_old(two, monkeypatch):
@@ -393,10 +395,10 @@ def test_a_verdict_that_fails_costs_no_other_one_and_gets_old(two, monkeypatch):
         told = metrics(client)
         ages = {version: told[f'monitoring_verdict_age_seconds{{version="{version}"}}'] for version in "12"}
         assert ages["1"] < ages["2"]
-        monkeypatch.setattr(monitoring, "LATE", 0.05)
+        monkeypatch.setattr(Health, "late", 0.05)
         time.sleep(0.1)
         assert re.search(r"verdict of version 2: it is \d+ seconds old", "\n".join(client.get("/ready").json()["trouble"]))
-        two.state.ask("DELETE FROM predictions WHERE request_id = 'r19'")
+        two.store.ask("DELETE FROM predictions WHERE request_id = 'r19'")
         two.look()
         assert two.verdicts["2"].requests == 14 and "verdict of version 2" not in two.trouble
 
@@ -406,7 +408,7 @@ def test_a_failure_is_logged_once_and_its_end_too(two, caplog):
     write(two.folder, [entry("s1", minutes=30)])
     for _ in range(3):
         two.look()
-    two.state.ask("DELETE FROM predictions WHERE request_id = 'r19'")
+    two.store.ask("DELETE FROM predictions WHERE request_id = 'r19'")
     two.look()
     lines = [record.getMessage() for record in caplog.records if "verdict of version 2" in record.getMessage()]
     assert ["does not work" in line for line in lines] == [True, False] and "works again" in lines[1]
@@ -438,7 +440,7 @@ def weekdays(rows: pd.DataFrame, weekend: bool) -> pd.DataFrame:
 )
 def test_a_window_that_shares_no_hour_of_the_week_with_the_reference_has_a_report(tmp_path, before, after):
     kept, rows = reference_of(before(unchanged(BEGIN, 28)), TOLD, pd.Timestamp(BEGIN)), after(unchanged(LATER, 7))
-    monitoring.report(rows.tail(1_000), kept, TOLD, tmp_path / "report.html")
+    reports.report(rows.tail(1_000), kept, TOLD, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
 
 
@@ -455,7 +457,7 @@ def test_a_report_on_such_columns_says_what_the_verdict_says(tmp_path, kinds):
     *_, window = windows(of_kinds(unchanged(LATER, 7), kinds, 1_001))
     changed = window.assign(**{NAMES[0]: 0.9, NAMES[1]: 0.9})
     for rows in (window, changed) if kinds == TRIPLES[0] else (window,):
-        monitoring.report(rows, reference(kinds, 1), TOLD, tmp_path / "report.html")
+        reports.report(rows, reference(kinds, 1), TOLD, tmp_path / "report.html")
         drifts = (tmp_path / "report.html").read_text().count("Data drift detected")
         assert drifts == sum(share >= 1 for share in judge(rows, NO_LABELS, reference(kinds, 1), TOLD).scores.values())
 
@@ -470,9 +472,9 @@ def reporting(monitor, monkeypatch):
     monitor.broken, monitor.begun = True, []
 
     class Played:
-        "In place of `SubprocessJob`, which takes seconds."
+        "In place of a `SubprocessJob`, which takes seconds."
 
-        def __init__(self, work, folder, version, told, nice=0):
+        def __init__(self, folder, version, told, nice=0):
             self.version = version
             monitor.begun.append(version)
 
@@ -481,8 +483,8 @@ def reporting(monitor, monkeypatch):
                 raise project.UserError("no space is left")
             return f"report-{self.version}.html"
 
-    monkeypatch.setattr(monitoring, "SubprocessJob", Played)
-    monkeypatch.setattr(monitoring, "LATE", 0.3)
+    monkeypatch.setattr(monitoring, "begin_report", Played)
+    monkeypatch.setattr(Health, "late", 0.3)
     return monitor
 
 
@@ -503,12 +505,12 @@ def test_a_reference_that_cannot_be_made_keeps_no_other(monitor, monkeypatch):
     monitor.look()
     kept = {"2": reference(TRIPLES[0], 1)}
 
-    def read(folder, version, told):
+    def read(folder, version, told, ended):
         if version not in kept:
             raise ZeroDivisionError
         return kept[version]
 
-    monkeypatch.setattr(monitoring, "kept_reference", read)
+    monkeypatch.setattr(monitoring, "reference_for", read)
     monitoring.refer(monitor)
     assert monitor.referred and monitor.references["2"] is kept["2"] and monitor.references["1"] is None
     assert "ZeroDivisionError" in monitor.trouble["reference of version 1"]
@@ -519,9 +521,9 @@ def test_a_reference_that_cannot_be_made_keeps_no_other(monitor, monkeypatch):
 
 def test_a_service_whose_look_fails_says_so_and_goes_on(tmp_path):
     monitor = Monitor(tmp_path, TOLD.model_copy(update={"refresh_seconds": 0.01}))
-    look, broken = monitor.state.ask, threading.Event()
+    look, broken = monitor.store.ask, threading.Event()
     broken.set()
-    monitor.state.ask = lambda *words: sys.exit("broken") if broken.is_set() else look(*words)
+    monitor.store.ask = lambda *words: sys.exit("broken") if broken.is_set() else look(*words)
     broken.clear()
     with TestClient(monitoring.application(monitor)) as client:
         broken.set()

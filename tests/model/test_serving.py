@@ -1299,7 +1299,7 @@ def test_without_a_limit_the_log_is_kept_for_ever(own, days):
     folder = own / "serving/predictions"
     days_of(folder, *range(0, 4_000, 100))
     with served(own, retention_days=days) as client:
-        wait_for(lambda: client.service._day)
+        wait_for(lambda: client.service.retention._day)
 
     assert len(ages(folder)) == 40
 

@@ -19,7 +19,7 @@ from browser import CHROMIUM, free_port, page
 from company import KNOWN
 from online import COMMAND, Online, wait_for
 
-from mlops_course import drift, monitoring, project
+from mlops_course import drift, project, references
 from mlops_course.monitoring import MonitoringSettings
 from mlops_course.problem import CONTRACT
 
@@ -102,7 +102,7 @@ def both(template, tmp_path_factory):
     "A serving and a monitoring service on one company, whose champion has a reference for drift."
     folder = company.copy(template, tmp_path_factory.mktemp("both") / "company")
     told = MonitoringSettings(**TOLD)
-    monitoring.keep_reference(folder, "1", drift.reference_of(usual(), told, pd.Timestamp(company.CLOCK)), told)
+    references.keep_reference(folder, "1", drift.reference_of(usual(), told, pd.Timestamp(company.CLOCK)), told)
     online, watch = Online(folder), Watch(folder)
     try:
         wait_for(online.ready, 120)
