@@ -253,7 +253,7 @@ def test_metrics_tell_the_documented_names_with_the_version(door):
     monitor.store.label(labels)
     monitor.look()
     found = {sample.name: sample for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples}
-    text = (project.root() / "notebooks/918_health.ipynb").read_text(encoding="utf-8")
+    text = (project.root() / "notebooks/920_health.ipynb").read_text(encoding="utf-8")
     assert {name for name in found if f"`{name}`" not in text} == set()
     assert found["monitoring_rmse"].labels == {"version": "1"}
     assert 'monitoring_drift_detected{kind="performance",version="1"} 1.0' in client.get("/metrics").text
