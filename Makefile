@@ -126,7 +126,7 @@ test: lint ## lint, package in step, all tests that need no server, every notebo
 .PHONY: test-notebooks
 test-notebooks: $(READY) ## run every notebook and compare with its stored outputs
 	rm -rf out/nbval
-	PLOOMBER_ENV_FILENAME=env.test.yaml MLOPS_COURSE_LAB=out/nbval pytest --nbval notebooks -p no:randomly
+	PLOOMBER_ENV_FILENAME=env.test.yaml MLOPS_COURSE_LAB=out/nbval pytest --nbval notebooks -p no:randomly -n 2
 
 .PHONY: test-all
 test-all: test ## and the tests that need servers, kills, load or a browser

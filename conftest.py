@@ -2,10 +2,12 @@
 
 import itertools
 import os
+import re
 from collections import defaultdict
 
 import costs
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # A kernel python3 that another Python has put somewhere is not the one that verifies these notebooks.
 os.environ.pop("JUPYTER_PATH", None)
@@ -27,6 +29,19 @@ def pytest_collection_modifyitems(items):
         # the check of a solved exercise says PASS now, whatever was stored before it was solved
         if "exercise" in item.cell.metadata.get("tags", []) and "raise NotImplementedError" not in item.cell.source:
             after.options["check"] = False
+
+
+class ByNotebook(LoadScopeScheduling):
+    "A notebook stays in one process; so do the stages, in their order, because each reads what the last has made."
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        stages = re.findall(r"source: (\S+)", (self.config.rootpath / "pipeline.yaml").read_text(encoding="utf-8"))
+        return "the pipeline" if file in stages else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByNotebook(config, log) if config.option.nbval else None
 
 
 def pytest_terminal_summary(terminalreporter):
