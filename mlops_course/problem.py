@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACCEPTANCE', 'COSTS', 'STATISTICS', 'BOOKINGS', 'CANDIDATES', 'LABELS', 'REQUEST', 'CONTRACT', 'ENTITY', 'TIME',
-           'BOOKING', 'LABEL', 'FEATURES', 'PROPENSITY', 'KNOWN', 'Acceptance', 'Costs', 'Column', 'Table', 'Contract',
-           'schema']
+           'BOOKING', 'LABEL', 'FEATURES', 'PROPENSITY', 'KNOWN', 'Acceptance', 'Costs', 'Column', 'Table', 'Feature',
+           'Roles', 'Contract', 'Project', 'schema']
 
 # %% ../notebooks/10_problem.ipynb #ab91ebc6
 from .project import Settings
@@ -60,8 +60,8 @@ class Column(Settings):
     "One column of a table, as its sender and its readers agreed."
 
     name: str
-    # int64, float64, string, timestamp in UTC with microseconds
-    kind: Literal["integer", "number", "text", "time"]
+    # int64, float64, bool, string, timestamp in UTC with microseconds
+    kind: Literal["integer", "number", "boolean", "text", "time"]
     about: str  # what it says, with its unit
     low: float | None = None
     high: float | None = None
@@ -80,6 +80,7 @@ class Table(Settings):
     about: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]  # one row for each
+    entity: str | None = None  # whom its rows are about, in a table of features
     time: str | None = None  # the column that says when it happened; None: there is none
     # a row counts from its time, or from when it was written, if later
     known: Literal["event", "created"] = "event"
@@ -129,6 +130,7 @@ STATISTICS = Table(
         _phone("driver_phone"),
     ),
     key=("driver_id", "datetime", "created"),
+    entity="driver_id",
     time="datetime",
     known="created",
     span=timedelta(hours=1),
@@ -215,18 +217,101 @@ REQUEST = Table(
     readers=("dispatch",),
 )
 
-# %% ../notebooks/10_problem.ipynb #5a0cef7c
-class Contract(Settings):
-    "The tables of a project, and the roles of their columns."
+# %% ../notebooks/10_problem.ipynb #a8d1ce86
+class Feature(Settings):
+    "Where a feature comes from, and what a model may expect of it."
 
-    tables: dict[str, Table]  # statistics, bookings, candidates, labels, request
-    entity: str  # who is scored
-    features: tuple[str, ...]  # what a model may see, in this order
+    table: str  # of features, or the request itself
+    # None: a boolean or a text is what it says, all else a number
+    kind: Literal["number", "boolean", "category"] | None = None
+    score: Literal["rises", "falls"] | None = None  # what the score does, at most, when it rises
+
+# %% ../notebooks/10_problem.ipynb #5a0cef7c
+class Roles(Settings):
+    "Which part each table and column plays."
+
+    labels: str = "labels"  # the table that says how it ended,
+    request: str = "request"  # the one that asks for scores,
+    # and those of the choices that were made; None: nobody has logged them
+    bookings: str | None = None
+    candidates: str | None = None
+    entity: str  # the column that says who is scored
+    features: dict[str, Feature]  # what a model may see, in this order
     label: str  # 0 or 1
     time: str  # the moment of a booking, in bookings, labels and requests
     booking: str  # what names a booking
-    propensity: str  # the probability of the logged choice
+    propensity: str | None = None  # the probability of the logged choice
+    created: str = "created"  # when a row was written
     known: str = "known_at"  # from when a row may be used; the data stage computes it
+
+# %% ../notebooks/10_problem.ipynb #78df1914
+from pydantic import Field, model_validator
+
+
+class Contract(Roles):
+    "The tables of a project with their roles, and what follows from them."
+
+    tables: dict[str, Table]
+
+    @model_validator(mode="before")
+    @classmethod
+    def named(cls, values: dict) -> dict:
+        "Each table by the name under which it stands."
+        tables = values.get("tables") if isinstance(values, dict) else None
+        if not isinstance(tables, dict):
+            return values
+        names = {k: {"name": k, **t} if isinstance(t, dict) else t for k, t in tables.items()}
+        return {**values, "tables": names}
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        "Of each feature: number, boolean or category."
+        return {name: self.kind(name) for name in self.features}
+
+    def kind(self, name: str) -> str:
+        "Of one feature."
+        said = {"boolean": "boolean", "text": "category"}
+        feature = self.features[name]
+        return feature.kind or said.get(self.column(feature.table, name).kind, "number")
+
+    def column(self, table: str, name: str) -> Column:
+        "One column of a table."
+        return next(c for c in self.tables[table].columns if c.name == name)
+
+    @property
+    def own(self) -> list[str]:
+        "The features that a request brings itself."
+        return [name for name, f in self.features.items() if f.table == self.request]
+
+    @property
+    def views(self) -> dict[str, list[str]]:
+        "The tables of features, and what a model takes from each."
+        found = {f.table: [] for f in self.features.values() if f.table != self.request}
+        for name, feature in self.features.items():
+            if feature.table in found:
+                found[feature.table].append(name)
+        return found
+
+    @property
+    def keys(self) -> list[str]:
+        "The entities that a request names, so that its features can be found."
+        return list(dict.fromkeys(self.tables[view].entity for view in self.views))
+
+    @property
+    def learned(self) -> str:
+        "The table in which past requests stand, each of their candidates in a row."
+        return self.candidates or self.bookings or self.labels
+
+# %% ../notebooks/10_problem.ipynb #1d1d9b2d
+class Project(Settings):
+    "Everything that is decided about a model before there is one."
+
+    name: str = Field(pattern="^[a-z][a-z0-9-]*$")  # of the experiment, and of the registered model
+    about: str  # the question that the model answers
+    raw: str | None = None  # the stage that makes the raw files; None: somebody else does
+    contract: Contract
+    acceptance: Acceptance
+    costs: Costs
 
 # %% ../notebooks/10_problem.ipynb #14a82483
 from .telemetry import hide
@@ -234,7 +319,13 @@ from .telemetry import hide
 CONTRACT = Contract(
     tables={t.name: t for t in [STATISTICS, BOOKINGS, CANDIDATES, LABELS, REQUEST]},
     entity="driver_id",
-    features=("conv_rate", "acc_rate", "avg_daily_trips"),
+    features={
+        "conv_rate": Feature(table="statistics", score="rises"),
+        "acc_rate": Feature(table="statistics"),
+        "avg_daily_trips": Feature(table="statistics"),
+    },
+    bookings="bookings",
+    candidates="candidates",
     label="trip_completed",
     time="event_timestamp",
     booking="request_id",
@@ -263,6 +354,7 @@ def schema(
     dtypes = {
         "integer": "int64",
         "number": "float64",
+        "boolean": "boolean",
         "text": "string",
         "time": "datetime64[us, UTC]",
     }
