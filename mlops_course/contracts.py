@@ -8,7 +8,7 @@ __all__ = ['SCHEMA', 'faults', 'read_project', 'write_schema']
 # %% ../notebooks/930_project_files.ipynb #f5ebeb0f
 from collections.abc import Iterator
 
-from .problem import Contract, Table
+from .problem import KNOWN, Contract, Table
 
 
 def faults(
@@ -41,8 +41,8 @@ def _of_table(table: Table, contract: Contract) -> Iterator[str]:
         yield f"{here}: a table of features needs a `time`"
     if table.known == "created" and kinds.get(contract.created) != "time":
         yield f"{here}.known: created, but there is no column {contract.created} of kind time"
-    if contract.known in kinds:
-        yield f"{here}: {contract.known} is written by the data stage, call the column otherwise"
+    if KNOWN in kinds:
+        yield f"{here}: {KNOWN} is written by the data stage, call the column otherwise"
 
 # %% ../notebooks/930_project_files.ipynb #e6f23571
 def _of_roles(contract: Contract) -> Iterator[str]:

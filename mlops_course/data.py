@@ -98,7 +98,7 @@ def _typed(
     return pd.DataFrame(columns, index=file.rows), refused
 
 # %% ../notebooks/30_data_pipeline.ipynb #24ccfc1d
-from .problem import CONTRACT
+from .problem import CONTRACT, KNOWN
 from .readers import public_json, read_raw
 
 
@@ -251,7 +251,7 @@ def superseded(
     rows = rows.sort_values(["entity", "known", "newness"], kind="stable")
     newest = rows.groupby("entity").newness.cummax()
     newest = newest.groupby([rows.entity, rows.known]).transform("last")
-    return _first({CONTRACT.known: rows.newness < newest})
+    return _first({KNOWN: rows.newness < newest})
 
 # %% ../notebooks/30_data_pipeline.ipynb #024b2b3d
 from collections.abc import Callable
@@ -310,8 +310,8 @@ def clean(
 def _sorted(frame: pd.DataFrame, table: Table, known: str | None) -> pd.DataFrame:
     "With the time at which each row became known, in the order in which it will be read."
     if table.time:
-        frame = frame.assign(**{CONTRACT.known: known_at(frame, table, known)})
-    first = [CONTRACT.entity, CONTRACT.known] if table.span else [table.time] if table.time else []
+        frame = frame.assign(**{KNOWN: known_at(frame, table, known)})
+    first = [CONTRACT.entity, KNOWN] if table.span else [table.time] if table.time else []
     return frame.sort_values([*first, *(k for k in table.key if k not in first)], kind="stable")
 
 # %% ../notebooks/30_data_pipeline.ipynb #797860d3

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import pandas as pd
 import pyarrow as pa
 
-from .problem import CONTRACT
+from .problem import CONTRACT, KNOWN
 
 STATISTICS = CONTRACT.tables["statistics"]
 
@@ -38,7 +38,7 @@ class FeaturePusher:
             if driver not in self._hour or hour > self._hour[driver]:
                 self._hour[driver] = hour
                 known = max(row["created"], hour + STATISTICS.span)
-                self.waiting[driver] = {**row, CONTRACT.known: known}
+                self.waiting[driver] = {**row, KNOWN: known}
 
     async def send(self) -> None:
         "Push what waits. What cannot be pushed waits again, where nothing newer has come."
