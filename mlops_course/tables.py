@@ -8,7 +8,7 @@ __all__ = ['ROWS', 'schema_of', 'arrow_schema', 'table_of', 'write_table', 'parq
 # %% ../notebooks/915_tables.ipynb #bb5e4eea
 import pyarrow as pa
 
-from .problem import CONTRACT, KNOWN, Table
+from .problem import KNOWN, Table
 
 _TYPES = {
     "integer": pa.int64(),
