@@ -186,9 +186,9 @@ def candidates_of(
 # %% ../notebooks/51_online_serving.ipynb #47d8d282
 from pydantic import BaseModel
 
-from .predictions import Digits, Number
+from .predictions import entity_type
 
-Driver = Number | Digits
+Driver = entity_type(CONTRACT.column("request", CONTRACT.entity))
 
 
 class Inference(BaseModel):
