@@ -732,6 +732,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
 from . import web
+from .contracts import read_project
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -797,12 +798,13 @@ def serve(
     folder: _Folder = None,
     settings: _Set = None,
 ):
-    "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
+    "Answer online: which of some candidates is the best, and what each scores."
     with supervision.ended_quietly("serving"):
         _, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
+        (out, chosen, name), told = told, read_project(project.environment(file).project)
         from mlops_course import api
 
-        api.serve(*told)
+        api.serve(out, chosen, told, name)
 
 
 @app.command(

@@ -28,18 +28,18 @@ def _drawn(request_id: str) -> float:
 # %% ../notebooks/42_uplift.ipynb #785e4283
 def choose(
     request_id: str,
-    drivers: Sequence[int],
-    scores: Sequence[float | None],  # beside `drivers`; None: nothing is known of this one
+    entities: Sequence,  # numbers or text
+    scores: Sequence[float | None],  # beside `entities`; None: nothing is known of this one
     epsilon: float,  # share of requests in which the candidate is drawn
 ) -> Choice:
-    "The candidate with the highest score, of equal ones the lowest number; or one that is drawn."
+    "The candidate with the highest score, of equal ones the first by name; or one that is drawn."
     known = [i for i, score in enumerate(scores) if score is not None]
     if not known:
         return Choice(None, False, None)
-    place = best = max(known, key=lambda i: (scores[i], -drivers[i]))
+    place = best = min(known, key=lambda i: (-scores[i], entities[i]))
     drawn = _drawn(request_id)
     if explored := drawn < epsilon:  # and then drawn / epsilon lies in [0, 1) again
-        ordered = sorted(known, key=drivers.__getitem__)
+        ordered = sorted(known, key=entities.__getitem__)
         place = ordered[min(int(drawn / epsilon * len(known)), len(known) - 1)]
     return Choice(place, explored, epsilon / len(known) + (1 - epsilon) * (place == best))
 
