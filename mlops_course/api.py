@@ -59,7 +59,7 @@ def answer_type(
     chosen = f"{fields['entity'][1].description}; null: nothing is known of any candidate"
     return create_model(
         "Answer",
-        __doc__=f"The answer to: {project.about} And what it rests on.",
+        __doc__="The best candidate, and what that rests on.",
         prediction=(kind | None, Field(description=chosen)),
         error=(str | None, ...),
         request_id=(str, ...),

@@ -155,7 +155,7 @@ class ServingSettings(project.Settings):
     cache_seconds: Seconds = 5
     store_seconds: Period = 0.2  # the store may take this long, then the last known features count
     stale_if_error_seconds: Seconds = 300  # and they do so for this long
-    # share of requests whose driver is drawn
+    # share of requests whose answer is drawn
     epsilon: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.05
     idempotency_ttl_seconds: Seconds = 60  # a request id that comes again gets the same answer
     refresh_seconds: Period = 2  # until a new champion or a new store is noticed, at most
