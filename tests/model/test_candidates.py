@@ -96,11 +96,12 @@ class Store:
 
 
 @contextmanager
-def served(folder, model, of: Project = SHOP, rows: dict | None = None, **changes):
+def served(folder, model, of: Project = SHOP, rows: dict | None = None, store: bool = True, **changes):
     "A client of a service of a project, on a store in memory."
     told = serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes})
     service = api.Serving(folder, told, of)
-    service.entities.store = Store(HABITS if rows is None else rows)
+    if store:
+        service.entities.store = Store(HABITS if rows is None else rows)
     seen = service.entities.champion
     seen.look = lambda: None if seen.model else (model, "registry")
     with TestClient(api.application(service)) as client:
@@ -440,3 +441,15 @@ def test_a_row_of_several_entities_is_kept_with_its_score_and_logged_with_its_ke
     assert first["candidates"] == again["candidates"] and [c["score"] for c in first["candidates"]] == [0.6, 0.4]
     assert other["rows"][0]["score"] == 0.4 and sum(asked) == 3
     assert {name: entry["candidates"][0][name] for name in ("customer", "branch")} == {"customer": "Ann", "branch": 7}
+
+
+def test_where_a_request_brings_all_no_store_is_asked(tmp_path):
+    said = yaml.safe_load(shop.TEXT)
+    said["contract"]["features"] = {name: {"table": "request"} for name in ("basket", "device")}
+    brings = Project.model_validate(said)
+    model = Pipeline(None, brings.name, "1", "a run", tuple(brings.contract.features), "a digest")
+    object.__setattr__(model, "probability", lambda rows: rows.basket.to_numpy() / 100)
+    with served(tmp_path, model, brings, store=False) as client:
+        [found] = score(client, ORDER)
+
+    assert (found["score"], found["features"], found["degraded"]) == (0.4, "fresh", False)
