@@ -256,7 +256,7 @@ class _Form:
         columns = zip(*rows, strict=True)
         return all(set(map(type, c)) <= t for c, t in zip(columns, self.types, strict=False))
 
-
+# %% ../notebooks/906_joined.ipynb #906ca703
 def _seconds(time: str | datetime | None) -> float | None:
     "Since 1970. Raises `ValueError` if it has no zone."
     if time is None:
