@@ -314,7 +314,7 @@ def track_run(
     params = [Param(name, str(value)) for name, value in recipe.items()]
     client.log_batch(run_id, metrics=numbers, params=params)
     if model is not None:
-        digest = registry.log_model(client, run_id, model, tuple(contract.features))
+        digest = registry.log_model(client, run_id, model, contract.kinds)
         client.set_tag(run_id, "model_digest", digest)
     for file in files:
         client.log_artifact(run_id, str(file))
@@ -326,7 +326,7 @@ from .telemetry import log
 
 
 def present_champion(client, contract: Contract) -> gate.Incumbent | None:
-    "The registry's champion; None if there is none that these libraries can open."
+    "The registry's champion; None if there is none that can be asked here."
     try:
         loaded = registry.load(client)
     except registry.NoChampion:
@@ -334,8 +334,11 @@ def present_champion(client, contract: Contract) -> gate.Incumbent | None:
     except registry.OtherLibraries as error:
         log.warning("no comparison with the champion", reason=str(error))
         return None
+    if gone := [name for name, kind in loaded.kinds.items() if contract.kinds.get(name) != kind]:
+        log.warning("no comparison with the champion", reason=f"features changed: {gone}")
+        return None
     until = pd.Timestamp(client.get_run(loaded.run_id).data.tags["until"])
-    return gate.Incumbent(lambda rows: models.probability(loaded.model, rows, contract), until)
+    return gate.Incumbent(loaded.probability, until)
 
 # %% ../notebooks/45_training_pipeline.ipynb #45d00004
 from . import verdicts
@@ -399,7 +402,7 @@ def train(
     files = registry.artifacts(client, run_id)
     answer = _verdict_in(files / "verdict.json", run_id)
     decision, number = settle(client, run_id, recipe, answer.pop("passed"))
-    model = {"name": registry.NAME, "version": number, "run_id": run_id}
+    model = {"name": client.name, "version": number, "run_id": run_id}
     model |= {"digest": run.data.tags.get("model_digest"), "kind": answer.pop("kind")}
     if decision == "kept":
         now = registry.aliases(client)["champion"]
@@ -482,7 +485,7 @@ def reproduce(
     "Train a run's model again, and say what may explain another one. Raises `UserError`."
     import tempfile
 
-    client = registry.connect(folder)
+    client = registry.connect(folder, project.name)
     run = _made_by(client, run_id)
     tags = run.data.tags
     frame = load_snapshot(tags["snapshot"], Path(folder).parent / "snapshots")
@@ -495,7 +498,7 @@ def reproduce(
     learned = models.labelled(frame, since, pd.Timestamp(tags["until"]), contract)
     model = models.fit(tags["kind"], learned, int(run.data.params["seed"]), contract)
     with tempfile.TemporaryDirectory() as scratch:
-        made = registry.save_model(model, Path(scratch) / "model", tuple(contract.features))
+        made = registry.save_model(model, Path(scratch) / "model", contract.kinds)
     if made != tags["model_digest"] and (other := registry.saved_elsewhere(client, run_id)):
         print(f"the model was made with {other}: that may be why it differs")
     return Reproduced(tags["model_digest"], made)
@@ -548,7 +551,7 @@ def run(
     history = {view: _cleaned(stage, view) for view in stage.project.contract.views}
     snapshot = save_snapshot(_extracted(stage), stage.out / "snapshots")
     stage.record(stage.out / f"snapshots/{snapshot}.parquet")
-    client = registry.connect(stage.product["mlflow"])
+    client = registry.connect(stage.product["mlflow"], stage.project.name)
     frame = load_snapshot(snapshot, stage.out / "snapshots")
     stage.count("frame", len(frame))
     decision, files = train(client, frame, history, settings, snapshot, stage.project)

@@ -320,7 +320,7 @@ def test_extraction_gives_each_row_the_features_of_its_own_entity_and_time():
 @pytest.fixture
 def place(tmp_path):
     "A client of an empty MLflow, and the folder of snapshots beside it."
-    return registry.connect(tmp_path / "mlflow"), tmp_path / "snapshots"
+    return registry.connect(tmp_path / "mlflow", RIDES.name), tmp_path / "snapshots"
 
 
 def train(place, frame, told=TOLD):
@@ -334,14 +334,14 @@ def runs(client) -> int:
 
 
 def versions(client) -> int:
-    return len(client.search_model_versions(f"name = '{registry.NAME}'"))
+    return len(client.search_model_versions(f"name = '{RIDES.name}'"))
 
 
 @pytest.fixture(scope="module")
 def champion(tmp_path_factory):
     "A folder in which one model has passed the gate. Copy it, do not write to it."
     folder = tmp_path_factory.mktemp("champion")
-    decision = train((registry.connect(folder / "mlflow"), folder / "snapshots"), table())
+    decision = train((registry.connect(folder / "mlflow", RIDES.name), folder / "snapshots"), table())
     return folder, decision
 
 
@@ -349,7 +349,7 @@ def champion(tmp_path_factory):
 def trained(champion, tmp_path):
     "A copy of that folder: client and snapshots, and the decision."
     shutil.copytree(champion[0], tmp_path, dirs_exist_ok=True)
-    return (registry.connect(tmp_path / "mlflow"), tmp_path / "snapshots"), champion[1]
+    return (registry.connect(tmp_path / "mlflow", RIDES.name), tmp_path / "snapshots"), champion[1]
 
 
 def test_what_passes_is_registered_promoted_and_can_be_loaded(trained):
@@ -473,7 +473,7 @@ def elsewhere(client, run_id: str) -> None:
     pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
     file.write_bytes(registry.canonical(skops.io.dumps(make_pipeline(FunctionTransformer(np.exp2), FunctionTransformer(print)))))
     digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    client.set_model_version_tag(registry.NAME, "1", "files", json.dumps(digests))
+    client.set_model_version_tag(RIDES.name, "1", "files", json.dumps(digests))
 
 
 def test_a_champion_that_other_libraries_have_saved_is_logged_and_the_gate_asks_as_of_a_first_one(trained):
@@ -542,7 +542,7 @@ def once(*given, **named):
         os.kill(os.getpid(), 9)
     return made
 registry.{moment} = once
-training.train(registry.connect(folder / "mlflow"), frame, history, told, snapshot, rides)
+training.train(registry.connect(folder / "mlflow", rides.name), frame, history, told, snapshot, rides)
 """
     place = (None, tmp_path / "snapshots")
     snapshot = training.save_snapshot(table(), place[1])
@@ -550,7 +550,7 @@ training.train(registry.connect(folder / "mlflow"), frame, history, told, snapsh
     done = subprocess.run([sys.executable, "-c", killed, str(tmp_path), snapshot], cwd=project.root(), capture_output=True, text=True)
     assert done.returncode == -9, done.stderr[-2000:]
 
-    client = registry.connect(tmp_path / "mlflow")
+    client = registry.connect(tmp_path / "mlflow", RIDES.name)
     decision = train((client, place[1]), table())
 
     assert decision["model"]["digest"] == champion[1]["model"]["digest"]
