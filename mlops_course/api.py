@@ -575,11 +575,11 @@ from . import registry
 from .web import check_built
 
 
-def _check_champion(folder: Path) -> None:
+def _check_champion(folder: Path, name: str) -> None:
     "Raise `UserError` if there is no model to answer with, nor a copy of an earlier one."
     check_built(folder, folder / "serving/model")
     with suppress(sqlite3.Error):  # the service can live with that, on its copy
-        if not registry.champion(folder / "mlflow"):
+        if not registry.champion(folder / "mlflow", name):
             raise project.UserError(
                 f"no model of {project.shown(folder)} has passed the gate yet: "
                 f"`{project.in_make('run')}` says why"
@@ -619,7 +619,7 @@ def serve(
         predictions.only_writer(predictions.folder_of(folder)),
         logging_to(folder / services.SERVICES["serving"].log, service="serving", environment=name),
     ):
-        _check_champion(folder)
+        _check_champion(folder, project.name)
         port = listening.getsockname()[1]
         print(
             f"serving of {shown(folder)} starts on port {port}: about ten seconds ...",

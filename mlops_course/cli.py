@@ -446,12 +446,12 @@ def _judged(told: dict) -> list[str]:
     ]
 
 # %% ../notebooks/91_command_line.ipynb #91fe0a48
-def _champion(mlflow: Path) -> str:
+def _champion(mlflow: Path, name: str) -> str:
     from mlops_course import registry
 
-    found = registry.champion(mlflow)
+    found = registry.champion(mlflow, name)
     return (
-        f"{registry.NAME} version {found.version}"
+        f"{name} version {found.version}"
         if found
         else "no champion: no model has passed the gate yet"
     )
@@ -467,6 +467,12 @@ def _rows(path: Path) -> int:
     return pq.read_metadata(path).num_rows
 
 # %% ../notebooks/91_command_line.ipynb #a535bca7
+def _project(file: str):
+    from mlops_course import contracts
+
+    return contracts.read_project(project.environment(file).project)
+
+
 def summary(
     file: str,  # of the environment, in the root
 ) -> str:
@@ -477,7 +483,7 @@ def summary(
         raise _absent(f"nothing was built in {where}", file, "run")
     lines = [
         spoken_of(file),
-        f"Champion   {_champion(out / 'mlflow')}",
+        f"Champion   {_champion(out / 'mlflow', _project(file).name)}",
         *_judged(_read(out / "training/decision.json")),
     ]
     if (out / "training/truth.json").is_file():
@@ -691,7 +697,11 @@ def trace(
         _show_rows("candidate", entry["candidates"])
         typer.echo("")
     try:
-        _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
+        _show(
+            registry.trace(
+                registry.connect(folder, _project(file).name), entry["run_id"] if entry else which
+            )
+        )
     except registry.UnknownVersion:
         shown = project.in_make("ui", file)
         raise project.UserError(
@@ -705,9 +715,9 @@ def rollback(file: _File = "env.yaml"):
     "Make the previous champion champion again."
     from mlops_course import registry
 
-    folder = _mlflow(file)
+    client = registry.connect(_mlflow(file), _project(file).name)
     typer.echo(spoken_of(file))
-    typer.echo(f"champion is version {registry.rollback(registry.connect(folder))} again")
+    typer.echo(f"champion is version {registry.rollback(client)} again")
 
 
 def _check_given(word: str, what: str) -> None:
@@ -723,7 +733,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     folder = _mlflow(file)
     _check_given(run_id, "a run id, as `mlops-course trace champion` shows it")
     typer.echo(spoken_of(file))
-    was, now = training.reproduce(folder, search.in_one_line(run_id))
+    was, now = training.reproduce(folder, search.in_one_line(run_id), _project(file))
     if was != now:
         raise project.UserError(
             f"the model differs: {was[:12]} was registered, {now[:12]} came out"
@@ -732,7 +742,6 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
 from . import web
-from .contracts import read_project
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -753,7 +762,7 @@ def _service(
     changes: list[str] | None,
     starts: bool = True,
 ):
-    "The module of a service, and what its function takes: folder, settings, environment's name."
+    "The module of a service, and what its function takes: folder, settings, project, environment's name."
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     told = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
@@ -771,7 +780,7 @@ def _service(
     chosen = project.validated(
         getattr(module, model), values, f"the section `{section}` of {file}, and --set"
     )
-    return module, (out, chosen, told.name)
+    return module, (out, chosen, _project(file), told.name)
 
 # %% ../notebooks/91_command_line.ipynb #5f099437
 def _check_address(out: Path, name: str, values: dict) -> None:
@@ -801,10 +810,9 @@ def serve(
     "Answer online: which of some candidates is the best, and what each scores."
     with supervision.ended_quietly("serving"):
         _, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
-        (out, chosen, name), told = told, read_project(project.environment(file).project)
         from mlops_course import api
 
-        api.serve(out, chosen, told, name)
+        api.serve(*told)
 
 
 @app.command(
@@ -840,7 +848,7 @@ def retrain_on_alert(
             file, "retraining", "RetrainingSettings", host, port, folder, settings
         )
         _check_built(told[0])
-        retraining.serve(*told)
+        retraining.serve(*told[:2], told[3])
 
 
 @app.command(
@@ -853,7 +861,7 @@ def retrain(
     host: _Host = None,
     port: int | None = None,
 ):
-    retraining, (folder, told, _) = _service(
+    retraining, (folder, told, *_) = _service(
         file, "retraining", "RetrainingSettings", host, port, None, None, starts=False
     )
     number = retraining.ask(web.address_of(told.host, told.port), reason, folder)

@@ -224,12 +224,12 @@ class Champion(_Copy):
         return loaded
 
     def _newer(self) -> tuple[registry.Loaded, str] | None:
-        champion = registry.champion(self.folder)
+        champion = registry.champion(self.folder, self.project.name)
         if champion is None:
             raise registry.NoChampion("there is no champion: no model has passed the gate yet")
         if self.model and champion.run_id == self.model.run_id and self.source == "registry":
             return None
-        client = registry.connect(self.folder)
+        client = registry.connect(self.folder, self.project.name)
         loaded = tried(registry.load(client), self.project.contract)
         self._keep(client, loaded.version)
         return loaded, "registry"

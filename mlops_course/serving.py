@@ -47,13 +47,9 @@ def scores_of(
 
     if not found:
         return []
-    values, kinds = [newest.values for newest in found], contract.kinds
-    if "category" in kinds.values():
-        columns = dict(zip(kinds, zip(*values, strict=True), strict=True))
-        dtypes = {name: object if kind == "category" else float for name, kind in kinds.items()}
-        frame = pd.DataFrame({k: np.array(v, dtypes[k]) for k, v in columns.items()})
-    else:
-        frame = pd.DataFrame(np.array(values, float), columns=list(kinds))
+    kind = object if "category" in contract.kinds.values() else float
+    values = np.array([newest.values for newest in found], kind)
+    frame = pd.DataFrame(values, columns=list(contract.features))
     return model.probability(frame).round(12).tolist()
 
 # %% ../notebooks/51_online_serving.ipynb #4c414514

@@ -29,10 +29,13 @@ import pyarrow as pa
 from serving import load, services
 
 from mlops_course import models, project, world
+from mlops_course.contracts import read_project
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.monitoring import MonitoringSettings
-from mlops_course.problem import ACCEPTANCE, CONTRACT, KNOWN
+from mlops_course.problem import KNOWN
 
+RIDES = read_project("projects/ride_hailing.yaml")
+CONTRACT, ACCEPTANCE = RIDES.contract, RIDES.acceptance
 FEATURES = list(CONTRACT.features)
 DRIFTS = ("covariate_drift", "concept_drift", "feed_missing", "feed_stale")
 WITHIN = 2_000  # requests
@@ -87,7 +90,7 @@ def candidates_of(tables: dict[str, pd.DataFrame], hours: pd.DataFrame) -> pd.Da
 def served(rows: pd.DataFrame, model, seed: int) -> pd.DataFrame:
     "The rows with the champion's score, and its choice: the best, or in a share of requests a drawn one."
     known, rng = rows[FEATURES].notna().any(axis=1), np.random.default_rng(seed)
-    rows = rows.assign(score=np.where(known, models.probability(model, rows), np.nan))
+    rows = rows.assign(score=np.where(known, models.probability(model, rows, CONTRACT), np.nan))
     number = pd.factorize(rows.request_id)[0]
     drawn = rng.random(number.max() + 1)[number] < EXPLORE
     rank = np.where(drawn, rng.random(len(rows)), rows.score.fillna(-1))
@@ -121,7 +124,7 @@ def traffic(size: Size, seed: int, drifts: tuple[str, ...] = DRIFTS, live: bool 
         made[scenario] = candidates_of(days, pd.concat([*recent, days["driver_stats"]]))
     until = before.event_timestamp.max().ceil("D") - pd.Timedelta(days=size.test)
     labelled = before[(before.event_timestamp < until) & before.trip_completed.notna()]
-    champion = models.fit("gradient boosting", labelled, 7)
+    champion = models.fit("gradient boosting", labelled, 7, CONTRACT)
     return until, {name: served(rows, champion, seed) for name, rows in made.items()}
 
 
@@ -134,7 +137,7 @@ def verdicts(rows: pd.DataFrame, reference: Reference, told: MonitoringSettings,
         window = rows.iloc[starts[end - told.window_requests] : starts[end]]
         seen = rows.iloc[starts[max(0, end - 3 * told.window_labels // 2)] : starts[end]]
         come = seen[seen.chosen & (seen.label_at <= window.event_timestamp.iloc[-1])].tail(told.window_labels)
-        yield end - skipped, judge(window, come.assign(trip_completed=come.outcome), reference, told)
+        yield end - skipped, judge(window, come.assign(trip_completed=come.outcome), reference, told, CONTRACT)
 
 
 def highest(found) -> dict[str, float]:
@@ -150,7 +153,7 @@ def one_seed(size: Size, seed: int, live: bool, drifts: tuple[str, ...] = DRIFTS
     until, made = traffic(size, seed, drifts, live)
     newest = made["before"].event_timestamp.max()
     recent = made["before"][made["before"].event_timestamp > newest - pd.Timedelta(days=told.reference_days)]
-    reference = reference_of(recent, told, until)
+    reference = reference_of(recent, told, until, CONTRACT)
     result = {"seed": seed, "normal": [], "delay": {}}
     if live:
         for _, found in verdicts(made["normal"], reference, told, 100):
