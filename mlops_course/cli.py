@@ -762,7 +762,7 @@ def _service(
     changes: list[str] | None,
     starts: bool = True,
 ):
-    "The module of a service, and what its function takes: folder, settings, project, environment's name."
+    "The module of a service, and what its function takes: folder, settings, project, its name."
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     told = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
