@@ -87,10 +87,9 @@ def tar() -> bytes:
 
 ARROW = pa.Table.from_pandas(FRAME, preserve_index=False)
 KINDS = {
-    "gzip": (gzip.compress(TEXT.encode()), "packed with gzip: unpack it with `gunzip`"),
+    "packed spreadsheet": (gzip.compress(archive("[Content_Types].xml")), "packed with gzip"),
     "bzip2": (bz2.compress(TEXT.encode()), "packed with bzip2: unpack it with `bunzip2`"),
     "xz": (lzma.compress(TEXT.encode()), "packed with xz: unpack it with `unxz`"),
-    "zstd": (pa.Codec("zstd").compress(TEXT.encode(), asbytes=True), "packed with Zstandard: unpack it with `unzstd`"),
     "zip": (archive("stats.csv"), "a zip archive: unpack it with `unzip`"),
     "tar": (tar(), "an archive of files: unpack it"),
     "Excel": (archive("[Content_Types].xml", "xl/workbook.xml"), "a spreadsheet, as Excel writes it: save its sheet as CSV in UTF-8"),
