@@ -98,8 +98,8 @@ def _typed(file: RawFile, table: Table, key: str | None) -> tuple[pd.DataFrame, 
     return pd.DataFrame(columns, index=file.rows), refused
 
 # %% ../notebooks/30_data_pipeline.ipynb #24ccfc1d
-from .problem import CONTRACT
-from .readers import Roles, public_json, read_files
+from .problem import CONTRACT, KNOWN
+from .readers import public_json, read_files
 
 
 def ingest(
@@ -109,7 +109,7 @@ def ingest(
 ) -> Ingested:
     "Read what is given by configuration. Raises `BadFile` if it cannot be read at all."
     files, frames, refused = [], [], [refusals([])]
-    for file in read_files(source, table, Roles(CONTRACT.label, (CONTRACT.booking,))):
+    for file in read_files(source, table, CONTRACT):
         frame, wrong = _typed(file, table, key)
         wrong["value"] = public_json(file, table, wrong.row)
         broken = refusals(file.broken, "unreadable", "", '"too many or too few values"')
@@ -267,7 +267,7 @@ def superseded(
     rows = rows.sort_values(["entity", "known", "newness"], kind="stable")
     newest = rows.groupby("entity").newness.cummax()
     newest = newest.groupby([rows.entity, rows.known]).transform("last")
-    return _first({CONTRACT.known: rows.newness < newest})
+    return _first({KNOWN: rows.newness < newest})
 
 # %% ../notebooks/30_data_pipeline.ipynb #024b2b3d
 from collections.abc import Callable
@@ -326,8 +326,8 @@ def clean(
 def _sorted(frame: pd.DataFrame, table: Table, known: str | None) -> pd.DataFrame:
     "With the time at which each row became known, in the order in which it will be read."
     if table.time:
-        frame = frame.assign(**{CONTRACT.known: known_at(frame, table, known)})
-    first = [CONTRACT.entity, CONTRACT.known] if table.span else [table.time] if table.time else []
+        frame = frame.assign(**{KNOWN: known_at(frame, table, known)})
+    first = [CONTRACT.entity, KNOWN] if table.span else [table.time] if table.time else []
     return frame.sort_values([*first, *(k for k in table.key if k not in first)], kind="stable")
 
 # %% ../notebooks/30_data_pipeline.ipynb #797860d3

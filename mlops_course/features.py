@@ -9,7 +9,7 @@ __all__ = ['VIEW', 'FEASTS_SQLITE', 'MOVED', 'SLACK', 'definitions', 'FeatureSet
 # %% ../notebooks/32_feature_store.ipynb #8e98c5da
 from datetime import timedelta
 
-from .problem import CONTRACT
+from .problem import CONTRACT, KNOWN
 
 VIEW = "statistics"  # the feature view has the name of its table
 
@@ -39,7 +39,7 @@ def _source(path: str, created: bool):
     return FileSource(
         name=f"{VIEW}_file",
         path=path,
-        timestamp_field=CONTRACT.known,
+        timestamp_field=KNOWN,
         created_timestamp_column="created" if created else "",
     )
 
@@ -206,8 +206,8 @@ def online(
     found = newest(store, ids, at + SLACK)
     frame = pd.DataFrame([row.values for row in found], columns=names, dtype=float)
     frame.insert(0, CONTRACT.entity, [int(i) for i in ids])
-    frame[CONTRACT.known] = pd.to_datetime([row.known for row in found], utc=True).as_unit("us")
-    frame.loc[frame[CONTRACT.known] < at - time_to_live(store), names] = float("nan")
+    frame[KNOWN] = pd.to_datetime([row.known for row in found], utc=True).as_unit("us")
+    frame.loc[frame[KNOWN] < at - time_to_live(store), names] = float("nan")
     return frame
 
 
@@ -223,10 +223,10 @@ def push(
 ) -> None:
     """Put newer features online, of each entity the newest row.
     Rows that nobody can know yet stay out; when the others are in, a `UserError` names them."""
-    known = pd.to_datetime(rows[CONTRACT.known], utc=True, format="ISO8601", errors="coerce")
+    known = pd.to_datetime(rows[KNOWN], utc=True, format="ISO8601", errors="coerce")
     good = known <= pd.Timestamp(at or now()) + SLACK  # not where the time is missing
-    timed = rows.assign(**{"created": rows.get("created", known), CONTRACT.known: known})
-    last = timed[good].sort_values(CONTRACT.known).drop_duplicates(CONTRACT.entity, keep="last")
+    timed = rows.assign(**{"created": rows.get("created", known), KNOWN: known})
+    last = timed[good].sort_values(KNOWN).drop_duplicates(CONTRACT.entity, keep="last")
     if len(last):
         store.write_to_online_store(VIEW, last)
     if not good.all():
@@ -234,7 +234,7 @@ def push(
 
 # %% ../notebooks/32_feature_store.ipynb #24a089cc
 def _left_out(rows: pd.DataFrame, of: int) -> str:
-    entity, known = CONTRACT.entity, CONTRACT.known
+    entity, known = CONTRACT.entity, KNOWN
     pairs = rows[[entity, known]].head(3).itertuples(index=False)
     first = "; ".join(f"{who}: {when}" for who, when in pairs)
     more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""

@@ -28,7 +28,7 @@ def state_of(
 # %% ../notebooks/51_online_serving.ipynb #2416ba0b
 from collections.abc import Sequence
 
-from .problem import CONTRACT
+from .problem import CONTRACT, KNOWN
 
 
 def scores_of(
@@ -70,7 +70,7 @@ def row_of(
     "The row of a driver, with its JSON."
     answered = {CONTRACT.entity: driver, "score": score, "features": state}
     values = dict(zip(CONTRACT.features, newest.values, strict=True))
-    logged = {**answered, "values": values, CONTRACT.known: newest.known}
+    logged = {**answered, "values": values, KNOWN: newest.known}
     pieces = [orjson.Fragment(orjson.dumps(piece)) for piece in (answered, logged)]
     share = 0.4 + driver % 64 / 160  # 0.4 to 0.8, by driver: not all rows are asked for at once
     return Row(read, share, newest, run_id, state, score, *pieces)
@@ -186,9 +186,9 @@ def candidates_of(
 # %% ../notebooks/51_online_serving.ipynb #47d8d282
 from pydantic import BaseModel
 
-from .predictions import Digits, Number
+from .predictions import entity_type
 
-Driver = Number | Digits
+Driver = entity_type(CONTRACT.column("request", CONTRACT.entity))
 
 
 class Inference(BaseModel):

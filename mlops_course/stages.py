@@ -15,13 +15,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from . import project, telemetry
+from .contracts import read_project
 from .files import atomic_write, file_digest, is_full, locked, unwritten, write_json
+from .problem import Project
 from .project import Environment, Settings, UserError, digest_of, root, shown
 
 # %% ../notebooks/93_stages.ipynb #4bc22640
@@ -73,7 +76,7 @@ def plan(
     return {
         "product": products(name, environment),
         "upstream": {before: products(before, environment) for before in upstream(name)},
-        "environment": environment.model_dump(include={"name", "out", "clock", name}),
+        "environment": environment.model_dump(include={"name", "out", "clock", "project", name}),
     }
 
 # %% ../notebooks/93_stages.ipynb #0c96cd1b
@@ -92,6 +95,11 @@ class Stage:
     def out(self) -> Path:
         "The environment's folder."
         return root() / self.environment.out
+
+    @cached_property
+    def project(self) -> Project:
+        "What is predicted from what, as the environment's project says."
+        return read_project(self.environment.project)
 
     def settings(self, model: type[Settings]) -> Any:
         "This stage's section of the environment, as a `model`."
@@ -467,12 +475,14 @@ def runs(
 ) -> dict[str, str | None]:
     "Digests of what makes a stage do what it does: its settings, its cells, its modules."
     task = tasks()[name]
-    settings = environment.model_dump(mode="json", include={"name", "clock", name})
+    settings = environment.model_dump(mode="json", include={"name", "clock", "project", name})
     cells = digest_of_cells(_json(root() / task["source"]).get("cells", []))
     return {
         "settings": digest_of(settings),
         "cells": cells,
-        **_digests({p: root() / p for p in task["params"]["resources_"].values()}),
+        **_digests(
+            {p: root() / p for p in [*task["params"]["resources_"].values(), environment.project]}
+        ),
     }
 
 # %% ../notebooks/93_stages.ipynb #d6a8ab96

@@ -8,7 +8,7 @@ __all__ = ['ROWS', 'schema_of', 'arrow_schema', 'table_of', 'write_table', 'parq
 # %% ../notebooks/915_tables.ipynb #bb5e4eea
 import pyarrow as pa
 
-from .problem import CONTRACT, Table
+from .problem import KNOWN, Table
 
 _TYPES = {
     "integer": pa.int64(),
@@ -30,7 +30,7 @@ def arrow_schema(
 ) -> pa.Schema:
     "The columns and types in which a cleaned table is written."
     kinds = {c.name: c.kind for c in table.columns if c.name in table.names}
-    return schema_of(kinds | ({CONTRACT.known: "time"} if table.time else {}))
+    return schema_of(kinds | ({KNOWN: "time"} if table.time else {}))
 
 # %% ../notebooks/915_tables.ipynb #510e98be
 def table_of(

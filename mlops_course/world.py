@@ -338,27 +338,27 @@ class Company:
 # %% ../notebooks/20_world.ipynb #510e98be
 import pyarrow as pa
 
-from .problem import CONTRACT
 from .tables import schema_of, table_of
 
-_FILES = {  # and the table of the contract that each one becomes
-    "driver_stats": "statistics",
-    "bookings": "bookings",
-    "candidates": "candidates",
-    "labels": "labels",
-    "batch_request": "request",
-}
-_TRUTH = {
-    "request_id": "text",
+_STATISTICS = {
+    "datetime": "time",
     "driver_id": "integer",
-    "propensity": "number",
-    "probability": "number",
-    "trip_completed": "integer",
+    "conv_rate": "number",
+    "acc_rate": "number",
+    "avg_daily_trips": "integer",
+    "created": "time",
 }
-SCHEMAS = {
-    file: schema_of({c.name: c.kind for c in CONTRACT.tables[table].columns if c.personal == "no"})
-    for file, table in _FILES.items()
-} | {"truth": schema_of(_TRUTH)}
+_BOOKING = {"request_id": "text", "event_timestamp": "time", "driver_id": "integer"}
+_CHOICE = {"request_id": "text", "driver_id": "integer", "propensity": "number"}
+_KINDS = {
+    "driver_stats": _STATISTICS,
+    "bookings": {**_BOOKING, "propensity": "number"},
+    "candidates": {"request_id": "text", "driver_id": "integer"},
+    "labels": {**_BOOKING, "trip_completed": "integer", "created": "time"},
+    "batch_request": {"driver_id": "integer", "event_timestamp": "time"},
+    "truth": {**_CHOICE, "probability": "number", "trip_completed": "integer"},
+}
+SCHEMAS = {file: schema_of(kinds) for file, kinds in _KINDS.items()}
 
 # %% ../notebooks/20_world.ipynb #f77a356c
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mlops_course import features, registry
+from mlops_course import features, problem, registry
 from mlops_course.problem import CONTRACT
 
 CLOCK = datetime(2026, 3, 16, tzinfo=UTC)  # of env.test.yaml, where the service's clock begins
@@ -31,14 +31,14 @@ def statistics() -> pd.DataFrame:
     rows.loc[rows[CONTRACT.entity] == PARTIAL, NAMES[0]] = np.nan
     rows.loc[rows[CONTRACT.entity] == EMPTY, NAMES] = np.nan
     known = pd.Timestamp(CLOCK - timedelta(hours=2)).as_unit("us")
-    return rows.assign(datetime=known - pd.Timedelta(hours=1), created=known, **{CONTRACT.known: known})
+    return rows.assign(datetime=known - pd.Timedelta(hours=1), created=known, **{problem.KNOWN: known})
 
 
 def put(store, drivers: list[int], values: list[float], known: datetime) -> None:
     "Newer features of drivers go online, as a later materialization would bring them."
     rows = pd.DataFrame({CONTRACT.entity: drivers, **dict(zip(NAMES, values, strict=True))})
     moment = pd.Timestamp(known).as_unit("us")
-    store.write_to_online_store(features.VIEW, rows.assign(**{CONTRACT.known: moment}, created=moment))
+    store.write_to_online_store(features.VIEW, rows.assign(**{problem.KNOWN: moment}, created=moment))
 
 
 def make_store(folder: Path, online_store: dict | None = None):

@@ -11,7 +11,7 @@ from mlops_course import predictions, project
 from mlops_course.drift import Reference, Verdict, judge, reference_of
 from mlops_course.joined import Label
 from mlops_course.monitoring import MonitoringSettings
-from mlops_course.problem import CONTRACT
+from mlops_course.problem import CONTRACT, KNOWN
 
 NAMES = list(CONTRACT.features)
 CLOCK = project.environment().clock  # where a service's clock begins
@@ -77,7 +77,7 @@ def normal(seed: int, days: int = 28, begin: datetime = BEGIN, shift: float = 0.
             CONTRACT.entity: drivers[who].ravel(),
             **dict.fromkeys(NAMES[:2], value.ravel()),
             NAMES[2]: 20 * value.ravel(),
-            CONTRACT.known: times.repeat(5) - pd.Timedelta(hours=1),
+            KNOWN: times.repeat(5) - pd.Timedelta(hours=1),
             "score": score.ravel(),
             CONTRACT.propensity: np.where(chosen, 0.2, np.nan).ravel(),
             CONTRACT.label: np.where(chosen, ended, np.nan).ravel(),

@@ -31,7 +31,7 @@ from serving import load, services
 from mlops_course import models, project, world
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.monitoring import MonitoringSettings
-from mlops_course.problem import ACCEPTANCE, CONTRACT
+from mlops_course.problem import ACCEPTANCE, CONTRACT, KNOWN
 
 FEATURES = list(CONTRACT.features)
 DRIFTS = ("covariate_drift", "concept_drift", "feed_missing", "feed_stale")
@@ -259,7 +259,7 @@ class Writer:
                     CONTRACT.entity: self.drivers[i],
                     "score": float(self.scores[i]),
                     "values": dict(zip(FEATURES, self.values[i].tolist(), strict=True)),
-                    CONTRACT.known: known,
+                    KNOWN: known,
                 }
                 for i in places
             ]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlops_course import data, project, readers, stages
 from mlops_course.files import file_digest
-from mlops_course.problem import CONTRACT, schema
+from mlops_course.problem import CONTRACT, KNOWN, schema
 
 STATISTICS, BOOKINGS, LABELS, REQUEST = (CONTRACT.tables[name] for name in ["statistics", "bookings", "labels", "request"])
 NOW = datetime(2026, 1, 8, tzinfo=UTC)
@@ -246,8 +246,8 @@ def test_kept_tables_satisfy_the_contract(tmp_path):
     for name in ["statistics", "bookings", "candidates", "labels"]:
         kept = pd.read_parquet(out / f"data/{name}.parquet")
         table = CONTRACT.tables[name]
-        assert list(kept) == table.names + ([CONTRACT.known] if table.time else [])
-        schema(table).validate(kept.drop(columns=CONTRACT.known, errors="ignore"))
+        assert list(kept) == table.names + ([KNOWN] if table.time else [])
+        schema(table).validate(kept.drop(columns=KNOWN, errors="ignore"))
 
 
 def test_statistics_are_sorted_by_driver_and_the_time_at_which_they_were_known(tmp_path):
@@ -266,7 +266,7 @@ def test_a_table_without_a_source_is_empty_and_has_its_types(tmp_path):
 
     empty = pd.read_parquet(out / "data/bookings.parquet")
     assert empty.empty
-    schema(BOOKINGS).validate(empty.drop(columns=CONTRACT.known))
+    schema(BOOKINGS).validate(empty.drop(columns=KNOWN))
 
 
 def test_a_row_is_known_at_the_end_of_its_hour_or_when_it_was_written_if_later(tmp_path):
@@ -343,7 +343,7 @@ def test_every_row_is_kept_or_refused_exactly_once(tmp_path, raw):
 
     assert read.provenance["rows"] == len(raw) == len(read.kept) + len(read.refused)
     assert read.refused.row.is_unique and (read.refused.reason != "").all()
-    schema(STATISTICS).validate(read.kept.drop(columns=CONTRACT.known))
+    schema(STATISTICS).validate(read.kept.drop(columns=KNOWN))
     for value in read.refused.value:
         json.loads(value)
 

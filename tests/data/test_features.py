@@ -18,7 +18,7 @@ from feast import FeatureStore
 
 from conftest import run_stages
 from mlops_course import features, lookup, project
-from mlops_course.problem import CONTRACT
+from mlops_course.problem import CONTRACT, KNOWN
 
 UNTIL = datetime(2026, 3, 15, tzinfo=UTC)
 FEATURES = list(CONTRACT.features)
@@ -59,7 +59,7 @@ def store(tmp_path_factory, frame):
 def test_the_definitions_say_what_the_contract_says():
     entity, source, view = features.definitions("file.parquet", timedelta(days=7))
 
-    assert (entity.join_key, source.timestamp_field, view.ttl) == (CONTRACT.entity, CONTRACT.known, timedelta(days=7))
+    assert (entity.join_key, source.timestamp_field, view.ttl) == (CONTRACT.entity, KNOWN, timedelta(days=7))
     kinds = {c.name: c.kind for c in CONTRACT.tables["statistics"].columns}
     names = {"number": "Float64", "integer": "Int64"}
     assert {f.name: str(f.dtype) for f in view.schema if f.name != CONTRACT.entity} == {f: names[kinds[f]] for f in FEATURES}
@@ -93,7 +93,7 @@ def test_no_rows_are_an_answer_too(store):
     none = moments([], []).astype({"driver_id": "int64"})
 
     assert list(features.historical(store, none)) == ["driver_id", "event_timestamp", *FEATURES]
-    assert list(features.online(store, [], at=UNTIL)) == ["driver_id", *FEATURES, CONTRACT.known]
+    assert list(features.online(store, [], at=UNTIL)) == ["driver_id", *FEATURES, KNOWN]
 
 
 def test_online_answers_in_the_order_of_the_question_with_the_time_of_each_row(store, frame):
@@ -416,7 +416,7 @@ def test_the_quick_way_to_read_sqlite_finds_what_feast_finds(built):
 def row(ids, known, value: float = 1.0) -> pd.DataFrame:
     "Statistics to be pushed, one value for all features."
     known = pd.to_datetime(pd.Series(known), utc=True).dt.as_unit("us")
-    return pd.DataFrame({CONTRACT.entity: ids, **dict.fromkeys(FEATURES, value), CONTRACT.known: known, "created": known})
+    return pd.DataFrame({CONTRACT.entity: ids, **dict.fromkeys(FEATURES, value), KNOWN: known, "created": known})
 
 
 @pytest.fixture
@@ -432,7 +432,7 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
     moment = pd.Timestamp("2026-03-16T00:00Z").as_unit("us")
     times = [moment, moment - pd.Timedelta(hours=1)]
     values = dict.fromkeys(CONTRACT.features, (1, 0))
-    rows = pd.DataFrame({CONTRACT.entity: 1001, **values, CONTRACT.known: times, "created": times})
+    rows = pd.DataFrame({CONTRACT.entity: 1001, **values, KNOWN: times, "created": times})
 
     features.push(store, rows)
 
@@ -451,7 +451,7 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
     ids=["text", "naive", "of a zone", "UTC", "objects"],
 )
 def test_however_the_time_of_a_pushed_row_is_written_it_is_the_same_moment(own, times):
-    rows = row([1001], ["2026-03-14"]).assign(**{CONTRACT.known: times})
+    rows = row([1001], ["2026-03-14"]).assign(**{KNOWN: times})
 
     features.push(own, rows, at=UNTIL)
 
@@ -478,8 +478,8 @@ FUTURE = ["2099-01-01", UNTIL + features.SLACK + timedelta(microseconds=1), date
 @pytest.mark.parametrize("known", FUTURE, ids=str)
 def test_a_row_that_nobody_can_know_yet_stays_out_is_named_and_keeps_no_other_row_out(own, known):
     before = features.newest(own, [1001])
-    rows = row([1001, 1002], [UNTIL] * 2, 2.0).astype({CONTRACT.known: object})
-    rows.loc[0, CONTRACT.known] = known
+    rows = row([1001, 1002], [UNTIL] * 2, 2.0).astype({KNOWN: object})
+    rows.loc[0, KNOWN] = known
 
     with pytest.raises(project.UserError, match="^1 of 2 rows are not online.*driver_id 1001: "):
         features.push(own, rows, at=UNTIL)
@@ -489,7 +489,7 @@ def test_a_row_that_nobody_can_know_yet_stays_out_is_named_and_keeps_no_other_ro
 
 
 def test_a_column_of_times_beyond_what_nanoseconds_can_say_is_refused_too(own):
-    rows = row([1001], [UNTIL]).assign(**{CONTRACT.known: pd.Series([datetime(9999, 1, 1)]).astype("datetime64[us]")})
+    rows = row([1001], [UNTIL]).assign(**{KNOWN: pd.Series([datetime(9999, 1, 1)]).astype("datetime64[us]")})
 
     with pytest.raises(project.UserError, match="1 of 1 rows .*9999-01-01"):
         features.push(own, rows, at=UNTIL)

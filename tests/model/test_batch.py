@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from conftest import run_stages
 from mlops_course import batch, project, readers, registry, tables
 from mlops_course.files import write_json
-from mlops_course.problem import CONTRACT
+from mlops_course.problem import CONTRACT, KNOWN
 
 WORLD = {"world": {"drivers": 30, "days": 14, "bookings_per_day": 60}, "clock": "2026-01-19T00:00:00+00:00"}
 NAMES = list(CONTRACT.features)
@@ -207,9 +207,9 @@ def test_a_driver_nobody_knows_has_a_row_and_no_score(copied):
 
 def test_features_are_those_known_at_the_rows_time_and_no_later_ones(copied):
     statistics = pd.read_parquet(copied / "data/statistics.parquet")
-    one = statistics[statistics[CONTRACT.entity] == statistics[CONTRACT.entity].iloc[0]].sort_values(CONTRACT.known)
+    one = statistics[statistics[CONTRACT.entity] == statistics[CONTRACT.entity].iloc[0]].sort_values(KNOWN)
     second, third = one.iloc[1], one.iloc[2]
-    moments = [second[CONTRACT.known], third[CONTRACT.known] - pd.Timedelta(microseconds=1), third[CONTRACT.known]]
+    moments = [second[KNOWN], third[KNOWN] - pd.Timedelta(microseconds=1), third[KNOWN]]
     rows = pd.DataFrame({CONTRACT.entity: one[CONTRACT.entity].iloc[0], CONTRACT.time: moments})
     rows.to_parquet(copied / "raw/batch_request.parquet", index=False)
 

@@ -10,7 +10,7 @@ from traffic import BEGIN, LATER, NAMES, TOLD, TRIPLES, hours, judged, normal, o
 
 from mlops_course import drift, project
 from mlops_course.drift import judge, reference_of
-from mlops_course.problem import CONTRACT
+from mlops_course.problem import CONTRACT, KNOWN
 
 NO_LABELS = pd.DataFrame({CONTRACT.label: [], "score": []})
 
@@ -63,8 +63,8 @@ def test_repeating_a_request_does_not_move_a_window(usual):
     [
         ("missing", lambda rows: rows.assign(**{NAMES[0]: np.nan})),
         ("out_of_range", lambda rows: rows.assign(**{NAMES[0]: 1.7})),
-        ("stale", lambda rows: rows.assign(**{CONTRACT.known: rows[CONTRACT.known] - pd.Timedelta(days=2)})),
-        ("feed_hours", lambda rows: rows.assign(**{CONTRACT.known: rows[CONTRACT.time].min()})),
+        ("stale", lambda rows: rows.assign(**{KNOWN: rows[KNOWN] - pd.Timedelta(days=2)})),
+        ("feed_hours", lambda rows: rows.assign(**{KNOWN: rows[CONTRACT.time].min()})),
     ],
 )
 def test_bad_data_is_seen_without_a_reference(problem, spoil):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from company import CLOCK, KNOWN, NAMES
 
-from mlops_course import asof, data, features, project, readers, registry, search, telemetry, training
+from mlops_course import asof, data, features, problem, project, readers, registry, search, telemetry, training
 from mlops_course.problem import CONTRACT
 
 MARKS = "-a?b%41 %s%(h)s $HOME ~ &d=e;f, *g [h] 'i\" #j k é e\u0301 😀 <l>|m!(n)^`o`."
@@ -71,7 +71,7 @@ def test_a_point_in_time_join_reads_the_file_or_folder_that_it_was_given_and_no_
     labels = pd.DataFrame({CONTRACT.entity: KNOWN, "at": pd.Timestamp(CLOCK)})
 
     found = asof.as_of(
-        labels, place / name, entity=CONTRACT.entity, label_time="at", feature_time=CONTRACT.known, columns=NAMES, created="created"
+        labels, place / name, entity=CONTRACT.entity, label_time="at", feature_time=problem.KNOWN, columns=NAMES, created="created"
     )
 
     assert found[NAMES].equals(company.statistics().set_index(CONTRACT.entity).loc[KNOWN, NAMES].reset_index(drop=True))
@@ -79,7 +79,7 @@ def test_a_point_in_time_join_reads_the_file_or_folder_that_it_was_given_and_no_
 
 def test_a_feature_store_is_built_asked_and_added_to(place):
     store = company.make_store(place)
-    more = company.statistics().head(2).assign(**{NAMES[0]: 0.25, "created": CLOCK, CONTRACT.known: CLOCK})
+    more = company.statistics().head(2).assign(**{NAMES[0]: 0.25, "created": CLOCK, problem.KNOWN: CLOCK})
     store.write_to_offline_store(features.VIEW, more[pd.read_parquet(place / "data/statistics.parquet").columns])
     labels = pd.DataFrame({CONTRACT.entity: KNOWN, CONTRACT.time: pd.Timestamp(CLOCK)})
 
@@ -99,7 +99,7 @@ def test_logs_are_searched_there_and_nowhere_else(place):
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_a_source_is_read(place, kind, monkeypatch):
     table = CONTRACT.tables[features.VIEW]
-    rows = company.statistics().drop(columns=CONTRACT.known).dropna()
+    rows = company.statistics().drop(columns=problem.KNOWN).dropna()
     rows.to_parquet(place / "s.parquet") if kind == "parquet" else rows.to_csv(place / "s.csv", index=False)
     monkeypatch.setenv("INBOX", str(place))
 

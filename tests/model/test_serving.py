@@ -812,7 +812,7 @@ def test_an_entry_of_the_log_holds_all_that_the_answer_rested_on(client, pipelin
 def test_an_entry_of_the_log_is_a_prediction_as_its_readers_know_it(client):
     ask(client, [KNOWN[0], PARTIAL, UNKNOWN], name := new())
 
-    prediction = predictions.Prediction.model_validate(logged(client, name))
+    prediction = predictions.prediction_type(CONTRACT).model_validate(logged(client, name))
 
     assert (prediction.request_id, len(prediction.candidates)) == (name, 3)
 

@@ -22,7 +22,7 @@ from serving.load import ID, LOOPBACK, ask
 
 from mlops_course import features, project, registry, stages
 from mlops_course.files import write_json
-from mlops_course.problem import ACCEPTANCE, CONTRACT
+from mlops_course.problem import ACCEPTANCE, CONTRACT, KNOWN
 
 HERE, BIN = Path(__file__).parent, Path(sys.executable).parent
 BARE, BENTO, MLFLOW, UNCACHED, OURS = "bare FastAPI endpoint", "BentoML, seed's design", "`mlflow models serve`", "ours, no cache", "ours"
@@ -142,7 +142,7 @@ def fill(folder: Path, ground: Ground) -> None:
 
     store, ours = FeatureStore(repo_path=str(folder)), features.open_store(ground.folder / "features")
     store.apply([*ours.list_entities(), *ours.list_feature_views()])
-    store.write_to_online_store(features.VIEW, ground.known.assign(created=ground.known[CONTRACT.known]))
+    store.write_to_online_store(features.VIEW, ground.known.assign(created=ground.known[KNOWN]))
 
 
 def bento_environment() -> Path:
