@@ -116,7 +116,8 @@ def ingest(
         refused += [wrong, broken]
         frames.append(frame)
         files.append(file._replace(table=None))  # its rows are in the frame now
-    frame, refused = pd.concat(frames), pd.concat(refused, ignore_index=True)
+    frame = pd.concat(frames) if len(frames) > 1 else frames[0]
+    refused = pd.concat(refused, ignore_index=True)
     good = frame[~frame.index.isin(refused.row)]
     named = frame[CONTRACT.entity].dropna().unique() if CONTRACT.entity in frame else []
     left_out = pd.concat([file.left_out for file in files])

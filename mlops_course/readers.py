@@ -96,8 +96,8 @@ class Source(Settings):
     zone: _Zone = None  # of times that are written without one; None: such a time is refused
     time_format: _TimeFormat = None  # as in strptime, one or several; None: ISO 8601
     missing: Nothing = ()  # words that mean that nothing stands there
-    values: dict[str, Words] = {}  # of a column: word in the file: number, or null for none
-    where: dict[str, Where] = {}  # of a column: what a row must hold; others are left out
+    values: dict[str, Words] = Field({})  # by column: words of the file and their numbers
+    where: dict[str, Where] = Field({})  # by column: what a row must hold to be taken
     known: Literal["event", "created"] | None = None  # None: as the contract says
 
     @property
@@ -712,11 +712,11 @@ def read_raw(
     ours = {old: new for new, old in asked.items()}
     conditions = {name: ours[old] for name, old in conditions.items()}
     why = _left_out(raw, conditions, values, source, table, roles)
-    taken = why.isna().to_numpy()
-    raw, why = raw.select(list(kept)).filter(pa.array(taken)), why[~taken].set_axis(rows[~taken])
-    return RawFile(
-        source, raw, rows[taken], broken, why, head.names, columns, values, digest, roles
-    )
+    taken, raw = why.isna().to_numpy(), raw.select(list(kept))
+    why = why[~taken].set_axis(rows[~taken])
+    if len(why):
+        raw, rows = raw.filter(pa.array(taken)), rows[taken]
+    return RawFile(source, raw, rows, broken, why, head.names, columns, values, digest, roles)
 
 # %% ../notebooks/908_readers.ipynb #93108010
 def read_files(

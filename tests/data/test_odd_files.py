@@ -724,7 +724,9 @@ described = st.fixed_dictionaries(
     {
         "zone": st.sampled_from([None, "UTC", "Europe/Berlin"]),
         "decimal": st.sampled_from([".", ","]),
-        "time_format": st.sampled_from([None, None, "%d/%m/%Y"]),
+        "time_format": st.sampled_from([None, None, "%d/%m/%Y", ["%d/%m/%Y", "%m/%d/%Y", "%Y-%m-%d"]]),
+        "missing": st.sampled_from([[], ["x", 1001]]),
+        "where": st.sampled_from([{}, {}, {"driver_id": {"empty": False}}, {"driver_id": {"not": ["x", 1]}}]),
         "known": st.sampled_from([None, "event", "created"]),
     }
 )
@@ -736,7 +738,9 @@ def each_row_is_somewhere(source: readers.Source, name: str) -> None:
     except project.UserError as error:
         assert PHONE not in str(error) and "The fault is ours" not in str(error)
         return
-    assert len(read.kept) + len(read.refused) == read.provenance["rows"] and read.refused.row.is_unique and read.refused.reason.all()
+    left_out = sum(read.provenance["left_out"].values())
+    assert len(read.kept) + len(read.refused) + left_out == read.provenance["rows"]
+    assert read.refused.row.is_unique and read.refused.reason.all()
     assert all(json.loads(value) is not None for value in read.refused.value)
     message = data.over_limit(name, read, 0.05)
     assert message or len(read.kept)
@@ -746,7 +750,7 @@ def each_row_is_somewhere(source: readers.Source, name: str) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(odd_text(), described)
-def test_of_any_text_each_row_is_kept_or_refused_or_the_file_is(tmp_path, given_file, more):
+def test_of_any_text_each_row_is_kept_refused_or_left_out_or_the_file_is(tmp_path, given_file, more):
     name, content, separator = given_file
     each_row_is_somewhere(placed(tmp_path, content, **more, **separator), name)
 
@@ -776,7 +780,7 @@ COLUMNS = [
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data(), names_of, st.integers(1, 6), described)
-def test_of_any_parquet_file_each_row_is_kept_or_refused_or_the_file_is(tmp_path, some, name, count, more):
+def test_of_any_parquet_file_each_row_is_kept_refused_or_left_out_or_the_file_is(tmp_path, some, name, count, more):
     def pick(values):
         return some.draw(st.sampled_from(values))
 
