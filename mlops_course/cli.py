@@ -821,7 +821,10 @@ def monitor(
             file, "monitoring", "MonitoringSettings", host, port, folder, settings
         )
         _check_built(told[0])
-        monitoring.monitor(*told)
+        from mlops_course.contracts import read_project
+
+        watched = read_project(project.environment(file).project)
+        monitoring.monitor(*told[:2], watched, *told[2:])
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
 @app.command("retrain-on-alert")

@@ -73,6 +73,9 @@ def _of_choices(contract: Contract) -> Iterator[str]:
             yield f"contract.tables.{contract.bookings}: {contract.propensity} is missing"
 
 # %% ../notebooks/930_project_files.ipynb #e944ed52
+_TAKEN = {"score", "residual", "squared_error"}  # beside the features in a verdict
+
+
 def _of_features(contract: Contract) -> Iterator[str]:
     wrong = list(_of_each_feature(contract))
     yield from wrong or _of_requests(contract)
@@ -89,6 +92,8 @@ def _of_each_feature(contract: Contract) -> Iterator[str]:
             yield f"{here}: {feature.table} has no column {name}"
         elif feature.table != contract.request and not table.entity:
             yield f"{here}: {feature.table} does not say whom it is about; give it an `entity`"
+        elif name in _TAKEN:
+            yield f"{here}: monitoring has a column of this name, call the feature otherwise"
         elif contract.kind(name) == "category" and feature.score:
             yield f"{here}.score: {name} is a category, and does not rise"
 

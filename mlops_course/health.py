@@ -55,6 +55,7 @@ from typing import Any
 from . import project
 from .drift import Verdict
 from .joined import LabelStore, WindowSettings, forget, span_of
+from .problem import Project
 from .web import Shared
 
 
@@ -65,9 +66,10 @@ class _Known(Trials):
         self,
         folder: Path,  # an environment's: all but monitoring/ is only read
         settings: WindowSettings,
+        project: Project,
     ):
         super().__init__()
-        self.folder, self.settings = folder, settings
+        self.folder, self.settings, self.project = folder, settings, project
         self.reports = folder / "monitoring/reports"
         self.references = Shared()  # by version, as are the next two
         self.verdicts: dict[str, Verdict] = {}
@@ -86,7 +88,8 @@ class _Stored(_Known):
 
     @cached_property
     def store(self) -> LabelStore:
-        opened = LabelStore(self.folder / "monitoring/state.db", partial(span_of, self.settings))
+        file, span = self.folder / "monitoring/state.db", partial(span_of, self.settings)
+        opened = LabelStore(file, self.project.contract, span)
         self.refused = self._before = opened.counts("refused")
         return opened
 
@@ -158,15 +161,13 @@ def log_changes(
 # %% ../notebooks/920_health.ipynb #bd200d96
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from .drift import PROBLEMS
-
 _BY_NAME = {  # metric: what it says, the label, and its values
     "drift_detected": ("1 while over the limit", "kind", lambda v: v.detected),
     "drift_score": ("Share of the alarm: 1 is over", "feature", lambda v: v.scores),
     "quality_share": (
-        "Driver-hours with a problem",
+        "Entity-hours with a problem",
         "problem",
-        lambda v: {name: v.quality[name] for name in PROBLEMS},
+        lambda v: {name: share for name, share in v.quality.items() if name != "feed_hours"},
     ),
 }
 _ALONE = {
@@ -212,7 +213,7 @@ def _of_service(monitor) -> Iterator[GaugeMetricFamily]:
     ]
     about = "Has the version a reference for this?"
     yield _gauge("reference", about, ["kind", "version"], has)
-    about = "Completed trips of the last 30 days, of those whose end is known"
+    about = "Of the labels of the last 30 days, those that are 1"
     yield _gauge("completed_share", about, [], [([], monitor.completed)])
     now = time.monotonic()
     ages = [([version], now - until) for version, until in monitor.judged.items()]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAST', 'OUTCOMES', 'REFUSED', 'WINDOWS', 'WindowSettings', 'Label', 'Span', 'span_of', 'Database', 'Labels',
-           'LabelStore', 'versions_of', 'window_of', 'completed_share', 'last_kept', 'forget']
+           'LabelStore', 'versions_of', 'window_of', 'positive_share', 'last_kept', 'forget']
 
 # %% ../notebooks/906_joined.ipynb #821256a0
 from .drift import DriftSettings
@@ -30,12 +30,12 @@ LAST = 9e9  # seconds since 1970: about the last year that pandas can hold
 
 
 class Label(NamedTuple):
-    "How a trip ended."
+    "How it ended."
 
     request_id: str
-    entity: int
+    entity: int | str
     label: int
-    time: float  # of the booking, or if unknown, of the label's arrival; seconds since 1970
+    time: float  # of the request, or if unknown, of the label's arrival; seconds since 1970
 
 
 class Span(NamedTuple):
@@ -55,11 +55,11 @@ def span_of(
 # %% ../notebooks/906_joined.ipynb #1d2f17af
 _TABLES = """
 CREATE TABLE IF NOT EXISTS predictions (number INTEGER PRIMARY KEY, request_id TEXT UNIQUE,
-    time REAL, version TEXT, entity INTEGER, score REAL, candidates BLOB);
+    time REAL, version TEXT, entity, score REAL, candidates BLOB);
 CREATE INDEX IF NOT EXISTS newest ON predictions (version, time);
 CREATE INDEX IF NOT EXISTS kept ON predictions (number) WHERE candidates IS NOT NULL;
 CREATE INDEX IF NOT EXISTS oldest ON predictions (time);
-CREATE TABLE IF NOT EXISTS labels (request_id TEXT PRIMARY KEY, entity INTEGER, label INTEGER,
+CREATE TABLE IF NOT EXISTS labels (request_id TEXT PRIMARY KEY, entity, label INTEGER,
     time REAL, joined INTEGER, version TEXT, booked REAL, score REAL);
 CREATE INDEX IF NOT EXISTS labelled ON labels (version, booked);
 CREATE INDEX IF NOT EXISTS month ON labels (time);
@@ -73,6 +73,10 @@ _PREDICTION = (
 _JOIN = (
     "UPDATE labels SET joined = 1, version = ?, booked = ?, time = ?, score = ? "
     "WHERE request_id = ?"
+)
+_NAMED = (  # candidates had no names
+    """UPDATE predictions SET candidates = CAST('{"names":' || ? || ',"rows":' || """
+    "CAST(candidates AS TEXT) || '}' AS BLOB) WHERE CAST(candidates AS TEXT) LIKE '[%'"
 )
 _COUNT = "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 
@@ -114,16 +118,25 @@ class _Transactions:
             return self._db.execute(sql, values).fetchall()
 
 # %% ../notebooks/906_joined.ipynb #2d912267
+import orjson
+
+from .drift import SCORE, known_columns
+from .problem import Contract
+
+
 class Database(_Transactions):
     "Predictions, labels, and how many there were of each kind."
 
     def __init__(
         self,
         file: Path,
+        contract: Contract,
         span: Callable[[], Span] = Span,  # the times that can be believed now
     ):
         super().__init__(file)
-        self.span = span
+        self.contract, self.span = contract, span
+        # what a candidate's row has beside its entity and its score
+        self.names = [*known_columns(contract).values(), *contract.features]
         self._migrate(self.ask("PRAGMA user_version")[0][0])
 
     def _migrate(self, version: int) -> None:
@@ -133,7 +146,9 @@ class Database(_Transactions):
                 db.execute("UPDATE labels SET time = booked WHERE joined")
             if version < 2:  # outcomes had other names
                 db.executemany(renamed, [("early", "waiting"), ("duplicate", "double")])
-                db.execute("PRAGMA user_version = 2")
+            if version < 3:
+                db.execute(_NAMED, [orjson.dumps(self.names).decode()])
+                db.execute("PRAGMA user_version = 3")
 
     def count(self, name: str, new: dict[str, int]) -> None:
         self._db.executemany(_COUNT, [(name, of, n) for of, n in new.items() if n])
@@ -202,38 +217,39 @@ class Labels(_Placed):
 
 # %% ../notebooks/906_joined.ipynb #9e74f8b1
 from datetime import datetime
+from types import NoneType
 from typing import Any
 
-import orjson
+from .problem import KNOWN
 
-from .drift import ENTITY, FEATURES, KNOWN
-
-_NUMBERS = {int, float, type(None)}
-
-
-def _row(
-    entry: dict[str, Any],
-    newest: float = LAST,  # a later time cannot be believed
-) -> tuple[tuple | None, int]:
-    "A prediction as it is kept, None if it cannot be read; and how many candidates lost a time."
-    try:
-        candidates = [_candidate(c) for c in entry["candidates"]]
-        ids = str(entry["request_id"]), _seconds(entry["time"]), str(entry["version"])
-        choice = entry["prediction"], entry["score"]
-        numbers = {type(value) for each in (choice, *candidates) for value in each} <= _NUMBERS
-        if ids[1] is None or not numbers or not -(2**63) <= (choice[0] or 0) < 2**63:
-            return None, 0
-        strange = [c for c in candidates if c[2] is not None and not 0 <= c[2] <= newest]
-        for candidate in strange:
-            candidate[2] = None
-        return (*ids, *choice, orjson.dumps(candidates)), len(strange)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None, 0
+_TYPES = {
+    "number": {int, float, NoneType},
+    "boolean": {bool, int, float, NoneType},
+    "category": {str, NoneType},
+    "integer": {int, NoneType},
+    "text": {str, NoneType},
+}
 
 
-def _candidate(c: dict[str, Any]) -> list:
-    values = c.get("values") or {}
-    return [c[ENTITY], c["score"], _seconds(c.get(KNOWN)), *map(values.get, FEATURES)]
+class _Form:
+    "How predictions of a project stand in the log."
+
+    def __init__(self, contract: Contract):
+        self.entity, self.features = contract.entity, list(contract.features)
+        self.views = list(known_columns(contract))
+        entity = contract.column(contract.request, contract.entity).kind
+        times = ["number"] * len(self.views)
+        kinds = [entity, "number", *times, *contract.kinds.values()]
+        self.types = [_TYPES[kind] for kind in kinds]
+
+    def candidate(self, c: dict[str, Any]) -> list:
+        values, known = c.get("values") or {}, c.get(KNOWN)
+        by_view = known if isinstance(known, dict) else dict.fromkeys(self.views, known)
+        times = [_seconds(by_view.get(view)) for view in self.views]
+        return [c[self.entity], c["score"], *times, *map(values.get, self.features)]
+
+    def fits(self, rows: list[list]) -> bool:
+        return all(type(v) in t for row in rows for v, t in zip(row, self.types, strict=False))
 
 
 def _seconds(time: str | datetime | None) -> float | None:
@@ -245,6 +261,49 @@ def _seconds(time: str | datetime | None) -> float | None:
         raise ValueError("a time without a zone")
     return moment.timestamp()
 
+# %% ../notebooks/906_joined.ipynb #906ca701
+class _Rows(Labels):
+    "Predictions as rows of the table."
+
+    def __init__(self, file: Path, contract: Contract, span: Callable[[], Span] = Span):
+        super().__init__(file, contract, span)
+        self._form = _Form(contract)
+
+    def _row(
+        self,
+        entry: dict[str, Any],
+        newest: float = LAST,  # a later time cannot be believed
+    ) -> tuple[tuple | None, int]:
+        "A prediction as it is kept, None if it cannot be read; how many candidates lost a time."
+        try:
+            candidates = [self._form.candidate(c) for c in entry["candidates"]]
+            ids = str(entry["request_id"]), _seconds(entry["time"]), str(entry["version"])
+            choice = entry["prediction"], entry["score"]
+            if ids[1] is None or not self._form.fits([choice, *candidates]) or _huge(choice[0]):
+                return None, 0
+            lost = [self._believed(candidate, newest) for candidate in candidates]
+            return (*ids, *choice, self._blob(candidates)), sum(lost)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None, 0
+
+    def _believed(self, candidate: list, newest: float) -> bool:
+        "Drop a time from which features cannot have been known. Was there one?"
+        places = range(2, 2 + len(self._form.views))
+        strange = [
+            n for n in places if candidate[n] is not None and not 0 <= candidate[n] <= newest
+        ]
+        for place in strange:
+            candidate[place] = None
+        return bool(strange)
+
+    def _blob(self, candidates: list[list]) -> bytes:
+        return orjson.dumps({"names": self.names, "rows": candidates})
+
+
+def _huge(entity: int | str | None) -> bool:
+    "Does a column of 64 bits not hold it?"
+    return isinstance(entity, int) and not -(2**63) <= entity < 2**63
+
 # %% ../notebooks/906_joined.ipynb #48c0660d
 REFUSED = {  # times that cannot be believed, by what they are of and why
     "predictions future": "predictions dated after now",
@@ -255,7 +314,7 @@ REFUSED = {  # times that cannot be believed, by what they are of and why
 _READ = "INSERT INTO files VALUES (?, ?) ON CONFLICT DO UPDATE SET read = excluded.read"
 
 
-class _Predictions(Labels):
+class _Predictions(_Rows):
     def add(
         self,
         entries: Iterable[dict[str, Any]],  # as in serving's prediction log
@@ -268,7 +327,7 @@ class _Predictions(Labels):
         outcomes, new, span = Counter(), Counter(), self.span()
         with self.transaction() as db:
             for entry in entries:
-                row, strange = _row(entry, span.newest)
+                row, strange = self._row(entry, span.newest)
                 if row is None:
                     outcomes["unreadable"] += 1
                 elif row[1] > span.newest:
@@ -297,19 +356,20 @@ class LabelStore(_Predictions):
 
     def more(self, entry: dict[str, Any]) -> None:
         "Keep a prediction, or one more candidate of a request."
-        row, _ = _row(entry)
+        row, _ = self._row(entry)
         with self.transaction() as db:
             found = db.execute(
                 "SELECT candidates FROM predictions WHERE request_id = ?", row[:1]
             ).fetchone()
-            before = orjson.loads(found[0]) if found and found[0] else []
-            fresh = [c for c in orjson.loads(row[5]) if c[0] not in {b[0] for b in before}]
+            before = orjson.loads(found[0])["rows"] if found and found[0] else []
+            known, rows = {c[0] for c in before}, orjson.loads(row[5])["rows"]
+            fresh = [c for c in rows if c[0] not in known]
             if not found:
                 db.execute(_PREDICTION, row)
                 self._meet(row)
                 self.count("predictions", {row[2]: 1})
             elif fresh:
-                db.execute(_MORE, (orjson.dumps(before + fresh), row[4], row[0]))
+                db.execute(_MORE, (self._blob(before + fresh), row[4], row[0]))
 
 # %% ../notebooks/906_joined.ipynb #9a684231
 def versions_of(
@@ -323,8 +383,6 @@ def versions_of(
 
 # %% ../notebooks/906_joined.ipynb #866890e9
 import pandas as pd
-
-from .drift import BOOKING, LABEL, SCORE, TIME
 
 
 def window_of(
@@ -344,33 +402,51 @@ def window_of(
     labels = "FROM labels WHERE version = ? AND booked BETWEEN ? AND ?"
     scored = f"SELECT label, score {labels} AND score IS NOT NULL ORDER BY booked DESC LIMIT ?"
     labelled = pd.DataFrame(
-        store.ask(scored, version, oldest, now, settings.window_labels), columns=[LABEL, SCORE]
+        store.ask(scored, version, oldest, now, settings.window_labels),
+        columns=[store.contract.label, SCORE],
     )
     first = found[0][1] if found else 0
     ((ended,),) = store.ask(f"SELECT count(*) {labels}", version, first, now)
     unlabelled = max(0.0, 1 - ended / len(found)) if found else float("nan")
-    return _candidates([row for row in found if row[1] >= oldest], now), labelled, unlabelled
+    kept = [row for row in found if row[1] >= oldest]
+    return _candidates(store, kept, now), labelled, unlabelled
 
-
-def _candidates(found: list[tuple], now: float) -> pd.DataFrame:
+# %% ../notebooks/906_joined.ipynb #906ca702
+def _candidates(store: LabelStore, found: list[tuple], now: float) -> pd.DataFrame:
     "Requests with their candidates, as a row a candidate."
-    rows = [(request, time, *c) for request, time, blob in found for c in orjson.loads(blob)]
-    window = pd.DataFrame(rows, columns=[BOOKING, TIME, ENTITY, SCORE, KNOWN, *FEATURES])
-    window = window.astype({SCORE: float, KNOWN: float, **dict.fromkeys(FEATURES, float)})
-    window[KNOWN] = window[KNOWN].where(window[KNOWN].between(0, now))
-    for name in (TIME, KNOWN):
+    contract, rows = store.contract, []
+    for request, time, blob in found:
+        kept = orjson.loads(blob)
+        rows += [(request, time, *c) for c in _in_order(kept, store.names)]
+    about = [contract.booking, contract.time, contract.entity, SCORE]
+    window = pd.DataFrame(rows, columns=[*about, *store.names])
+    window = window.loc[:, ~window.columns.duplicated()]  # an entity may be its own request
+    known = list(known_columns(contract).values())
+    numbers = [name for name, kind in contract.kinds.items() if kind != "category"]
+    window = window.astype(dict.fromkeys([SCORE, *known, *numbers], float))
+    window[known] = window[known].where((window[known] >= 0) & (window[known] <= now))
+    for name in (contract.time, *known):
         window[name] = pd.to_datetime(window[name], unit="s", utc=True)
     return window
+
+
+def _in_order(kept: dict, names: list[str]) -> list[list]:
+    "Rows of candidates with these values; None: the version that answered did not have one."
+    if kept["names"] == names:
+        return kept["rows"]
+    values = [dict(zip(kept["names"], row[2:], strict=True)) for row in kept["rows"]]
+    pairs = zip(kept["rows"], values, strict=True)
+    return [[*row[:2], *map(named.get, names)] for row, named in pairs]
 
 # %% ../notebooks/906_joined.ipynb #fb83c9bd
 from datetime import UTC
 
 
-def completed_share(
+def positive_share(
     store: LabelStore,
     days: float = 30,
 ) -> float:
-    "Of last month's trips whose end is known, the share completed."
+    "Of last month's labels, the share that is 1."
     believed, newest = store.span().newest, "SELECT max(time) FROM labels WHERE time <= ?"
     sql = f"SELECT avg(label) FROM labels WHERE time <= ? AND time > ({newest}) - ?"
     share = store.ask(sql, believed, believed, days * 86_400)[0][0]

@@ -11,32 +11,42 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import project, registry
-from .drift import BOOKING, ENTITY, FEATURES, SCORE, TIME
-from .project import UserError
+from . import registry
+from .drift import SCORE
+from .problem import Contract, Project
+from .project import UserError, shown
 
 
 def candidates_for(
     folder: Path,  # an environment's, with mlflow/ and snapshots/
     version: str,
     days: int,  # the newest of the snapshot
+    project: Project,
 ) -> tuple[pd.DataFrame, pd.Timestamp]:
     "Logged candidates with scores, and until when it has learned. Raises `UserError`."
-    client = registry.connect(folder / "mlflow")
+    client, contract = registry.connect(folder / "mlflow"), project.contract
     story = registry.trace(client, version)
     file = folder / f"snapshots/{story.get('snapshot')}.parquet"
     if not file.is_file() or "until" not in story:
         raise UserError(
-            f"the snapshot that version {version} was trained from "
-            f"is not in {project.shown(file.parent)}"
+            f"the snapshot that version {version} was trained from is not in {shown(file.parent)}"
         )
-    rows = pd.read_parquet(file)
-    rows = rows[rows[BOOKING].notna() & (rows[TIME] > rows[TIME].max() - pd.Timedelta(days=days))]
-    rows = rows[rows[TIME] >= pd.Timestamp(story["since"])] if "since" in story else rows
-    rows = rows.sort_values([TIME, BOOKING, ENTITY], ignore_index=True)
-    known = rows[FEATURES].notna().any(axis=1)
+    rows, time = _requests(pd.read_parquet(file), contract), contract.time
+    rows = rows[rows[time] > rows[time].max() - pd.Timedelta(days=days)]
+    rows = rows[rows[time] >= pd.Timestamp(story["since"])] if "since" in story else rows
+    rows = rows.sort_values([time, contract.booking, contract.entity], ignore_index=True)
+    known = rows[list(contract.features)].notna().any(axis=1)
     score = registry.load(client, version).probability(rows)
     return rows.assign(**{SCORE: np.where(known, score, np.nan)}), pd.Timestamp(story["until"])
+
+
+def _requests(rows: pd.DataFrame, contract: Contract) -> pd.DataFrame:
+    "Rows whose request is known; each is one of its own where nobody chose among candidates."
+    if not contract.candidates:
+        number = pd.Series(range(len(rows)), rows.index).map("row {}".format)
+        named = rows.get(contract.booking, number)
+        rows = rows.assign(**{contract.booking: named.where(named.notna(), number)})
+    return rows[rows[contract.booking].notna()]
 
 # %% ../notebooks/907_references.ipynb #47bab619
 import sqlite3
@@ -47,23 +57,25 @@ from .drift import BINS, NEAR, USUAL
 from .joined import WindowSettings
 
 
-def _made_of(folder: Path, version: str, settings: WindowSettings) -> dict[str, Any]:
+def _made_of(
+    folder: Path, version: str, settings: WindowSettings, project: Project
+) -> dict[str, Any]:
     "With another run, other settings or another grid a reference is made anew."
     return {
-        "run_id": _run_of(folder, version),
+        "run_id": _run_of(folder, version, project.name),
         "window_requests": settings.window_requests,
         "days": settings.reference_days,
         "grid": [BINS, USUAL, NEAR],
     }
 
 
-def _run_of(folder: Path, version: str) -> str | None:
+def _run_of(folder: Path, version: str, model: str) -> str | None:
     "The training run of a version; MLflow takes seconds to import, so its table is read as it is."
     uri = f"{(folder / 'mlflow').resolve().as_uri()}/mlflow.db?mode=ro"
     sql = "SELECT run_id FROM model_versions WHERE name = ? AND version = ?"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as db:
-            found = db.execute(sql, [registry.NAME, version]).fetchone()
+            found = db.execute(sql, [model, version]).fetchone()
     except sqlite3.Error:
         return None
     return found[0] if found else None
@@ -71,7 +83,7 @@ def _run_of(folder: Path, version: str) -> str | None:
 # %% ../notebooks/907_references.ipynb #edb534de
 import json
 
-from .drift import Performance, Reference, reference_of
+from .drift import HOUR, Performance, Reference, reference_of, watched
 from .files import atomic_write, write_json
 
 
@@ -84,13 +96,14 @@ def keep_reference(
     version: str,
     made: Reference,
     settings: WindowSettings,
+    project: Project,
 ) -> None:
     "Write a reference beside the state; what says that it is whole is written last."
     kept, usual = _place(folder, version), made.performance
     with atomic_write(kept) as beside:
         made.units.to_parquet(beside, index=False)
     note = {
-        "made_of": _made_of(folder, version, settings),
+        "made_of": _made_of(folder, version, settings, project),
         "farthest": made.farthest,
         "usual_units": made.usual_units,
     }
@@ -101,23 +114,25 @@ def kept_reference(
     folder: Path,
     version: str,
     settings: WindowSettings,
+    project: Project,
 ) -> Reference | None:
     "The reference of a version as it was kept; None: unreadable, or of another run or settings."
     kept = _place(folder, version)
     try:
         note = json.loads(kept.with_suffix(".json").read_text(encoding="utf-8"))
-        if note["made_of"] != _made_of(folder, version, settings):
+        if note["made_of"] != _made_of(folder, version, settings, project):
             return None
-        return _opened(pd.read_parquet(kept), note)
+        return _opened(pd.read_parquet(kept), note, watched(project.contract))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def _opened(units: pd.DataFrame, note: dict) -> Reference:
+def _opened(units: pd.DataFrame, note: dict, kinds: dict[str, str]) -> Reference:
+    units[[HOUR, *kinds]]  # else a `KeyError`
     usual = note["performance"]
     if usual:
         usual = Performance(**{**usual, "standard_errors": tuple(usual["standard_errors"])})
-    return Reference(units, note["farthest"], note["usual_units"], usual)
+    return Reference(units, note["farthest"], note["usual_units"], usual, kinds)
 
 # %% ../notebooks/907_references.ipynb #a1e82253
 import threading
@@ -130,26 +145,29 @@ def make_reference(
     folder: Path,
     version: str,
     settings: WindowSettings,
+    project: Project,
 ) -> None:
     "Make a version's reference from its snapshot, and keep it. May raise `UserError`."
-    candidates, until = candidates_for(folder, version, settings.reference_days)
-    keep_reference(folder, version, reference_of(candidates, settings, until), settings)
+    candidates, until = candidates_for(folder, version, settings.reference_days, project)
+    made = reference_of(candidates, settings, until, project.contract)
+    keep_reference(folder, version, made, settings, project)
 
 
-def _make(folder: Path, version: str, settings: WindowSettings) -> None:
+def _make(folder: Path, version: str, settings: WindowSettings, project: Project) -> None:
     clocks.join(folder)
-    make_reference(folder, version, settings)
+    make_reference(folder, version, settings, project)
 
 
 def reference_for(
     folder: Path,
     version: str,
     settings: WindowSettings,
+    project: Project,
     ended: threading.Event | None = None,  # set: given up
 ) -> Reference:
     "The reference of a version: as it was kept, or made now. Raises `UserError`."
-    found = kept_reference(folder, version, settings)
+    found = kept_reference(folder, version, settings, project)
     if not found:
-        SubprocessJob(_make, folder, version, settings).result(ended)
-        found = kept_reference(folder, version, settings)
+        SubprocessJob(_make, folder, version, settings, project).result(ended)
+        found = kept_reference(folder, version, settings, project)
     return found

@@ -363,9 +363,10 @@ _62_1 = exercise(
 def _(answer):
     import pandas as pd
 
+    from mlops_course.contracts import read_project
     from mlops_course.monitoring import judge
 
-    settings = answer()
+    settings, contract = answer(), read_project("projects/ride_hailing.yaml").contract
     assert settings.missing <= 1, (
         f"missing={settings.missing:g} is more than all of them: it is a share, and 2 % is 0.02"
     )
@@ -395,9 +396,8 @@ def _(answer):
     )
     labels = pd.DataFrame({"trip_completed": [], "score": []})
     for gaps, alarm in [(1, False), (4, True)]:
-        verdict = judge(
-            rows.assign(conv_rate=rows.conv_rate.where(rows.index >= gaps)), labels, None, settings
-        )
+        some = rows.assign(conv_rate=rows.conv_rate.where(rows.index >= gaps))
+        verdict = judge(some, labels, None, settings, contract)
         assert verdict.detected["quality"] == alarm, (
             f"{gaps} of 100 driver-hours lack a feature: alarm should be {alarm}"
         )

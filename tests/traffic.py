@@ -6,12 +6,13 @@ from functools import cache
 import numpy as np
 import orjson
 import pandas as pd
+from rides import CONTRACT
 
 from mlops_course import predictions, project
 from mlops_course.drift import Reference, Verdict, judge, reference_of
 from mlops_course.joined import Label
 from mlops_course.monitoring import MonitoringSettings
-from mlops_course.problem import CONTRACT, KNOWN
+from mlops_course.problem import KNOWN
 
 NAMES = list(CONTRACT.features)
 CLOCK = project.environment().clock  # where a service's clock begins
@@ -110,7 +111,7 @@ def judged(usual: Reference, rows: pd.DataFrame) -> Verdict:
     "The verdict on the newest requests, with the labels of the best candidates."
     newest = rows[rows[CONTRACT.booking].isin(rows[CONTRACT.booking].drop_duplicates().tail(TOLD.window_requests))]
     best = newest.sort_values("score").groupby(CONTRACT.booking).tail(1)
-    return judge(newest, best.assign(**{CONTRACT.label: best.ended.astype(float)}), usual, TOLD)
+    return judge(newest, best.assign(**{CONTRACT.label: best.ended.astype(float)}), usual, TOLD, CONTRACT)
 
 
 # ---- columns that hardly vary, in place of the features
@@ -158,7 +159,7 @@ def unchanged(begin: datetime, days: int) -> pd.DataFrame:
 
 @cache
 def reference(kinds: tuple[str, ...], seed: int) -> Reference:
-    return reference_of(of_kinds(unchanged(BEGIN, 28), kinds, seed), TOLD, pd.Timestamp(BEGIN))
+    return reference_of(of_kinds(unchanged(BEGIN, 28), kinds, seed), TOLD, pd.Timestamp(BEGIN), CONTRACT)
 
 
 def one_window(kind: str) -> tuple[Reference, pd.DataFrame, str]:

@@ -29,10 +29,13 @@ import pyarrow as pa
 from serving import load, services
 
 from mlops_course import models, project, world
+from mlops_course.contracts import read_project
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.monitoring import MonitoringSettings
-from mlops_course.problem import ACCEPTANCE, CONTRACT, KNOWN
+from mlops_course.problem import KNOWN
 
+RIDES = read_project("projects/ride_hailing.yaml")
+CONTRACT, ACCEPTANCE = RIDES.contract, RIDES.acceptance
 FEATURES = list(CONTRACT.features)
 DRIFTS = ("covariate_drift", "concept_drift", "feed_missing", "feed_stale")
 WITHIN = 2_000  # requests
@@ -134,7 +137,7 @@ def verdicts(rows: pd.DataFrame, reference: Reference, told: MonitoringSettings,
         window = rows.iloc[starts[end - told.window_requests] : starts[end]]
         seen = rows.iloc[starts[max(0, end - 3 * told.window_labels // 2)] : starts[end]]
         come = seen[seen.chosen & (seen.label_at <= window.event_timestamp.iloc[-1])].tail(told.window_labels)
-        yield end - skipped, judge(window, come.assign(trip_completed=come.outcome), reference, told)
+        yield end - skipped, judge(window, come.assign(trip_completed=come.outcome), reference, told, CONTRACT)
 
 
 def highest(found) -> dict[str, float]:
@@ -150,7 +153,7 @@ def one_seed(size: Size, seed: int, live: bool, drifts: tuple[str, ...] = DRIFTS
     until, made = traffic(size, seed, drifts, live)
     newest = made["before"].event_timestamp.max()
     recent = made["before"][made["before"].event_timestamp > newest - pd.Timedelta(days=told.reference_days)]
-    reference = reference_of(recent, told, until)
+    reference = reference_of(recent, told, until, CONTRACT)
     result = {"seed": seed, "normal": [], "delay": {}}
     if live:
         for _, found in verdicts(made["normal"], reference, told, 100):

@@ -55,6 +55,12 @@ def _setting(path: str, value):
     return change
 
 
+def _scored(project: dict) -> None:
+    "A feature whose name is that of a model's own column."
+    project["contract"]["tables"]["statistics"]["columns"].append({"name": "score", "kind": "number", "about": "stars"})
+    project["contract"]["features"]["score"] = {"table": "statistics"}
+
+
 FAULTS = {
     "contract.labels: there is no table ends": _setting("contract.labels", "ends"),
     "contract.tables.labels: the column trip_completed is missing": _without_column("labels", "trip_completed"),
@@ -70,6 +76,7 @@ FAULTS = {
     "contract.features.age: statistics has no column age": _setting("contract.features.age", {"table": "statistics"}),
     "contract.features.age.table: there is no table people": _setting("contract.features.age", {"table": "people"}),
     "contract.features.request_id: bookings does not say whom it is about": _setting("contract.features.request_id", {"table": "bookings"}),
+    "contract.features.score: monitoring has a column of this name": _scored,
     "contract.features.acc_rate.score: acc_rate is a category": _setting(
         "contract.features.acc_rate", {"table": "statistics", "kind": "category", "score": "falls"}
     ),

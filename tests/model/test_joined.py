@@ -5,16 +5,16 @@ from datetime import timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rides import CONTRACT
 from traffic import BEGIN, MONDAY, TOLD, entry
 
 from mlops_course import joined
 from mlops_course.joined import Label, LabelStore
-from mlops_course.problem import CONTRACT
 
 
 @pytest.fixture
 def store(tmp_path):
-    made = LabelStore(tmp_path / "state.db")
+    made = LabelStore(tmp_path / "state.db", CONTRACT)
     yield made
     made.close()
 
@@ -29,7 +29,7 @@ _events = st.lists(st.tuples(st.sampled_from(["prediction", "label", "other driv
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=_events)
 def test_each_label_counts_once_in_whatever_order_it_comes(events, tmp_path_factory):
-    store = LabelStore(tmp_path_factory.mktemp("any") / "state.db")
+    store = LabelStore(tmp_path_factory.mktemp("any") / "state.db", CONTRACT)
     for kind, number in events:
         if kind == "prediction":
             store.add([entry(f"r{number}")])
@@ -76,7 +76,7 @@ def test_a_label_whose_prediction_never_comes_is_forgotten_and_counted(store):
 def test_the_share_of_completed_trips_is_that_of_the_last_month(store):
     days = [0, 40, 41, 42]
     store.label([Label(f"r{day}", 1001, int(day != 41), (BEGIN + timedelta(days=day)).timestamp()) for day in days])
-    assert joined.completed_share(store) == pytest.approx(2 / 3)
+    assert joined.positive_share(store) == pytest.approx(2 / 3)
 
 
 def test_a_window_is_of_one_version_and_its_newest_requests(store):

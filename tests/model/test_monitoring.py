@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from rides import CONTRACT, RIDES
 from traffic import BEGIN, LATER, MONDAY, NAMES, TOLD, entry, judged, logged, normal, write
 
 from mlops_course import clocks, health, monitoring, project, references, registry, reports, telemetry
@@ -21,7 +22,6 @@ from mlops_course.drift import reference_of
 from mlops_course.files import write_json
 from mlops_course.joined import LabelStore
 from mlops_course.monitoring import Monitor
-from mlops_course.problem import CONTRACT
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def clock():
 
 @pytest.fixture
 def store(tmp_path):
-    made = LabelStore(tmp_path / "state.db")
+    made = LabelStore(tmp_path / "state.db", CONTRACT)
     yield made
     made.close()
 
@@ -68,15 +68,15 @@ def test_a_restart_leaves_the_same_as_no_restart(cuts, failing, tmp_path_factory
         with open(file, "ab") as opened:
             opened.writelines(lines[done:cut])
         done = max(done, cut)
-        store = LabelStore(folder / "state.db")
+        store = LabelStore(folder / "state.db", CONTRACT)
         if place == failing:  # killed in the middle of a transaction
             store._db.execute("BEGIN IMMEDIATE")
             store._db.execute("INSERT INTO files VALUES ('2026-03-02.jsonl', 10) ON CONFLICT DO UPDATE SET read = 10")
             store._db.close()
-            store = LabelStore(folder / "state.db")
+            store = LabelStore(folder / "state.db", CONTRACT)
         monitoring.read_log(store, folder / "serving/predictions")
         store.close()
-    store = LabelStore(folder / "state.db")
+    store = LabelStore(folder / "state.db", CONTRACT)
     monitoring.read_log(store, folder / "serving/predictions")
     assert store.ask("SELECT count(*), count(DISTINCT request_id) FROM predictions") == [(30, 30)]
     assert {version: n for version, n in store.counts("predictions").items() if version != "unreadable"} == {"0": 15, "1": 15}
@@ -88,12 +88,12 @@ def test_a_restart_leaves_the_same_as_no_restart(cuts, failing, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def reference():
-    return reference_of(normal(1), TOLD, pd.Timestamp(BEGIN))
+    return reference_of(normal(1), TOLD, pd.Timestamp(BEGIN), CONTRACT)
 
 
 def served(folder, reference=None) -> Monitor:
     "A monitor that has looked once."
-    found = Monitor(folder, TOLD)
+    found = Monitor(folder, TOLD, RIDES)
     if reference:
         found.references["1"] = reference
     found.look()
@@ -122,11 +122,11 @@ def test_a_version_that_answers_no_more_is_no_longer_told(tmp_path):
 
 
 def test_a_kept_reference_is_the_same_reference(tmp_path, reference):
-    references.keep_reference(tmp_path, "1", reference, TOLD)
-    again = references.kept_reference(tmp_path, "1", TOLD)
+    references.keep_reference(tmp_path, "1", reference, TOLD, RIDES)
+    again = references.kept_reference(tmp_path, "1", TOLD, RIDES)
     rows = normal(50, 7, LATER)
     assert judged(again, rows) == judged(reference, rows)
-    assert references.kept_reference(tmp_path, "1", TOLD.model_copy(update={"reference_days": 3})) is None, "of other settings"
+    assert references.kept_reference(tmp_path, "1", TOLD.model_copy(update={"reference_days": 3}), RIDES) is None, "of other settings"
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_reference_begins_when_its_model_began_to_learn(made, tmp_path, since,
     begin = pd.Timestamp(BEGIN)
     tags = {} if since is None else {"since": (begin + pd.Timedelta(days=since)).isoformat()}
     trained_on(folder, normal(1, days=28), until=(begin + pd.Timedelta(days=21)).isoformat(), **tags)
-    monitor = Monitor(folder, TOLD)
+    monitor = Monitor(folder, TOLD, RIDES)
     monitoring.refer(monitor)
     found = monitor.references["1"]
     assert monitor.trouble == {}
@@ -165,7 +165,7 @@ def test_a_reference_begins_when_its_model_began_to_learn(made, tmp_path, since,
 
 def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(template, tmp_path):
     made = company.copy(template, tmp_path / "company")
-    found = Monitor(made, TOLD)
+    found = Monitor(made, TOLD, RIDES)
     monitoring.refer(found)
     assert "snapshot" in found.trouble["reference of version 1"]
     write(made, [entry("r1", values=(1.7, 0.5, 3.0))])
@@ -179,7 +179,7 @@ def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(template,
 @pytest.fixture
 def door(tmp_path, reference):
     "A client, its monitor, and nothing read yet."
-    monitor = Monitor(tmp_path, TOLD)
+    monitor = Monitor(tmp_path, TOLD, RIDES)
     monitor.references["1"] = reference
     with TestClient(monitoring.application(monitor), raise_server_exceptions=False) as client:
         yield client, monitor
@@ -262,8 +262,8 @@ def test_metrics_tell_the_documented_names_with_the_version(door):
 def test_beyond_loopback_a_key_is_needed(tmp_path, monkeypatch):
     monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
     with pytest.raises(project.UserError, match="MLOPS_COURSE_API_KEY"):
-        monitoring.monitor(tmp_path, TOLD.model_copy(update={"host": "0.0.0.0"}))
-    with TestClient(monitoring.application(Monitor(tmp_path, TOLD), key="secret")) as client:
+        monitoring.monitor(tmp_path, TOLD.model_copy(update={"host": "0.0.0.0"}), RIDES)
+    with TestClient(monitoring.application(Monitor(tmp_path, TOLD, RIDES), key="secret")) as client:
         assert client.get("/metrics").status_code == 401
         assert client.get("/metrics", headers={"X-API-Key": "secret"}).status_code == 200
         assert client.get("/health").status_code == 200
@@ -276,8 +276,8 @@ def test_the_pipelines_metrics_come_with_those_of_the_service(door):
 
 
 def test_what_is_made_elsewhere_is_given_up_when_the_service_ends(tmp_path, reference):
-    references.keep_reference(tmp_path, "1", reference, TOLD)
-    work, ended = reports.begin_report(tmp_path, "1", TOLD), threading.Event()
+    references.keep_reference(tmp_path, "1", reference, TOLD, RIDES)
+    work, ended = reports.begin_report(tmp_path, "1", TOLD, RIDES), threading.Event()
     ended.set()
     with pytest.raises(project.UserError, match="given up"):
         work.result(ended)
@@ -289,7 +289,7 @@ def test_a_report_is_written_and_linked(door, reference):
     assert client.get("/report").status_code == 404
     entries, _ = logged(normal(50, 7, LATER))
     write(monitor.folder, entries)
-    references.keep_reference(monitor.folder, "1", reference, TOLD)
+    references.keep_reference(monitor.folder, "1", reference, TOLD, RIDES)
     monitor.look()
     monitoring.write_reports(monitor)
     link = client.get("/report").json()["link"]

@@ -12,6 +12,7 @@ import orjson
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from rides import CONTRACT, RIDES
 from traffic import (
     BEGIN,
     CLOCK,
@@ -36,7 +37,6 @@ from mlops_course.files import write_json
 from mlops_course.health import Health
 from mlops_course.joined import Label, LabelStore
 from mlops_course.monitoring import Monitor, MonitoringSettings
-from mlops_course.problem import CONTRACT
 
 SLACK = timedelta(seconds=TOLD.clock_slack_seconds)
 KEPT = timedelta(days=TOLD.retention_days)
@@ -52,7 +52,7 @@ def clock():
 
 @pytest.fixture
 def monitor(tmp_path):
-    made = Monitor(tmp_path, TOLD)
+    made = Monitor(tmp_path, TOLD, RIDES)
     yield made
     made.store.close()
 
@@ -123,7 +123,7 @@ def test_a_label_of_the_future_is_refused_and_the_company_keeps_its_own_number(m
     }
     joined.forget(monitor.store, TOLD)
 
-    assert joined.completed_share(monitor.store) == 0.75
+    assert joined.positive_share(monitor.store) == 0.75
     assert metrics(client)['monitoring_refused_total{of="labels",reason="future"}'] == 2
     assert "2 labels dated after now" in client.get("/ready").json()["trouble"][0]
 
@@ -137,7 +137,7 @@ def test_what_is_within_the_slack_is_taken(client):
 
 def test_the_slack_is_a_setting(tmp_path):
     for seconds, new in [(0, 0), (7200, 1)]:
-        monitor = Monitor(tmp_path / str(seconds), TOLD.model_copy(update={"clock_slack_seconds": seconds}))
+        monitor = Monitor(tmp_path / str(seconds), TOLD.model_copy(update={"clock_slack_seconds": seconds}), RIDES)
         write(monitor.folder, [dated(CLOCK + timedelta(hours=1))])
         monitor.look()
         assert monitor.store.ask("SELECT count(*) FROM predictions") == [(new,)]
@@ -222,7 +222,7 @@ def test_a_stream_of_refusals_is_said_once_in_the_log_and_as_long_as_it_lasts(mo
 
 def test_refusals_of_an_earlier_run_are_counted_and_no_trouble_of_this_one(tmp_path):
     for _ in range(2):
-        monitor = Monitor(tmp_path, TOLD)
+        monitor = Monitor(tmp_path, TOLD, RIDES)
         monitor.look()
         assert dict(monitor.trouble.items()) == {}
         write(tmp_path, [dated("2099-01-01T00:00:00+00:00")])
@@ -234,7 +234,7 @@ def test_refusals_of_an_earlier_run_are_counted_and_no_trouble_of_this_one(tmp_p
 @pytest.fixture
 def before(tmp_path):
     "A database of a version that took any time: half a year of it is to come, and one row has all of the future."
-    store = LabelStore(tmp_path / "monitoring/state.db")
+    store = LabelStore(tmp_path / "monitoring/state.db", CONTRACT)
     store.add([entry(f"r{n}", minutes=n) for n in range(300)])
     store.label([Label(f"r{n}", 1001, 1, (MONDAY + timedelta(minutes=n)).timestamp()) for n in range(200)])
     store.add([dated("2099-01-01T00:00:00+00:00", f"bad{n}", version="9") for n in range(250)])
@@ -249,7 +249,7 @@ def before(tmp_path):
 
 
 def test_a_database_of_before_the_outcomes_had_their_names_goes_on_counting(before):
-    store = LabelStore(before / "monitoring/state.db")
+    store = LabelStore(before / "monitoring/state.db", CONTRACT)
     was = store.counts("labels")
 
     store.label([Label("waits too", 1001, 0, MONDAY.timestamp())])
@@ -260,7 +260,7 @@ def test_a_database_of_before_the_outcomes_had_their_names_goes_on_counting(befo
 
 
 def test_a_database_that_holds_the_future_recovers(before):
-    monitor = Monitor(before, TOLD)
+    monitor = Monitor(before, TOLD, RIDES)
     joined.forget(monitor.store, TOLD)
     with TestClient(monitoring.application(monitor)) as client:
         assert project.now() - CLOCK < timedelta(minutes=1), "the clock of the run is not that of a sender"
@@ -296,7 +296,7 @@ def test_a_label_of_1970_counts_with_its_booking_and_only_once(monitor):
     store.add([entry("r1")])
     assert store.label([Label("r1", 1001, 1, 0.0), Label("never predicted", 1001, 1, 0.0)]) == {"joined": 1, "unknown": 1}
     joined.forget(store, TOLD)
-    assert joined.completed_share(store) == 1.0
+    assert joined.positive_share(store) == 1.0
     assert store.label([Label("r1", 1001, 1, 0.0)]) == {"duplicate": 1}
     assert store.counts("labels") == {"joined": 1, "unknown": 1, "duplicate": 1}
 
@@ -338,7 +338,7 @@ def test_a_clock_goes_on_where_the_last_one_was_and_not_where_a_sender_is(tmp_pa
         ran(tmp_path, lived)
     if lines:
         write(tmp_path, [dated(moment, f"r{n}") for n, moment in enumerate(lines)], day="2099-01-01")
-    monitor = Monitor(tmp_path, TOLD)
+    monitor = Monitor(tmp_path, TOLD, RIDES)
     with TestClient(monitoring.application(monitor)):
         assert timedelta(0) <= project.now() - then < timedelta(minutes=1)
         monitor.look()
@@ -352,18 +352,18 @@ def test_a_clock_goes_on_where_the_last_one_was_and_not_where_a_sender_is(tmp_pa
 def test_such_a_reference_is_kept_and_read_as_it_is(tmp_path):
     for kind in ("constant", "all missing"):
         made, window, _ = one_window(kind)
-        references.keep_reference(tmp_path, "1", made, TOLD)
-        again = references.kept_reference(tmp_path, "1", TOLD)
-        scores = [judge(window, NO_LABELS, each, TOLD).scores for each in (made, again)]
+        references.keep_reference(tmp_path, "1", made, TOLD, RIDES)
+        again = references.kept_reference(tmp_path, "1", TOLD, RIDES)
+        scores = [judge(window, NO_LABELS, each, TOLD, CONTRACT).scores for each in (made, again)]
         assert scores[0] == pytest.approx(scores[1], nan_ok=True)
 
 
 @pytest.mark.parametrize("spoil", [lambda f: f.write_bytes(f.read_bytes()[:100]), lambda f: f.write_text("[]"), lambda f: f.unlink()])
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
 def test_a_kept_reference_that_cannot_be_read_is_made_anew(tmp_path, ending, spoil):
-    references.keep_reference(tmp_path, "1", reference(TRIPLES[0], 1), TOLD)
+    references.keep_reference(tmp_path, "1", reference(TRIPLES[0], 1), TOLD, RIDES)
     spoil((tmp_path / "monitoring/reference/1").with_suffix(ending))
-    assert references.kept_reference(tmp_path, "1", TOLD) is None
+    assert references.kept_reference(tmp_path, "1", TOLD, RIDES) is None
 
 
 # ---- works that fail
@@ -439,13 +439,13 @@ def weekdays(rows: pd.DataFrame, weekend: bool) -> pd.DataFrame:
     ids=["no day of the week", "no hour of the day"],
 )
 def test_a_window_that_shares_no_hour_of_the_week_with_the_reference_has_a_report(tmp_path, before, after):
-    kept, rows = reference_of(before(unchanged(BEGIN, 28)), TOLD, pd.Timestamp(BEGIN)), after(unchanged(LATER, 7))
-    reports.report(rows.tail(1_000), kept, TOLD, tmp_path / "report.html")
+    kept, rows = reference_of(before(unchanged(BEGIN, 28)), TOLD, pd.Timestamp(BEGIN), CONTRACT), after(unchanged(LATER, 7))
+    reports.report(rows.tail(1_000), kept, TOLD, tmp_path / "report.html", CONTRACT)
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
 
 
 def test_the_reference_of_a_report_has_the_windows_hours():
-    kept, window = reference(TRIPLES[0], 1), drift.driver_hours(unchanged(LATER, 7).iloc[:2_000])
+    kept, window = reference(TRIPLES[0], 1), drift.entity_hours(unchanged(LATER, 7).iloc[:2_000], CONTRACT)
     kept.units = kept.units.assign(weight=drift.same_hours(window, kept.units))
     both = [(window.assign(weight=1.0)), kept.units]
     hours = [rows.groupby([rows[drift.HOUR].dt.dayofweek, rows[drift.HOUR].dt.hour]).weight.sum() for rows in both]
@@ -457,9 +457,9 @@ def test_a_report_on_such_columns_says_what_the_verdict_says(tmp_path, kinds):
     *_, window = windows(of_kinds(unchanged(LATER, 7), kinds, 1_001))
     changed = window.assign(**{NAMES[0]: 0.9, NAMES[1]: 0.9})
     for rows in (window, changed) if kinds == TRIPLES[0] else (window,):
-        reports.report(rows, reference(kinds, 1), TOLD, tmp_path / "report.html")
+        reports.report(rows, reference(kinds, 1), TOLD, tmp_path / "report.html", CONTRACT)
         drifts = (tmp_path / "report.html").read_text().count("Data drift detected")
-        assert drifts == sum(share >= 1 for share in judge(rows, NO_LABELS, reference(kinds, 1), TOLD).scores.values())
+        assert drifts == sum(share >= 1 for share in judge(rows, NO_LABELS, reference(kinds, 1), TOLD, CONTRACT).scores.values())
 
 
 @pytest.fixture
@@ -474,7 +474,7 @@ def reporting(monitor, monkeypatch):
     class Played:
         "In place of a `SubprocessJob`, which takes seconds."
 
-        def __init__(self, folder, version, told, nice=0):
+        def __init__(self, folder, version, told, asked, nice=0):
             self.version = version
             monitor.begun.append(version)
 
@@ -505,7 +505,7 @@ def test_a_reference_that_cannot_be_made_keeps_no_other(monitor, monkeypatch):
     monitor.look()
     kept = {"2": reference(TRIPLES[0], 1)}
 
-    def read(folder, version, told, ended):
+    def read(folder, version, told, asked, ended):
         if version not in kept:
             raise ZeroDivisionError
         return kept[version]
@@ -520,7 +520,7 @@ def test_a_reference_that_cannot_be_made_keeps_no_other(monitor, monkeypatch):
 
 
 def test_a_service_whose_look_fails_says_so_and_goes_on(tmp_path):
-    monitor = Monitor(tmp_path, TOLD.model_copy(update={"refresh_seconds": 0.01}))
+    monitor = Monitor(tmp_path, TOLD.model_copy(update={"refresh_seconds": 0.01}), RIDES)
     look, broken = monitor.store.ask, threading.Event()
     broken.set()
     monitor.store.ask = lambda *words: sys.exit("broken") if broken.is_set() else look(*words)
@@ -552,7 +552,7 @@ def test_whoever_reads_meets_no_change(monitor, hurry):
     write(monitor.folder, [entry(f"r{n}", minutes=n) for n in range(5)])
     monitor.look()
     over, (verdict,), wrong = threading.Event(), monitor.verdicts.values(), []
-    reference = Reference(pd.DataFrame(), {}, 0.0, None)
+    reference = Reference(pd.DataFrame(), {}, 0.0, None, {})
 
     def changes(seed: int):
         rng = np.random.default_rng(seed)

@@ -18,10 +18,10 @@ import pytest
 from browser import CHROMIUM, free_port, page
 from company import KNOWN
 from online import COMMAND, Online, wait_for
+from rides import CONTRACT, RIDES
 
 from mlops_course import drift, project, references
 from mlops_course.monitoring import MonitoringSettings
-from mlops_course.problem import CONTRACT
 
 TOLD = {"window_requests": 100, "min_labels": 10, "refresh_seconds": 0.1}
 SEED = {
@@ -102,7 +102,8 @@ def both(template, tmp_path_factory):
     "A serving and a monitoring service on one company, whose champion has a reference for drift."
     folder = company.copy(template, tmp_path_factory.mktemp("both") / "company")
     told = MonitoringSettings(**TOLD)
-    references.keep_reference(folder, "1", drift.reference_of(usual(), told, pd.Timestamp(company.CLOCK)), told)
+    made = drift.reference_of(usual(), told, pd.Timestamp(company.CLOCK), CONTRACT)
+    references.keep_reference(folder, "1", made, told, RIDES)
     online, watch = Online(folder), Watch(folder)
     try:
         wait_for(online.ready, 120)
