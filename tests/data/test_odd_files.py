@@ -750,7 +750,7 @@ def each_row_is_somewhere(source: readers.Source, name: str) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(odd_text(), described)
-def test_of_any_text_each_row_is_kept_refused_or_left_out_or_the_file_is(tmp_path, given_file, more):
+def test_of_any_text_each_row_is_kept_or_refused_or_the_file_is(tmp_path, given_file, more):
     name, content, separator = given_file
     each_row_is_somewhere(placed(tmp_path, content, **more, **separator), name)
 
@@ -780,7 +780,7 @@ COLUMNS = [
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data(), names_of, st.integers(1, 6), described)
-def test_of_any_parquet_file_each_row_is_kept_refused_or_left_out_or_the_file_is(tmp_path, some, name, count, more):
+def test_of_any_parquet_file_each_row_is_kept_or_refused_or_the_file_is(tmp_path, some, name, count, more):
     def pick(values):
         return some.draw(st.sampled_from(values))
 
