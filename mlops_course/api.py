@@ -449,7 +449,7 @@ def _check_champion(folder: Path) -> None:
     "Raise `UserError` if there is no model to answer with, nor a copy of an earlier one."
     check_built(folder, folder / "serving/model")
     with suppress(sqlite3.Error):  # the service can live with that, on its copy
-        if not registry.champion(folder / "mlflow"):
+        if not registry.champion(folder / "mlflow", registry.NAME):
             raise project.UserError(
                 f"no model of {project.shown(folder)} has passed the gate yet: "
                 f"`{project.in_make('run')}` says why"

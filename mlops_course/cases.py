@@ -241,7 +241,7 @@ class CaseStore:
         return self.cases[-1]
 
     def champion(self) -> str | None:
-        found = registry.champion(self.folder / "mlflow")
+        found = registry.champion(self.folder / "mlflow", registry.NAME)
         return found.version if found else None
 
     def rolled_back(self, champion: str | None) -> str | None:

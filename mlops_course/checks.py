@@ -149,7 +149,7 @@ def no_target_leakage(
             None,
             f"{len(frame):,} rows with {frame[label].nunique()} classes are too few to tell",
         )
-    columns = {f: frame[f].fillna(frame[f].median()).fillna(0) for f in features}
+    columns = {f: _as_number(frame[f], frame[label]) for f in features}
     columns |= {f"{f} is missing": frame[f].isna().astype(int) for f in features}
     areas = {name: roc_auc_score(frame[label], values) for name, values in columns.items()}
     worst = max(areas, key=lambda name: abs(areas[name] - 0.5))
@@ -160,24 +160,39 @@ def no_target_leakage(
         f"{worst} {'does not separate' if verdict else 'separates'} the label almost perfectly",
     )
 
+# %% ../notebooks/40_testing_ml.ipynb #23ed0043
+def _as_number(values: pd.Series, label: pd.Series) -> pd.Series:
+    "A number as it is; a category as the share of 1 that it has in the other half of the rows."
+    if pd.api.types.is_numeric_dtype(values):
+        return values.fillna(values.median()).fillna(0)
+    half, told = np.arange(len(values)) % 2, values.fillna("")
+    shares = [label[half == part].groupby(told[half == part]).mean() for part in (1, 0)]
+    share = np.where(half == 0, *(told.map(one) for one in shares))
+    return pd.Series(share, values.index).fillna(label.mean())
+
 # %% ../notebooks/40_testing_ml.ipynb #1c33d301
+from .kinds import typed
+
+
 def from_the_past(
     frame: pd.DataFrame,  # entity, time and features
     history: pd.DataFrame,  # entity, the time from which a row was known, and features
     entity: str,
     time: str,
     known: str,
-    features: list[str],
+    kinds: dict[str, str],  # of each feature: number, boolean or category
 ) -> Result:
     """Were the features of each row known of its entity at its time?
     Rows without any feature do not count."""
-    keys = [entity, *features]
-    rows = frame.dropna(subset=features, how="all")[[*keys, time]]
+    keys = [entity, *kinds]
+    rows = frame.dropna(subset=list(kinds), how="all")
     if history.empty or rows.empty:
         return Result("features known in time", None, "no rows with features")
-    same_types = dict.fromkeys(features, "float64")
-    first = history.astype(same_types).groupby(keys, dropna=False, as_index=False)[known].min()
-    found = rows.astype(same_types).merge(first, on=keys, how="left")
+    asked, told = (
+        part[[entity, at]].join(typed(part, kinds)) for part, at in [(rows, time), (history, known)]
+    )
+    first = told.groupby(keys, dropna=False, as_index=False)[known].min()
+    found = asked.merge(first, on=keys, how="left")
     wrong = int((~(found[known] <= found[time])).sum())
     return Result(
         "features known in time",
@@ -240,19 +255,20 @@ def does_not_fall(
     score,
     rows: pd.DataFrame,
     feature: str,
-    step: float,  # how much better the feature gets
+    step: float,  # how far the feature moves to where the score is higher; below 0: it falls
     by: float = 0.01,  # a fall up to this does not count
 ) -> Result:
-    "When `feature` rises by `step` and nothing else changes, does no score fall?"
+    "When `feature` moves by `step` and nothing else changes, does no score fall?"
     known = rows[rows[feature].notna()]
     if known.empty:
         return Result(f"direction: {feature}", None, "no rows")
     fall = score(known) - score(known.assign(**{feature: known[feature] + step}))
-    wrong = int((fall > by).sum())
+    wrong, moves = int((fall > by).sum()), "falls" if step < 0 else "rises"
     return Result(
         f"direction: {feature}",
         wrong == 0,
-        f"{wrong:,} of {len(known):,} scores fall by more than {by} when it rises by {step}",
+        f"{wrong:,} of {len(known):,} scores fall by more than {by} "
+        f"when it {moves} by {abs(step):g}",
     )
 
 # %% ../notebooks/40_testing_ml.ipynb #9415c0bd

@@ -446,12 +446,12 @@ def _judged(told: dict) -> list[str]:
     ]
 
 # %% ../notebooks/91_command_line.ipynb #91fe0a48
-def _champion(mlflow: Path) -> str:
+def _champion(mlflow: Path, name: str) -> str:
     from mlops_course import registry
 
-    found = registry.champion(mlflow)
+    found = registry.champion(mlflow, name)
     return (
-        f"{registry.NAME} version {found.version}"
+        f"{name} version {found.version}"
         if found
         else "no champion: no model has passed the gate yet"
     )
@@ -467,6 +467,12 @@ def _rows(path: Path) -> int:
     return pq.read_metadata(path).num_rows
 
 # %% ../notebooks/91_command_line.ipynb #a535bca7
+def _project(file: str):
+    from mlops_course import contracts
+
+    return contracts.read_project(project.environment(file).project)
+
+
 def summary(
     file: str,  # of the environment, in the root
 ) -> str:
@@ -477,7 +483,7 @@ def summary(
         raise _absent(f"nothing was built in {where}", file, "run")
     lines = [
         spoken_of(file),
-        f"Champion   {_champion(out / 'mlflow')}",
+        f"Champion   {_champion(out / 'mlflow', _project(file).name)}",
         *_judged(_read(out / "training/decision.json")),
     ]
     if (out / "training/truth.json").is_file():
@@ -691,7 +697,11 @@ def trace(
         _show_rows("candidate", entry["candidates"])
         typer.echo("")
     try:
-        _show(registry.trace(registry.connect(folder), entry["run_id"] if entry else which))
+        _show(
+            registry.trace(
+                registry.connect(folder, _project(file).name), entry["run_id"] if entry else which
+            )
+        )
     except registry.UnknownVersion:
         shown = project.in_make("ui", file)
         raise project.UserError(
@@ -705,9 +715,9 @@ def rollback(file: _File = "env.yaml"):
     "Make the previous champion champion again."
     from mlops_course import registry
 
-    folder = _mlflow(file)
+    client = registry.connect(_mlflow(file), _project(file).name)
     typer.echo(spoken_of(file))
-    typer.echo(f"champion is version {registry.rollback(registry.connect(folder))} again")
+    typer.echo(f"champion is version {registry.rollback(client)} again")
 
 
 def _check_given(word: str, what: str) -> None:
@@ -723,7 +733,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
     folder = _mlflow(file)
     _check_given(run_id, "a run id, as `mlops-course trace champion` shows it")
     typer.echo(spoken_of(file))
-    was, now = training.reproduce(folder, search.in_one_line(run_id))
+    was, now = training.reproduce(folder, search.in_one_line(run_id), _project(file))
     if was != now:
         raise project.UserError(
             f"the model differs: {was[:12]} was registered, {now[:12]} came out"

@@ -243,15 +243,20 @@ class _Form:
         self.types = [_TYPES[kind] for kind in kinds]
 
     def candidate(self, c: dict[str, Any]) -> list:
-        values, known = c.get("values") or {}, c.get(KNOWN)
-        by_view = known if isinstance(known, dict) else dict.fromkeys(self.views, known)
-        times = [_seconds(by_view.get(view)) for view in self.views]
+        values, times = c.get("values") or {}, self.times(c.get(KNOWN))
         return [c[self.entity], c["score"], *times, *map(values.get, self.features)]
 
+    def times(self, known: Any) -> list[float | None]:
+        "From when each table's features were known: a time of each, or one of all."
+        if isinstance(known, dict):
+            return [_seconds(known.get(view)) for view in self.views]
+        return [_seconds(known)] * len(self.views)
+
     def fits(self, rows: list[list]) -> bool:
-        return all(type(v) in t for row in rows for v, t in zip(row, self.types, strict=False))
+        columns = zip(*rows, strict=True)
+        return all(set(map(type, c)) <= t for c, t in zip(columns, self.types, strict=False))
 
-
+# %% ../notebooks/906_joined.ipynb #906ca703
 def _seconds(time: str | datetime | None) -> float | None:
     "Since 1970. Raises `ValueError` if it has no zone."
     if time is None:
@@ -279,7 +284,8 @@ class _Rows(Labels):
             candidates = [self._form.candidate(c) for c in entry["candidates"]]
             ids = str(entry["request_id"]), _seconds(entry["time"]), str(entry["version"])
             choice = entry["prediction"], entry["score"]
-            if ids[1] is None or not self._form.fits([choice, *candidates]) or _huge(choice[0]):
+            fits = self._form.fits([choice]) and self._form.fits(candidates)
+            if ids[1] is None or not fits or _huge(choice[0]):
                 return None, 0
             lost = [self._believed(candidate, newest) for candidate in candidates]
             return (*ids, *choice, self._blob(candidates)), sum(lost)
@@ -288,13 +294,12 @@ class _Rows(Labels):
 
     def _believed(self, candidate: list, newest: float) -> bool:
         "Drop a time from which features cannot have been known. Was there one?"
-        places = range(2, 2 + len(self._form.views))
-        strange = [
-            n for n in places if candidate[n] is not None and not 0 <= candidate[n] <= newest
-        ]
-        for place in strange:
-            candidate[place] = None
-        return bool(strange)
+        lost = False
+        for place in range(2, 2 + len(self._form.views)):
+            time = candidate[place]
+            if time is not None and not 0 <= time <= newest:
+                candidate[place], lost = None, True
+        return lost
 
     def _blob(self, candidates: list[list]) -> bytes:
         return orjson.dumps({"names": self.names, "rows": candidates})

@@ -130,7 +130,7 @@ def _asked(monitor: Monitor, version: str) -> tuple[Path, str, MonitoringSetting
 
 def champion_of(folder: Path) -> str | None:
     try:
-        found = registry.champion(folder / "mlflow")
+        found = registry.champion(folder / "mlflow", registry.NAME)
     except sqlite3.Error:
         return None
     return found.version if found else None

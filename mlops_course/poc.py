@@ -74,7 +74,7 @@ def track(
     parameters = {**parameters, "features": ", ".join(features)}
     _log(client, run, parameters, metrics, {"data": data, "key": key})
     if model is not None:
-        registry.log_model(client, run, model, tuple(features))
+        registry.log_model(client, run, model, dict.fromkeys(features, "number"))
     client.set_terminated(run)
     return run
 

@@ -28,18 +28,18 @@ def _drawn(request_id: str) -> float:
 # %% ../notebooks/42_uplift.ipynb #785e4283
 def choose(
     request_id: str,
-    drivers: Sequence[int],
-    scores: Sequence[float | None],  # beside `drivers`; None: nothing is known of this one
+    entities: Sequence,  # the candidates: numbers or texts
+    scores: Sequence[float | None],  # beside `entities`; None: nothing is known of this one
     epsilon: float,  # share of requests in which the candidate is drawn
 ) -> Choice:
-    "The candidate with the highest score, of equal ones the lowest number; or one that is drawn."
+    "The candidate with the highest score, of equal ones the lowest entity; or one that is drawn."
     known = [i for i, score in enumerate(scores) if score is not None]
     if not known:
         return Choice(None, False, None)
-    place = best = max(known, key=lambda i: (scores[i], -drivers[i]))
+    ordered = sorted(known, key=entities.__getitem__)
+    place = best = max(ordered, key=scores.__getitem__)
     drawn = _drawn(request_id)
     if explored := drawn < epsilon:  # and then drawn / epsilon lies in [0, 1) again
-        ordered = sorted(known, key=drivers.__getitem__)
         place = ordered[min(int(drawn / epsilon * len(known)), len(known) - 1)]
     return Choice(place, explored, epsilon / len(known) + (1 - epsilon) * (place == best))
 
@@ -47,40 +47,46 @@ def choose(
 import numpy as np
 import pandas as pd
 
-from .problem import BOOKING, ENTITY, FEATURES, LABEL, PROPENSITY, TIME
+from .problem import Contract
 
 
 def choices(
     rows: pd.DataFrame,  # candidates of bookings
     score: np.ndarray,  # of each row: the policy takes the highest
-    expected: np.ndarray | None = None,  # probability of completion (doubly robust); None: score
+    contract: Contract,
+    expected: np.ndarray | None = None,  # probability of the label (doubly robust); None: score
 ) -> pd.DataFrame:
     "A row a booking with a label: what was logged, what the policy picks, what both promise."
+    booking, entity = contract.booking, contract.entity
+    known = rows[list(contract.features)].notna().any(axis=1)
     rows = rows.assign(expected=score if expected is None else expected)
-    rows["score"] = np.where(rows[FEATURES].notna().any(axis=1), score, -1.0)
-    rows = rows[rows[BOOKING].notna()]
-    rank = rows.sort_values([BOOKING, "score", ENTITY], ascending=[True, False, True])
-    picked = rank.drop_duplicates(BOOKING)[[BOOKING, ENTITY, "expected"]]
-    logged = rows[rows[PROPENSITY].notna() & rows[LABEL].notna()]
-    both = logged.merge(picked, on=BOOKING, suffixes=("", "_picked"))
-    both = both.rename(columns={f"{ENTITY}_picked": "picked"})
-    known = [BOOKING, TIME, ENTITY, "picked", PROPENSITY, LABEL]
-    return both[[*known, "expected", "expected_picked"]]
+    rows["score"] = np.where(known, score, -1.0)
+    rows = rows[rows[booking].notna()]
+    rank = rows.sort_values([booking, "score", entity], ascending=[True, False, True])
+    picked = rank.drop_duplicates(booking)[[booking, entity, "expected"]]
+    logged = rows[rows[contract.propensity].notna() & rows[contract.label].notna()]
+    both = logged.merge(picked, on=booking, suffixes=("", "_picked"))
+    both = both.rename(columns={f"{entity}_picked": "picked"})
+    columns = [booking, contract.time, entity, "picked", contract.propensity, contract.label]
+    return both[[*columns, "expected", "expected_picked"]]
 
 # %% ../notebooks/42_uplift.ipynb #b85c1a4e
 def importance_weights(
     chosen: pd.DataFrame,  # of `choices`
+    contract: Contract,
 ) -> np.ndarray:
     "One over the propensity where the policy picks what was logged, else 0."
-    return np.where(chosen.picked == chosen[ENTITY], 1 / chosen[PROPENSITY], 0.0)
+    agreed = chosen.picked == chosen[contract.entity]
+    return np.where(agreed, 1 / chosen[contract.propensity], 0.0)
 
 
 def doubly_robust(
     chosen: pd.DataFrame,  # of `choices`
+    contract: Contract,
 ) -> np.ndarray:
     "A policy's worth in each booking, doubly robust (Dudík, Langford, Li 2011, arXiv 1103.4601)."
-    error = (chosen[LABEL] - chosen.expected).to_numpy()
-    return chosen.expected_picked.to_numpy() + importance_weights(chosen) * error
+    error = (chosen[contract.label] - chosen.expected).to_numpy()
+    return chosen.expected_picked.to_numpy() + importance_weights(chosen, contract) * error
 
 # %% ../notebooks/42_uplift.ipynb #535fe59e
 def effective_sample(weight: np.ndarray) -> float:
@@ -146,14 +152,14 @@ class Uplift(NamedTuple):
 def uplift(
     chosen: pd.DataFrame,  # of `choices`
     seed: int,
+    contract: Contract,
 ) -> Uplift:
     "Doubly robust, and self-normalized (Swaminathan, Joachims 2015); None: not measurable."
-    weight, label, one = importance_weights(chosen), chosen[LABEL], np.ones(len(chosen))
+    weight, label = importance_weights(chosen, contract), chosen[contract.label]
     if not weight.any():
         return Uplift(None, None, 0.0 if len(chosen) else None, len(chosen))
-    worth, sums = [doubly_robust(chosen), label], [weight * label, weight, label, one]
-    robust = bootstrap_interval(chosen[TIME], worth, lambda p, y: p / y - 1, seed)
-    normalized = bootstrap_interval(
-        chosen[TIME], sums, lambda wy, w, y, n: wy / w / (y / n) - 1, seed
-    )
+    time, one, worth = chosen[contract.time], np.ones(len(chosen)), doubly_robust(chosen, contract)
+    robust = bootstrap_interval(time, [worth, label], lambda p, y: p / y - 1, seed)
+    sums = [weight * label, weight, label, one]
+    normalized = bootstrap_interval(time, sums, lambda wy, w, y, n: wy / w / (y / n) - 1, seed)
     return Uplift(robust, normalized, effective_sample(weight), len(chosen))

@@ -20,6 +20,9 @@ class Acceptance(Settings):
     rmse: float = 0.5  # of the probability, at most
     uplift: float = 0.10  # more completed trips than the logged policy, at least
     no_worse: float = 0.02  # trips a booking that a champion may lose, by the lower bound
+    log_loss_gain: float = 0.0  # log loss a row less than the base rate has: more than this
+    # where no choices are logged: what decisions bring more a row than by the base rate, at least
+    worth_gain: float = 0.0
     labels: int = 2_000  # in the test window, at least
     drivers: int = 50  # with a label in the test window, at least
     effective_sample: float = 500  # weighted bookings in which model and log agree, at least
@@ -298,6 +301,11 @@ class Contract(Roles):
     def keys(self) -> list[str]:
         "The entities that a request names, so that its features can be found."
         return list(dict.fromkeys(self.tables[view].entity for view in self.views))
+
+    @property
+    def noun(self) -> str:
+        "What an entity is called: its column without `_id`."
+        return self.entity.removesuffix("_id")
 
     @property
     def learned(self) -> str:

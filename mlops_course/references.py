@@ -24,7 +24,8 @@ def candidates_for(
     project: Project,
 ) -> tuple[pd.DataFrame, pd.Timestamp]:
     "Logged candidates with scores, and until when it has learned. Raises `UserError`."
-    client, contract = registry.connect(folder / "mlflow"), project.contract
+    client = registry.connect(folder / "mlflow", project.name)
+    contract = project.contract
     story = registry.trace(client, version)
     file = folder / f"snapshots/{story.get('snapshot')}.parquet"
     if not file.is_file() or "until" not in story:

@@ -13,6 +13,7 @@ from . import project, tracking
 from .files import atomic_write, file_digest, write_json
 
 TRUSTED = {
+    "functools.partial": "a function with arguments, which must be trusted by itself",
     "mlops_course.models.ClippedRegression": "our own, of lesson 41: clipped to 0 and 1",
     "numpy.dtype": "the type of an array's numbers",
     "scipy.interpolate.BSpline": "a curve of SplineTransformer: knots and coefficients",
@@ -20,6 +21,7 @@ TRUSTED = {
     "sklearn.calibration._SigmoidCalibration": "two numbers, in CalibratedClassifierCV",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor": "a tree: an array of nodes",
     "sklearn.tree._tree.Tree": "a tree of RandomForestClassifier: an array of nodes",
+    "sklearn.utils.validation.check_array": "asks for numbers, before trees with categories",
 }
 
 # %% ../notebooks/44_model_registry.ipynb #2422d28a
@@ -167,11 +169,14 @@ def libraries() -> dict[str, str]:
     return {name: version(name) for name in ("numpy", "pandas", "scikit-learn", "scipy", "skops")}
 
 # %% ../notebooks/44_model_registry.ipynb #d7246406
-def _signature(features: tuple[str, ...]):
+_TYPES = {"number": "double", "boolean": "boolean", "category": "string"}  # of MLflow
+
+
+def _signature(kinds: dict[str, str]):
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-    columns = [ColSpec("double", name) for name in features]
+    columns = [ColSpec(_TYPES[kind], name) for name, kind in kinds.items()]
     return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), (-1, 2))]))
 
 
@@ -185,7 +190,7 @@ def model_digest(
 def save_model(
     model,  # a fitted estimator with `predict_proba`
     folder: Path,  # is made; must not be there yet
-    features: tuple[str, ...],  # the input columns, in the order of training
+    kinds: dict[str, str],  # of each feature, in the order of training
     **names: str,  # what else MLmodel shall say: run_id, artifact_path
 ) -> str:
     "Save a model in skops format; the same estimator gives the same file. Returns its digest."
@@ -199,7 +204,7 @@ def save_model(
         model,
         folder,
         mlflow_model=Model(**names),
-        signature=_signature(features),
+        signature=_signature(kinds),
         serialization_format="skops",
         skops_trusted_types=sorted(trusted()),
         pyfunc_predict_fn="predict_proba",
@@ -209,13 +214,15 @@ def save_model(
     return model_digest(folder)
 
 # %% ../notebooks/44_model_registry.ipynb #95c1f201
-NAME = "driver-completion"  # of the experiment, and of the registered model
+NAME = "driver-completion"  # of callers that know no project
 
 
 def connect(
     folder: Path,  # with mlflow.db and artifacts/; they are made if they are not there
+    name: str,  # of the project: of its experiment, and of its registered model
 ):
-    "An MLflow client on the files in a folder; MLflow's own functions use them too from now on."
+    """An MLflow client on the files in a folder, which knows the name too.
+    MLflow's own functions use these files from now on."""
     import mlflow
 
     folder = Path(folder).resolve()
@@ -224,10 +231,11 @@ def connect(
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     client = mlflow.MlflowClient(uri, uri)
+    client.name = name
     with tracking.alone(folder):
-        found = client.get_experiment_by_name(NAME)
+        found = client.get_experiment_by_name(name)
         if found is None:
-            client.create_experiment(NAME, artifact_location=artifacts)
+            client.create_experiment(name, artifact_location=artifacts)
         elif found.artifact_location != artifacts:
             tracking.move(folder / "mlflow.db", found.artifact_location, artifacts)
     return client
@@ -238,19 +246,19 @@ import tempfile
 
 def experiment(client) -> str:
     "The id of the experiment, for `mlflow.start_run(experiment_id=...)`."
-    return client.get_experiment_by_name(NAME).experiment_id
+    return client.get_experiment_by_name(client.name).experiment_id
 
 # %% ../notebooks/44_model_registry.ipynb #9abcb5fa
 def log_model(
     client,
     run_id: str,
     model,  # a fitted estimator with `predict_proba`
-    features: tuple[str, ...],  # the input columns, in the order of training
+    kinds: dict[str, str],  # of each feature, in the order of training
 ) -> str:
     "Save a model as the artifact `model` of a run. Returns the model's digest."
     with tempfile.TemporaryDirectory() as scratch:
         digest = save_model(
-            model, Path(scratch) / "model", features, run_id=run_id, artifact_path="model"
+            model, Path(scratch) / "model", kinds, run_id=run_id, artifact_path="model"
         )
         client.log_artifacts(run_id, f"{scratch}/model", "model")
     return digest
@@ -272,14 +280,14 @@ class OtherLibraries(UntrustedModel):
     "A model that other versions of the libraries have saved, and that these cannot open."
 
 # %% ../notebooks/44_model_registry.ipynb #4444360e
-def _not_there(which: str) -> project.UserError:
+def _not_there(which: str, name: str) -> project.UserError:
     if which == "champion":
         return NoChampion(
             "there is no champion: no model has passed the gate of "
             "notebooks/45_training_pipeline.ipynb"
         )
     there = f"`{project.in_make('ui')}` shows those that there are"
-    return UnknownVersion(f"{NAME} has no version or alias {which!r}; {there}")
+    return UnknownVersion(f"{name} has no version or alias {which!r}; {there}")
 
 # %% ../notebooks/44_model_registry.ipynb #53dda5f6
 def version_of(
@@ -291,13 +299,13 @@ def version_of(
 
     try:
         get = client.get_model_version if which.isdigit() else client.get_model_version_by_alias
-        found = get(NAME, which)
+        found = get(client.name, which)
     except MlflowException:
-        raise _not_there(which) from None
+        raise _not_there(which, client.name) from None
     if "key" not in found.tags:
         raise UnknownVersion(
-            f"the registration of version {found.version} of {NAME} did not come to its end: "
-            "run the training again"
+            f"the registration of version {found.version} of {client.name} did not come to "
+            "its end: run the training again"
         )
     return found
 
@@ -317,7 +325,7 @@ def find(
     key: str,  # digest of data, code and parameters
 ) -> Found | None:
     "The registered version with this key, else the finished run with it, else None."
-    versions = client.search_model_versions(f"name = '{NAME}' and tags.`key` = '{key}'")
+    versions = client.search_model_versions(f"name = '{client.name}' and tags.`key` = '{key}'")
     if versions:
         first = min(versions, key=lambda v: int(v.version))
         return Found(first.run_id, str(first.version))
@@ -371,10 +379,12 @@ def _new_version(client, run_id: str, tags: dict[str, str]) -> str:
             f"run {run_id} has no model in skops format: call registry.log_model first"
         )
     loads(files["model.skops"])
-    if not client.search_registered_models(f"name = '{NAME}'"):
-        client.create_registered_model(NAME)
+    if not client.search_registered_models(f"name = '{client.name}'"):
+        client.create_registered_model(client.name)
     source, seals = f"runs:/{run_id}/model", _seals(files)
-    return str(client.create_model_version(NAME, source, run_id, tags={**tags, **seals}).version)
+    return str(
+        client.create_model_version(client.name, source, run_id, tags={**tags, **seals}).version
+    )
 
 # %% ../notebooks/44_model_registry.ipynb #dc6cd365
 from .telemetry import log
@@ -392,8 +402,8 @@ def register(
         if found and found.version:
             return found.version
         version = _new_version(client, run_id, tags or {})
-        client.set_registered_model_alias(NAME, "challenger", version)
-        client.set_model_version_tag(NAME, version, "key", key)
+        client.set_registered_model_alias(client.name, "challenger", version)
+        client.set_model_version_tag(client.name, version, "key", key)
         log.info("model registered", version=version, run_id=run_id, key=key)
         return version
 
@@ -408,7 +418,7 @@ def checked(
     now, then = _digests(files), json.loads(version.tags["files"])
     wrong = [name for name in sorted(now | then) if now.get(name) != then.get(name)]
     if wrong:
-        what = f"{', '.join(wrong)} of version {version.version} of {NAME}"
+        what = f"{', '.join(wrong)} of version {version.version} of {client.name}"
         raise DigestMismatch(
             f"not loaded: {what} is not what was registered. Roll back, or run the training again"
         )
@@ -420,6 +430,8 @@ from typing import Any
 
 import pandas as pd
 
+from .kinds import promised
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -429,15 +441,19 @@ class Loaded:
     name: str
     version: str
     run_id: str
-    features: tuple[str, ...]  # the input columns, in the order of the signature
+    kinds: dict[str, str]  # of each feature, in the order of the signature
     digest: str
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(self.kinds)
 
     def probability(
         self,
         rows: pd.DataFrame,  # has the features among its columns, in any order
     ) -> np.ndarray:
         "The probability that the label is 1, for each row."
-        return self.model.predict_proba(rows[list(self.features)].astype("float64"))[:, 1]
+        return promised(self.model, rows, self.kinds)
 
 # %% ../notebooks/44_model_registry.ipynb #a09d353f
 def _why(decision: Path | None) -> str:
@@ -457,26 +473,28 @@ def load(
         version, files = checked(client, which)
     except NoChampion as error:
         raise NoChampion(f"{error}{_why(decision)}") from None
-    return _opened(str(version.version), version.run_id, files)
+    return _opened(client.name, str(version.version), version.run_id, files)
 
 # %% ../notebooks/44_model_registry.ipynb #f90863b7
 import yaml
 
+_KINDS = {kind: name for name, kind in _TYPES.items()}
 
-def _opened(version: str, run_id: str, files: dict[str, bytes]) -> Loaded:
+
+def _opened(name: str, version: str, run_id: str, files: dict[str, bytes]) -> Loaded:
     "The model in files that were compared."
     inputs = json.loads(yaml.safe_load(files["MLmodel"])["signature"]["inputs"])
-    features = tuple(column["name"] for column in inputs)
+    kinds = {column["name"]: _KINDS[column["type"]] for column in inputs}
     try:
         model = loads(files["model.skops"])
     except UntrustedModel:
         if other := _elsewhere(files):
-            what = f"version {version} of {NAME} cannot be opened: it was saved with {other}"
+            what = f"version {version} of {name} cannot be opened: it was saved with {other}"
             raise OtherLibraries(
                 f"{what}. Run the training again here, or go back to those"
             ) from None
         raise
-    return Loaded(model, NAME, version, run_id, features, _digests(files)["model.skops"])
+    return Loaded(model, name, version, run_id, kinds, _digests(files)["model.skops"])
 
 # %% ../notebooks/44_model_registry.ipynb #9b6f4984
 import platform
@@ -513,7 +531,12 @@ def keep(
             beside.write_bytes(content)
     write_json(
         folder / "kept.json",
-        {"version": str(version.version), "run_id": version.run_id, "files": _digests(files)},
+        {
+            "name": client.name,
+            "version": str(version.version),
+            "run_id": version.run_id,
+            "files": _digests(files),
+        },
     )
 
 # %% ../notebooks/44_model_registry.ipynb #7c00324e
@@ -522,9 +545,9 @@ def load_copy(
 ) -> Loaded:
     "The model that was kept. Raises `NoChampion` without one, `DigestMismatch` on a changed file."
     kept = folder / "kept.json"
-    if not kept.is_file():
+    told = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if "name" not in told:
         raise NoChampion(f"no model was kept in {project.shown(folder)}")
-    told = json.loads(kept.read_text(encoding="utf-8"))
     paths = {name: folder / "model" / name for name in told["files"]}
     files = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     wrong = [name for name, then in told["files"].items() if _digests(files).get(name) != then]
@@ -533,13 +556,13 @@ def load_copy(
             f"not loaded: {', '.join(wrong)} in {project.shown(folder)} is not what was kept. "
             "Remove the folder"
         )
-    return _opened(told["version"], told["run_id"], files)
+    return _opened(told["name"], told["version"], told["run_id"], files)
 
 # %% ../notebooks/44_model_registry.ipynb #cd0bf752
 def _crown(client, version: str, before: list[str]) -> None:
-    client.set_model_version_tag(NAME, version, "before", json.dumps(before))
-    client.set_model_version_tag(NAME, version, "promoted", project.now().isoformat())
-    client.set_registered_model_alias(NAME, "champion", version)
+    client.set_model_version_tag(client.name, version, "before", json.dumps(before))
+    client.set_model_version_tag(client.name, version, "promoted", project.now().isoformat())
+    client.set_registered_model_alias(client.name, "champion", version)
 
 # %% ../notebooks/44_model_registry.ipynb #4bde0135
 def promote(
@@ -554,13 +577,13 @@ def promote(
             _crown(client, version, before)
             log.info("model promoted", version=version, before=before)
         if aliases(client).get("challenger") == version:
-            client.delete_registered_model_alias(NAME, "challenger")
+            client.delete_registered_model_alias(client.name, "challenger")
         return version
 
 # %% ../notebooks/44_model_registry.ipynb #5252531e
 def aliases(client) -> dict[str, str]:
     "The version of each alias."
-    found = client.search_registered_models(f"name = '{NAME}'")
+    found = client.search_registered_models(f"name = '{client.name}'")
     return {alias: str(version) for model in found for alias, version in model.aliases.items()}
 
 # %% ../notebooks/44_model_registry.ipynb #eaa908a0
@@ -569,15 +592,16 @@ def _champions(client) -> list[str]:
     present = aliases(client).get("champion")
     if not present:
         return []
-    before = client.get_model_version(NAME, present).tags.get("before", "[]")
+    before = client.get_model_version(client.name, present).tags.get("before", "[]")
     return [*json.loads(before), present]
 
 # %% ../notebooks/44_model_registry.ipynb #76ea98ab
 def champion(
     folder: Path,  # of `connect`; nothing is made or changed there
+    name: str,  # of the registered model
 ) -> Found | None:
     "The champion's run and version, or None: read from MLflow's tables, without its import."
-    found = tracking.alias_of(folder, NAME, "champion")
+    found = tracking.alias_of(folder, name, "champion")
     return Found(*found) if found else None
 
 # %% ../notebooks/44_model_registry.ipynb #bd2c0d47
@@ -593,7 +617,7 @@ def rollback(
             )
         *before, target, present = champions
         checked(client, target)
-        client.set_model_version_tag(NAME, present, "rolled_back", project.now().isoformat())
+        client.set_model_version_tag(client.name, present, "rolled_back", project.now().isoformat())
         _crown(client, target, before)
         log.warning("model rolled back", version=target, rolled_back=present)
         return target
@@ -605,7 +629,7 @@ def _origin(client, which: str) -> tuple:
         version = version_of(client, which)
         return _run(client, version.run_id), version
     run = _run(client, which)
-    of_run = client.search_model_versions(f"name = '{NAME}' and run_id = '{which}'")
+    of_run = client.search_model_versions(f"name = '{client.name}' and run_id = '{which}'")
     return run, next(iter(of_run), None)
 
 # %% ../notebooks/44_model_registry.ipynb #c8233e3f
@@ -619,5 +643,5 @@ def trace(
     tags |= {k: v for k, v in (version.tags if version else {}).items() if k != "files"}
     number = str(version.version) if version else None
     names = sorted(alias for alias, of in aliases(client).items() if of == number)
-    found = {"model": NAME, "version": number, "aliases": names, "run_id": run.info.run_id}
+    found = {"model": client.name, "version": number, "aliases": names, "run_id": run.info.run_id}
     return found | tags | {"parameters": run.data.params}

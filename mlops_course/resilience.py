@@ -220,12 +220,12 @@ class Champion(_Copy):
         return loaded
 
     def _newer(self) -> tuple[registry.Loaded, str] | None:
-        champion = registry.champion(self.folder)
+        champion = registry.champion(self.folder, registry.NAME)
         if champion is None:
             raise registry.NoChampion("there is no champion: no model has passed the gate yet")
         if self.model and champion.run_id == self.model.run_id and self.source == "registry":
             return None
-        client = registry.connect(self.folder)
+        client = registry.connect(self.folder, registry.NAME)
         loaded = tried(registry.load(client))
         self._keep(client, loaded.version)
         return loaded, "registry"

@@ -53,7 +53,7 @@ def _(answer):
         "driver-completion",
         "3",
         "0" * 32,
-        ("conv_rate", "acc_rate", "avg_daily_trips"),
+        dict.fromkeys(["conv_rate", "acc_rate", "avg_daily_trips"], "number"),
         "f" * 64,
     )
     rows = pd.DataFrame(
@@ -119,15 +119,15 @@ def _(answer):
             one = np.nan_to_num(np.asarray(rows, float)[:, 0], nan=0.6)
             return np.column_stack([1 - one, one])
 
-    names = ("conv_rate", "acc_rate", "avg_daily_trips")
-    champion = Loaded(Filling(), "driver-completion", "3", "0" * 32, names, "f" * 64)
+    kinds = dict.fromkeys(["conv_rate", "acc_rate", "avg_daily_trips"], "number")
+    champion = Loaded(Filling(), "driver-completion", "3", "0" * 32, kinds, "f" * 64)
     rows = pd.DataFrame(
         {
             "driver_id": [1004, 9999, 1001, 1002],
             "event_timestamp": pd.Timestamp("2026-01-05T09:00Z"),
         }
     )
-    rows[list(names)] = [[0.3, 0.5, 2], [np.nan] * 3, [0.9, 0.2, np.nan], [0.4, 0.8, 1]]
+    rows[list(kinds)] = [[0.3, 0.5, 2], [np.nan] * 3, [0.9, 0.2, np.nan], [0.4, 0.8, 1]]
     scores = list(answer(champion, rows))
     assert len(scores) == 4, (
         f"{len(scores)} answers for 4 drivers: nobody can tell whose score is missing"

@@ -204,33 +204,33 @@ def _(answer):
 _41_1 = exercise(
     "41.1",
     stub="""
-    def rows_left(frame, days_late):
+    def rows_left(frame, days_late, contract):
         "How many labelled rows has each part if labels are known `days_late` days later?"
         raise NotImplementedError
     """,
     hints=[
         "The bookings stay where they are. Only the time from which a label is known moves.",
         "`frame.assign(**{KNOWN: frame[KNOWN] + pd.Timedelta(days=days_late)})`, then `split`.",
-        "`models.split(late, models.windows_of(late, 14, 7))` gives the parts by name.",
+        "`windows_of(late, 14, 7, contract)`; `split` gives the parts by name.",
     ],
     solution="""
-    def rows_left(frame, days_late):
+    def rows_left(frame, days_late, contract):
         import pandas as pd
         from mlops_course import models
         from mlops_course.problem import KNOWN
 
         late = frame.assign(**{KNOWN: frame[KNOWN] + pd.Timedelta(days=days_late)})
-        parts = models.split(late, models.windows_of(late, 14, 7))
+        parts = models.split(late, models.windows_of(late, 14, 7, contract), contract)
         return {name: len(part) for name, part in parts.items()}
     """,
     wrong="""
-    def rows_left(frame, days_late):
+    def rows_left(frame, days_late, contract):
         import pandas as pd
         from mlops_course import models
-        from mlops_course.problem import TIME
 
-        late = frame.assign(**{TIME: frame[TIME] + pd.Timedelta(days=days_late)})
-        parts = models.split(late, models.windows_of(late, 14, 7))
+        time = frame[contract.time] + pd.Timedelta(days=days_late)
+        late = frame.assign(**{contract.time: time})
+        parts = models.split(late, models.windows_of(late, 14, 7, contract), contract)
         return {name: len(part) for name, part in parts.items()}
     """,
     message="the bookings have moved",
@@ -239,15 +239,16 @@ _41_1 = exercise(
 # %% ../notebooks/994_solutions_training.ipynb #ab68ef00
 @_41_1
 def _(answer):
-    from mlops_course.problem import LABEL
+    from mlops_course.contracts import read_project
     from mlops_course.toy import company
 
-    frame, _ = company(days=30, bookings=20)
-    now, later = answer(frame, 0), answer(frame, 2)
+    contract = read_project("projects/ride_hailing.yaml").contract
+    frame, _ = company(contract, days=30, bookings=20)
+    now, later = answer(frame, 0, contract), answer(frame, 2, contract)
     assert set(now) == {"train", "validation", "test"}, (
         f"name the three parts as `split` does, not {', '.join(map(str, now))}"
     )
-    assert sum(now.values()) <= frame[LABEL].notna().sum(), (
+    assert sum(now.values()) <= frame[contract.label].notna().sum(), (
         "a part has its labelled rows; candidates without an outcome do not count"
     )
     assert later["test"] < now["test"], (
@@ -257,7 +258,9 @@ def _(answer):
     assert later["validation"] < now["validation"] and later["train"] < now["train"], (
         "late labels are missing at the end of each part, not of the last one alone"
     )
-    assert answer(frame, 14)["test"] == 0, "with labels two weeks late nothing of the test is known"
+    assert answer(frame, 14, contract)["test"] == 0, (
+        "with labels two weeks late nothing of the test is known"
+    )
 
 # %% ../notebooks/994_solutions_training.ipynb #458d565c
 @exercise(
@@ -528,7 +531,7 @@ def _(answer):
 _43_2 = exercise(
     "43.2",
     stub="""
-    def may_replace(time, gain):
+    def may_replace(time, gain, needed):
         "No worse, by the lower bound over days? `gain`: trips won in each booking, or lost."
         raise NotImplementedError
     """,
@@ -541,22 +544,19 @@ _43_2 = exercise(
             "The mean is a statistic of two sums: `bootstrap_interval(time, "
             "[gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)`."
         ),
-        "`estimate is not None and estimate.low >= -ACCEPTANCE.no_worse`",
+        "`estimate is not None and estimate.low >= -needed.no_worse`",
     ],
     solution="""
-    def may_replace(time, gain):
+    def may_replace(time, gain, needed):
         import numpy as np
-        from mlops_course.problem import ACCEPTANCE
         from mlops_course.policy import bootstrap_interval
 
         estimate = bootstrap_interval(time, [gain, np.ones(len(gain))], lambda g, n: g / n, seed=7)
-        return estimate is not None and estimate.low >= -ACCEPTANCE.no_worse
+        return estimate is not None and estimate.low >= -needed.no_worse
     """,
     wrong="""
-    def may_replace(time, gain):
-        from mlops_course.problem import ACCEPTANCE
-
-        return gain.mean() >= -ACCEPTANCE.no_worse
+    def may_replace(time, gain, needed):
+        return gain.mean() >= -needed.no_worse
     """,
     message="luck of a few days",
 )
@@ -567,24 +567,26 @@ def _(answer):
     import numpy as np
     import pandas as pd
 
-    from mlops_course.problem import ACCEPTANCE
+    from mlops_course.problem import Acceptance
+
+    needed = Acceptance()
 
     time = pd.Series(pd.date_range("2026-01-05", periods=14 * 200, freq="432s", tz="UTC"))
     day = np.arange(len(time)) // 200
     even = pd.Series(np.zeros(len(time)))
     restless = pd.Series(np.where(day % 2 == 0, 0.31, -0.30))
-    assert not answer(time, restless), (
+    assert not answer(time, restless, needed), (
         "the mean is above 0, but 0.31 on one day and -0.30 on the next may be the luck of a "
         "few days"
     )
-    assert answer(time, even), "an equal model is no worse, and may replace the champion"
-    assert answer(time, even - ACCEPTANCE.no_worse / 2), (
+    assert answer(time, even, needed), "an equal model is no worse, and may replace the champion"
+    assert answer(time, even - needed.no_worse / 2, needed), (
         "a loss smaller than `no_worse` is allowed, day by day"
     )
-    assert not answer(time, even - 2 * ACCEPTANCE.no_worse), (
+    assert not answer(time, even - 2 * needed.no_worse, needed), (
         "a steady loss of twice `no_worse` is too much"
     )
-    assert not answer(time[:200], even[:200] + 0.5), (
+    assert not answer(time[:200], even[:200] + 0.5, needed), (
         "one day is no evidence: the interval is None, and the champion stays"
     )
 
@@ -622,18 +624,20 @@ def _(answer):
     import pandas as pd
 
     from mlops_course import gate
-    from mlops_course.problem import ACCEPTANCE, ENTITY, TIME
+    from mlops_course.contracts import read_project
 
-    needed = answer()
+    needed, rides = answer(), read_project("projects/ride_hailing.yaml")
     times = pd.date_range("2026-01-05", periods=600, freq="33min", tz="UTC")
-    test = pd.DataFrame({TIME: times, ENTITY: [1001 + i % 12 for i in range(600)]})
-    lacks = [r.message for r in gate.enough(test, 90, needed) if not r.passed]
+    drivers = [1001 + i % 12 for i in range(600)]
+    test = pd.DataFrame({"event_timestamp": times, "driver_id": drivers})
+    asked = gate.enough(test, 90, needed, rides.contract)
+    lacks = [result.message for result in asked if not result.passed]
     assert not lacks, f"the gate still refuses: {lacks[0]}" if lacks else ""
     least = {"labels": 600, "drivers": 12, "effective_sample": 90, "days": 14}
     for name, there in least.items():
         value = getattr(needed, name)
         assert value >= there, f"{name} is lowered further than it must be: to {value}"
-    same = ACCEPTANCE.model_dump(exclude=set(least)) == needed.model_dump(exclude=set(least))
+    same = rides.acceptance.model_dump(exclude=set(least)) == needed.model_dump(exclude=set(least))
     assert same, "something else than the evidence was changed; nobody asked for that"
 
 # %% ../notebooks/994_solutions_training.ipynb #7a3dfb0b
@@ -844,37 +848,42 @@ def _(answer):
 @exercise(
     "45.1",
     stub="""
-    def trains_again(snapshot, before, after):
+    def trains_again(snapshot, before, after, project):
         "Does a run with settings `after` make what a run with `before` has not made already?"
         raise NotImplementedError
     """,
     hints=[
         "A run is found by its key. Two settings with one key are one run.",
-        "`training.key_of(training.recipe_of(snapshot, settings))` is the key of a run.",
+        "`training.key_of(training.recipe_of(snapshot, settings, project))` is the key of a run.",
     ],
     solution="""
-    def trains_again(snapshot, before, after):
+    def trains_again(snapshot, before, after, project):
         from mlops_course.training import key_of, recipe_of
 
-        return key_of(recipe_of(snapshot, before)) != key_of(recipe_of(snapshot, after))
+        one, other = (recipe_of(snapshot, settings, project) for settings in (before, after))
+        return key_of(one) != key_of(other)
     """,
     wrong="""
-    def trains_again(snapshot, before, after):
+    def trains_again(snapshot, before, after, project):
         return before != after
     """,
     message="does not look at the truth",
 )
 def _(answer):
+    from mlops_course.contracts import read_project
     from mlops_course.training import TrainingSettings
 
+    rides = read_project("projects/ride_hailing.yaml")
     one = TrainingSettings()
-    assert not answer("a snapshot", one, TrainingSettings()), "nothing has changed: it is found"
-    assert not answer("a snapshot", one, TrainingSettings(truth="truth.parquet")), (
+    assert not answer("a snapshot", one, TrainingSettings(), rides), (
+        "nothing has changed: it is found"
+    )
+    assert not answer("a snapshot", one, TrainingSettings(truth="truth.parquet"), rides), (
         "only `truth` has changed, and the pipeline does not look at the truth before it decides"
     )
     for changed in ({"seed": 8}, {"test_days": 14}, {"train_days": 30}):
         (name,) = changed
-        assert answer("a snapshot", one, TrainingSettings(**changed)), (
+        assert answer("a snapshot", one, TrainingSettings(**changed), rides), (
             f"`{name}` decides what comes out, so the run is a new one"
         )
 

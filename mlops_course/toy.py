@@ -9,10 +9,11 @@ __all__ = ['company']
 import numpy as np
 import pandas as pd
 
-from .problem import BOOKING, ENTITY, FEATURES, KNOWN, LABEL, PROPENSITY, TIME
+from .problem import KNOWN, Contract
 
 
 def company(
+    contract: Contract,  # of three features, with propensities
     days: int = 40,
     bookings: int = 330,  # a day, each with five candidates
     signal: float = 5.0,  # how much the first feature decides; 0: nothing does
@@ -32,26 +33,29 @@ def company(
     truth = 1 / (1 + np.exp(-logit))
     propensity = np.where(nearest, 0.5 + 0.5 / k, 0.5 / k)
     chosen = (propensity.cumsum(axis=1) < draw.random((n, 1))).sum(axis=1)[:, None] == [*range(k)]
-    frame = _table(day, driver, features, draw.poisson(9, n * k))
-    frame[PROPENSITY] = np.where(chosen, propensity, np.nan).ravel()
-    frame[LABEL] = np.where(chosen, draw.random((n, k)) < truth, np.nan).ravel()
+    frame = _table(day, driver, features, draw.poisson(9, n * k), contract)
+    frame[contract.propensity] = np.where(chosen, propensity, np.nan).ravel()
+    frame[contract.label] = np.where(chosen, draw.random((n, k)) < truth, np.nan).ravel()
     wait = pd.to_timedelta(draw.exponential(3600, n * k), unit="s").floor("s")
-    frame[KNOWN] = (frame[TIME] + wait).where(frame[LABEL].notna()).dt.as_unit("us")
+    known = (frame[contract.time] + wait).where(frame[contract.label].notna())
+    frame[KNOWN] = known.dt.as_unit("us")
     frame["truth"] = truth.ravel()
-    frame = frame.sort_values([TIME, BOOKING, ENTITY], ignore_index=True)
+    order = [contract.time, contract.booking, contract.entity]
+    frame = frame.sort_values(order, ignore_index=True)
     return frame, frame.pop("truth")
 
 # %% ../notebooks/997_toy_company.ipynb #f5a275e6
-def _table(day: np.ndarray, driver: np.ndarray, features: np.ndarray, trips: np.ndarray):
+def _table(day, driver, features, trips: np.ndarray, contract: Contract) -> pd.DataFrame:
     "A row a candidate: booking, time, driver and features."
     n, k = driver.shape
     time = pd.to_timedelta(np.repeat(day, k), unit="D").floor("us")
     frame = pd.DataFrame(
         {
-            BOOKING: pd.array(np.repeat([f"b{i:05}" for i in range(n)], k), "string"),
-            TIME: (pd.Timestamp("2026-01-05", tz="UTC") + time).as_unit("us"),
-            ENTITY: 1001 + driver.ravel(),
+            contract.booking: pd.array(np.repeat([f"b{i:05}" for i in range(n)], k), "string"),
+            contract.time: (pd.Timestamp("2026-01-05", tz="UTC") + time).as_unit("us"),
+            contract.entity: 1001 + driver.ravel(),
         }
     )
-    frame[FEATURES] = np.column_stack([*features.reshape(-1, 2).clip(0, 1).T, trips])
+    values = np.column_stack([*features.reshape(-1, 2).clip(0, 1).T, trips])
+    frame[list(contract.features)] = values
     return frame

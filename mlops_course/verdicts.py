@@ -12,6 +12,7 @@ import pandas as pd
 
 from . import checks, policy
 from .models import Trial, Windows
+from .problem import Project
 
 
 class Judged(NamedTuple):
@@ -26,6 +27,7 @@ class Judged(NamedTuple):
     tested: pd.DataFrame  # label and score of the test's rows
     chosen: pd.DataFrame  # of `policy.choices`, in the test
     windows: Windows
+    project: Project  # whose question it answers
     # what the gate asks where choices are logged, and could not ask here
     unmeasured: tuple[checks.Result, ...] = ()
 
@@ -36,7 +38,6 @@ class Judged(NamedTuple):
 
 # %% ../notebooks/914_verdicts.ipynb #8aa62fa7
 from . import gate
-from .problem import ACCEPTANCE, LABEL
 
 
 def _six(value):
@@ -63,7 +64,7 @@ def verdict(
         "unmeasured": [result._asdict() for result in judged.unmeasured],
         "kind": judged.kind,
         "metrics": {name: _six(value) for name, value in judged.metrics.items()},
-        "thresholds": ACCEPTANCE.model_dump(),
+        "thresholds": judged.project.acceptance.model_dump(),
         "uplift": {
             **_plain(gain.doubly_robust),
             "effective_sample": effective,
@@ -101,7 +102,8 @@ from . import models
 
 
 def _calibration(judged: Judged, axes) -> str:
-    groups = models.reliability(judged.tested[LABEL], judged.tested["score"])
+    label = judged.tested[judged.project.contract.label]
+    groups = models.reliability(label, judged.tested["score"])
     axes.plot([0, 1], [0, 1], color="grey", ls=":")
     axes.plot(groups.score, groups.label, "o-")
     axes.set(
@@ -116,7 +118,7 @@ def _calibration(judged: Judged, axes) -> str:
 
 # %% ../notebooks/914_verdicts.ipynb #914c000e
 def _gains(judged: Judged, axes) -> str:
-    uplift, words = judged.uplift, []
+    uplift, goal, words = judged.uplift, judged.project.acceptance.uplift, []
     gains = {"self-normalized": uplift.self_normalized, "doubly robust": uplift.doubly_robust}
     for place, (name, interval) in enumerate(gains.items()):
         if interval is None:
@@ -126,14 +128,14 @@ def _gains(judged: Judged, axes) -> str:
         words.append(f"{name} {interval.estimate:.2f}, {between}")
         axes.plot([interval.low, interval.high], [place, place], "C0-", lw=5, alpha=0.4)
         axes.plot(interval.estimate, place, "C0o")
-    axes.axvline(ACCEPTANCE.uplift, color="C3", ls="--")
+    axes.axvline(goal, color="C3", ls="--")
     axes.set(
         yticks=range(2),
         yticklabels=gains,
         ylim=(-0.6, 1.6),
         title="uplift in completed trips, 95 %, and the goal",
     )
-    return f"Uplift in completed trips: {'; '.join(words)}. The goal is {ACCEPTANCE.uplift:.2f}"
+    return f"Uplift in completed trips: {'; '.join(words)}. The goal is {goal:.2f}"
 
 # %% ../notebooks/914_verdicts.ipynb #914c0011
 def _rounded(value) -> str:
@@ -169,7 +171,8 @@ def report(
     judged: Judged,
 ) -> str:
     "A page of HTML, with its pictures in it."
-    drawn = [_calibration, _gains] if judged.model is not None and len(judged.tested) else [_gains]
+    drawn = [_calibration] if judged.model is not None and len(judged.tested) else []
+    drawn += [_gains] if judged.project.contract.propensity else []
     pictures = [_picture(draw, judged) for draw in drawn]
     body = "".join(
         f"<h2>{html.escape(title)}</h2>{table.to_html(index=False, border=0)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from rides import RIDES
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -64,12 +65,12 @@ def make_registry(folder: Path, strengths: tuple[float, ...] = (1.0, 0.01)):
     "Models of the company in `folder`/mlflow; the first is the champion. MLflow takes seconds to make a database, so an empty one is kept."
     empty = folder / "no models"
     if not empty.exists():
-        registry.connect(empty)
+        registry.connect(empty, RIDES.name)
     shutil.copytree(empty, folder / "mlflow")
-    client = registry.connect(folder / "mlflow")
+    client = registry.connect(folder / "mlflow", RIDES.name)
     for strength in strengths:
         run = client.create_run(registry.experiment(client)).info.run_id
-        registry.log_model(client, run, model(strength), tuple(NAMES))
+        registry.log_model(client, run, model(strength), CONTRACT.kinds)
         client.set_terminated(run)
         registry.register(client, run, f"key {strength}", {"snapshot": f"snapshot of {strength}", "code": "abc"})
     registry.promote(client, "1")

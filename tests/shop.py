@@ -4,6 +4,8 @@ one of them never varies, a request brings features of its own, and nobody has l
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
+import pandas as pd
 import yaml
 
 from mlops_course.contracts import faults
@@ -78,3 +80,28 @@ def write(root: Path) -> str:
     (root / "projects").mkdir(exist_ok=True)
     (root / "projects/shop.yaml").write_text(TEXT, encoding="utf-8")
     return "projects/shop.yaml"
+
+
+def examples(days: int = 40, orders: int = 150, seed: int = 7) -> pd.DataFrame:
+    "Past orders as `training.extract` gives them: of 300 customers, in cities large, small and unknown, on two devices."
+    draw = np.random.default_rng(seed)
+    n, time = days * orders, pd.Timestamp("2026-01-05", tz="UTC") + pd.to_timedelta(np.sort(draw.random(days * orders)) * days, unit="D")
+    city = draw.choice(["Hanoi", "Hue", "Vinh", "Sa Pa", ""], n, p=[0.5, 0.3, 0.147, 0.003, 0.05])
+    basket, device = draw.gamma(3, 20, n).round(2), draw.choice(["phone", "laptop"], n)
+    logit = 0.03 * (basket - 60) + 1.5 * (device == "phone") - 2 + 1.2 * (city == "Hue")
+    frame = pd.DataFrame(
+        {
+            "order": pd.array([f"o{i:06}" for i in range(n)], "string"),
+            "event_timestamp": time.floor("s").as_unit("us"),
+            "customer": [f"c{i}" for i in draw.integers(0, 300, n)],
+            "orders": draw.poisson(3, n).astype(float),
+            "member": draw.choice([0.0, 1.0, np.nan], n),
+            "city": city,
+            "constant": 1.0,
+            "basket": basket,
+            "device": device,
+            "returned": (draw.random(n) < 1 / (1 + np.exp(-logit))).astype(float),
+        }
+    )
+    frame["known_at"] = (frame.event_timestamp + pd.Timedelta(hours=3)).dt.as_unit("us")
+    return frame.assign(city=frame.city.where(frame.city != "", None).astype(object), device=frame.device.astype(object))

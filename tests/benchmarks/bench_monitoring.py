@@ -90,7 +90,7 @@ def candidates_of(tables: dict[str, pd.DataFrame], hours: pd.DataFrame) -> pd.Da
 def served(rows: pd.DataFrame, model, seed: int) -> pd.DataFrame:
     "The rows with the champion's score, and its choice: the best, or in a share of requests a drawn one."
     known, rng = rows[FEATURES].notna().any(axis=1), np.random.default_rng(seed)
-    rows = rows.assign(score=np.where(known, models.probability(model, rows), np.nan))
+    rows = rows.assign(score=np.where(known, models.probability(model, rows, CONTRACT), np.nan))
     number = pd.factorize(rows.request_id)[0]
     drawn = rng.random(number.max() + 1)[number] < EXPLORE
     rank = np.where(drawn, rng.random(len(rows)), rows.score.fillna(-1))
@@ -124,7 +124,7 @@ def traffic(size: Size, seed: int, drifts: tuple[str, ...] = DRIFTS, live: bool 
         made[scenario] = candidates_of(days, pd.concat([*recent, days["driver_stats"]]))
     until = before.event_timestamp.max().ceil("D") - pd.Timedelta(days=size.test)
     labelled = before[(before.event_timestamp < until) & before.trip_completed.notna()]
-    champion = models.fit("gradient boosting", labelled, 7)
+    champion = models.fit("gradient boosting", labelled, 7, CONTRACT)
     return until, {name: served(rows, champion, seed) for name, rows in made.items()}
 
 

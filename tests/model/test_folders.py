@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from company import CLOCK, KNOWN, NAMES
+from rides import RIDES
 
 from mlops_course import asof, data, features, problem, project, readers, registry, search, telemetry, training
 from mlops_course.problem import CONTRACT
@@ -50,17 +51,17 @@ def test_models_are_registered_loaded_promoted_rolled_back_and_kept(place, monke
     registry.rollback(client)
     registry.keep(client, "champion", place / "kept")
 
-    assert registry.champion(place / "mlflow").version == registry.load(client).version == "1"
+    assert registry.champion(place / "mlflow", RIDES.name).version == registry.load(client).version == "1"
     assert registry.load_copy(place / "kept").digest == registry.load(client).digest
-    assert registry.artifacts(client, registry.champion(place / "mlflow").run_id).is_relative_to(place / "mlflow/artifacts")
+    assert registry.artifacts(client, registry.champion(place / "mlflow", RIDES.name).run_id).is_relative_to(place / "mlflow/artifacts")
 
 
 def test_a_registry_moves_in_and_out(tmp_path, place):
     client = company.make_registry(place, (1.0,))
     shutil.move(place / "mlflow", tmp_path / "plain")
-    assert registry.load(registry.connect(tmp_path / "plain")).version == "1"
+    assert registry.load(registry.connect(tmp_path / "plain", RIDES.name)).version == "1"
     shutil.move(tmp_path / "plain", place / "mlflow")
-    assert registry.load(registry.connect(place / "mlflow")).digest == registry.load(client).digest
+    assert registry.load(registry.connect(place / "mlflow", RIDES.name)).digest == registry.load(client).digest
 
 
 @pytest.mark.parametrize("name", ["statistics.parquet", "folder"])

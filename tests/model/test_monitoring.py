@@ -136,7 +136,7 @@ def made(template, tmp_path_factory):
 
 def trained_on(folder, rows: pd.DataFrame, **tags: str):
     "Let the run of the champion say what it has learned from."
-    client = registry.connect(folder / "mlflow")
+    client = registry.connect(folder / "mlflow", RIDES.name)
     snapshot = registry.trace(client, "1")["snapshot"]
     (folder / "snapshots").mkdir(exist_ok=True)
     rows.drop(columns=["score", "ended"]).to_parquet(folder / f"snapshots/{snapshot}.parquet", index=False)

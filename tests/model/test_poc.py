@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rides import RIDES
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -22,7 +23,7 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture
 def client(tmp_path):
-    return registry.connect(tmp_path / "mlflow")
+    return registry.connect(tmp_path / "mlflow", RIDES.name)
 
 
 def keep(client, rows, name="logistic", features=("a", "b"), **parameters) -> str:

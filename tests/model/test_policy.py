@@ -8,10 +8,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rides import CONTRACT
 
 from mlops_course import models, policy, training
-from mlops_course.problem import BOOKING, ENTITY, FEATURES, LABEL, PROPENSITY, TIME
 from mlops_course.toy import company
+
+BOOKING, ENTITY, FEATURES, LABEL, PROPENSITY, TIME = (
+    CONTRACT.booking,
+    CONTRACT.entity,
+    list(CONTRACT.features),
+    CONTRACT.label,
+    CONTRACT.propensity,
+    CONTRACT.time,
+)
 
 # choosing
 
@@ -77,7 +86,7 @@ def test_the_policy_takes_the_highest_score_ties_the_lowest_number_and_the_unkno
     rows[FEATURES] = 0.5
     rows.loc[rows[ENTITY] == 9, FEATURES] = np.nan
 
-    chosen = policy.choices(rows.astype({BOOKING: "string"}), np.array([0.4, 0.7, 0.7, 0.1, 0.9]))
+    chosen = policy.choices(rows.astype({BOOKING: "string"}), np.array([0.4, 0.7, 0.7, 0.1, 0.9]), CONTRACT)
 
     assert chosen.set_index(BOOKING).picked.to_dict() == {"a": 1, "b": 8}
 
@@ -102,7 +111,8 @@ def logs(seed: int, days: int = 21, wrong_expectations: bool = False) -> tuple[p
 @pytest.mark.parametrize("wrong_expectations", [False, True])
 def test_both_estimates_are_unbiased_and_their_intervals_hold_the_truth_about_19_times_in_20(wrong_expectations):
     found = [
-        (policy.uplift(frame, seed=1), truth) for frame, truth in (logs(seed, wrong_expectations=wrong_expectations) for seed in range(150))
+        (policy.uplift(frame, 1, CONTRACT), truth)
+        for frame, truth in (logs(seed, wrong_expectations=wrong_expectations) for seed in range(150))
     ]
 
     for kind in ("doubly_robust", "self_normalized"):
@@ -112,14 +122,14 @@ def test_both_estimates_are_unbiased_and_their_intervals_hold_the_truth_about_19
 
 
 def test_the_obvious_estimate_is_biased_where_the_doubly_robust_one_is_not():
-    frame, probability = company(days=35)
-    test = models.windows_of(frame, test_days=14, validation_days=7).test
+    frame, probability = company(CONTRACT, days=35)
+    test = models.windows_of(frame, 14, 7, CONTRACT).test
     later = frame[frame[TIME] >= test]
-    model = models.fit("logistic regression", models.labelled(frame, None, test), 7)
-    chosen = policy.choices(later, models.probability(model, later))
+    model = models.fit("logistic regression", models.labelled(frame, None, test, CONTRACT), 7, CONTRACT)
+    chosen = policy.choices(later, models.probability(model, later, CONTRACT), CONTRACT)
     agreed = chosen[chosen.picked == chosen[ENTITY]]
-    gain = policy.uplift(chosen, 7)
-    truth = training.compare_with_truth(chosen, frame.assign(probability=probability), gain.doubly_robust._asdict())
+    gain = policy.uplift(chosen, 7, CONTRACT)
+    truth = training.compare_with_truth(chosen, frame.assign(probability=probability), gain.doubly_robust._asdict(), CONTRACT)
 
     assert truth["inside_interval"]
     assert agreed[LABEL].mean() / chosen[LABEL].mean() - 1 > gain.doubly_robust.high

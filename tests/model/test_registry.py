@@ -24,6 +24,7 @@ import pytest
 import skops.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rides import RIDES
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -68,7 +69,7 @@ def trained(strength: float = 1.0):
 def tracked(client, model=None) -> str:
     "A finished run with a model."
     run = client.create_run(registry.experiment(client)).info.run_id
-    registry.log_model(client, run, trained() if model is None else model, CONTRACT.features)
+    registry.log_model(client, run, trained() if model is None else model, CONTRACT.kinds)
     client.set_terminated(run)
     return run
 
@@ -104,7 +105,7 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
-    registry.connect(folder)
+    registry.connect(folder, RIDES.name)
     return folder
 
 
@@ -118,7 +119,7 @@ def folder(empty, tmp_path) -> Path:
 @pytest.fixture
 def client(folder):
     "A registry without a model, in a folder of its own."
-    return registry.connect(folder)
+    return registry.connect(folder, RIDES.name)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def one_model(empty, tmp_path_factory):
     "A registry with one version, for tests that leave it as it was."
     folder = tmp_path_factory.mktemp("one") / "mlflow"
     shutil.copytree(empty, folder)
-    client = registry.connect(folder)
+    client = registry.connect(folder, RIDES.name)
     registered(client, "key")
     return client
 
@@ -164,7 +165,7 @@ def test_sharing_of_equal_values_does_not_show_in_the_file():
 
 
 def test_another_parameter_gives_another_digest(tmp_path):
-    digests = {registry.save_model(trained(c), tmp_path / str(c), CONTRACT.features) for c in [1.0, 1.0 + 1e-9, 2.0]}
+    digests = {registry.save_model(trained(c), tmp_path / str(c), CONTRACT.kinds) for c in [1.0, 1.0 + 1e-9, 2.0]}
 
     assert len(digests) == 3
 
@@ -174,7 +175,7 @@ def test_mlflow_itself_reads_what_was_saved(tmp_path, monkeypatch):
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # MLflow asks for it in front of skops files too
     features, _ = trips()
-    registry.save_model(trained(), tmp_path / "model", CONTRACT.features)
+    registry.save_model(trained(), tmp_path / "model", CONTRACT.kinds)
 
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
 
@@ -306,7 +307,7 @@ def test_a_model_with_an_untrusted_type_is_not_even_logged(client, tmp_path):
     nasty = make_pipeline(FunctionTransformer(evil(tmp_path / "ran")), LogisticRegression())
 
     with pytest.raises(registry.UntrustedModel):
-        registry.log_model(client, run, nasty, CONTRACT.features)
+        registry.log_model(client, run, nasty, CONTRACT.kinds)
 
     assert client.list_artifacts(run) == []
 
@@ -356,7 +357,7 @@ def test_a_registered_model_is_loaded_with_its_names(client):
     loaded = registry.load(client, version)
 
     features, _ = trips()
-    assert (loaded.name, loaded.version, loaded.features) == (registry.NAME, version, CONTRACT.features)
+    assert (loaded.name, loaded.version, loaded.features) == (RIDES.name, version, tuple(CONTRACT.features))
     assert loaded.digest == registry.model_digest(stored(client, version))
     assert np.array_equal(loaded.probability(features[features.columns[::-1]]), trained().predict_proba(features)[:, 1])
 
@@ -422,7 +423,7 @@ def from_elsewhere(client, version: str, part: str = "scipy._external.array_api_
     pins = folder / "requirements.txt"
     pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
     digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    client.set_model_version_tag(registry.NAME, version, "files", json.dumps(digests))
+    client.set_model_version_tag(RIDES.name, version, "files", json.dumps(digests))
 
 
 @pytest.mark.parametrize("part", ["scipy._external.array_api_compat.numpy._aliases:asarray", "scipy.interpolate._bsplines:_Other"])
@@ -443,7 +444,7 @@ def test_a_model_without_a_part_of_its_own_opens_whichever_scipy_has_saved_it(cl
     pins = stored(client, version) / "requirements.txt"
     pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
     client.set_model_version_tag(
-        registry.NAME,
+        RIDES.name,
         version,
         "files",
         json.dumps(
@@ -468,7 +469,7 @@ def test_the_same_key_registers_nothing_new(client):
     [second] = registered(client, "key")
 
     assert (second, registry.find(client, "key")) == (first, registry.Found(run, first))
-    assert len(client.search_model_versions(f"name = '{registry.NAME}'")) == 1
+    assert len(client.search_model_versions(f"name = '{RIDES.name}'")) == 1
 
 
 def test_a_finished_run_that_was_not_registered_is_found_and_a_running_one_is_not(client):
@@ -481,30 +482,30 @@ def test_a_finished_run_that_was_not_registered_is_found_and_a_running_one_is_no
 
 
 def test_two_processes_with_one_key_make_one_version(folder):
-    both = [in_a_process(lambda: registered(registry.connect(folder), "key")) for _ in range(2)]
+    both = [in_a_process(lambda: registered(registry.connect(folder, RIDES.name), "key")) for _ in range(2)]
     for process in both:
         process.join()
 
-    client = registry.connect(folder)
+    client = registry.connect(folder, RIDES.name)
     assert [process.exitcode for process in both] == [0, 0]
     assert len(client.search_runs([registry.experiment(client)])) == 2
-    assert [version.version for version in client.search_model_versions(f"name = '{registry.NAME}'")] == [1]
+    assert [version.version for version in client.search_model_versions(f"name = '{RIDES.name}'")] == [1]
 
 
 @pytest.mark.parametrize("at", ["create_model_version", "set_model_version_tag"])
 def test_a_kill_on_the_way_leaves_nothing_that_is_found_and_the_next_run_registers(folder, at):
     def killed():
-        client = registry.connect(folder)
+        client = registry.connect(folder, RIDES.name)
         run = client.create_run(registry.experiment(client)).info.run_id
         client.set_tag(run, "key", "key")
-        registry.log_model(client, run, trained(), CONTRACT.features)
+        registry.log_model(client, run, trained(), CONTRACT.kinds)
         setattr(client, at, dies)
         registry.register(client, run, "key")
 
     process = in_a_process(killed)
     process.join()
 
-    client = registry.connect(folder)
+    client = registry.connect(folder, RIDES.name)
     assert process.exitcode == -signal.SIGKILL
     assert registry.find(client, "key") is None
     [version] = registered(client, "key")
@@ -514,8 +515,8 @@ def test_a_kill_on_the_way_leaves_nothing_that_is_found_and_the_next_run_registe
 
 def test_a_version_that_was_registered_by_half_can_not_be_promoted(client):
     run = tracked(client)
-    client.create_registered_model(registry.NAME)
-    client.create_model_version(registry.NAME, f"runs:/{run}/model", run)
+    client.create_registered_model(RIDES.name)
+    client.create_model_version(RIDES.name, f"runs:/{run}/model", run)
 
     with pytest.raises(registry.UnknownVersion, match="did not come to its end"):
         registry.promote(client, "1")
@@ -598,7 +599,7 @@ def test_a_rollback_can_be_seen_afterwards(client, tmp_path):
 
 def test_a_kill_before_the_alias_moves_leaves_the_champion_and_its_history(folder):
     def killed():
-        client = registry.connect(folder)
+        client = registry.connect(folder, RIDES.name)
         for version in registered(client, "one", "two", "three"):
             registry.promote(client, version)
         client.set_registered_model_alias = dies
@@ -607,7 +608,7 @@ def test_a_kill_before_the_alias_moves_leaves_the_champion_and_its_history(folde
     process = in_a_process(killed)
     process.join()
 
-    client = registry.connect(folder)
+    client = registry.connect(folder, RIDES.name)
     assert process.exitcode == -signal.SIGKILL
     assert registry.load(client).version == "3"
     assert [registry.rollback(client), registry.rollback(client)] == ["2", "1"]
@@ -631,7 +632,7 @@ def test_without_a_champion_the_message_names_the_notebook_and_the_last_decision
 def test_a_trace_leads_from_version_alias_or_run_to_snapshot_and_parameters(client):
     run = client.create_run(registry.experiment(client)).info.run_id
     client.log_param(run, "seed", 7)
-    registry.log_model(client, run, trained(), CONTRACT.features)
+    registry.log_model(client, run, trained(), CONTRACT.kinds)
     client.set_terminated(run)
     version = registry.register(client, run, "key", {"snapshot": "abc", "code": "def"})
     registry.promote(client, version)
@@ -671,7 +672,7 @@ def test_a_copied_registry_reads_and_writes_its_own_files(client, tmp_path):
     registry.promote(client, version)
     shutil.move(tmp_path / "mlflow", tmp_path / "moved")
 
-    moved = registry.connect(tmp_path / "moved")
+    moved = registry.connect(tmp_path / "moved", RIDES.name)
     [other] = registered(moved, "other")
 
     assert registry.load(moved).version == version
@@ -681,7 +682,7 @@ def test_a_copied_registry_reads_and_writes_its_own_files(client, tmp_path):
 
 def test_a_registry_prints_nothing_and_leaves_no_folder_where_one_stands(tmp_path):
     (tmp_path / "here").mkdir()
-    code = "os.chdir(sys.argv[2]); client = registry.connect(sys.argv[1]); registry.register(client, tracked(client), 'key')"
+    code = "os.chdir(sys.argv[2]); client = registry.connect(sys.argv[1], 'driver-completion'); registry.register(client, tracked(client), 'key')"
 
     ran = python(code, str(tmp_path / "mlflow"), str(tmp_path / "here"))
 

@@ -5,21 +5,24 @@ import sys
 
 import pytest
 from disks import disk, remount
+from rides import RIDES
 
 from mlops_course import project, registry
 
-CONNECT = "import sys; from pathlib import Path; from mlops_course import registry; registry.connect(Path(sys.argv[1]))"
+CONNECT = (
+    "import sys; from pathlib import Path; from mlops_course import registry; registry.connect(Path(sys.argv[1]), 'driver-completion')"
+)
 
 
 def test_a_registry_that_found_no_room_is_made_when_there_is_some(tmp_path):
     with disk(tmp_path / "small", "size=300k"):
         with pytest.raises(Exception, match="full"):
-            registry.connect(tmp_path / "small/mlflow")
+            registry.connect(tmp_path / "small/mlflow", RIDES.name)
         assert not (tmp_path / "small/mlflow/mlflow.db").exists()
 
         remount(tmp_path / "small", "size=10m")
 
-        assert registry.connect(tmp_path / "small/mlflow").get_experiment_by_name(registry.NAME)
+        assert registry.connect(tmp_path / "small/mlflow", RIDES.name).get_experiment_by_name(RIDES.name)
 
 
 def test_two_processes_that_make_one_registry_do_not_hurt_each_other(tmp_path):

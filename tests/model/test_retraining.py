@@ -18,6 +18,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
+from rides import RIDES
 
 from mlops_course import cases, project, registry, retraining, services, telemetry
 from mlops_course.files import write_json
@@ -75,10 +76,10 @@ class Service(Retraining):
         return answer
 
     def promote(self, version):
-        registry.promote(registry.connect(self.folder / "mlflow"), version)
+        registry.promote(registry.connect(self.folder / "mlflow", RIDES.name), version)
 
     def rollback(self):
-        registry.rollback(registry.connect(self.folder / "mlflow"))
+        registry.rollback(registry.connect(self.folder / "mlflow", RIDES.name))
 
     def ends(self, decision, version=None, reasons=(), more=False):
         "The training that runs comes to this decision."
@@ -706,6 +707,6 @@ def test_a_training_on_normal_days_is_refused_for_it_learned_from_few(built, tmp
     found = json.loads(work.outcome.read_text(encoding="utf-8"))
     assert found["decision"] == "refused" and found["more_days_may_help"] is False
     assert "no worse in completed trips than the champion" in found["reasons"][0]
-    assert registry.champion(folder / "mlflow").version == "1"
+    assert registry.champion(folder / "mlflow", RIDES.name).version == "1"
     lines = [json.loads(line) for line in (folder / "logs/pipeline.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["stage"] for line in lines if line.get("run") == work.run} == {"data", "training"}

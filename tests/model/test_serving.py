@@ -18,6 +18,7 @@ import pytest
 from company import CLOCK, EMPTY, KNOWN, NAMES, PARTIAL, STALE, TWINS, UNKNOWN
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
+from rides import RIDES
 from traffic import ages, days_of
 from typer.testing import CliRunner
 
@@ -123,7 +124,7 @@ def client(ground):
 
 @pytest.fixture(scope="module")
 def pipeline(ground):
-    return registry.load(registry.connect(ground / "mlflow"))
+    return registry.load(registry.connect(ground / "mlflow", RIDES.name))
 
 
 # --- who wins --------------------------------------------------------------------------------------
@@ -949,7 +950,7 @@ def version(client) -> str:
 
 
 def test_a_new_champion_is_taken_over_and_scores_also_the_drivers_in_memory(own):
-    mlflow = registry.connect(own / "mlflow")
+    mlflow = registry.connect(own / "mlflow", RIDES.name)
     with served(own, cache_seconds=3_600) as client:
         old, answer = scores(client), ask(client, KNOWN, name := new())
         registry.promote(mlflow, "2")
@@ -984,7 +985,7 @@ class Slow(dict):
 
 
 def test_new_drivers_who_come_while_a_promotion_goes_through_those_in_memory_do_not_end_the_following(own):
-    mlflow = registry.connect(own / "mlflow")
+    mlflow = registry.connect(own / "mlflow", RIDES.name)
     with served(own, cache_seconds=3_600) as client:
         ask(client, KNOWN)
         for change, expected in ((lambda: registry.promote(mlflow, "2"), "2"), (lambda: registry.rollback(mlflow), "1")):
@@ -1007,7 +1008,7 @@ def test_what_comes_while_a_promotion_scores_is_neither_lost_nor_of_the_old_mode
             go.wait(30)
         return scores(model, found)
 
-    mlflow = registry.connect(own / "mlflow")
+    mlflow = registry.connect(own / "mlflow", RIDES.name)
     with served(own, cache_seconds=0) as client:
         ask(client, KNOWN[:5])
         monkeypatch.setattr(serving, "scores_of", slow)
@@ -1037,10 +1038,10 @@ def test_a_model_of_a_registry_that_was_made_anew_is_taken_over_although_its_ver
 
 def promote_unfit(folder) -> None:
     "A champion that loads, and then cannot answer: it was trained on columns of other names."
-    client, model = registry.connect(folder / "mlflow"), company.model(1.0)
+    client, model = registry.connect(folder / "mlflow", RIDES.name), company.model(1.0)
     rows = features.pd.DataFrame({name: [0.1, 0.2, 0.3, 0.4] for name in "abc"})
     run = client.create_run(registry.experiment(client)).info.run_id
-    registry.log_model(client, run, model.fit(rows, [0, 1, 0, 1]), tuple(company.NAMES))
+    registry.log_model(client, run, model.fit(rows, [0, 1, 0, 1]), CONTRACT.kinds)
     client.set_terminated(run)
     registry.promote(client, registry.register(client, run, "unfit"))
 
@@ -1064,13 +1065,13 @@ def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the
     with TestClient(api.application(service)) as client:
         wait_for(lambda: "not looked" not in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
-        registry.rollback(registry.connect(own / "mlflow"))
+        registry.rollback(registry.connect(own / "mlflow", RIDES.name))
 
         wait_for(lambda: client.get("/ready").status_code == 200, 10)
 
 
 def test_without_a_champion_the_service_lives_and_says_what_is_missing(own):
-    registry.connect(own / "mlflow").delete_registered_model_alias(registry.NAME, "champion")
+    registry.connect(own / "mlflow", RIDES.name).delete_registered_model_alias(RIDES.name, "champion")
     service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
     with TestClient(api.application(service)) as client:
         wait_for(lambda: "no champion" in str(client.get("/ready").json()))
@@ -1122,7 +1123,7 @@ def test_whatever_ends_a_look_for_the_champion_is_said_and_counted_and_the_next_
             assert f"the task champion has failed ({type(fault).__name__}) and is tried again" in trouble(client)
             wait_for(lambda: failures(client, "champion") >= 2)
             assert ask(client, KNOWN)["version"] == "1"
-        registry.promote(registry.connect(own / "mlflow"), "2")
+        registry.promote(registry.connect(own / "mlflow", RIDES.name), "2")
 
         wait_for(lambda: version(client) == "2")
         assert wait_for(lambda: not trouble(client))
@@ -1133,7 +1134,7 @@ def test_a_champion_that_cannot_score_the_drivers_in_memory_is_said_and_the_old_
         client.service.background.pause = 0.05
         before = scores(client)
         with failing(resilience, "rescored", RuntimeError("dictionary changed size during iteration")):
-            registry.promote(registry.connect(own / "mlflow"), "2")
+            registry.promote(registry.connect(own / "mlflow", RIDES.name), "2")
             wait_for(lambda: "champion has failed (RuntimeError)" in trouble(client))
             assert (client.get("/ready").status_code, version(client), scores(client)) == (200, "1", before)
 
@@ -1205,7 +1206,7 @@ def test_a_log_of_the_service_that_cannot_be_written_ends_no_task(own, monkeypat
                 patch.setattr(resilience.log, level, lambda *_, **__: 1 / 0, raising=False)
             with failing(resilience.Champion, "look", ValueError("x")) as calls:
                 wait_for(lambda: len(calls) > 3)
-        registry.promote(registry.connect(own / "mlflow"), "2")
+        registry.promote(registry.connect(own / "mlflow", RIDES.name), "2")
 
         wait_for(lambda: version(client) == "2")
 

@@ -12,16 +12,27 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 import pytest
+import shop
 import skops.io
+from rides import CONTRACT, RIDES
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from conftest import run_stages
-from mlops_course import checks, gate, models, project, registry, stages, telemetry, training, verdicts
+from mlops_course import checks, examples, gate, models, project, registry, stages, telemetry, training, verdicts
 from mlops_course.gate import Incumbent
-from mlops_course.problem import ACCEPTANCE, BOOKING, CONTRACT, ENTITY, FEATURES, KNOWN, LABEL, PROPENSITY, TIME
+from mlops_course.problem import KNOWN
 from mlops_course.toy import company
 from mlops_course.training import TrainingSettings
+
+BOOKING, ENTITY, FEATURES, LABEL, PROPENSITY, TIME = (
+    CONTRACT.booking,
+    CONTRACT.entity,
+    list(CONTRACT.features),
+    CONTRACT.label,
+    CONTRACT.propensity,
+    CONTRACT.time,
+)
 
 TOLD = TrainingSettings(test_days=14, validation_days=7, seed=7)
 
@@ -29,19 +40,19 @@ TOLD = TrainingSettings(test_days=14, validation_days=7, seed=7)
 @cache
 def table(**changes) -> pd.DataFrame:
     "Candidates of bookings as `extract` gives them."
-    return company(days=35, **changes)[0]
+    return company(CONTRACT, days=35, **changes)[0]
 
 
 def windows_of(frame: pd.DataFrame, told=TOLD) -> models.Windows:
-    return models.windows_of(frame, told.test_days, told.validation_days, told.train_days)
+    return models.windows_of(frame, told.test_days, told.validation_days, CONTRACT, told.train_days)
 
 
-def history(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[[ENTITY, *FEATURES]].assign(**{KNOWN: frame[TIME]})
+def history(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {"statistics": frame[[ENTITY, *FEATURES]].assign(**{KNOWN: frame[TIME]})}
 
 
 def judge(frame: pd.DataFrame, told=TOLD, champion=None) -> verdicts.Judged:
-    return training.judge(frame, history(frame), told, champion)
+    return training.judge(frame, history(frame), told, RIDES, champion)
 
 
 def refused(judged: verdicts.Judged) -> set[str]:
@@ -58,7 +69,7 @@ def good() -> verdicts.Judged:
 
 def test_a_model_that_sees_a_signal_passes(good):
     assert good.passed and refused(good) == set()
-    assert good.uplift.doubly_robust.low > ACCEPTANCE.uplift
+    assert good.uplift.doubly_robust.low > RIDES.acceptance.uplift
     assert good.metrics["log_loss"] < good.metrics["base_log_loss"]
 
 
@@ -76,7 +87,7 @@ def test_too_few_labels_are_said_before_anything_else_although_rmse_looks_good()
 
     judged = judge(ten, TrainingSettings(test_days=1, validation_days=1))
 
-    assert judged.metrics["rmse"] < ACCEPTANCE.rmse
+    assert judged.metrics["rmse"] < RIDES.acceptance.rmse
     first = gate.reasons(judged.results)[0]
     assert first.startswith("too little evidence: 3 labels of 2,000 (RMSE 0.")
     assert "looks good, and means nothing yet" in first
@@ -110,9 +121,9 @@ def test_a_feature_with_the_label_in_it_is_refused():
 
 def test_a_feature_that_was_known_later_is_refused():
     frame = table()
-    ahead = history(frame).assign(**{KNOWN: frame[TIME] + pd.Timedelta(minutes=1)})
+    ahead = {"statistics": history(frame)["statistics"].assign(**{KNOWN: frame[TIME] + pd.Timedelta(minutes=1)})}
 
-    assert "features known in time" in refused(training.judge(frame, ahead, TOLD))
+    assert "features known in time" in refused(training.judge(frame, ahead, TOLD, RIDES))
 
 
 def test_a_table_against_its_contract_is_refused():
@@ -135,7 +146,7 @@ def test_an_uplift_that_cannot_be_measured_is_refused_with_the_reason():
 
     judged = judge(frame[frame[LABEL].notna()].assign(**{BOOKING: pd.NA}).astype({BOOKING: "string"}))
 
-    assert judged.metrics["rmse"] < ACCEPTANCE.rmse
+    assert judged.metrics["rmse"] < RIDES.acceptance.rmse
     assert judged.uplift.doubly_robust is None and judged.uplift.effective_sample is None
     assert refused(judged) == {"evidence: effective sample", "uplift"}
     assert any("not measurable" in reason for reason in gate.reasons(judged.results))
@@ -181,7 +192,7 @@ def test_every_rule_of_the_gate_can_refuse_by_itself(good):
 
 
 def scores(model) -> Incumbent:
-    return Incumbent(lambda rows: models.probability(model, rows), windows_of(table()).test)
+    return Incumbent(lambda rows: models.probability(model, rows, CONTRACT), windows_of(table()).test)
 
 
 def test_an_equal_challenger_is_accepted(good):
@@ -246,9 +257,9 @@ def test_a_training_on_the_newest_days_does_not_see_what_was_before(good):
 def test_a_kind_that_misbehaves_once_it_has_learned_from_all_gives_way_to_the_next_one(good, monkeypatch):
     honest = models.behaviour
 
-    def strict(model, rows):
+    def strict(model, rows, contract):
         last = rows[TIME].min() >= good.windows.test and repr(model) == repr(good.model)
-        return [checks.Result("never falls", False, "it falls")] if last else honest(model, rows)
+        return [checks.Result("never falls", False, "it falls")] if last else honest(model, rows, contract)
 
     monkeypatch.setattr(models, "behaviour", strict)
     judged = judge(table())
@@ -279,13 +290,14 @@ def test_extraction_keeps_every_candidate_and_every_label_in_order_of_time():
     candidates = pd.DataFrame({BOOKING: ["b2", "b2", "b1", "b1", "b9"], ENTITY: [1, 3, 2, 1, 1]})
     labels = pd.DataFrame({BOOKING: ["b2", None], TIME: [time[0], time[1]], ENTITY: [1, 7], LABEL: [1, 0], KNOWN: [time[0], time[1]]})
 
-    frame = training.extract(labels, bookings, candidates, lambda rows: rows.assign(**dict.fromkeys(FEATURES, 0.5)))
+    tables = {"labels": labels, "bookings": bookings, "candidates": candidates}
+    frame = training.extract(tables, lambda rows: rows.assign(**dict.fromkeys(FEATURES, 0.5)), CONTRACT)
 
     assert frame[BOOKING].fillna("-").tolist() == ["b1", "b1", "-", "b2", "b2"]
     assert frame[ENTITY].tolist() == [1, 2, 7, 1, 3]
     assert frame[LABEL].fillna(-1).tolist() == [-1, -1, 0, 1, -1]
     assert frame[PROPENSITY].fillna(-1).tolist() == [-1, 0.25, -1, 0.5, -1]
-    assert checks.meets(frame, training.examples()).passed
+    assert checks.meets(frame, examples.training_table(CONTRACT)).passed
 
 
 def test_extraction_gives_each_row_the_features_of_its_own_entity_and_time():
@@ -293,12 +305,12 @@ def test_extraction_gives_each_row_the_features_of_its_own_entity_and_time():
     known = frame[[ENTITY, TIME, *FEATURES]]
     logged = frame[frame[PROPENSITY].notna()]
 
-    again = training.extract(
-        logged.dropna()[[BOOKING, TIME, ENTITY, LABEL, KNOWN]].sample(frac=1, random_state=1),
-        logged[[BOOKING, TIME, ENTITY, PROPENSITY]].sample(frac=1, random_state=2),
-        frame[[BOOKING, ENTITY]].sample(frac=1, random_state=3),
-        lambda rows: rows.merge(known, how="left"),
-    )
+    tables = {
+        "labels": logged.dropna()[[BOOKING, TIME, ENTITY, LABEL, KNOWN]].sample(frac=1, random_state=1),
+        "bookings": logged[[BOOKING, TIME, ENTITY, PROPENSITY]].sample(frac=1, random_state=2),
+        "candidates": frame[[BOOKING, ENTITY]].sample(frac=1, random_state=3),
+    }
+    again = training.extract(tables, lambda rows: rows.merge(known, how="left"), CONTRACT)
 
     pd.testing.assert_frame_equal(again, frame)
 
@@ -309,13 +321,13 @@ def test_extraction_gives_each_row_the_features_of_its_own_entity_and_time():
 @pytest.fixture
 def place(tmp_path):
     "A client of an empty MLflow, and the folder of snapshots beside it."
-    return registry.connect(tmp_path / "mlflow"), tmp_path / "snapshots"
+    return registry.connect(tmp_path / "mlflow", RIDES.name), tmp_path / "snapshots"
 
 
 def train(place, frame, told=TOLD):
     client, folder = place
     snapshot = training.save_snapshot(frame, folder)
-    return training.train(client, training.load_snapshot(snapshot, folder), history(frame), told, snapshot)[0]
+    return training.train(client, training.load_snapshot(snapshot, folder), history(frame), told, snapshot, RIDES)[0]
 
 
 def runs(client) -> int:
@@ -323,14 +335,14 @@ def runs(client) -> int:
 
 
 def versions(client) -> int:
-    return len(client.search_model_versions(f"name = '{registry.NAME}'"))
+    return len(client.search_model_versions(f"name = '{RIDES.name}'"))
 
 
 @pytest.fixture(scope="module")
 def champion(tmp_path_factory):
     "A folder in which one model has passed the gate. Copy it, do not write to it."
     folder = tmp_path_factory.mktemp("champion")
-    decision = train((registry.connect(folder / "mlflow"), folder / "snapshots"), table())
+    decision = train((registry.connect(folder / "mlflow", RIDES.name), folder / "snapshots"), table())
     return folder, decision
 
 
@@ -338,7 +350,7 @@ def champion(tmp_path_factory):
 def trained(champion, tmp_path):
     "A copy of that folder: client and snapshots, and the decision."
     shutil.copytree(champion[0], tmp_path, dirs_exist_ok=True)
-    return (registry.connect(tmp_path / "mlflow"), tmp_path / "snapshots"), champion[1]
+    return (registry.connect(tmp_path / "mlflow", RIDES.name), tmp_path / "snapshots"), champion[1]
 
 
 def test_what_passes_is_registered_promoted_and_can_be_loaded(trained):
@@ -354,7 +366,7 @@ def test_every_trial_is_a_run_with_what_is_needed_to_repeat_it(trained):
     found = {run.info.run_name: run for run in client.search_runs([registry.experiment(client)])}
     notes = {trial["name"]: trial["note"] for trial in decision["trials"]}
 
-    assert set(found) == {"base rate", "per driver", *models.recipes(7), "final"}
+    assert set(found) == {"base rate", "per driver", *models.recipes(7, CONTRACT), "final"}
     for name, run in found.items():
         assert run.data.tags["stage"] == "training" and run.data.tags["snapshot"] == decision["snapshot"]
         assert {"seed", "features", "code", "test_days"} <= set(run.data.params)
@@ -417,7 +429,7 @@ def test_labels_of_one_class_end_in_a_decision_not_in_an_error(place):
 
 def test_the_key_depends_on_data_parameters_code_and_libraries_but_not_on_the_truth(monkeypatch):
     def key(snapshot="a", **changes):
-        return training.key_of(training.recipe_of(snapshot, TOLD.model_copy(update=changes)))
+        return training.key_of(training.recipe_of(snapshot, TOLD.model_copy(update=changes), RIDES))
 
     assert key() == key(truth="out/truth.parquet")
     assert len({key(), key(seed=8), key(test_days=15), key(train_days=10), key("b")}) == 5
@@ -432,7 +444,7 @@ def test_a_run_is_made_again_to_the_same_digest(trained, tmp_path):
     (client, _), decision = trained
 
     for run in client.search_runs([registry.experiment(client)], "tags.model_digest != ''"):
-        kept, made = training.reproduce(tmp_path / "mlflow", run.info.run_id)
+        kept, made = training.reproduce(tmp_path / "mlflow", run.info.run_id, RIDES)
         assert kept == made == run.data.tags["model_digest"]
     assert decision["model"]["digest"] in {run.data.tags.get("model_digest") for run in client.search_runs([registry.experiment(client)])}
 
@@ -444,13 +456,13 @@ def test_a_run_on_the_newest_days_says_since_when_it_has_learned_and_is_made_aga
     tags = place[0].get_run(decision["model"]["run_id"]).data.tags
     assert (tags["since"], tags["until"]) == (at["since"], at["test"])
     assert pd.Timestamp(at["test"]) - pd.Timestamp(at["since"]) == pd.Timedelta(days=10)
-    assert len(set(training.reproduce(tmp_path / "mlflow", decision["model"]["run_id"]))) == 1
+    assert len(set(training.reproduce(tmp_path / "mlflow", decision["model"]["run_id"], RIDES))) == 1
 
 
 def test_reproducing_says_that_the_code_has_changed_and_goes_on(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(stages, "digest_of_code", lambda *modules: "other code")
 
-    kept, made = training.reproduce(tmp_path / "mlflow", trained[1]["model"]["run_id"])
+    kept, made = training.reproduce(tmp_path / "mlflow", trained[1]["model"]["run_id"], RIDES)
 
     assert kept == made and "the code has changed" in capsys.readouterr().out
 
@@ -462,7 +474,7 @@ def elsewhere(client, run_id: str) -> None:
     pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
     file.write_bytes(registry.canonical(skops.io.dumps(make_pipeline(FunctionTransformer(np.exp2), FunctionTransformer(print)))))
     digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    client.set_model_version_tag(registry.NAME, "1", "files", json.dumps(digests))
+    client.set_model_version_tag(RIDES.name, "1", "files", json.dumps(digests))
 
 
 def test_a_champion_that_other_libraries_have_saved_is_logged_and_the_gate_asks_as_of_a_first_one(trained):
@@ -484,7 +496,7 @@ def test_reproducing_to_another_model_says_which_libraries_made_the_first(traine
     elsewhere(client, run)
     client.set_tag(run, "model_digest", "0" * 64)
 
-    kept, made = training.reproduce(tmp_path / "mlflow", run)
+    kept, made = training.reproduce(tmp_path / "mlflow", run, RIDES)
 
     assert kept != made
     assert f"made with scipy 1.99.0 (here {registry.libraries()['scipy']}): that may be why it differs" in capsys.readouterr().out
@@ -496,7 +508,7 @@ def test_reproducing_without_the_snapshot_says_what_is_wrong_with_it(trained, tm
     snapshot.unlink() if damage == "deleted" else snapshot.write_bytes(b"x")
 
     with pytest.raises(project.UserError, match=said):
-        training.reproduce(tmp_path / "mlflow", trained[1]["model"]["run_id"])
+        training.reproduce(tmp_path / "mlflow", trained[1]["model"]["run_id"], RIDES)
 
 
 def test_a_baseline_and_an_unknown_run_cannot_be_reproduced(trained, tmp_path):
@@ -504,9 +516,9 @@ def test_a_baseline_and_an_unknown_run_cannot_be_reproduced(trained, tmp_path):
     baseline = client.search_runs([registry.experiment(client)], "attributes.run_name = 'base rate'")[0].info.run_id
 
     with pytest.raises(project.UserError, match="has no model"):
-        training.reproduce(tmp_path / "mlflow", baseline)
+        training.reproduce(tmp_path / "mlflow", baseline, RIDES)
     with pytest.raises(project.UserError, match="no run"):
-        training.reproduce(tmp_path / "mlflow", "0" * 32)
+        training.reproduce(tmp_path / "mlflow", "0" * 32, RIDES)
 
 
 MOMENTS = ["log_model", "register", "promote"]
@@ -518,10 +530,11 @@ def test_a_run_that_was_killed_comes_back_to_the_same_end(champion, tmp_path, mo
 import os, sys
 from pathlib import Path
 import pandas as pd
-from mlops_course import registry, training
+from mlops_course import contracts, registry, training
 folder, snapshot, told = Path(sys.argv[1]), sys.argv[2], training.TrainingSettings(test_days=14, validation_days=7, seed=7)
 frame = training.load_snapshot(snapshot, folder / "snapshots")
-history = pd.read_parquet(folder / "history.parquet")
+history = {{"statistics": pd.read_parquet(folder / "history.parquet")}}
+rides = contracts.read_project("projects/ride_hailing.yaml")
 calls, real = [], registry.{moment}
 def once(*given, **named):
     calls.append(1)
@@ -530,22 +543,22 @@ def once(*given, **named):
         os.kill(os.getpid(), 9)
     return made
 registry.{moment} = once
-training.train(registry.connect(folder / "mlflow"), frame, history, told, snapshot)
+training.train(registry.connect(folder / "mlflow", rides.name), frame, history, told, snapshot, rides)
 """
     place = (None, tmp_path / "snapshots")
     snapshot = training.save_snapshot(table(), place[1])
-    history(table()).to_parquet(tmp_path / "history.parquet")
+    history(table())["statistics"].to_parquet(tmp_path / "history.parquet")
     done = subprocess.run([sys.executable, "-c", killed, str(tmp_path), snapshot], cwd=project.root(), capture_output=True, text=True)
     assert done.returncode == -9, done.stderr[-2000:]
 
-    client = registry.connect(tmp_path / "mlflow")
+    client = registry.connect(tmp_path / "mlflow", RIDES.name)
     decision = train((client, place[1]), table())
 
     assert decision["model"]["digest"] == champion[1]["model"]["digest"]
     assert decision["decision"] == "promoted" and registry.load(client).digest == decision["model"]["digest"]
     assert versions(client) == 1
     names = [run.info.run_name for run in client.search_runs([registry.experiment(client)])]
-    assert sorted(names) == sorted(["base rate", "per driver", *models.recipes(7), "final"])
+    assert sorted(names) == sorted(["base rate", "per driver", *models.recipes(7, CONTRACT), "final"])
 
 
 # the stage, on the small build
@@ -613,4 +626,80 @@ def test_a_company_in_which_a_coin_decides_gets_no_champion(tmp_path, capsys):
 
 
 def test_features_of_the_contract_are_what_the_model_sees(trained):
-    assert registry.load(trained[0][0]).features == CONTRACT.features
+    assert registry.load(trained[0][0]).features == tuple(CONTRACT.features)
+
+
+# another project: text names its entities, and nobody has logged choices
+
+ORDERS = shop.examples()
+WEEK = TrainingSettings(test_days=10, validation_days=7)
+
+
+def habits(orders: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    names = shop.CONTRACT.views["habits"]
+    return {"habits": orders[["customer", *names]].assign(**{KNOWN: orders.event_timestamp})}
+
+
+def test_a_shop_gets_a_champion_by_log_loss_and_worth_and_hears_what_was_not_measured():
+    judged = training.judge(ORDERS, habits(ORDERS), WEEK, shop.SHOP)
+    verdict, page = verdicts.verdict(judged), verdicts.report(judged)
+
+    assert judged.passed and judged.metrics["worth"] > judged.metrics["base_worth"]
+    assert [check["name"] for check in verdict["unmeasured"]] == ["uplift"] and verdict["uplift"]["estimate"] is None
+    assert {"per customer"} < {trial.name for trial in judged.trials} and "uplift in completed trips" not in page.lower()
+
+    champion = Incumbent(lambda rows: models.probability(judged.model, rows, shop.CONTRACT), judged.windows.test)
+    names = {r.name for r in training.judge(ORDERS, habits(ORDERS), WEEK, shop.SHOP, champion).results if r.passed}
+    assert {"no worse in log loss", "no worse in worth"} <= names
+
+
+def test_a_category_with_the_label_in_it_is_refused():
+    told = ORDERS.assign(device=ORDERS.returned.map({1.0: "returned", 0.0: "kept"}))
+
+    assert "leak of the label" in refused(training.judge(told, habits(told), WEEK, shop.SHOP))
+
+
+def test_labels_alone_are_examples_with_what_the_request_brought():
+    names = ["order", "event_timestamp", "customer", "basket", "device", "returned", KNOWN]
+    features = ["orders", "member", "city", "constant"]
+    asked = []
+
+    def historical(rows):
+        asked.append(list(rows))
+        return rows.merge(ORDERS[["customer", "event_timestamp", *features]], how="left")
+
+    frame = training.extract({"labels": ORDERS[names].sample(frac=1, random_state=1)}, historical, shop.CONTRACT)
+
+    assert asked == [["customer", "event_timestamp"]]
+    ordered = ORDERS.sort_values(["event_timestamp", "order", "customer"], ignore_index=True)
+    pd.testing.assert_frame_equal(frame, ordered[frame.columns])
+    text = dict.fromkeys(["customer", "city", "device"], "string")
+    assert checks.meets(frame.astype(text), examples.training_table(shop.CONTRACT)).passed
+
+
+def test_one_process_trains_two_projects_in_turn(tmp_path):
+    decisions = {}
+    for project_, frame, told in [(shop.SHOP, ORDERS, habits(ORDERS)), (RIDES, table(), history(table()))] * 2:
+        client = registry.connect(tmp_path / "mlflow", project_.name)
+        snapshot = training.save_snapshot(frame, tmp_path / "snapshots")
+        settings = WEEK if project_ is shop.SHOP else TOLD
+        decision, _ = training.train(client, training.load_snapshot(snapshot, tmp_path / "snapshots"), told, settings, snapshot, project_)
+        decisions.setdefault(project_.name, []).append(decision)
+        loaded = registry.load(client)
+        assert (loaded.name, loaded.kinds) == (project_.name, project_.contract.kinds)
+        assert registry.champion(tmp_path / "mlflow", project_.name).run_id == loaded.run_id
+        kept, made = training.reproduce(tmp_path / "mlflow", loaded.run_id, project_)
+        assert kept == made == decision["model"]["digest"]
+
+    for first, second in decisions.values():
+        assert first["decision"] == "promoted" and second == {**first, "found": True}
+
+
+def test_a_champion_that_asks_for_other_features_is_not_compared(trained):
+    client, folder = trained[0]
+    fewer = RIDES.contract.model_copy(update={"features": {name: CONTRACT.features[name] for name in FEATURES[:2]}})
+
+    with telemetry.logging_to(folder / "log.jsonl", stage="training"):
+        assert training.present_champion(client, fewer) is None
+
+    assert f"features changed: {FEATURES[2]}" in (folder / "log.jsonl").read_text()

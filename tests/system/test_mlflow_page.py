@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browser import CHROMIUM, MISSING, free_port, page
+from rides import RIDES
 
 from mlops_course import poc, registry
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 @pytest.fixture
 def runs(tmp_path) -> list[str]:
     "Two runs in an MLflow folder of their own."
-    client = registry.connect(tmp_path / "mlflow")
+    client = registry.connect(tmp_path / "mlflow", RIDES.name)
     rows = pd.DataFrame({"a": np.arange(3.0), "label": [0, 1, 1]})
     return [poc.track(client, name, rows, ["a"], {"depth": depth}, {"rmse": 0.4}) for depth, name in enumerate(["shallow", "deep"])]
 
@@ -33,7 +34,7 @@ def test_the_link_of_the_lesson_compares_its_runs(workshop, tmp_path, runs):
     server, _ = started(workshop, tmp_path / "mlflow", port)
     try:
         with page(tmp_path) as opened:
-            opened.goto(poc.link(registry.connect(tmp_path / "mlflow"), runs, port))
+            opened.goto(poc.link(registry.connect(tmp_path / "mlflow", RIDES.name), runs, port))
             opened.get_by_text("shallow").first.wait_for(timeout=60_000)
             shown = opened.locator("body").inner_text()
     finally:

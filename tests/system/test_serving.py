@@ -22,6 +22,7 @@ import pytest
 from browser import CHROMIUM, MISSING, free_port, page
 from company import CLOCK, KNOWN, UNKNOWN
 from online import Online, command, refused, wait_for
+from rides import RIDES
 
 from mlops_course import project, registry
 
@@ -240,7 +241,7 @@ def test_a_registry_that_is_gone_is_no_reason_to_stop(online):
 
 def test_a_service_that_starts_without_its_registry_takes_the_model_that_it_kept(ground, started, tmp_path):
     folder = company.copy(ground, tmp_path / "company")
-    registry.keep(registry.connect(folder / "mlflow"), "champion", folder / "serving/model")  # as an earlier service did
+    registry.keep(registry.connect(folder / "mlflow", RIDES.name), "champion", folder / "serving/model")  # as an earlier service did
     with moved(folder, "mlflow"):
         online = started(folder)
         wait_for(online.ready, 120)
@@ -253,7 +254,7 @@ def test_a_service_that_starts_without_its_registry_takes_the_model_that_it_kept
 
 def stored(folder: Path, version: str) -> Path:
     "The file of a version's model."
-    client = registry.connect(folder / "mlflow")
+    client = registry.connect(folder / "mlflow", RIDES.name)
     return Path(client.get_run(registry.version_of(client, version).run_id).info.artifact_uri) / "model/model.skops"
 
 
@@ -268,9 +269,9 @@ def damaged(file: Path):
 
 
 def test_a_new_champion_whose_file_is_damaged_never_takes_the_place_of_a_good_one(online):
-    before, client = online.ask(KNOWN), registry.connect(online.folder / "mlflow")
+    before, client = online.ask(KNOWN), registry.connect(online.folder / "mlflow", RIDES.name)
     with damaged(stored(online.folder, "2")):
-        client.set_registered_model_alias(registry.NAME, "champion", "2")
+        client.set_registered_model_alias(RIDES.name, "champion", "2")
         try:
             wait_for(online.trouble)
             assert online.ready()
@@ -278,7 +279,7 @@ def test_a_new_champion_whose_file_is_damaged_never_takes_the_place_of_a_good_on
             assert online.model()["version"] == "1"
             assert online.ask(KNOWN)["candidates"] == before["candidates"]
         finally:
-            client.set_registered_model_alias(registry.NAME, "champion", "1")
+            client.set_registered_model_alias(RIDES.name, "champion", "1")
     wait_for(lambda: not online.trouble())
 
 
@@ -295,7 +296,7 @@ def test_a_service_that_starts_with_a_damaged_model_lives_says_why_and_recovers(
 
 
 def test_champions_come_and_go_under_load_without_one_failed_request(online):
-    client = registry.connect(online.folder / "mlflow")
+    client = registry.connect(online.folder / "mlflow", RIDES.name)
     with online.load(KNOWN) as told:
         for change, version in ((lambda: registry.promote(client, "2"), "2"), (lambda: registry.rollback(client), "1")):
             wait_for(lambda: len(told) > 20)
@@ -511,7 +512,7 @@ def test_in_a_terminal_it_says_that_it_starts_and_where_it_answers_and_ends_with
 
 def test_without_a_model_that_has_passed_the_gate_it_says_so_in_a_line(ground, tmp_path):
     folder = company.copy(ground, tmp_path / "company")
-    registry.connect(folder / "mlflow").delete_registered_model_alias(registry.NAME, "champion")
+    registry.connect(folder / "mlflow", RIDES.name).delete_registered_model_alias(RIDES.name, "champion")
 
     assert "has passed the gate yet: `make run ENV=" in failed(*command(folder, "--port", str(free_port())))
 

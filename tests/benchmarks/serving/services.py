@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import yaml
+from rides import RIDES
 from serving.load import ID, LOOPBACK, ask
 
 from mlops_course import features, project, registry, stages
@@ -66,7 +67,9 @@ class Ground(NamedTuple):
         "The ground in the folder of a build."
         drivers = pd.read_parquet(folder / "data/statistics.parquet", columns=[CONTRACT.entity])[CONTRACT.entity].unique()
         found = features.online(features.open_store(folder / "features"), sorted(drivers), at=project.environment("env.yaml").clock)
-        return cls(folder.resolve(), found.dropna(subset=list(CONTRACT.features)), registry.load(registry.connect(folder / "mlflow")))
+        return cls(
+            folder.resolve(), found.dropna(subset=list(CONTRACT.features)), registry.load(registry.connect(folder / "mlflow", RIDES.name))
+        )
 
     def requests(self, seed: int, n: int) -> list[pd.DataFrame]:
         "Distinct drivers for each request, with their features."
@@ -111,7 +114,7 @@ def bare(answer: dict, scratch: Path) -> Service:
 
 def mlflow(ground: Ground) -> Service:
     "The champion alone."
-    words = f"models serve -m models:/{registry.NAME}@champion -h {LOOPBACK} -p {{port}} --env-manager local -w 1".split()
+    words = f"models serve -m models:/{RIDES.name}@champion -h {LOOPBACK} -p {{port}} --env-manager local -w 1".split()
     variables = {"MLFLOW_TRACKING_URI": ground.tracking, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     return Service(MLFLOW, [BIN / "mlflow", *words], variables, '"predictions":', "/invocations", by_features)
 
