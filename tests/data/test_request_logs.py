@@ -435,7 +435,7 @@ def test_a_request_of_several_files_is_one_request(tmp_path):
     for n, text in enumerate(["1001,2026-07-01T00:00Z", "x,2026-07-01T00:00Z"]):
         placed(tmp_path, f"driver_id,event_timestamp\n{text}\n", f"r{n}.csv")
 
-    kept, refused = batch.asked(readers.Source(path=str(tmp_path / "r*.csv"), owner="x"), tmp_path / "q.parquet", NOW)
+    kept, refused = batch.asked(readers.Source(path=str(tmp_path / "r*.csv"), owner="x"), tmp_path / "q.parquet", CONTRACT, NOW)
 
     assert len(kept) == refused == 1
     assert pd.read_parquet(tmp_path / "q.parquet")[["source", "row"]].values.tolist() == [["r1.csv", 0]]
