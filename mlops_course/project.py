@@ -319,12 +319,18 @@ def _parsed(path: Path, file: str) -> dict:
 
 
 class _EachNameOnce(yaml.SafeLoader):
-    "YAML, in which otherwise the last of two equal names would win."
+    "YAML with names that are texts, each once: else the last of two equal ones would win."
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         for number, (key, _) in enumerate(node.value):
             if key.value in [earlier.value for earlier, _ in node.value[:number]]:
                 raise UserError(f"line {key.start_mark.line + 1}: `{key.value}` is there twice")
+            # Ploomber can do nothing with another; merged keys (<<) are no names
+            if isinstance(key.value, str) and not key.tag.endswith((":str", ":merge")):
+                raise UserError(
+                    f"line {key.start_mark.line + 1}: {key.value}: Keys should be strings, and "
+                    f"YAML reads this one as another thing. Put it in quotes: '{key.value}'"
+                )
         return super().construct_mapping(node, deep)
 
 # %% ../notebooks/00_start_here.ipynb #d31952fa
