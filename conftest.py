@@ -34,10 +34,13 @@ def pytest_collection_modifyitems(items):
 class ByNotebook(LoadScopeScheduling):
     "A notebook stays in one process; so do the stages, in their order, because each reads what the last has made."
 
+    def __init__(self, config, log):
+        super().__init__(config, log)
+        self.stages = re.findall(r"source: (\S+)", (config.rootpath / "pipeline.yaml").read_text(encoding="utf-8"))
+
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        stages = re.findall(r"source: (\S+)", (self.config.rootpath / "pipeline.yaml").read_text(encoding="utf-8"))
-        return "the pipeline" if file in stages else file
+        return "the pipeline" if file in self.stages else file
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -732,6 +732,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
 from . import web
+from .settings import RENAMED
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -756,8 +757,8 @@ def _service(
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     told = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
-    if old := [name for name in given if f"{section}.{name}" in project.RENAMED]:
-        new = project.RENAMED[f"{section}.{old[0]}"].rpartition(".")[2]
+    if old := [name for name in given if f"{section}.{name}" in RENAMED]:
+        new = RENAMED[f"{section}.{old[0]}"].rpartition(".")[2]
         raise project.UserError(f"--set {old[0]}: this setting is now {new}")
     values = {
         **getattr(told, section),
