@@ -24,7 +24,7 @@ from pathlib import Path
 import orjson
 import pandas as pd
 
-from . import cases, clocks, live, project, retraining, services
+from . import cases, clocks, live, project, prometheus, retraining, services
 from . import supervision, telemetry, web, world
 from .events import Life
 from .files import file_digest, write_json
@@ -98,13 +98,13 @@ def platform(
     environment = project.environment(file)
     folder, written = project.root() / environment.out, project.root() / "platform"
     listed, key_file = services.services_of(environment), web.keep_key(folder)
-    manager, prometheus = settings.alertmanager_port, settings.prometheus_port
+    manager, port = settings.alertmanager_port, settings.prometheus_port
     receiver = f"{listed['retraining'].address}/alerts"
-    command = telemetry.prometheus(
+    command = prometheus.prepare(
         folder,
         written,
         services.targets(listed),
-        prometheus,
+        port,
         every="1s",
         alertmanager=f"127.0.0.1:{manager}",
         key_file=key_file,
@@ -119,7 +119,7 @@ def platform(
         ours("monitoring"),
         ours("retraining", variables={web.KEY: key_file.read_text(encoding="utf-8")}),
         retraining.alertmanager(folder, written, receiver, manager, key_file),
-        listed["prometheus"].model_copy(update={"command": command, "port": prometheus}),
+        listed["prometheus"].model_copy(update={"command": command, "port": port}),
     ]
 
 # %% ../notebooks/916_loop.ipynb #91600009

@@ -103,7 +103,7 @@ import sqlite3
 
 from . import clocks, registry
 from .references import reference_for
-from .telemetry import log, pipeline_metrics
+from .telemetry import log
 
 
 def refer(monitor: Monitor) -> None:
@@ -242,6 +242,9 @@ def _take_seed(app, monitor: Monitor) -> None:
         return "ok"
 
 # %% ../notebooks/62_model_monitoring.ipynb #98e7f96b
+from .exposition import pipeline_metrics
+
+
 def application(
     monitor: Monitor,
     key: str | None = None,  # what a caller must show in X-API-Key; None: nothing

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from . import project, telemetry
+from . import exposition, project, telemetry
 from .files import atomic_write, file_digest, is_full, locked, unwritten, write_json
 from .project import Environment, Settings, UserError, digest_of, root, shown
 
@@ -341,7 +341,7 @@ def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
             )
             write_json(folder / f"{stage.name}.json", note)
             with atomic_write(folder / "pipeline.prom") as beside:
-                beside.write_bytes(telemetry.pipeline_text(stage.out))
+                beside.write_bytes(exposition.pipeline_text(stage.out))
     except (UserError, OSError) as error:
         log.warning("metrics not written", reason=str(error))
 

@@ -8,7 +8,7 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "settings topics project telemetry files services questions sql",
+    1: "settings topics project logfiles telemetry exposition prometheus files services questions sql",
     2: "problem web stages engine supervision jobs answers",
     3: "world readers profiles data asof offline online lookup tracking checks policy drift predictions clocks search toy tables promises joined health",
     4: "features registry models gate poc verdicts cases events references reports",

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlops_course import cli, project, stages, telemetry
+from mlops_course import cli, exposition, logfiles, project, prometheus, stages, telemetry
 from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
 from mlops_course.telemetry import log, logging_to, masked
@@ -64,8 +64,8 @@ def test_after_the_block_nothing_is_written_and_nothing_of_it_remains(tmp_path):
 
 
 def test_a_log_is_rotated_and_old_files_are_forgotten(tmp_path, monkeypatch):
-    monkeypatch.setattr(telemetry, "MOST_BYTES", 2_000)
-    monkeypatch.setattr(telemetry, "MOST_FILES", 2)
+    monkeypatch.setattr(logfiles, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(logfiles, "MOST_FILES", 2)
     with logging_to(tmp_path / "serving.jsonl"):
         for number in range(100):
             log.info("event", number=number)
@@ -80,8 +80,8 @@ def test_writers_in_several_processes_lose_no_line_when_the_log_is_rotated(tmp_p
     code = """
 import sys
 from pathlib import Path
-from mlops_course import telemetry
-telemetry.MOST_BYTES, telemetry.MOST_FILES = 20_000, 1_000
+from mlops_course import logfiles, telemetry
+logfiles.MOST_BYTES, logfiles.MOST_FILES = 20_000, 1_000
 with telemetry.logging_to(Path(sys.argv[1]), run=sys.argv[2]):
     for number in range(500):
         telemetry.log.info("event", number=number)
@@ -281,7 +281,7 @@ def test_a_stage_that_never_ended_well_has_its_last_success_long_ago(lab):
 def test_what_a_service_mounts_is_always_what_the_notes_say(tmp_path):
     from prometheus_client import generate_latest
 
-    mounted = telemetry.pipeline_metrics(tmp_path)
+    mounted = exposition.pipeline_metrics(tmp_path)
     assert samples(generate_latest(mounted).decode()) == {}
     write_json(tmp_path / "metrics/data.json", telemetry.stage_note({}, 2, {"labels": 9}))
     (tmp_path / "metrics/batch.json").write_text('{"half')
@@ -316,7 +316,7 @@ def expressions() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("where", "expression"), expressions())
 def test_a_metric_that_a_rule_or_a_dashboard_names_is_one_that_somebody_exports(where, expression):
-    modules = [project.root() / f"mlops_course/{name}.py" for name in ("api", "telemetry", "health", "cases")]
+    modules = [project.root() / f"mlops_course/{name}.py" for name in ("api", "exposition", "health", "cases")]
     shared = (project.root() / "mlops_course/web.py").read_text(encoding="utf-8").replace("{service}", "serving")
     code = shared + "".join(path.read_text(encoding="utf-8") for path in modules if path.is_file())
     for name in re.findall(r"\b(?:serving|pipeline|monitoring|retraining)_[a-z_]+", expression):
@@ -364,7 +364,7 @@ def test_a_dashboard_has_titles_units_and_the_provisioned_source(path):
 
 
 def test_prometheus_is_told_the_ports_of_an_environment(tmp_path):
-    command = telemetry.prometheus(tmp_path, PLATFORM, {"serving": "127.0.0.1:1234"}, port=5678, every="1s", alertmanager="127.0.0.1:4321")
+    command = prometheus.prepare(tmp_path, PLATFORM, {"serving": "127.0.0.1:1234"}, port=5678, every="1s", alertmanager="127.0.0.1:4321")
 
     written = yaml.safe_load((tmp_path / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
     assert [job["job_name"] for job in written["scrape_configs"]] == ["serving"]
@@ -376,14 +376,14 @@ def test_prometheus_is_told_the_ports_of_an_environment(tmp_path):
 
 def test_a_job_that_prometheus_does_not_know_is_named(tmp_path):
     with pytest.raises(ValueError, match="no job severing"):
-        telemetry.prometheus(tmp_path, PLATFORM, {"severing": "127.0.0.1:1"}, port=9090)
+        prometheus.prepare(tmp_path, PLATFORM, {"severing": "127.0.0.1:1"}, port=9090)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt-get install prometheus")
 def test_promtool_accepts_the_configuration_that_is_written(tmp_path):
     key = tmp_path / "key"
     key.write_text("k")
-    telemetry.prometheus(tmp_path, PLATFORM, {"serving": "127.0.0.1:1"}, port=9090, key_file=key, alertmanager="127.0.0.1:2")
+    prometheus.prepare(tmp_path, PLATFORM, {"serving": "127.0.0.1:1"}, port=9090, key_file=key, alertmanager="127.0.0.1:2")
 
     told = subprocess.run(["promtool", "check", "config", tmp_path / "prometheus/prometheus.yml"], capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from company import CLOCK, KNOWN, NAMES
 
-from mlops_course import asof, data, features, project, readers, registry, search, telemetry, training
+from mlops_course import asof, data, features, project, prometheus, readers, registry, search, telemetry, training
 from mlops_course.problem import CONTRACT
 
 MARKS = "-a?b%41 %s%(h)s $HOME ~ &d=e;f, *g [h] 'i\" #j k é e\u0301 😀 <l>|m!(n)^`o`."
@@ -117,7 +117,7 @@ def test_a_training_table_is_kept_and_read_again(place):
 def test_prometheus_finds_its_rules(place):
     platform = project.root() / "platform"
     shutil.copytree(platform, place / "platform")
-    telemetry.prometheus(place / "services", place / "platform", {"serving": "127.0.0.1:1"}, port=9090)
+    prometheus.prepare(place / "services", place / "platform", {"serving": "127.0.0.1:1"}, port=9090)
 
     file = place / "services/prometheus/prometheus.yml"
     (pattern,) = yaml.safe_load(file.read_text(encoding="utf-8"))["rule_files"]

@@ -15,7 +15,7 @@ from browser import free_port
 from online import wait_for
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-from mlops_course import project, retraining, services, supervision, telemetry
+from mlops_course import project, prometheus, retraining, services, supervision
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -57,7 +57,7 @@ class World:
         supervision.start(self.folder, retraining.alertmanager(self.folder / "services", PLATFORM, receiver, manager, self.key))
         targets = {"monitoring": f"127.0.0.1:{port}", "retraining": f"127.0.0.1:{self.port}"}
         listening, place = free_port(), f"127.0.0.1:{manager}"
-        command = telemetry.prometheus(self.folder / "services", PLATFORM, targets, listening, "1s", place, self.key)
+        command = prometheus.prepare(self.folder / "services", PLATFORM, targets, listening, "1s", place, self.key)
         service = services.SERVICES["prometheus"].model_copy(update={"command": command, "port": listening})
         self.prometheus = httpx.Client(trust_env=False, base_url=supervision.start(self.folder, service), timeout=30)
 
