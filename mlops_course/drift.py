@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TIME', 'ENTITY', 'BOOKING', 'KNOWN', 'LABEL', 'PROPENSITY', 'FEATURES', 'SCORE', 'HOUR', 'BINS', 'FEW', 'USUAL',
-           'NEAR', 'CHANCE', 'PROBLEMS', 'driver_hours', 'Grid', 'grid_of', 'Traffic', 'sliding_windows',
-           'null_distances', 'Performance', 'performance_of', 'DriftSettings', 'Reference', 'reference_of',
-           'same_hours', 'quality', 'Verdict', 'judge']
+           'NEAR', 'CHANCE', 'PROBLEMS', 'driver_hours', 'Grid', 'grid_of', 'HourlyCounts', 'Traffic',
+           'sliding_windows', 'null_distances', 'Performance', 'performance_of', 'DriftSettings', 'Reference',
+           'reference_of', 'same_hours', 'quality', 'Verdict', 'judge']
 
 # %% ../notebooks/61_drift.ipynb #3ab422ec
 import numpy as np
@@ -65,50 +65,48 @@ def grid_of(
     return Grid(edges, np.append(0, widths.cumsum() / scale))
 
 # %% ../notebooks/61_drift.ipynb #341c83b8
-class _Counts:
-    "Driver-hours, counted by day, hour and value, and what is usual in each hour of the week."
+class HourlyCounts:
+    "How often a column had each value of its grid, by day and hour."
 
     def __init__(
         self,
-        units: pd.DataFrame,  # of `driver_hours`
-        names: list[str],  # the columns that are watched
+        hours: pd.Series,  # of `driver_hours`
+        values: np.ndarray,  # of the column; NaN: unknown
     ):
-        self.begin = units[HOUR].min().floor("D")
-        self.days = (units[HOUR].max() - self.begin).days + 1
-        self.weekday = (self.begin.weekday() + np.arange(self.days)) % 7
-        self.grids = {name: grid_of(units[name].to_numpy(float)) for name in names}
-        self.counts = {name: self._count(units, name) for name in names}
-        self._tables = {}
+        self.grid, begin = grid_of(values), hours.min().floor("D")
+        day = (hours.dt.floor("D") - begin).dt.days.to_numpy()
+        self.weekday = (begin.weekday() + np.arange(day.max() + 1)) % 7
+        cell = day * 24 + hours.dt.hour.to_numpy()
+        cell = (cell * BINS + np.searchsorted(self.grid.edges, values))[~np.isnan(values)]
+        counts = np.bincount(cell, minlength=len(self.weekday) * 24 * BINS)
+        self.counts = counts.reshape(-1, 24, BINS).astype(float)
+        self._usual = {}
 
-    def _count(self, units: pd.DataFrame, name: str) -> np.ndarray:
-        known = units[units[name].notna()]
-        day = (known[HOUR].dt.floor("D") - self.begin).dt.days.to_numpy()
-        place = np.searchsorted(self.grids[name].edges, known[name])
-        cell = (day * 24 + known[HOUR].dt.hour.to_numpy()) * BINS + place
-        counts = np.bincount(cell, minlength=self.days * 24 * BINS)
-        return counts.reshape(self.days, 24, BINS).astype(float)
-
-    def table(self, name: str, without: tuple[int, int] = (0, 0)) -> np.ndarray:
+    def usual(self, without: tuple[int, int] = (0, 0)) -> np.ndarray:
         """The distribution in each hour of the week, 168 x BINS, without some days; of that hour on
         all days where it has few rows."""
-        if (name, without) not in self._tables:
-            day = np.arange(self.days)
+        if without not in self._usual:
+            day = np.arange(len(self.weekday))
             kept = (day < without[0]) | (day >= without[1])
-            week = np.stack(
-                [self.counts[name][kept & (self.weekday == day)].sum(0) for day in range(7)]
-            )
+            week = np.stack([self.counts[kept & (self.weekday == day)].sum(0) for day in range(7)])
             hour = week.sum(0)
             hour = np.where(hour.sum(-1, keepdims=True) >= FEW, hour, hour.sum(0))
             week = np.where(week.sum(-1, keepdims=True) >= FEW, week, hour).reshape(168, BINS)
-            self._tables[name, without] = week / week.sum(-1, keepdims=True).clip(min=1)
-        return self._tables[name, without]
+            self._usual[without] = week / week.sum(-1, keepdims=True).clip(min=1)
+        return self._usual[without]
 
 # %% ../notebooks/61_drift.ipynb #d531a163
 from scipy.stats import wasserstein_distance
 
 
-class Traffic(_Counts):
-    "Driver-hours of normal traffic, counted by day, hour and value."
+class Traffic:
+    "Driver-hours of normal traffic, counted by hour, column by column."
+
+    def __init__(self, units: pd.DataFrame, names: list[str]):
+        hours = units[HOUR]
+        self.begin = hours.min().floor("D")
+        self.days = (hours.max() - self.begin).days + 1
+        self.columns = {each: HourlyCounts(hours, units[each].to_numpy(float)) for each in names}
 
     def distance(
         self,
@@ -117,11 +115,11 @@ class Traffic(_Counts):
     ) -> dict[str, float]:
         "The distance of each column from the same hours of normal traffic; NaN: unknown."
         distances, week = {}, (units[HOUR].dt.weekday * 24 + units[HOUR].dt.hour).to_numpy()
-        for name, grid in self.grids.items():
-            value = units[name].to_numpy(float)
+        for name, column in self.columns.items():
+            value, grid = units[name].to_numpy(float), column.grid
             known = ~np.isnan(value)
             here = np.bincount(np.searchsorted(grid.edges, value[known]), minlength=BINS)
-            there = np.bincount(week[known], minlength=168) @ self.table(name, without)
+            there = np.bincount(week[known], minlength=168) @ column.usual(without)
             distances[name] = float("nan")
             if known.sum() >= FEW and there.any():
                 moved = wasserstein_distance(grid.positions, grid.positions, here, there)
@@ -155,7 +153,7 @@ def null_distances(
             f"{traffic.days} days of normal traffic cannot say how far it wanders: "
             "14 are needed, 28 or more are better"
         )
-    rows, needed = [], candidates[[BOOKING, TIME, ENTITY, *traffic.grids]]
+    rows, needed = [], candidates[[BOOKING, TIME, ENTITY, *traffic.columns]]
     for window in sliding_windows(needed, requests, max(1, requests // 5)):
         units = driver_hours(window)
         days = (units[HOUR].dt.floor("D") - traffic.begin).dt.days
@@ -256,7 +254,7 @@ class Reference:
         for name, farthest in self.farthest.items():
             known = max(units[name].notna().sum(), 1)
             usual = self.usual_units * self.units[name].notna().mean()
-            chance = CHANCE * np.sqrt(self.traffic.grids[name].rare * known)
+            chance = CHANCE * np.sqrt(self.traffic.columns[name].grid.rare * known)
             least = max(FEW, chance) / known
             limits[name] = float(
                 np.maximum(times * farthest * np.sqrt(max(1, usual / known)), least)

@@ -56,9 +56,9 @@ def report(
         units = driver_hours(window)
         both, limits = _tables(units, reference, rows), reference.limits(units, settings.distance)
         drift = []
-        for name, grid in reference.traffic.grids.items():
-            if grid.usual is not None:
-                limits[name] *= _shares_as_distances(both, name, grid)
+        for name, column in reference.traffic.columns.items():
+            if column.grid.usual is not None:
+                limits[name] *= _shares_as_distances(both, name, column.grid)
             if all(_drawable(table[name].dropna()) for table in both):
                 limit = float(f"{limits[name]:.3g}")
                 drift.append(ValueDrift(column=name, method="wasserstein", threshold=limit))
