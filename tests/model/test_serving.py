@@ -1259,6 +1259,17 @@ def test_where_the_log_cannot_be_written_answers_wait_and_then_are_refused_and_n
     assert [entry["request_id"] for entry in entries(own)] == names
 
 
+def test_a_full_log_is_a_reason_before_its_writer_has_tried(own):
+    with served(own, log_waiting=2, log_seconds=3_600) as client:
+        assert client.get("/ready").status_code == 200
+        for _ in range(2):
+            ask(client, KNOWN[:2])
+
+        ready = client.get("/ready")
+
+        assert (ready.status_code, ready.json()["trouble"]) == (503, ["too many answers wait to be written: 2 of 2"])
+
+
 def test_half_a_line_of_a_killed_service_is_taken_away_and_the_rest_is_read(own):
     with served(own) as client:
         ask(client, KNOWN[:2], one := new())
