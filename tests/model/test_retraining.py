@@ -1,6 +1,5 @@
 """An alert becomes one case, a case becomes a champion or a reason, and neither a kill nor a rollback makes a loop of it."""
 
-import fcntl
 import json
 import shutil
 import signal
@@ -17,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from filelock import FileLock
 from prometheus_client import CollectorRegistry, generate_latest
 
 from mlops_course import cases, project, registry, retraining, services, telemetry
@@ -680,8 +680,7 @@ def test_an_outcome_of_an_earlier_training_of_that_name_is_not_taken_for_its_own
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as on Linux")
 def test_a_training_ends_with_the_service_that_has_started_it(tmp_path):
-    with open(retraining.trainings(tmp_path) / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # so that it waits, as one does while another training runs
+    with FileLock(retraining.trainings(tmp_path) / "lock"):  # so that it waits, as one does while another training runs
         parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=project.root())
         child = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
