@@ -177,8 +177,8 @@ def from_the_past(
         return Result("features known in time", None, "no rows with features")
     same_types = dict.fromkeys(features, "float64")
     first = history.astype(same_types).groupby(keys, dropna=False, as_index=False)[known].min()
-    found = rows.astype(same_types).merge(first, on=keys, how="left")
-    wrong = int((~(found[known] <= found[time])).sum())
+    joined = rows.astype(same_types).merge(first, on=keys, how="left")
+    wrong = int((~(joined[known] <= joined[time])).sum())
     return Result(
         "features known in time",
         wrong == 0,

@@ -350,7 +350,9 @@ class Verdict(NamedTuple):
 
 
 def _rmse(labelled: pd.DataFrame) -> float:
-    return float(np.sqrt(((labelled[LABEL] - labelled[SCORE]) ** 2).mean()))
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(labelled[LABEL], labelled[SCORE]))
 
 # %% ../notebooks/61_drift.ipynb #481fa9c9
 def judge(

@@ -67,7 +67,7 @@ def better_than_base(
 
 # %% ../notebooks/43_gate.ipynb #2b03c35b
 def _rmse_saved(time, label, theirs, mine, seed: int) -> Interval | None:
-    "By how much the RMSE of `mine` is lower than that of `theirs`."
+    "By how much the RMSE of `mine` is below that of `theirs`, from sums that the bootstrap draws."
     squares = [np.square(theirs - label), np.square(mine - label), np.ones(len(label))]
     return bootstrap_interval(time, squares, lambda t, m, n: np.sqrt(t / n) - np.sqrt(m / n), seed)
 

@@ -198,7 +198,7 @@ def row_log_loss(
     label: np.ndarray,
     score: np.ndarray,  # probabilities
 ) -> np.ndarray:
-    "The log loss of each row."
+    "The log loss of each row, of which a bootstrap draws; scikit-learn has the mean alone."
     from scipy.special import xlogy
 
     label, score = np.asarray(label, float), np.clip(score, _LEAST, 1 - _LEAST)

@@ -68,8 +68,8 @@ def track(
     data = project.digest_of(pd.util.hash_pandas_object(rows, index=False).astype(str).tolist())
     trial = {"name": name, "data": data, "features": features, "parameters": parameters}
     key = project.digest_of(trial)
-    if found := registry.find(client, key):
-        return found.run_id
+    if known := registry.find(client, key):
+        return known.run_id
     run = client.create_run(registry.experiment(client), run_name=name).info.run_id
     parameters = {**parameters, "features": ", ".join(features)}
     _log(client, run, parameters, metrics, {"data": data, "key": key})
@@ -92,7 +92,7 @@ def table(
     client,  # of registry.connect
 ) -> pd.DataFrame:
     "The finished trials, best first: name, features, data digest, rmse."
-    found = client.search_runs(
+    runs = client.search_runs(
         [registry.experiment(client)], "attributes.status = 'FINISHED'", order_by=["metrics.rmse"]
     )
     rows = [
@@ -103,7 +103,7 @@ def table(
             r.data.metrics["rmse"],
             r.info.run_id,
         )
-        for r in found
+        for r in runs
     ]
     return pd.DataFrame(rows, columns=["trial", "features", "data", "rmse", "run"])
 

@@ -120,16 +120,16 @@ def environment(
     file = file or os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
     path = root() / file
     if not path.is_file():
-        there = sorted(found.name for found in root().glob("env*.yaml"))
+        there = sorted(made.name for made in root().glob("env*.yaml"))
         raise UserError(f"no environment {file} beside pipeline.yaml; there are {there}")
     try:
         values = placed(merged(read_settings(path, file), changes), file)
     except SettingsError as error:
         raise UserError(str(error)) from None
-    found = validated(Environment, values, file)
-    if fault := fault_of_out(found.out, file):
+    made = validated(Environment, values, file)
+    if fault := fault_of_out(made.out, file):
         raise UserError(fault)
-    return found
+    return made
 
 # %% ../notebooks/00_start_here.ipynb #935a9e2e
 import shlex

@@ -250,12 +250,12 @@ def work(
         clocks.join(Path(folder))
         try:
             with stages.building(Path(folder), "a retraining", wait=-1):
-                found = outcome_of(retrain(Path(folder), json.loads(training)))
+                result = outcome_of(retrain(Path(folder), json.loads(training)))
         except project.UserError as error:
-            found = failed(str(error))
+            result = failed(str(error))
         except Exception as error:
-            found = failed(f"{type(error).__name__}: {error}")
-        write_json(Path(outcome), found)
+            result = failed(f"{type(error).__name__}: {error}")
+        write_json(Path(outcome), result)
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64a00009
 from . import telemetry, web

@@ -947,17 +947,17 @@ class SubprocessJob:
     def result(self, ended: threading.Event | None = None, seconds: float = 300) -> str:
         """What the work gave. Raises `UserError` if it failed, took longer, or `ended` was set
         meanwhile; then the process is killed."""
-        until, said = time.monotonic() + seconds, None
+        until, output = time.monotonic() + seconds, None
         try:
-            while said is None:
+            while output is None:
                 with suppress(subprocess.TimeoutExpired):
-                    said, _ = self._process.communicate(timeout=0.2)
-                if said is None and (time.monotonic() > until or (ended and ended.is_set())):
+                    output, _ = self._process.communicate(timeout=0.2)
+                if output is None and (time.monotonic() > until or (ended and ended.is_set())):
                     raise UserError("given up before it was done")
         finally:
             self._process.kill()
             self._process.wait()
-        last = (said.splitlines() or [""])[-1]
+        last = (output.splitlines() or [""])[-1]
         if self._process.returncode:
             raise UserError(last or "its process has ended before it was done")
         return last

@@ -199,8 +199,8 @@ def no_machine_path(notebook: Notebook) -> Iterator[str]:
         shown += "".join(
             json.dumps(o["data"].get(kind, "")) for o in cell.get("outputs", []) if "data" in o for kind in ("text/plain", "text/html")
         )
-        if found := MACHINE.search(shown):
-            yield f"path of a machine: {shown[found.start() : found.start() + 40]!r}"
+        if path := MACHINE.search(shown):
+            yield f"path of a machine: {shown[path.start() : path.start() + 40]!r}"
 
 
 @rule
@@ -336,6 +336,6 @@ if __name__ == "__main__":
         for name in sys.argv[3:]:
             (folder / Path(name).name).write_text(as_taught(Path(name)), encoding="utf-8")
         sys.exit()
-    found = [fault for name in sys.argv[1:] for fault in faults(Path(name))]
-    print("\n".join(found) or f"{len(sys.argv) - 1} notebooks keep the {len(RULES)} rules")
-    sys.exit(bool(found))
+    faults_seen = [fault for name in sys.argv[1:] for fault in faults(Path(name))]
+    print("\n".join(faults_seen) or f"{len(sys.argv) - 1} notebooks keep the {len(RULES)} rules")
+    sys.exit(bool(faults_seen))

@@ -702,9 +702,9 @@ def test_a_training_on_normal_days_is_refused_for_it_learned_from_few(built, tmp
     work = retraining.Training(folder, "0001-1", {"test_days": 7, "validation_days": 1, "train_days": 5})
     work.process.wait(300)
 
-    found = json.loads(work.outcome.read_text(encoding="utf-8"))
-    assert found["decision"] == "refused" and found["more_days_may_help"] is False
-    assert "no worse in completed trips than the champion" in found["reasons"][0]
+    outcome = json.loads(work.outcome.read_text(encoding="utf-8"))
+    assert outcome["decision"] == "refused" and outcome["more_days_may_help"] is False
+    assert "no worse in completed trips than the champion" in outcome["reasons"][0]
     assert registry.champion(folder / "mlflow").version == "1"
     lines = [json.loads(line) for line in (folder / "logs/pipeline.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["stage"] for line in lines if line.get("run") == work.run} == {"data", "training"}

@@ -48,20 +48,20 @@ def test_the_linters_do_not_judge_a_learner(solved):
         ["typos", "out/lint/notebooks"],
         ["python", "tests/rules.py", *notebooks],
     ]:
-        code, told = solved.call(*command)
-        assert code == 0, told
+        code, output = solved.call(*command)
+        assert code == 0, output
 
 
 def test_the_tests_of_package_and_exercises_stay_green(solved):
-    code, told = solved.call("pytest", "tests/code/test_exercises.py", "tests/code/test_in_step.py", "tests/code/test_pipeline.py")
+    code, output = solved.call("pytest", "tests/code/test_exercises.py", "tests/code/test_in_step.py", "tests/code/test_pipeline.py")
 
-    assert code == 0, told
+    assert code == 0, output
 
 
 def test_nbval_takes_a_solved_lesson_for_what_it_is(solved):
-    code, told = solved.call("pytest", "--nbval", "notebooks/10_problem.ipynb")
+    code, output = solved.call("pytest", "--nbval", "notebooks/10_problem.ipynb")
 
-    assert code == 0, told
+    assert code == 0, output
 
 
 # A teacher's changes, and a learner's answers
