@@ -152,8 +152,8 @@ def uplift(
     if not weight.any():
         return Uplift(None, None, 0.0 if len(chosen) else None, len(chosen))
     worth, sums = [doubly_robust(chosen), label], [weight * label, weight, label, one]
-    robust = bootstrap_interval(chosen[TIME], worth, lambda p, y: p / y - 1, seed)
+    doubly = bootstrap_interval(chosen[TIME], worth, lambda p, y: p / y - 1, seed)
     normalized = bootstrap_interval(
         chosen[TIME], sums, lambda wy, w, y, n: wy / w / (y / n) - 1, seed
     )
-    return Uplift(robust, normalized, effective_sample(weight), len(chosen))
+    return Uplift(doubly, normalized, effective_sample(weight), len(chosen))

@@ -205,12 +205,12 @@ def _(answer):
     time = lambda hour, minute=0: datetime(2026, 1, 5, hour, minute, tzinfo=UTC)
     usual = [(time(8), time(9, 4)), (time(9), time(10, 3)), (time(10), time(11, 6))]
     last = (time(11), time(20))
-    overtaken = answer([*usual, last])
-    assert time(11) not in overtaken, (
+    none_left = answer([*usual, last])
+    assert time(11) not in none_left, (
         "the hour from 11:00 came eight hours late, but nothing newer was known then: it is "
         "the newest"
     )
-    assert overtaken == [], "no newer hour was known before any of these rows"
+    assert none_left == [], "no newer hour was known before any of these rows"
     late = [(time(8), time(10, 30)), (time(9), time(10, 3)), (time(10), time(11, 6))]
     assert answer(late) == [time(8)], (
         "at 10:30 the hour from 9:00 was known already: that from 8:00 would take the driver "

@@ -36,7 +36,7 @@ from mlops_course.problem import ACCEPTANCE, CONTRACT
 FEATURES = list(CONTRACT.features)
 DRIFTS = ("covariate_drift", "concept_drift", "feed_missing", "feed_stale")
 WITHIN = 2_000  # requests
-EXPLORE = 0.05
+EPSILON = 0.05
 
 
 class Size(NamedTuple):
@@ -89,7 +89,7 @@ def served(rows: pd.DataFrame, model, seed: int) -> pd.DataFrame:
     known, rng = rows[FEATURES].notna().any(axis=1), np.random.default_rng(seed)
     rows = rows.assign(score=np.where(known, models.probability(model, rows), np.nan))
     number = pd.factorize(rows.request_id)[0]
-    drawn = rng.random(number.max() + 1)[number] < EXPLORE
+    drawn = rng.random(number.max() + 1)[number] < EPSILON
     rank = np.where(drawn, rng.random(len(rows)), rows.score.fillna(-1))
     order = np.lexsort((rows.driver_id, -rank, number))
     chosen = np.zeros(len(rows), bool)

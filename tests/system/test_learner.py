@@ -234,16 +234,16 @@ def test_answers_and_own_cells_come_back_to_a_lesson_that_has_changed_near_them(
     assert STUB not in texts
 
 
-AT = {
+PLACES = {
     "the stub": lambda teacher: teacher.replace(STUB, STUB + "  # (new)"),
     "the exercise": lambda teacher: teacher.remove(STUB, 'check("00.1"'),
     "the lesson": lambda teacher: teacher.git("rm", "--quiet", LESSON),
 }
 
 
-@pytest.mark.parametrize("what", AT)
+@pytest.mark.parametrize("what", PLACES)
 def test_an_answer_whose_exercise_has_changed_is_a_conflict_that_is_shown_and_nothing_is_lost(teacher, learner, what):
-    AT[what](teacher)
+    PLACES[what](teacher)
 
     shown = update(teacher, learner)
 
