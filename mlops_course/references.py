@@ -123,7 +123,7 @@ def _opened(units: pd.DataFrame, note: dict) -> Reference:
 import threading
 
 from . import clocks
-from .supervision import SubprocessJob
+from .jobs import Job
 
 
 def make_reference(
@@ -150,6 +150,6 @@ def reference_for(
     "The reference of a version: as it was kept, or made now. Raises `UserError`."
     reference = kept_reference(folder, version, settings)
     if not reference:
-        SubprocessJob(_make, folder, version, settings).result(ended)
+        Job(_make, folder, version, settings).result(ended)
         reference = kept_reference(folder, version, settings)
     return reference

@@ -85,7 +85,7 @@ from . import clocks
 from .joined import LabelStore, span_of, window_of
 from .project import UserError
 from .references import kept_reference
-from .supervision import SubprocessJob
+from .jobs import Job
 
 
 def write_report(
@@ -117,9 +117,9 @@ def begin_report(
     version: str,
     settings: WindowSettings,
     nice: int = 0,  # up to 19: leaves the processor to all others
-) -> SubprocessJob:
+) -> Job:
     "Begin `write_report` in a process of its own; `result` gives the file's name."
-    return SubprocessJob(_write, folder, version, settings, nice=nice)
+    return Job(_write, folder, version, settings, nice=nice)
 
 # %% ../notebooks/919_reports.ipynb #2c4fcaad
 from . import project

@@ -281,7 +281,7 @@ def test_what_is_made_elsewhere_is_given_up_when_the_service_ends(tmp_path, refe
     ended.set()
     with pytest.raises(project.UserError, match="given up"):
         work.result(ended)
-    assert work._process.poll() is not None
+    assert work.process.poll() is not None
 
 
 def test_a_report_is_written_and_linked(door, reference):

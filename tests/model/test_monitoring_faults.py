@@ -472,7 +472,7 @@ def reporting(monitor, monkeypatch):
     monitor.broken, monitor.begun = True, []
 
     class Played:
-        "In place of a `SubprocessJob`, which takes seconds."
+        "In place of a `Job`, which takes seconds."
 
         def __init__(self, folder, version, settings, nice=0):
             self.version = version
