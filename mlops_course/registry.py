@@ -6,7 +6,7 @@
 __all__ = ['TRUSTED', 'MOVED', 'NAME', 'trusted', 'at_home', 'UntrustedModel', 'loads', 'canonical', 'libraries', 'model_digest',
            'save_model', 'connect', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
            'OtherLibraries', 'version_of', 'Found', 'find', 'artifacts', 'register', 'checked', 'Loaded', 'load',
-           'saved_elsewhere', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
+           'saved_elsewhere', 'save_copy', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/44_model_registry.ipynb #aeb97ad5
 from . import project, tracking
@@ -501,7 +501,7 @@ def saved_elsewhere(
     return _elsewhere(_files(client, run_id))
 
 # %% ../notebooks/44_model_registry.ipynb #b36543eb
-def keep(
+def save_copy(
     client,
     which: str,  # an alias, or a version's number
     folder: Path,  # for `load_copy`
@@ -518,7 +518,7 @@ def keep(
 
 # %% ../notebooks/44_model_registry.ipynb #7c00324e
 def load_copy(
-    folder: Path,  # that `keep` has written to
+    folder: Path,  # that `save_copy` has written to
 ) -> Loaded:
     "The model that was kept. Raises `NoChampion` without one, `DigestMismatch` on a changed file."
     kept = folder / "kept.json"

@@ -190,7 +190,7 @@ class _Copy:
 
     def _keep(self, client, version: str) -> None:
         try:
-            registry.keep(client, version, self.copy)
+            registry.save_copy(client, version, self.copy)
         except project.UserError as error:
             log.warning("model is not kept for a bad day", reason=str(error))
 

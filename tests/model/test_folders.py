@@ -48,7 +48,7 @@ def test_models_are_registered_loaded_promoted_rolled_back_and_kept(place, monke
     client = company.make_registry(place)
     registry.promote(client, "2")
     registry.rollback(client)
-    registry.keep(client, "champion", place / "kept")
+    registry.save_copy(client, "champion", place / "kept")
 
     assert registry.champion(place / "mlflow").version == registry.load(client).version == "1"
     assert registry.load_copy(place / "kept").digest == registry.load(client).digest

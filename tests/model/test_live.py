@@ -579,7 +579,7 @@ def test_a_run_begins_with_the_build_and_not_with_what_earlier_runs_have_left(tm
     loop.prepare(tmp_path, HISTORY)
     history = file_digest(tmp_path / "company/labels.parquet")
     write_json(tmp_path / "made/build.json", {"fingerprint": "one"})
-    loop.keep(tmp_path)
+    loop.save_build(tmp_path)
     for stays in ("clock.json", "clock.lock"):
         (tmp_path / stays).write_bytes(b"of those who live")
     for left in ("company/labels.parquet", "monitoring/state.db", "serving/predictions/2026-03-16.jsonl", "live/truth.jsonl"):
@@ -596,7 +596,7 @@ def test_a_newer_build_is_not_taken_back(tmp_path):
     for fingerprint in ("one", "two"):
         write_json(tmp_path / "made/build.json", {"fingerprint": fingerprint})
         loop.prepare(tmp_path, HISTORY)
-        loop.keep(tmp_path)
+        loop.save_build(tmp_path)
     assert "two" in (tmp_path / "first/made/build.json").read_text()
 
 

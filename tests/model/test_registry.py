@@ -429,7 +429,7 @@ def from_elsewhere(client, version: str, part: str = "scipy._external.array_api_
 def test_a_model_that_another_scipy_has_saved_is_refused_in_a_line_that_names_both(client, tmp_path, part):
     version = registry.register(client, tracked(client, estimators()["spline"].fit(*trips())), "key")
     from_elsewhere(client, version, part)
-    registry.keep(client, version, tmp_path / "kept")
+    registry.save_copy(client, version, tmp_path / "kept")
 
     for opened in [lambda: registry.load(client, version), lambda: registry.load_copy(tmp_path / "kept")]:
         with pytest.raises(registry.OtherLibraries) as refused:

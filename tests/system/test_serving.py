@@ -240,7 +240,7 @@ def test_a_registry_that_is_gone_is_no_reason_to_stop(online):
 
 def test_a_service_that_starts_without_its_registry_takes_the_model_that_it_kept(ground, started, tmp_path):
     folder = company.copy(ground, tmp_path / "company")
-    registry.keep(registry.connect(folder / "mlflow"), "champion", folder / "serving/model")  # as an earlier service did
+    registry.save_copy(registry.connect(folder / "mlflow"), "champion", folder / "serving/model")  # as an earlier service did
     with moved(folder, "mlflow"):
         online = started(folder)
         wait_for(online.ready, 120)
