@@ -452,7 +452,7 @@ _QUARANTINE = pa.schema(
     ]
 )
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #6b2a64f1
 def _quarantine(reads: dict[str, Read], path: Path) -> int:
     "Write the refused rows of all tables; how many there are."
     parts = [

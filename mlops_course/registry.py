@@ -47,7 +47,7 @@ def _unzipped(file: bytes) -> dict[str, bytes]:
     source = zipfile.ZipFile(io.BytesIO(file))
     return {name: source.read(name) for name in source.namelist()}
 
-
+# %% ../notebooks/44_model_registry.ipynb #45dd3983
 def _zipped(entries: dict[str, bytes]) -> bytes:
     "Without dates, and in the order of the names."
     packed = io.BytesIO()
@@ -337,7 +337,7 @@ def _run(client, run_id: str):
         there = f"`{project.in_make('ui')}` shows those that there are"
         raise UnknownVersion(f"there is no run {run_id}; {there}") from None
 
-
+# %% ../notebooks/44_model_registry.ipynb #39074308
 def artifacts(
     client,
     run_id: str,
@@ -492,7 +492,7 @@ def _elsewhere(files: dict[str, bytes]) -> str:
         if saved.get(name) != number
     )
 
-
+# %% ../notebooks/44_model_registry.ipynb #efa3e64a
 def saved_elsewhere(
     client,
     run_id: str,

@@ -224,7 +224,7 @@ def trainings(
     (folder / "retraining/trainings").mkdir(parents=True, exist_ok=True)
     return folder / "retraining/trainings"
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #6b33c9de
 def read_outcome(
     file: Path,
 ) -> dict[str, Any]:
