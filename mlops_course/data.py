@@ -353,7 +353,7 @@ _now = now  # `read` has an argument of that name
 class TooManyRefused(UserError):
     "A file in which so much is wrong that the rest is not to be believed."
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #96d6836a
 def _counted(rows: int) -> str:
     return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 

@@ -74,7 +74,7 @@ def importance_weights(
     "One over the propensity where the policy picks what was logged, else 0."
     return np.where(chosen.picked == chosen[ENTITY], 1 / chosen[PROPENSITY], 0.0)
 
-
+# %% ../notebooks/42_uplift.ipynb #0c0cf851
 def doubly_robust(
     chosen: pd.DataFrame,  # of `choices`
 ) -> np.ndarray:

@@ -104,7 +104,7 @@ def _rate(name: str, about: str) -> Column:
 def _phone(name: str) -> Column:
     return Column(name=name, kind="text", about="telephone number", empty=True, personal="drop")
 
-
+# %% ../notebooks/10_problem.ipynb #e50b7be3
 _driver = Column(name="driver_id", kind="integer", about="the driver's number", low=1)
 _request = Column(name="request_id", kind="text", about="the booking's name")
 _created = _time("created", "when the row was written", empty=True)

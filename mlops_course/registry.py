@@ -80,7 +80,7 @@ def at_home(
 class UntrustedModel(project.UserError):
     "A model that is no skops file, or that holds a type which is not in `TRUSTED`."
 
-
+# %% ../notebooks/44_model_registry.ipynb #f4cd4d02
 def _of_trusted_types(file: bytes) -> bytes:
     "The file with its classes at home. Raises `UntrustedModel`."
     import skops.io
@@ -174,7 +174,7 @@ def _signature(features: tuple[str, ...]):
     columns = [ColSpec("double", name) for name in features]
     return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), (-1, 2))]))
 
-
+# %% ../notebooks/44_model_registry.ipynb #b9d1908f
 def model_digest(
     folder: Path,  # that `save_model` made
 ) -> str:
