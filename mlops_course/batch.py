@@ -62,7 +62,7 @@ class BatchSettings(project.Settings):
 
     request: readers.Source
 
-
+# %% ../notebooks/50_batch_serving.ipynb #0042eb83
 REFUSED = pa.schema(
     [
         (n, pa.int64() if n == "row" else pa.string())

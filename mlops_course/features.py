@@ -212,7 +212,7 @@ def online(
     frame.loc[frame[CONTRACT.known] < moment - time_to_live(store), names] = float("nan")
     return frame
 
-
+# %% ../notebooks/32_feature_store.ipynb #c3deb51c
 def time_to_live(store: "FeatureStore") -> timedelta:
     "How old a row may be and still count."
     return lookup.view_of(store, VIEW).ttl

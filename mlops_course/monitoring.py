@@ -121,7 +121,7 @@ def refer(monitor: Monitor) -> None:
                 log.info("reference", version=version, **kinds)
     monitor.referred = True
 
-
+# %% ../notebooks/62_model_monitoring.ipynb #71c3c6c5
 def champion_of(folder: Path) -> str | None:
     try:
         registered = registry.champion(folder / "mlflow")
@@ -147,7 +147,7 @@ def write_reports(monitor: Monitor) -> None:
                 old.unlink(missing_ok=True)
             log.info("report written", version=version, file=name)
 
-
+# %% ../notebooks/62_model_monitoring.ipynb #38cba4e6
 def _is_due(monitor: Monitor, version: str, verdict: Verdict) -> bool:
     settings, reference = monitor.settings, monitor.references.get(version)
     if not reference or not reference.traffic or verdict.requests < settings.window_requests:

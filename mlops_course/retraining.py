@@ -224,7 +224,7 @@ def trainings(
     (folder / "retraining/trainings").mkdir(parents=True, exist_ok=True)
     return folder / "retraining/trainings"
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #6b33c9de
 def read_outcome(
     file: Path,
 ) -> dict[str, Any]:
@@ -463,7 +463,7 @@ class Order(BaseModel):
 
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #7743aa10
 def _add_routes(app, retraining: Retraining) -> None:
     "The ways in, and one to look."
 

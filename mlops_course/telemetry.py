@@ -30,7 +30,7 @@ def hide(
     "From now on no log of this process shows values under these names."
     _personal.update(names)
 
-
+# %% ../notebooks/60_metrics_and_logs.ipynb #0258b2ab
 def is_hidden(
     name: str,
 ) -> bool:
