@@ -353,7 +353,7 @@ _now = now  # `read` has an argument of that name
 class TooManyRefused(UserError):
     "A file in which so much is wrong that the rest is not to be believed."
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #96d6836a
 def _counted(rows: int) -> str:
     return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 
@@ -452,7 +452,7 @@ _QUARANTINE = pa.schema(
     ]
 )
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #6b2a64f1
 def _quarantine(reads: dict[str, Read], path: Path) -> int:
     "Write the refused rows of all tables; how many there are."
     parts = [

@@ -47,7 +47,7 @@ def _unzipped(file: bytes) -> dict[str, bytes]:
     source = zipfile.ZipFile(io.BytesIO(file))
     return {name: source.read(name) for name in source.namelist()}
 
-
+# %% ../notebooks/44_model_registry.ipynb #45dd3983
 def _zipped(entries: dict[str, bytes]) -> bytes:
     "Without dates, and in the order of the names."
     packed = io.BytesIO()
@@ -80,7 +80,7 @@ def at_home(
 class UntrustedModel(project.UserError):
     "A model that is no skops file, or that holds a type which is not in `TRUSTED`."
 
-
+# %% ../notebooks/44_model_registry.ipynb #f4cd4d02
 def _of_trusted_types(file: bytes) -> bytes:
     "The file with its classes at home. Raises `UntrustedModel`."
     import skops.io
@@ -174,7 +174,7 @@ def _signature(features: tuple[str, ...]):
     columns = [ColSpec("double", name) for name in features]
     return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), (-1, 2))]))
 
-
+# %% ../notebooks/44_model_registry.ipynb #b9d1908f
 def model_digest(
     folder: Path,  # that `save_model` made
 ) -> str:
@@ -337,7 +337,7 @@ def _run(client, run_id: str):
         there = f"`{project.in_make('ui')}` shows those that there are"
         raise UnknownVersion(f"there is no run {run_id}; {there}") from None
 
-
+# %% ../notebooks/44_model_registry.ipynb #39074308
 def artifacts(
     client,
     run_id: str,
@@ -492,7 +492,7 @@ def _elsewhere(files: dict[str, bytes]) -> str:
         if saved.get(name) != number
     )
 
-
+# %% ../notebooks/44_model_registry.ipynb #efa3e64a
 def saved_elsewhere(
     client,
     run_id: str,

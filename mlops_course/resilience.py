@@ -163,7 +163,7 @@ def tried(model: registry.Loaded) -> registry.Loaded:
         ) from error
     return model
 
-
+# %% ../notebooks/52_serving_that_survives.ipynb #23f77375
 def _reason(error: Exception) -> str:
     "Why the champion cannot be followed."
     if isinstance(error, project.UserError):
