@@ -100,10 +100,10 @@ ui: $(READY) ## open MLflow on the runs and models of the last build, on port 50
 # --- what developers use ---------------------------------------------------------------------
 
 .PHONY: export
-export: $(READY) ## write the package and README's table from the notebooks, and clean the notebooks
+export: $(READY) ## write the package and the tables of lessons and pages from the notebooks, and clean the notebooks
 	nbdev_export
 	nbdev_clean
-	python tests/rules.py --readme
+	python tests/rules.py --contents
 
 .PHONY: lint
 lint: $(READY) ## ruff, spelling, and the rules of the lessons

@@ -62,7 +62,7 @@ class BatchSettings(project.Settings):
 
     request: readers.Source
 
-
+# %% ../notebooks/50_batch_serving.ipynb #0042eb83
 REFUSED = pa.schema(
     [
         (n, pa.int64() if n == "row" else pa.string())
@@ -79,21 +79,21 @@ def asked(
     """The rows of a request that can be used, and how many cannot.
     Raises `UserError` if that is all of them."""
     table = CONTRACT.tables["request"]
-    came = data.read(source, table, now)
-    refused = came.refused.assign(source=source.file.name)
+    requested = data.read(source, table, now)
+    refused = requested.refused.assign(source=source.file.name)
     tables.write_table(refused, REFUSED, quarantine)
-    if came.kept.empty:
+    if requested.kept.empty:
         reasons = ", ".join(
             f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items()
         )
-        hints = readers.hints(came.refused, came.provenance["rows"], table)
+        hints = readers.hints(requested.refused, requested.provenance["rows"], table)
         guesses = "".join(f" Perhaps {hint}." for hint in hints)
         where = (
             f"Each row stands in {project.shown(quarantine)}; "
             f"ask {source.owner} to send the file again"
         )
         raise project.UserError(f"{source.path}: no row can be used: {reasons}.{guesses} {where}")
-    return came.kept, len(refused)
+    return requested.kept, len(refused)
 
 # %% ../notebooks/50_batch_serving.ipynb #9f963f6a
 from .telemetry import log
@@ -103,10 +103,10 @@ def run(
     stage: stages.Stage,
 ) -> None:
     "Score the drivers of the environment's request with the champion."
-    told = stage.settings(BatchSettings)
+    settings = stage.settings(BatchSettings)
     trained, path = stage.upstream["training"], stage.product["scores"]
     model = registry.load(registry.connect(trained["mlflow"]), decision=trained["decision"])
-    rows, refused = asked(told.request, stage.record(path.with_name("quarantine.parquet")))
+    rows, refused = asked(settings.request, stage.record(path.with_name("quarantine.parquet")))
     store = features.open_store(stage.upstream["features"]["store"])
     scores = score(model, features.historical(store, rows))
     tables.write_table(scores, schema(model.features), path)

@@ -38,7 +38,7 @@ USUAL = 0.98  # a column with so large a share of one value hardly varies,
 NEAR = 1e-12  # and values so near each other are one
 CHANCE = 5  # standard errors of a share that are still chance
 
-
+# %% ../notebooks/61_drift.ipynb #b7c77e83
 class Grid(NamedTuple):
     "The cells in which a column's values are counted; the outermost ones are for unseen values."
 
@@ -346,9 +346,11 @@ class Verdict(NamedTuple):
             "quality": any(self.quality[name] > limit for name, limit in self.limits.items()),
         }
 
-
+# %% ../notebooks/61_drift.ipynb #bcf9fac6
 def _rmse(labelled: pd.DataFrame) -> float:
-    return float(np.sqrt(((labelled[LABEL] - labelled[SCORE]) ** 2).mean()))
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(labelled[LABEL], labelled[SCORE]))
 
 # %% ../notebooks/61_drift.ipynb #481fa9c9
 def judge(

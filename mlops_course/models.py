@@ -54,7 +54,7 @@ def labelled(
     inside = (frame[TIME] < end) & (frame[KNOWN] <= end) & frame[LABEL].notna()
     return frame[inside if begin is None else inside & (frame[TIME] >= begin)]
 
-
+# %% ../notebooks/41_models.ipynb #caa988b9
 def split(
     frame: pd.DataFrame,
     windows: Windows,
@@ -87,15 +87,15 @@ class ClippedRegression(ClassifierMixin, BaseEstimator):
         return np.column_stack([1 - one, one])
 
 # %% ../notebooks/41_models.ipynb #cea83ec2
-RISING = FEATURES[:1]  # the label's own past: whoever completed more should not be promised less
-
-
 def _filled(*steps):
     "Steps after missing values were filled with the median."
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
 
     return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *steps)
+
+# %% ../notebooks/41_models.ipynb #b953b153
+RISING = FEATURES[:1]  # the label's own past: whoever completed more should not be promised less
 
 
 def _boosting(seed: int):
@@ -149,7 +149,7 @@ def fit(
     "The model of that name, trained on `rows`. The same rows and seed give the same model."
     return recipes(seed)[name].fit(rows[FEATURES], rows[LABEL].astype("int64"))
 
-
+# %% ../notebooks/41_models.ipynb #0a744e53
 @threadpool_limits.wrap(limits=1)
 def probability(
     model,
@@ -166,7 +166,7 @@ def base_rate(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
     prior = DummyClassifier(strategy="prior").fit(train[FEATURES], train[LABEL])
     return prior.predict_proba(rows[FEATURES])[:, 1]
 
-
+# %% ../notebooks/41_models.ipynb #638f988f
 def per_entity(
     train: pd.DataFrame,
     rows: pd.DataFrame,
@@ -198,7 +198,7 @@ def row_log_loss(
     label: np.ndarray,
     score: np.ndarray,  # probabilities
 ) -> np.ndarray:
-    "The log loss of each row."
+    "The log loss of each row, of which a bootstrap draws; scikit-learn has the mean alone."
     from scipy.special import xlogy
 
     label, score = np.asarray(label, float), np.clip(score, _LEAST, 1 - _LEAST)
@@ -256,7 +256,7 @@ class Trial(NamedTuple):
     metrics: dict
     note: str = ""
 
-
+# %% ../notebooks/41_models.ipynb #28a65738
 def _tried(name: str, recipe, train: pd.DataFrame, ahead: pd.DataFrame, seed: int) -> Trial:
     "A recipe, trained and measured; without a model where it cannot be trained or misbehaves."
     few = train.groupby(LABEL).head(25)

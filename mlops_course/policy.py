@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     explored: bool  # was it drawn?
     propensity: float | None  # with which probability this request id could have got it
 
-
+# %% ../notebooks/42_uplift.ipynb #68b14814
 def _drawn(request_id: str) -> float:
     "A number in [0, 1), the same at each try and on each machine."
     digest = hashlib.sha256(f"explore {request_id}".encode()).digest()
@@ -74,7 +74,7 @@ def importance_weights(
     "One over the propensity where the policy picks what was logged, else 0."
     return np.where(chosen.picked == chosen[ENTITY], 1 / chosen[PROPENSITY], 0.0)
 
-
+# %% ../notebooks/42_uplift.ipynb #0c0cf851
 def doubly_robust(
     chosen: pd.DataFrame,  # of `choices`
 ) -> np.ndarray:
@@ -102,7 +102,7 @@ class Interval(NamedTuple):
     high: float
     days: int
 
-
+# %% ../notebooks/42_uplift.ipynb #98cfe2d4
 def _expansion(days: int) -> float:
     "By what Hesterberg (2015, arXiv 1411.5279) expands a percentile interval from few clusters."
     from scipy.stats import norm, t
@@ -142,7 +142,7 @@ class Uplift(NamedTuple):
     effective_sample: float | None
     bookings: int
 
-
+# %% ../notebooks/42_uplift.ipynb #97cfde2c
 def uplift(
     chosen: pd.DataFrame,  # of `choices`
     seed: int,
@@ -152,8 +152,8 @@ def uplift(
     if not weight.any():
         return Uplift(None, None, 0.0 if len(chosen) else None, len(chosen))
     worth, sums = [doubly_robust(chosen), label], [weight * label, weight, label, one]
-    robust = bootstrap_interval(chosen[TIME], worth, lambda p, y: p / y - 1, seed)
+    doubly = bootstrap_interval(chosen[TIME], worth, lambda p, y: p / y - 1, seed)
     normalized = bootstrap_interval(
         chosen[TIME], sums, lambda wy, w, y, n: wy / w / (y / n) - 1, seed
     )
-    return Uplift(robust, normalized, effective_sample(weight), len(chosen))
+    return Uplift(doubly, normalized, effective_sample(weight), len(chosen))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACCEPTANCE', 'COSTS', 'STATISTICS', 'BOOKINGS', 'CANDIDATES', 'LABELS', 'REQUEST', 'CONTRACT', 'ENTITY', 'TIME',
            'BOOKING', 'LABEL', 'FEATURES', 'PROPENSITY', 'KNOWN', 'Acceptance', 'Costs', 'Column', 'Table', 'Contract',
-           'schema']
+           'checked', 'schema']
 
 # %% ../notebooks/10_problem.ipynb #ab91ebc6
 from .project import Settings
@@ -104,7 +104,7 @@ def _rate(name: str, about: str) -> Column:
 def _phone(name: str) -> Column:
     return Column(name=name, kind="text", about="telephone number", empty=True, personal="drop")
 
-
+# %% ../notebooks/10_problem.ipynb #e50b7be3
 _driver = Column(name="driver_id", kind="integer", about="the driver's number", low=1)
 _request = Column(name="request_id", kind="text", about="the booking's name")
 _created = _time("created", "when the row was written", empty=True)
@@ -254,25 +254,30 @@ hide(
 )
 
 # %% ../notebooks/10_problem.ipynb #b4040226
+_DTYPES = {
+    "integer": "int64",
+    "number": "float64",
+    "text": "string",
+    "time": "datetime64[us, UTC]",
+}
+
+
+def checked(
+    column: Column,
+):
+    "A column of the contract as pandera checks it: its type, its bounds, whether it may be empty."
+    import pandera.pandas as pa
+
+    bounds = [pa.Check.ge(column.low)] if column.low is not None else []
+    bounds += [pa.Check.le(column.high)] if column.high is not None else []
+    return pa.Column(_DTYPES[column.kind], bounds, nullable=column.empty, description=column.about)
+
+# %% ../notebooks/10_problem.ipynb #e2bc475f
 def schema(
     table: Table,
 ):
     "The contract of `table` as a pandera schema: types, ranges, empty values; keys are not in it."
     import pandera.pandas as pa
 
-    dtypes = {
-        "integer": "int64",
-        "number": "float64",
-        "text": "string",
-        "time": "datetime64[us, UTC]",
-    }
-
-    def column(c: Column) -> pa.Column:
-        bounds = [pa.Check.ge(c.low)] if c.low is not None else []
-        bounds += [pa.Check.le(c.high)] if c.high is not None else []
-        return pa.Column(dtypes[c.kind], bounds, nullable=c.empty, description=c.about)
-
-    kept = [c for c in table.columns if c.personal != "drop"]
-    return pa.DataFrameSchema(
-        {c.name: column(c) for c in kept}, name=table.name, strict=True, ordered=True
-    )
+    columns = {c.name: checked(c) for c in table.columns if c.personal != "drop"}
+    return pa.DataFrameSchema(columns, name=table.name, strict=True, ordered=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'HATCHES', 'UserError', 'root', 'shown', 'Settings', 'Environment', 'validated', 'Secrets', 'environment',
-           'in_make', 'Clock', 'now', 'live_by', 'by_clock_of', 'digest_of', 'lab', 'show_figure']
+           'in_make', 'Clock', 'now', 'by_clock_of', 'live_by', 'digest_of', 'lab', 'show_figure']
 
 # %% ../notebooks/00_start_here.ipynb #69325a5a
 class UserError(Exception):
@@ -90,7 +90,7 @@ def validated(
         lines = [_line(wrong) for wrong in error.errors()]
         raise UserError("\n".join([f"settings that cannot be used, in {where}:", *lines])) from None
 
-
+# %% ../notebooks/00_start_here.ipynb #1c20bc5b
 def _line(wrong: dict) -> str:
     name = ".".join(map(str, wrong["loc"]))
     return f"  {name}: {wrong['msg']}" if name else f"  {wrong['msg']}"
@@ -120,16 +120,16 @@ def environment(
     file = file or os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
     path = root() / file
     if not path.is_file():
-        there = sorted(found.name for found in root().glob("env*.yaml"))
+        there = sorted(made.name for made in root().glob("env*.yaml"))
         raise UserError(f"no environment {file} beside pipeline.yaml; there are {there}")
     try:
         values = placed(merged(read_settings(path, file), changes), file)
     except SettingsError as error:
         raise UserError(str(error)) from None
-    found = validated(Environment, values, file)
-    if fault := fault_of_out(found.out, file):
+    made = validated(Environment, values, file)
+    if fault := fault_of_out(made.out, file):
         raise UserError(fault)
-    return found
+    return made
 
 # %% ../notebooks/00_start_here.ipynb #935a9e2e
 import shlex
@@ -181,14 +181,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def live_by(
-    clock: Clock | None,  # None: by no clock that runs
-) -> None:
-    "Let `now` of this process go by a clock that runs."
-    global _running
-    _running = clock
-
-
 @contextmanager
 def by_clock_of(
     environment: Environment,  # of a stage
@@ -199,6 +191,14 @@ def by_clock_of(
         yield
     finally:
         _current.reset(token)
+
+# %% ../notebooks/00_start_here.ipynb #54809063
+def live_by(
+    clock: Clock | None,  # None: by no clock that runs
+) -> None:
+    "Let `now` of this process go by a clock that runs."
+    global _running
+    _running = clock
 
 # %% ../notebooks/00_start_here.ipynb #aa7f8a3c
 import hashlib

@@ -50,9 +50,9 @@ def _pattern(folder: Path) -> str:
 def prepare(
     folder: Path,  # gets its configuration and its data
     platform: Path,  # the project's folder platform/
-    targets: dict[str, str],  # as `configuration` takes them, and all that follows `port`
+    targets: dict[str, str],  # as of `configuration`
     port: int,  # its own, on loopback
-    **more,
+    **more,  # what else `configuration` takes
 ) -> tuple[str, ...]:
     "The command that starts Prometheus; its configuration is written."
     (folder / "prometheus").mkdir(parents=True, exist_ok=True)

@@ -63,10 +63,10 @@ def _run_of(folder: Path, version: str) -> str | None:
     sql = "SELECT run_id FROM model_versions WHERE name = ? AND version = ?"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as db:
-            found = db.execute(sql, [registry.NAME, version]).fetchone()
+            row = db.execute(sql, [registry.NAME, version]).fetchone()
     except sqlite3.Error:
         return None
-    return found[0] if found else None
+    return row[0] if row else None
 
 # %% ../notebooks/907_references.ipynb #edb534de
 import json
@@ -148,8 +148,8 @@ def reference_for(
     ended: threading.Event | None = None,  # set: given up
 ) -> Reference:
     "The reference of a version: as it was kept, or made now. Raises `UserError`."
-    found = kept_reference(folder, version, settings)
-    if not found:
+    reference = kept_reference(folder, version, settings)
+    if not reference:
         Job(_make, folder, version, settings).result(ended)
-        found = kept_reference(folder, version, settings)
-    return found
+        reference = kept_reference(folder, version, settings)
+    return reference

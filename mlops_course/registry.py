@@ -6,7 +6,7 @@
 __all__ = ['TRUSTED', 'MOVED', 'NAME', 'trusted', 'at_home', 'UntrustedModel', 'loads', 'canonical', 'libraries', 'model_digest',
            'save_model', 'connect', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
            'OtherLibraries', 'version_of', 'Found', 'find', 'artifacts', 'register', 'checked', 'Loaded', 'load',
-           'saved_elsewhere', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
+           'saved_elsewhere', 'save_copy', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/44_model_registry.ipynb #aeb97ad5
 from . import project, tracking
@@ -47,7 +47,7 @@ def _unzipped(file: bytes) -> dict[str, bytes]:
     source = zipfile.ZipFile(io.BytesIO(file))
     return {name: source.read(name) for name in source.namelist()}
 
-
+# %% ../notebooks/44_model_registry.ipynb #45dd3983
 def _zipped(entries: dict[str, bytes]) -> bytes:
     "Without dates, and in the order of the names."
     packed = io.BytesIO()
@@ -80,7 +80,7 @@ def at_home(
 class UntrustedModel(project.UserError):
     "A model that is no skops file, or that holds a type which is not in `TRUSTED`."
 
-
+# %% ../notebooks/44_model_registry.ipynb #f4cd4d02
 def _of_trusted_types(file: bytes) -> bytes:
     "The file with its classes at home. Raises `UntrustedModel`."
     import skops.io
@@ -174,7 +174,7 @@ def _signature(features: tuple[str, ...]):
     columns = [ColSpec("double", name) for name in features]
     return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), (-1, 2))]))
 
-
+# %% ../notebooks/44_model_registry.ipynb #b9d1908f
 def model_digest(
     folder: Path,  # that `save_model` made
 ) -> str:
@@ -225,11 +225,11 @@ def connect(
     mlflow.set_registry_uri(uri)
     client = mlflow.MlflowClient(uri, uri)
     with tracking.alone(folder):
-        found = client.get_experiment_by_name(NAME)
-        if found is None:
+        experiment = client.get_experiment_by_name(NAME)
+        if experiment is None:
             client.create_experiment(NAME, artifact_location=artifacts)
-        elif found.artifact_location != artifacts:
-            tracking.move(folder / "mlflow.db", found.artifact_location, artifacts)
+        elif experiment.artifact_location != artifacts:
+            tracking.move(folder / "mlflow.db", experiment.artifact_location, artifacts)
     return client
 
 # %% ../notebooks/44_model_registry.ipynb #7d6ee1a0
@@ -291,15 +291,15 @@ def version_of(
 
     try:
         get = client.get_model_version if which.isdigit() else client.get_model_version_by_alias
-        found = get(NAME, which)
+        registered = get(NAME, which)
     except MlflowException:
         raise _not_there(which) from None
-    if "key" not in found.tags:
+    if "key" not in registered.tags:
         raise UnknownVersion(
-            f"the registration of version {found.version} of {NAME} did not come to its end: "
+            f"the registration of version {registered.version} of {NAME} did not come to its end: "
             "run the training again"
         )
-    return found
+    return registered
 
 # %% ../notebooks/44_model_registry.ipynb #deb4e74c
 from typing import NamedTuple
@@ -337,7 +337,7 @@ def _run(client, run_id: str):
         there = f"`{project.in_make('ui')}` shows those that there are"
         raise UnknownVersion(f"there is no run {run_id}; {there}") from None
 
-
+# %% ../notebooks/44_model_registry.ipynb #39074308
 def artifacts(
     client,
     run_id: str,
@@ -356,11 +356,11 @@ def _digests(files: dict[str, bytes]) -> dict[str, str]:
 
 
 def _seals(files: dict[str, bytes]) -> dict[str, str]:
-    found = _digests(files)
+    digests = _digests(files)
     return {
-        "model_digest": found["model.skops"],
-        "files_digest": project.digest_of(found),
-        "files": json.dumps(found),
+        "model_digest": digests["model.skops"],
+        "files_digest": project.digest_of(digests),
+        "files": json.dumps(digests),
     }
 
 # %% ../notebooks/44_model_registry.ipynb #c1820718
@@ -388,9 +388,9 @@ def register(
 ) -> str:
     "Register a run's model as `challenger`; a known key gives its version, and nothing new."
     with tracking.alone(tracking.folder_of(client)):
-        found = find(client, key)
-        if found and found.version:
-            return found.version
+        known = find(client, key)
+        if known and known.version:
+            return known.version
         version = _new_version(client, run_id, tags or {})
         client.set_registered_model_alias(NAME, "challenger", version)
         client.set_model_version_tag(NAME, version, "key", key)
@@ -443,8 +443,8 @@ class Loaded:
 def _why(decision: Path | None) -> str:
     if decision is None or not decision.is_file():
         return f". Run it first, or `{project.in_make('run')}` for all stages"
-    told = json.loads(decision.read_text(encoding="utf-8"))
-    return f". Its last decision: {told['decision']}: {'; '.join(told['reasons'])}"
+    written = json.loads(decision.read_text(encoding="utf-8"))
+    return f". Its last decision: {written['decision']}: {'; '.join(written['reasons'])}"
 
 # %% ../notebooks/44_model_registry.ipynb #722f40a7
 def load(
@@ -492,7 +492,7 @@ def _elsewhere(files: dict[str, bytes]) -> str:
         if saved.get(name) != number
     )
 
-
+# %% ../notebooks/44_model_registry.ipynb #efa3e64a
 def saved_elsewhere(
     client,
     run_id: str,
@@ -501,7 +501,7 @@ def saved_elsewhere(
     return _elsewhere(_files(client, run_id))
 
 # %% ../notebooks/44_model_registry.ipynb #b36543eb
-def keep(
+def save_copy(
     client,
     which: str,  # an alias, or a version's number
     folder: Path,  # for `load_copy`
@@ -518,22 +518,22 @@ def keep(
 
 # %% ../notebooks/44_model_registry.ipynb #7c00324e
 def load_copy(
-    folder: Path,  # that `keep` has written to
+    folder: Path,  # that `save_copy` has written to
 ) -> Loaded:
     "The model that was kept. Raises `NoChampion` without one, `DigestMismatch` on a changed file."
     kept = folder / "kept.json"
     if not kept.is_file():
         raise NoChampion(f"no model was kept in {project.shown(folder)}")
-    told = json.loads(kept.read_text(encoding="utf-8"))
-    paths = {name: folder / "model" / name for name in told["files"]}
+    noted = json.loads(kept.read_text(encoding="utf-8"))
+    paths = {name: folder / "model" / name for name in noted["files"]}
     files = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-    wrong = [name for name, then in told["files"].items() if _digests(files).get(name) != then]
+    wrong = [name for name, then in noted["files"].items() if _digests(files).get(name) != then]
     if wrong:
         raise DigestMismatch(
             f"not loaded: {', '.join(wrong)} in {project.shown(folder)} is not what was kept. "
             "Remove the folder"
         )
-    return _opened(told["version"], told["run_id"], files)
+    return _opened(noted["version"], noted["run_id"], files)
 
 # %% ../notebooks/44_model_registry.ipynb #cd0bf752
 def _crown(client, version: str, before: list[str]) -> None:
@@ -560,8 +560,8 @@ def promote(
 # %% ../notebooks/44_model_registry.ipynb #5252531e
 def aliases(client) -> dict[str, str]:
     "The version of each alias."
-    found = client.search_registered_models(f"name = '{NAME}'")
-    return {alias: str(version) for model in found for alias, version in model.aliases.items()}
+    models = client.search_registered_models(f"name = '{NAME}'")
+    return {alias: str(version) for model in models for alias, version in model.aliases.items()}
 
 # %% ../notebooks/44_model_registry.ipynb #eaa908a0
 def _champions(client) -> list[str]:
@@ -577,8 +577,8 @@ def champion(
     folder: Path,  # of `connect`; nothing is made or changed there
 ) -> Found | None:
     "The champion's run and version, or None: read from MLflow's tables, without its import."
-    found = tracking.alias_of(folder, NAME, "champion")
-    return Found(*found) if found else None
+    registered = tracking.alias_of(folder, NAME, "champion")
+    return Found(*registered) if registered else None
 
 # %% ../notebooks/44_model_registry.ipynb #bd2c0d47
 def rollback(
@@ -619,5 +619,5 @@ def trace(
     tags |= {k: v for k, v in (version.tags if version else {}).items() if k != "files"}
     number = str(version.version) if version else None
     names = sorted(alias for alias, of in aliases(client).items() if of == number)
-    found = {"model": NAME, "version": number, "aliases": names, "run_id": run.info.run_id}
-    return found | tags | {"parameters": run.data.params}
+    traced = {"model": NAME, "version": number, "aliases": names, "run_id": run.info.run_id}
+    return traced | tags | {"parameters": run.data.params}

@@ -224,7 +224,7 @@ def trainings(
     (folder / "retraining/trainings").mkdir(parents=True, exist_ok=True)
     return folder / "retraining/trainings"
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #6b33c9de
 def read_outcome(
     file: Path,
 ) -> dict[str, Any]:
@@ -249,12 +249,12 @@ def work(
         clocks.join(folder)
         try:
             with stages.building(folder, "a retraining", wait=-1):
-                found = outcome_of(retrain(folder, training))
+                result = outcome_of(retrain(folder, training))
         except project.UserError as error:
-            found = failed(str(error))
+            result = failed(str(error))
         except Exception as error:
-            found = failed(f"{type(error).__name__}: {error}")
-        write_json(outcome, found)
+            result = failed(f"{type(error).__name__}: {error}")
+        write_json(outcome, result)
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64a00009
 from . import telemetry, web
@@ -463,7 +463,7 @@ class Order(BaseModel):
 
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #7743aa10
 def _add_routes(app, retraining: Retraining) -> None:
     "The ways in, and one to look."
 

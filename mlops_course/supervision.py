@@ -638,7 +638,7 @@ from filelock import FileLock
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    "One process at a time changes a folder's services; the lock falls when its holder dies."
+    "One process at a time changes a folder's services; the lock is released when its holder dies."
     home(folder).mkdir(parents=True, exist_ok=True)
     home(folder).chmod(0o700)
     with FileLock(home(folder) / ".lock"):

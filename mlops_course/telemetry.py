@@ -14,7 +14,7 @@ _SECRET = re.compile(
     r"(^|_)(passw(or)?d|passphrase|secret|token|(api|access|private|pseudonym)_?key"
     r"|authorization|cookie|credentials?|phone|email)(_|\d*$)"
 )
-_SAID = re.compile(
+_SPOKEN = re.compile(
     r"(?i)([\w-]*(?:passw(?:or)?d|secret|token|api[_-]?key|authorization|phone|email)"
     r"[\"']?\s*[=:]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"',;&)}\]]+"
 )
@@ -30,7 +30,7 @@ def hide(
     "From now on no log of this process shows values under these names."
     _personal.update(names)
 
-
+# %% ../notebooks/60_metrics_and_logs.ipynb #0258b2ab
 def is_hidden(
     name: str,
 ) -> bool:
@@ -60,7 +60,7 @@ def masked(
         return f"{type(value).__name__} of {' x '.join(map(str, shape))}"
     if hasattr(value, "item"):  # a number of NumPy
         return value.item()
-    return _ADDRESS.sub(rf"\1:{MASK}@", _SAID.sub(rf"\1{MASK}", str(value)))
+    return _ADDRESS.sub(rf"\1:{MASK}@", _SPOKEN.sub(rf"\1{MASK}", str(value)))
 
 # %% ../notebooks/60_metrics_and_logs.ipynb #b92bacbe
 import logging

@@ -390,8 +390,8 @@ def train(
 ) -> tuple[dict, Path]:
     "The decision on this table, made or found, with its run and version; and the run's folder."
     recipe = recipe_of(snapshot, settings)
-    found = registry.find(client, key_of(recipe))
-    run_id = found.run_id if found else try_all(client, frame, history, settings, recipe)
+    known = registry.find(client, key_of(recipe))
+    run_id = known.run_id if known else try_all(client, frame, history, settings, recipe)
     run = client.get_run(run_id)
     files = registry.artifacts(client, run_id)
     answer = _verdict_in(files / "verdict.json", run_id)
@@ -402,7 +402,7 @@ def train(
         now = registry.aliases(client)["champion"]
         why = f"judged before, as version {number}; the champion is version {now} by now"
         answer["reasons"] = [why]
-    made = {"decision": decision, "found": found is not None, "key": key_of(recipe)}
+    made = {"decision": decision, "found": known is not None, "key": key_of(recipe)}
     return {**made, "snapshot": snapshot, "model": model, **answer}, files
 
 # %% ../notebooks/45_training_pipeline.ipynb #b1508a40

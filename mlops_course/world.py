@@ -355,6 +355,8 @@ _TRUTH = {
     "probability": "number",
     "trip_completed": "integer",
 }
+
+# %% ../notebooks/20_world.ipynb #20a4d6fc
 SCHEMAS = {
     file: schema_of({c.name: c.kind for c in CONTRACT.tables[table].columns if c.personal == "no"})
     for file, table in _FILES.items()

@@ -122,7 +122,7 @@ def written_names() -> set[str]:
 def test_a_name_in_a_file_around_the_package_is_there(name):
     _, module, *parts = re.split("[.:]", name)
 
-    found = importlib.import_module(f"mlops_course.{module}")
+    named = importlib.import_module(f"mlops_course.{module}")
 
     for part in parts:
-        found = getattr(found, part)
+        named = getattr(named, part)

@@ -66,11 +66,11 @@ def test_a_users_error_arrives_as_it_was_said(tmp_path):
         Job(project.root, tmp_path).result()
 
 
-@pytest.mark.parametrize(("function", "said"), [("divide", "ZeroDivisionError: division by zero"), ("fall", "it was done")])
-def test_an_error_of_the_function_is_one_of_the_job(work, function, said):
+@pytest.mark.parametrize(("function", "output"), [("divide", "ZeroDivisionError: division by zero"), ("fall", "it was done")])
+def test_an_error_of_the_function_is_one_of_the_job(work, function, output):
     arguments = {"divide": 0, "fall": 3}
 
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=output):
         Job(getattr(work, function), arguments[function]).result()
 
 

@@ -45,16 +45,16 @@ def test_an_environment_writes_to_no_folder_with_braces_but_may_to_one_with_a_co
 
 @pytest.mark.parametrize("file", ["env.yaml", "env.test.yaml"])
 def test_an_environment_has_its_placeholders_filled_at_any_depth(file):
-    told = project.environment(file)
+    settings = project.environment(file)
 
-    assert told.data["sources"]["labels"]["path"] == f"{told.out}/raw/labels.parquet"
-    assert "{{" not in told.model_dump_json()
+    assert settings.data["sources"]["labels"]["path"] == f"{settings.out}/raw/labels.parquet"
+    assert "{{" not in settings.model_dump_json()
 
 
 def test_a_change_replaces_one_value_of_a_section_and_keeps_the_rest():
-    told = project.environment("env.yaml", world={"drivers": 3})
+    settings = project.environment("env.yaml", world={"drivers": 3})
 
-    assert told.world == {**project.environment("env.yaml").world, "drivers": 3}
+    assert settings.world == {**project.environment("env.yaml").world, "drivers": 3}
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,8 @@ with telemetry.logging_to(Path(sys.argv[1]), run=sys.argv[2]):
     complaints = [writer.communicate()[1] for writer in writers]
 
     assert complaints == [b"", b""]
-    found = [(line["run"], line["number"]) for file in tmp_path.glob("pipeline.jsonl*") for line in lines(file)]
-    assert sorted(found) == [(name, number) for name in "ab" for number in range(500)]
+    written = [(line["run"], line["number"]) for file in tmp_path.glob("pipeline.jsonl*") for line in lines(file)]
+    assert sorted(written) == [(name, number) for name in "ab" for number in range(500)]
     assert len(list(tmp_path.glob("pipeline.jsonl.*"))) > 3
 
 
@@ -158,8 +158,8 @@ def test_a_secret_inside_of_a_text_is_masked(tmp_path, text):
         except ValueError:
             log.error("failed", exc_info=True)
 
-    said = (tmp_path / "serving.jsonl").read_text()
-    assert "s3cr3t" not in said and said.count("***") >= 2 and "ValueError" in said
+    output = (tmp_path / "serving.jsonl").read_text()
+    assert "s3cr3t" not in output and output.count("***") >= 2 and "ValueError" in output
 
 
 @settings(max_examples=30, deadline=None)
@@ -207,9 +207,9 @@ def test_a_stage_run_by_hand_is_a_run_of_its_own(lab, no_run):
         with stages.stage("world") as stage:
             ended(stage)
 
-    told = lines(lab / "logs/pipeline.jsonl")
-    assert {(line["service"], line["environment"], line["stage"]) for line in told} == {("pipeline", "test", "world")}
-    assert told[0]["run"] == told[1]["run"] != told[2]["run"] == told[3]["run"]
+    entries = lines(lab / "logs/pipeline.jsonl")
+    assert {(line["service"], line["environment"], line["stage"]) for line in entries} == {("pipeline", "test", "world")}
+    assert entries[0]["run"] == entries[1]["run"] != entries[2]["run"] == entries[3]["run"]
 
 
 def test_the_stages_of_a_run_share_its_name(lab, monkeypatch):
@@ -223,8 +223,8 @@ def test_the_stages_of_a_run_share_its_name(lab, monkeypatch):
 def test_a_run_is_named_for_all_that_its_process_starts(no_run):
     telemetry.begin_run()
 
-    told = subprocess.run([sys.executable, "-c", f"import os; print(os.environ['{telemetry.RUN}'])"], capture_output=True, text=True)
-    assert told.stdout.strip() == telemetry.run_name() != ""
+    completed = subprocess.run([sys.executable, "-c", f"import os; print(os.environ['{telemetry.RUN}'])"], capture_output=True, text=True)
+    assert completed.stdout.strip() == telemetry.run_name() != ""
 
 
 def test_the_command_shows_the_events_of_its_own_run_also_when_the_log_is_rotated(tmp_path):
@@ -251,11 +251,11 @@ def test_a_stage_leaves_its_last_success_its_duration_and_its_rows(lab):
     with stages.stage("world") as stage:
         ended(stage, rows=5)
 
-    told = samples((lab / "metrics/pipeline.prom").read_text())
-    assert before <= told["last_success_timestamp_seconds", "world"] <= time.time()
-    assert told["last_failure_timestamp_seconds", "world"] == 0
-    assert 0 < told["duration_seconds", "world"] < 60
-    assert (told["rows", "world", "labels"], told["rows", "world", "drivers"]) == (5, 7)
+    values = samples((lab / "metrics/pipeline.prom").read_text())
+    assert before <= values["last_success_timestamp_seconds", "world"] <= time.time()
+    assert values["last_failure_timestamp_seconds", "world"] == 0
+    assert 0 < values["duration_seconds", "world"] < 60
+    assert (values["rows", "world", "labels"], values["rows", "world", "drivers"]) == (5, 7)
 
 
 def test_a_failure_is_told_beside_the_last_success(lab):
@@ -265,10 +265,10 @@ def test_a_failure_is_told_beside_the_last_success(lab):
     with pytest.raises(ZeroDivisionError), stages.stage("world"):
         1 / 0
 
-    told = samples((lab / "metrics/pipeline.prom").read_text())
-    failure = told.pop(("last_failure_timestamp_seconds", "world"))
+    values = samples((lab / "metrics/pipeline.prom").read_text())
+    failure = values.pop(("last_failure_timestamp_seconds", "world"))
     assert failure > before.pop(("last_failure_timestamp_seconds", "world")) == 0
-    assert told == before
+    assert values == before
 
 
 def test_a_stage_that_never_ended_well_has_its_last_success_long_ago(lab):
@@ -286,8 +286,8 @@ def test_what_a_service_mounts_is_always_what_the_notes_say(tmp_path):
     write_json(tmp_path / "metrics/data.json", telemetry.stage_note({}, 2, {"labels": 9}))
     (tmp_path / "metrics/batch.json").write_text('{"half')
 
-    told = samples(generate_latest(mounted).decode())
-    assert told["rows", "data", "labels"] == 9 and not any("batch" in labels for labels in told)
+    values = samples(generate_latest(mounted).decode())
+    assert values["rows", "data", "labels"] == 9 and not any("batch" in labels for labels in values)
 
 
 def test_metrics_that_cannot_be_written_fail_no_stage(lab):
@@ -304,14 +304,14 @@ def test_metrics_that_cannot_be_written_fail_no_stage(lab):
 
 def expressions() -> list[tuple[str, str]]:
     "Where it stands, and the expression: of each rule and of each dashboard."
-    found = []
+    expressions_there = []
     for path in sorted((PLATFORM / "prometheus/rules").glob("*.yml")):
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
-            found += [(f"{path.name} {rule.get('alert') or rule['record']}", rule["expr"]) for rule in group["rules"]]
+            expressions_there += [(f"{path.name} {rule.get('alert') or rule['record']}", rule["expr"]) for rule in group["rules"]]
     for path in sorted((PLATFORM / "grafana/dashboards").glob("*.json")):
         for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
-            found += [(f"{path.name} {panel['title']}", target["expr"]) for target in panel["targets"]]
-    return found
+            expressions_there += [(f"{path.name} {panel['title']}", target["expr"]) for target in panel["targets"]]
+    return expressions_there
 
 
 @pytest.mark.parametrize(("where", "expression"), expressions())
@@ -352,12 +352,12 @@ def test_each_alert_is_seen_ringing_by_a_test_of_the_rules():
 
 @pytest.mark.parametrize("path", sorted((PLATFORM / "grafana/dashboards").glob("*.json")), ids=lambda path: path.stem)
 def test_a_dashboard_has_titles_units_and_the_provisioned_source(path):
-    told = json.loads(path.read_text(encoding="utf-8"))
+    dashboard = json.loads(path.read_text(encoding="utf-8"))
     source = yaml.safe_load((PLATFORM / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8"))["datasources"][0]
 
-    assert told["uid"] == path.stem and told["title"] and told["panels"]
-    assert len({panel["id"] for panel in told["panels"]}) == len(told["panels"])
-    for panel in told["panels"]:
+    assert dashboard["uid"] == path.stem and dashboard["title"] and dashboard["panels"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    for panel in dashboard["panels"]:
         assert panel["title"] and panel["fieldConfig"]["defaults"]["unit"]
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {source["uid"]}
         assert all(target["legendFormat"] for target in panel["targets"])
@@ -385,5 +385,5 @@ def test_promtool_accepts_the_configuration_that_is_written(tmp_path):
     key.write_text("k")
     prometheus.prepare(tmp_path, PLATFORM, {"serving": "127.0.0.1:1"}, port=9090, key_file=key, alertmanager="127.0.0.1:2")
 
-    told = subprocess.run(["promtool", "check", "config", tmp_path / "prometheus/prometheus.yml"], capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout + told.stderr
+    completed = subprocess.run(["promtool", "check", "config", tmp_path / "prometheus/prometheus.yml"], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -48,7 +48,7 @@ def test_models_are_registered_loaded_promoted_rolled_back_and_kept(place, monke
     client = company.make_registry(place)
     registry.promote(client, "2")
     registry.rollback(client)
-    registry.keep(client, "champion", place / "kept")
+    registry.save_copy(client, "champion", place / "kept")
 
     assert registry.champion(place / "mlflow").version == registry.load(client).version == "1"
     assert registry.load_copy(place / "kept").digest == registry.load(client).digest
@@ -70,11 +70,11 @@ def test_a_point_in_time_join_reads_the_file_or_folder_that_it_was_given_and_no_
     company.statistics().to_parquet(file, index=False)
     labels = pd.DataFrame({CONTRACT.entity: KNOWN, "at": pd.Timestamp(CLOCK)})
 
-    found = asof.as_of(
+    rows = asof.as_of(
         labels, place / name, entity=CONTRACT.entity, label_time="at", feature_time=CONTRACT.known, columns=NAMES, created="created"
     )
 
-    assert found[NAMES].equals(company.statistics().set_index(CONTRACT.entity).loc[KNOWN, NAMES].reset_index(drop=True))
+    assert rows[NAMES].equals(company.statistics().set_index(CONTRACT.entity).loc[KNOWN, NAMES].reset_index(drop=True))
 
 
 def test_a_feature_store_is_built_asked_and_added_to(place):

@@ -31,19 +31,24 @@ A_DAY_AGO = {"pipeline.yml StageRowsDropped"}  # compares with yesterday, of whi
 
 def rules() -> list[tuple[str, str]]:
     "Where it stands, and what it computes: of an alert without the limit that it is compared with."
-    found = []
+    rules_there = []
     for path in sorted((PLATFORM / "prometheus/rules").glob("*.yml")):
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
             for rule in group["rules"]:
-                found.append((f"{path.name} {rule.get('alert') or rule['record']}", re.sub(r" (>|<|==) [\d.]+$", "", rule["expr"])))
-    return found
+                rules_there.append((f"{path.name} {rule.get('alert') or rule['record']}", re.sub(r" (>|<|==) [\d.]+$", "", rule["expr"])))
+    return rules_there
 
 
 def panels() -> list[tuple[str, str]]:
     "Where it stands, and the query, of each panel of each dashboard."
-    told = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted((PLATFORM / "grafana/dashboards").glob("*.json"))}
+    dashboards = {
+        path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted((PLATFORM / "grafana/dashboards").glob("*.json"))
+    }
     return [
-        (f"{name} {p['title']}", target["expr"]) for name, dashboard in told.items() for p in dashboard["panels"] for target in p["targets"]
+        (f"{name} {p['title']}", target["expr"])
+        for name, dashboard in dashboards.items()
+        for p in dashboard["panels"]
+        for target in p["targets"]
     ]
 
 
@@ -175,15 +180,15 @@ def test_promtool_accepts_configuration_and_rules():
         ["check", "config", "prometheus.yml"],
         ["check", "rules", "--lint-fatal", *map(str, (PLATFORM / "prometheus/rules").glob("*.yml"))],
     ):
-        told = subprocess.run(["promtool", *words], cwd=PLATFORM / "prometheus", capture_output=True, text=True)
-        assert told.returncode == 0, told.stdout + told.stderr
+        completed = subprocess.run(["promtool", *words], cwd=PLATFORM / "prometheus", capture_output=True, text=True)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_each_alert_rings_when_it_must_and_not_before():
     tests = sorted(map(str, (PLATFORM / "prometheus/tests").glob("*.yml")))
-    told = subprocess.run(["promtool", "test", "rules", *tests], capture_output=True, text=True)
+    completed = subprocess.run(["promtool", "test", "rules", *tests], capture_output=True, text=True)
 
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_a_registry_of_the_pipeline_can_stand_beside_metrics_of_a_service(tmp_path):
