@@ -257,8 +257,7 @@ class Serving(_Works):
         store, champion = await self.drivers.cache.store.wait([0]), self.drivers.champion
         trouble = [] if store else ["the feature store does not answer"]
         trouble += [champion.trouble] if champion.trouble else []
-        if self.log.trouble:
-            trouble += [f"the prediction log cannot be written: {self.log.trouble}"]
+        trouble += [self.log.state] if self.log.state else []
         trouble += [f"the task {name} {why}" for name, why in self.background.trouble.items()]
         return {"ready": bool(champion.model) and store and not self.log.full, "trouble": trouble}
 

@@ -61,12 +61,12 @@ def _number(value) -> float | None:
 def _from_feast(
     store: "FeatureStore", view: str, entity: str, names: tuple[str, ...], ids: list[int]
 ) -> list[Newest]:
-    found = store.provider.online_read(
+    response = store.provider.online_read(
         store.config, view_of(store, view), [key_of(entity, i) for i in ids], list(names)
     )
     rows = [
         Newest(tuple(_number((row or {}).get(name)) for name in names), known)
-        for known, row in found
+        for known, row in response
     ]
     # what is not there has in Redis the time 1970
     unknown = nothing(names)
@@ -81,8 +81,8 @@ def _from_sqlite(
 ) -> list[Newest]:
     keys, unknown = [_hex(entity, i) for i in ids], nothing(names)
     rows = store.provider.online_store.rows(store.config, view_of(store, view), keys)
-    found = dict(_parsed(row, names) for row in rows)
-    return [found.get(key, unknown) for key in keys]
+    stored = dict(_parsed(row, names) for row in rows)
+    return [stored.get(key, unknown) for key in keys]
 
 
 @lru_cache(maxsize=100_000)

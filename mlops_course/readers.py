@@ -54,7 +54,7 @@ def _located(path: str) -> Path:
                 f"{path}: the environment variable {name} is not set. "
                 "Set it to the folder that holds the file"
             )
-    filled = re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], path)
+    filled = re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], path)
     whole = root() / Path(filled).expanduser()
     forms = [Path(unicodedata.normalize(form, str(whole))) for form in ("NFC", "NFD")]
     return next((one for one in [whole, *forms] if os.path.lexists(one)), whole)

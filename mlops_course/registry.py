@@ -6,7 +6,7 @@
 __all__ = ['TRUSTED', 'MOVED', 'NAME', 'trusted', 'at_home', 'UntrustedModel', 'loads', 'canonical', 'libraries', 'model_digest',
            'save_model', 'connect', 'experiment', 'log_model', 'NoChampion', 'UnknownVersion', 'DigestMismatch',
            'OtherLibraries', 'version_of', 'Found', 'find', 'artifacts', 'register', 'checked', 'Loaded', 'load',
-           'saved_elsewhere', 'keep', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
+           'saved_elsewhere', 'save_copy', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/44_model_registry.ipynb #aeb97ad5
 from . import project, tracking
@@ -49,7 +49,7 @@ def _unzipped(file: bytes) -> dict[str, bytes]:
     source = zipfile.ZipFile(io.BytesIO(file))
     return {name: source.read(name) for name in source.namelist()}
 
-
+# %% ../notebooks/44_model_registry.ipynb #45dd3983
 def _zipped(entries: dict[str, bytes]) -> bytes:
     "Without dates, and in the order of the names."
     packed = io.BytesIO()
@@ -82,7 +82,7 @@ def at_home(
 class UntrustedModel(project.UserError):
     "A model that is no skops file, or that holds a type which is not in `TRUSTED`."
 
-
+# %% ../notebooks/44_model_registry.ipynb #f4cd4d02
 def _of_trusted_types(file: bytes) -> bytes:
     "The file with its classes at home. Raises `UntrustedModel`."
     import skops.io
@@ -179,7 +179,7 @@ def _signature(kinds: dict[str, str]):
     columns = [ColSpec(_TYPES[kind], name) for name, kind in kinds.items()]
     return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float64"), (-1, 2))]))
 
-
+# %% ../notebooks/44_model_registry.ipynb #b9d1908f
 def model_digest(
     folder: Path,  # that `save_model` made
 ) -> str:
@@ -233,11 +233,11 @@ def connect(
     client = mlflow.MlflowClient(uri, uri)
     client.name = name
     with tracking.alone(folder):
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             client.create_experiment(name, artifact_location=artifacts)
-        elif found.artifact_location != artifacts:
-            tracking.move(folder / "mlflow.db", found.artifact_location, artifacts)
+        elif experiment.artifact_location != artifacts:
+            tracking.move(folder / "mlflow.db", experiment.artifact_location, artifacts)
     return client
 
 # %% ../notebooks/44_model_registry.ipynb #7d6ee1a0
@@ -299,15 +299,15 @@ def version_of(
 
     try:
         get = client.get_model_version if which.isdigit() else client.get_model_version_by_alias
-        found = get(client.name, which)
+        registered = get(client.name, which)
     except MlflowException:
         raise _not_there(which, client.name) from None
-    if "key" not in found.tags:
+    if "key" not in registered.tags:
         raise UnknownVersion(
-            f"the registration of version {found.version} of {client.name} did not come to "
+            f"the registration of version {registered.version} of {client.name} did not come to "
             "its end: run the training again"
         )
-    return found
+    return registered
 
 # %% ../notebooks/44_model_registry.ipynb #deb4e74c
 from typing import NamedTuple
@@ -345,7 +345,7 @@ def _run(client, run_id: str):
         there = f"`{project.in_make('ui')}` shows those that there are"
         raise UnknownVersion(f"there is no run {run_id}; {there}") from None
 
-
+# %% ../notebooks/44_model_registry.ipynb #39074308
 def artifacts(
     client,
     run_id: str,
@@ -364,11 +364,11 @@ def _digests(files: dict[str, bytes]) -> dict[str, str]:
 
 
 def _seals(files: dict[str, bytes]) -> dict[str, str]:
-    found = _digests(files)
+    digests = _digests(files)
     return {
-        "model_digest": found["model.skops"],
-        "files_digest": project.digest_of(found),
-        "files": json.dumps(found),
+        "model_digest": digests["model.skops"],
+        "files_digest": project.digest_of(digests),
+        "files": json.dumps(digests),
     }
 
 # %% ../notebooks/44_model_registry.ipynb #c1820718
@@ -398,9 +398,9 @@ def register(
 ) -> str:
     "Register a run's model as `challenger`; a known key gives its version, and nothing new."
     with tracking.alone(tracking.folder_of(client)):
-        found = find(client, key)
-        if found and found.version:
-            return found.version
+        known = find(client, key)
+        if known and known.version:
+            return known.version
         version = _new_version(client, run_id, tags or {})
         client.set_registered_model_alias(client.name, "challenger", version)
         client.set_model_version_tag(client.name, version, "key", key)
@@ -459,8 +459,8 @@ class Loaded:
 def _why(decision: Path | None) -> str:
     if decision is None or not decision.is_file():
         return f". Run it first, or `{project.in_make('run')}` for all stages"
-    told = json.loads(decision.read_text(encoding="utf-8"))
-    return f". Its last decision: {told['decision']}: {'; '.join(told['reasons'])}"
+    written = json.loads(decision.read_text(encoding="utf-8"))
+    return f". Its last decision: {written['decision']}: {'; '.join(written['reasons'])}"
 
 # %% ../notebooks/44_model_registry.ipynb #722f40a7
 def load(
@@ -510,7 +510,7 @@ def _elsewhere(files: dict[str, bytes]) -> str:
         if saved.get(name) != number
     )
 
-
+# %% ../notebooks/44_model_registry.ipynb #efa3e64a
 def saved_elsewhere(
     client,
     run_id: str,
@@ -519,7 +519,7 @@ def saved_elsewhere(
     return _elsewhere(_files(client, run_id))
 
 # %% ../notebooks/44_model_registry.ipynb #b36543eb
-def keep(
+def save_copy(
     client,
     which: str,  # an alias, or a version's number
     folder: Path,  # for `load_copy`
@@ -541,22 +541,22 @@ def keep(
 
 # %% ../notebooks/44_model_registry.ipynb #7c00324e
 def load_copy(
-    folder: Path,  # that `keep` has written to
+    folder: Path,  # that `save_copy` has written to
 ) -> Loaded:
     "The model that was kept. Raises `NoChampion` without one, `DigestMismatch` on a changed file."
     kept = folder / "kept.json"
-    told = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    if "name" not in told:
+    noted = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if "name" not in noted:
         raise NoChampion(f"no model was kept in {project.shown(folder)}")
-    paths = {name: folder / "model" / name for name in told["files"]}
+    paths = {name: folder / "model" / name for name in noted["files"]}
     files = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-    wrong = [name for name, then in told["files"].items() if _digests(files).get(name) != then]
+    wrong = [name for name, then in noted["files"].items() if _digests(files).get(name) != then]
     if wrong:
         raise DigestMismatch(
             f"not loaded: {', '.join(wrong)} in {project.shown(folder)} is not what was kept. "
             "Remove the folder"
         )
-    return _opened(told["name"], told["version"], told["run_id"], files)
+    return _opened(noted["name"], noted["version"], noted["run_id"], files)
 
 # %% ../notebooks/44_model_registry.ipynb #cd0bf752
 def _crown(client, version: str, before: list[str]) -> None:
@@ -583,8 +583,8 @@ def promote(
 # %% ../notebooks/44_model_registry.ipynb #5252531e
 def aliases(client) -> dict[str, str]:
     "The version of each alias."
-    found = client.search_registered_models(f"name = '{client.name}'")
-    return {alias: str(version) for model in found for alias, version in model.aliases.items()}
+    models = client.search_registered_models(f"name = '{client.name}'")
+    return {alias: str(version) for model in models for alias, version in model.aliases.items()}
 
 # %% ../notebooks/44_model_registry.ipynb #eaa908a0
 def _champions(client) -> list[str]:
@@ -601,8 +601,8 @@ def champion(
     name: str,  # of the registered model
 ) -> Found | None:
     "The champion's run and version, or None: read from MLflow's tables, without its import."
-    found = tracking.alias_of(folder, name, "champion")
-    return Found(*found) if found else None
+    registered = tracking.alias_of(folder, name, "champion")
+    return Found(*registered) if registered else None
 
 # %% ../notebooks/44_model_registry.ipynb #bd2c0d47
 def rollback(
@@ -643,5 +643,5 @@ def trace(
     tags |= {k: v for k, v in (version.tags if version else {}).items() if k != "files"}
     number = str(version.version) if version else None
     names = sorted(alias for alias, of in aliases(client).items() if of == number)
-    found = {"model": client.name, "version": number, "aliases": names, "run_id": run.info.run_id}
-    return found | tags | {"parameters": run.data.params}
+    traced = {"model": client.name, "version": number, "aliases": names, "run_id": run.info.run_id}
+    return traced | tags | {"parameters": run.data.params}

@@ -163,7 +163,7 @@ def tried(model: registry.Loaded) -> registry.Loaded:
         ) from error
     return model
 
-
+# %% ../notebooks/52_serving_that_survives.ipynb #23f77375
 def _reason(error: Exception) -> str:
     "Why the champion cannot be followed."
     if isinstance(error, project.UserError):
@@ -190,7 +190,7 @@ class _Copy:
 
     def _keep(self, client, version: str) -> None:
         try:
-            registry.keep(client, version, self.copy)
+            registry.save_copy(client, version, self.copy)
         except project.UserError as error:
             log.warning("model is not kept for a bad day", reason=str(error))
 
@@ -248,8 +248,8 @@ class Store:
         identity = self._identity()
         if identity != self._opened_identity:
             self._opened, self._opened_identity = features.open_store(self.folder), identity
-        found = features.newest(self._opened, drivers, project.now() + features.SLACK)
-        return found, features.time_to_live(self._opened)
+        stored = features.newest(self._opened, drivers, project.now() + features.SLACK)
+        return stored, features.time_to_live(self._opened)
 
     def _identity(self) -> list[tuple[str, int]]:
         "What another store in the same place does not share: its files' numbers on the disk."
@@ -271,8 +271,8 @@ def rescored(
 ) -> dict[int, Row]:
     "The rows as another model scores them."
     new = {driver: row for driver, row in rows.items() if before.get(driver) is not row}
-    found = [row.newest for row in new.values()]
-    made = rows_of(model, list(new), found, scored, 0, oldest)
+    newest = [row.newest for row in new.values()]
+    made = rows_of(model, list(new), newest, scored, 0, oldest)
     return {driver: row._replace(read=new[driver].read) for driver, row in made.items()}
 
 # %% ../notebooks/52_serving_that_survives.ipynb #17b8b478
@@ -293,10 +293,10 @@ class _Drivers:
     def _read(self, drivers: list[int]) -> dict[int, Row]:
         "Ask the store; called in a thread."
         asked_at, model = time.monotonic(), self.champion.model
-        found, self._ttl = self.store.newest(drivers)
+        newest, self._ttl = self.store.newest(drivers)
         if not model:
             return {}
-        return rows_of(model, drivers, found, self.cache.rows, asked_at, self._oldest())
+        return rows_of(model, drivers, newest, self.cache.rows, asked_at, self._oldest())
 
     def _oldest(self) -> datetime:
         return project.now() - self._ttl

@@ -33,15 +33,15 @@ from .problem import CONTRACT, KNOWN
 
 def scores_of(
     model,  # a `registry.Loaded`
-    found: Sequence[Newest],
+    stored: Sequence[Newest],
 ) -> list[float]:
     "The scores, one after another."
     import numpy as np
     import pandas as pd
 
-    if not found:
+    if not stored:
         return []
-    values = np.array([newest.values for newest in found], float)
+    values = np.array([newest.values for newest in stored], float)
     frame = pd.DataFrame(values, columns=list(CONTRACT.features))
     return model.probability(frame).round(12).tolist()
 
@@ -89,14 +89,14 @@ def still_holds(row: Row, newest: Newest, model, oldest: datetime) -> bool:
 def rows_of(
     model,  # a `registry.Loaded`
     drivers: Sequence[int],
-    found: Sequence[Newest],  # beside `drivers`
+    stored: Sequence[Newest],  # beside `drivers`
     before: dict[int, Row],  # a row whose features are the same keeps its score
     read: float,
     oldest: datetime,
 ) -> dict[int, Row]:
     "Rows with scores, the new ones in one call. No feature known, or all too old: no score."
     rows, new = {}, []
-    for driver, newest in zip(drivers, found, strict=True):
+    for driver, newest in zip(drivers, stored, strict=True):
         row = before.get(driver)
         if row and still_holds(row, newest, model, oldest):
             rows[driver] = Row(read, *row[1:])

@@ -16,10 +16,10 @@ TEST = models.labelled(FRAME, WINDOWS.test, WINDOWS.end, CONTRACT)
 
 @pytest.mark.parametrize("rows", [4, 300])
 def test_each_kind_of_evidence_that_is_missing_is_counted(rows):
-    found = gate.enough(TEST.head(rows), 10.0, NEEDED, CONTRACT)
+    results = gate.enough(TEST.head(rows), 10.0, NEEDED, CONTRACT)
 
-    assert [result.passed for result in found] == [False, rows > 60, False, False]
-    assert found[0].message == f"too little evidence: {rows} labels of 2,000"
+    assert [result.passed for result in results] == [False, rows > 60, False, False]
+    assert results[0].message == f"too little evidence: {rows} labels of 2,000"
 
 
 AT_THE_GOAL = policy.Interval(0.14, 0.10, 0.18, 20)
@@ -39,9 +39,9 @@ def test_an_rmse_above_the_limit_is_refused_for_a_first_champion():
 
 
 def test_a_challenger_is_asked_for_labels_drivers_and_days_but_for_no_effective_sample():
-    found = gate.enough(TEST, 10.0, NEEDED, CONTRACT, paired=True)
+    results = gate.enough(TEST, 10.0, NEEDED, CONTRACT, paired=True)
 
-    assert [(result.name, result.passed) for result in found] == [
+    assert [(result.name, result.passed) for result in results] == [
         ("evidence: labels", True),
         ("evidence: drivers", True),
         ("evidence: days", True),

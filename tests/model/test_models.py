@@ -74,12 +74,12 @@ def test_the_driver_with_few_trips_is_held_near_the_average():
 def test_metrics_stay_within_their_bounds(rows):
     label, score = (np.array(column, float) for column in zip(*rows, strict=True))
 
-    found = models.measure(label, score)
+    measured = models.measure(label, score)
 
-    assert 0 <= found["mae"] <= found["rmse"] + 1e-12 <= 1 + 1e-9
-    assert 0 <= found["calibration_error"] <= 1
-    assert found["log_loss"] >= 0
-    assert found["auc"] is None if len(set(label)) < 2 else 0 <= found["auc"] <= 1
+    assert 0 <= measured["mae"] <= measured["rmse"] + 1e-12 <= 1 + 1e-9
+    assert 0 <= measured["calibration_error"] <= 1
+    assert measured["log_loss"] >= 0
+    assert measured["auc"] is None if len(set(label)) < 2 else 0 <= measured["auc"] <= 1
 
 
 def test_metrics_of_nothing_are_not_measurable():
@@ -99,10 +99,10 @@ def test_a_perfect_promise_has_no_calibration_error_and_a_wrong_one_has():
 def test_the_area_under_the_curve_counts_the_pairs_in_order_ties_by_half_and_is_none_for_one_class(rows):
     label, score = np.array(rows).T
 
-    found = models.measure(label, score / 6)["auc"]
+    area = models.measure(label, score / 6)["auc"]
 
     pairs = np.sign(np.subtract.outer(score[label == 1], score[label == 0]))
-    assert found is None if not pairs.size else found == pytest.approx((pairs.mean() + 1) / 2)
+    assert area is None if not pairs.size else area == pytest.approx((pairs.mean() + 1) / 2)
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
