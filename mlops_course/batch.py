@@ -87,19 +87,21 @@ def asked(
     Raises `UserError` if that is all of them."""
     table = contract.tables[contract.request]
     requested = data.read(source, table, now)
-    refused = requested.refused.assign(source=source.file.name)
+    refused = readers.in_files(requested.refused, requested.provenance["files"])
+    refused["source"] = [Path(path).name for path in refused.source]
     tables.write_table(refused, REFUSED, quarantine)
     if requested.kept.empty:
-        reasons = ", ".join(
-            f"{reason} ({n:,})" for reason, n in refused.reason.value_counts().items()
-        )
+        counts = {**refused.reason.value_counts(), **requested.provenance["left_out"]}
+        reasons = ", ".join(f"{reason} ({n:,})" for reason, n in counts.items())
         hints = readers.hints(requested.refused, requested.provenance["rows"], table)
         guesses = "".join(f" Perhaps {hint}." for hint in hints)
         where = (
             f"Each row stands in {project.shown(quarantine)}; "
             f"ask {source.owner} to send the file again"
         )
-        raise project.UserError(f"{source.path}: no row can be used: {reasons}.{guesses} {where}")
+        raise project.UserError(
+            f"{readers.paths_of(source.path)}: no row can be used: {reasons}.{guesses} {where}"
+        )
     return requested.kept, len(refused)
 
 # %% ../notebooks/50_batch_serving.ipynb #9f963f6a

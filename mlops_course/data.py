@@ -45,6 +45,7 @@ class Ingested(NamedTuple):
     refused: pd.DataFrame  # what could not be read: row, reason, column, value
     provenance: dict[str, Any]  # where it came from
     entities: Any  # all that the file names readably, also in refused rows; None: it names none
+    left_out: pd.Series  # why, for each row that `where` and `values` leave out
 
 # %% ../notebooks/30_data_pipeline.ipynb #30f00005
 def refusals(rows, reason="", column="", value="") -> pd.DataFrame:
@@ -72,23 +73,22 @@ def _column(
 
 # %% ../notebooks/30_data_pipeline.ipynb #30d00005
 from .problem import Table
-from .readers import BadFile, RawFile, plain
+from .readers import BadFile, RawFile, as_words
 
 
-def _typed(
-    file: RawFile, source: Source, table: Table, key: str | None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _typed(file: RawFile, table: Table, key: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The table in the contract's types, and the rows in which a value could not be read."
-    columns, wrong, absent = {}, [refusals([])], pa.nulls(len(file.rows), pa.string())
+    columns, wrong = {}, [refusals([])]
     for column in (c for c in table.columns if c.name in table.names):
-        there = column.name in file.table.column_names
-        array = file.table[column.name] if there else absent
         try:
-            values, problems = _column(plain(array), column, source, key)
+            if column.name in file.values:
+                values, problems = as_words(file, column)
+            else:
+                values, problems = _column(file.plain(column), column, file.source, key)
         except pa.ArrowException:  # its message may quote a value
             raise BadFile(
-                f"{source.path}: column {column.name} holds {array.type}, where the contract has "
-                f"one {column.kind}, or is damaged. Send one value a row"
+                f"{file.source.path}: column {column.name} holds {file.table[column.name].type}, "
+                f"where the contract has one {column.kind}, or is damaged. Send one value a row"
             ) from None
         columns[column.name] = values.set_axis(file.rows)
         wrong += [
@@ -99,7 +99,7 @@ def _typed(
 
 # %% ../notebooks/30_data_pipeline.ipynb #24ccfc1d
 from .problem import CONTRACT, KNOWN
-from .readers import public_json, read_raw
+from .readers import public_json, read_files
 
 
 def ingest(
@@ -107,33 +107,50 @@ def ingest(
     table: Table,
     key: str | None = None,  # for pseudonyms; None: such columns are emptied
 ) -> Ingested:
-    "Read a file given by configuration. Raises `BadFile` if it cannot be read at all."
-    file = read_raw(source, table)
-    frame, wrong = _typed(file, source, table, key)
-    wrong["value"] = public_json(file, table, wrong.row)
-    broken = refusals(file.broken, "unreadable", "", '"too many or too few values"')
-    refused = pd.concat([wrong, broken], ignore_index=True)
-    good = frame[~frame.index.isin(wrong.row)]
+    "Read what is given by configuration. Raises `BadFile` if it cannot be read at all."
+    files, frames, refused = [], [], [refusals([])]
+    for file in read_files(source, table, CONTRACT):
+        frame, wrong = _typed(file, table, key)
+        wrong["value"] = public_json(file, table, wrong.row)
+        broken = refusals(file.broken, "unreadable", "", '"too many or too few values"')
+        refused += [wrong, broken]
+        frames.append(frame)
+        files.append(file._replace(table=None))  # its rows are in the frame now
+    frame = pd.concat(frames) if len(frames) > 1 else frames[0]
+    refused = pd.concat(refused, ignore_index=True)
+    good = frame[~frame.index.isin(refused.row)]
     named = frame[CONTRACT.entity].dropna().unique() if CONTRACT.entity in frame else []
-    provenance = _provenance(source, file, table, key)
-    return Ingested(good, refused, provenance, named if len(named) else None)
+    left_out = pd.concat([file.left_out for file in files])
+    provenance = _provenance(source, files, table, key)
+    return Ingested(good, refused, provenance, named if len(named) else None, left_out)
 
 # %% ../notebooks/30_data_pipeline.ipynb #14b3f91f
-def _provenance(source: Source, file: RawFile, table: Table, key: str | None) -> dict[str, Any]:
+from .project import digest_of
+
+
+def _provenance(
+    source: Source, files: list[RawFile], table: Table, key: str | None
+) -> dict[str, Any]:
     "Where a table came from, and what became of its columns."
-    marked = {c.name: c.personal for c in table.columns if c.name in file.columns}
+    first, count = files[0], sum(file.count for file in files)
+    marked = {c.name: c.personal for c in table.columns if c.name in first.columns}
     personal = {name: what for name, what in marked.items() if what != "no"}
     hashed = {name for name, what in personal.items() if what == "pseudonymize" and key is not None}
+    each = [{"path": file.source.path, "digest": file.digest, "rows": file.count} for file in files]
+    digest = first.digest if len(files) == 1 else digest_of([file["digest"] for file in each])
+    left_out = pd.concat([file.left_out for file in files]).value_counts().sort_index()
     return {
         "path": source.path,
-        "format": source.kind,
+        "format": first.source.kind,
         "owner": source.owner,
-        "digest": file.digest,
-        "rows": len(file.rows) + len(file.broken),
-        "columns": {new: old for new, old in file.columns.items() if new not in personal},
+        "digest": digest,
+        "files": each,
+        "rows": count,
+        "left_out": left_out.to_dict(),
+        "columns": {new: old for new, old in first.columns.items() if new not in personal},
         "dropped": sorted(set(personal) - hashed),
         "pseudonymized": sorted(hashed),
-        "ignored": sorted(name for name in file.names if name not in file.columns.values()),
+        "ignored": sorted(name for name in first.names if name not in first.columns.values()),
     }
 
 # %% ../notebooks/30_data_pipeline.ipynb #be5456fa
@@ -333,15 +350,15 @@ def read(
     now: datetime | None = None,  # None: the clock's
     entities=None,  # those that are known; None: any
 ) -> Read:
-    "Ingest and clean one file; each of its rows is either kept or refused."
+    "Ingest and clean a source; each of its rows is kept, refused or left out."
     secret = Secrets().pseudonym_key
     ingested = ingest(source, table, secret.get_secret_value() if secret else None)
     kept, refused = clean(ingested.frame, table, now or _now(), entities, source.known)
     refused = pd.concat([ingested.refused, refused]).sort_values("row", ignore_index=True)
-    rows = kept.index.append(pd.Index(refused.row)).sort_values()
+    rows = kept.index.append([pd.Index(refused.row), ingested.left_out.index]).sort_values()
     if not rows.equals(pd.RangeIndex(ingested.provenance["rows"])):
         raise UserError(
-            f"{source.path}: rows in are not rows out and rows quarantined. "
+            f"{source.path}: rows in are not rows out, quarantined and left out. "
             "The fault is ours: please report it with the file"
         )
     return Read(kept.reset_index(drop=True), refused, ingested.provenance, ingested.entities)
@@ -368,7 +385,7 @@ def _worst(wrong: pd.DataFrame) -> list[str]:
     return [f"{_counted(rows)}: {what}" for what, rows in [*reasons.items(), *worst.items()]]
 
 # %% ../notebooks/30_data_pipeline.ipynb #7231181e
-from .readers import hints
+from .readers import hints, paths_of
 
 
 def over_limit(
@@ -378,14 +395,19 @@ def over_limit(
 ) -> str | None:
     "What to tell the owner of a file of which too much, or all, is refused; None: all is well."
     wrong, provenance = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance
-    if len(wrong) <= limit * provenance["rows"] and len(read.kept):
+    left_out = provenance.get("left_out", {})
+    rows = provenance["rows"] - sum(left_out.values())
+    if len(wrong) <= limit * rows and len(read.kept):
         return None
+    origin = f"from {paths_of(provenance['path'])} (owner: {provenance['owner']})"
+    if not rows:
+        counts = [f"{_counted(count)}: {why}" for why, count in left_out.items()]
+        return "\n  ".join([f"{name}: no row is left of those {origin}", *counts])
     first = (
-        f"{name}: {len(wrong):,} of {provenance['rows']:,} rows are refused "
-        f"({len(wrong) / max(provenance['rows'], 1):.1%}; the limit is {limit:.1%}), "
-        f"from {provenance['path']} (owner: {provenance['owner']})"
+        f"{name}: {len(wrong):,} of {rows:,} rows are refused "
+        f"({len(wrong) / rows:.1%}; the limit is {limit:.1%}), {origin}"
     )
-    guesses = hints(read.refused, provenance["rows"], CONTRACT.tables[name])
+    guesses = hints(read.refused, rows, CONTRACT.tables[name])
     return "\n  ".join([first, *_worst(wrong), *(f"perhaps {guess}" for guess in guesses)])
 
 # %% ../notebooks/30_data_pipeline.ipynb #7addc7aa
@@ -422,6 +444,7 @@ def entry(
         "rows_in": cleaned.provenance["rows"] if cleaned else 0,
         "rows_out": len(kept),
         "refused": cleaned.refused.reason.value_counts().sort_index().to_dict() if cleaned else {},
+        "left_out": cleaned.provenance.get("left_out", {}) if cleaned else {},
         "time_range": None if times is None else [times.min().isoformat(), newest.isoformat()],
         "known": known or table.known,
         "stale": bool(newest is not None and table.fresh and newest < now() - table.fresh),
@@ -443,6 +466,7 @@ class Data(Settings):
     sources: dict[str, Source]
 
 # %% ../notebooks/30_data_pipeline.ipynb #14461f9e
+from .readers import in_files
 from .tables import arrow_schema, write_table
 
 _QUARANTINE = pa.schema(
@@ -456,7 +480,8 @@ _QUARANTINE = pa.schema(
 def _quarantine(reads: dict[str, Read], path: Path) -> int:
     "Write the refused rows of all tables; how many there are."
     parts = [
-        one.refused.assign(table=name, source=one.provenance["path"]) for name, one in reads.items()
+        in_files(one.refused, one.provenance["files"]).assign(table=name)
+        for name, one in reads.items()
     ]
     rows = pd.concat(parts or [_QUARANTINE.empty_table().to_pandas()], ignore_index=True)
     write_table(rows, _QUARANTINE, path)
@@ -493,15 +518,18 @@ def run(
         stage.product["catalogue"],
         {"tables": catalogue, "quarantine_limit": settings.quarantine_limit},
     )
-    rows = sum(line["rows_in"] for line in catalogue.values())
+    files = sum(len(one.provenance["files"]) for one in reads.values())
+    rows, kept = (sum(line[n] for line in catalogue.values()) for n in ("rows_in", "rows_out"))
+    left_out = f", {left:,} left out" if (left := rows - kept - quarantined) else ""
     print(
-        f"{len(reads)} files, {rows:,} rows: {rows - quarantined:,} kept, "
-        f"{quarantined:,} in quarantine. See {shown(stage.out / 'data')}"
+        f"{files} files, {rows:,} rows: {kept:,} kept, {quarantined:,} in quarantine{left_out}. "
+        f"See {shown(stage.out / 'data')}"
     )
 
 # %% ../notebooks/30_data_pipeline.ipynb #98ae6169
 from tqdm import tqdm
 
+from .files import located
 from .telemetry import log
 
 
@@ -518,16 +546,19 @@ def read_all(
     for name in tqdm(names, "data", unit="file", leave=False, delay=10):
         entities = reads["statistics"].entities if "statistics" in reads else None
         one = reads[name] = read(sources[name], tables[name], now(), entities)
-        one.provenance["path"] = _path_in(stage, sources[name])
+        for place in [one.provenance, *one.provenance["files"]]:
+            place["path"] = _path_in(stage, place["path"])
         rows = {"rows_in": one.provenance["rows"], "rows_out": len(one.kept)}
         log.info("table cleaned", table=name, **rows, refused=len(one.refused))
     return reads
 
 
-def _path_in(stage: Stage, source: Source) -> str:
+def _path_in(stage: Stage, path: str | tuple[str, ...]) -> str | list[str]:
     "In the build's folder it begins there: two builds in two folders say the same."
-    inside = source.file.is_relative_to(stage.out)
-    return source.file.relative_to(stage.out).as_posix() if inside else source.path
+    if not isinstance(path, str):
+        return [_path_in(stage, one) for one in path]
+    inside = located(path).is_relative_to(stage.out)
+    return located(path).relative_to(stage.out).as_posix() if inside else path
 
 # %% ../notebooks/30_data_pipeline.ipynb #f2b6d1a8
 from .profiles import page

@@ -39,7 +39,8 @@ def history_of(
 ) -> world.WorldSettings:
     "What the company was before it lives on. Raises `UserError` where it reads other files."
     environment = project.environment(file)
-    sources = [Path(source["path"]) for source in environment.data.get("sources", {}).values()]
+    paths = [source["path"] for source in environment.data.get("sources", {}).values()]
+    sources = [Path(path if isinstance(path, str) else "several") for path in paths]
     if {source.parent for source in sources} != {environment.out / "company"}:
         raise project.UserError(
             f"{file}: `data.sources` are not the files of a company that lives on, "

@@ -87,9 +87,10 @@ def page(
         )
         if line["stale"]:
             parts.append("<p class='stale'>The newest row is older than the contract allows.</p>")
-        if line["refused"]:
-            reasons = pd.Series(line["refused"], name="rows refused").rename_axis("reason")
-            parts.append(reasons.to_frame().to_html(border=0))
+        for fate in ("refused", "left out"):
+            if counts := line.get(fate.replace(" ", "_")):
+                reasons = pd.Series(counts, name=f"rows {fate}").rename_axis("reason")
+                parts.append(reasons.to_frame().to_html(border=0))
         spread = {c: bars(frame[c]) if frame[c].dtype.kind in "iufM" else "" for c in frame}
         parts.append(summary(frame).assign(spread=spread).to_html(border=0, escape=False))
     return "\n".join(parts)

@@ -397,6 +397,8 @@ def _digests(
     return digests
 
 # %% ../notebooks/93_stages.ipynb #3f646a8e
+from .files import expanded, located
+
 _KEY = "MLOPS_COURSE_PSEUDONYM_KEY"
 
 
@@ -404,12 +406,11 @@ def _read(
     section: Any,  # of an environment
 ) -> dict[str, str | None]:
     "Digests of the files that a section names, and of the key that makes their pseudonyms."
-    named = [
-        text
-        for text in _texts(section)
-        if os.path.isfile(_located(text)) or re.search(r"^(?!.*://).*\.\w+$", text)
-    ]
-    return _seen([*named, _KEY] if any(os.path.isfile(_located(text)) for text in named) else named)
+    texts = list(_texts(section))
+    there = [text for text in texts if any(os.path.isfile(located(one)) for one in expanded(text))]
+    like_files = [text for text in texts if re.search(r"^(?!.*://).*\.\w+$", text)]
+    named = [text for text in texts if text in {*there, *like_files}]
+    return _seen([*named, _KEY] if there else named)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -420,18 +421,19 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _located(text: str) -> Path:
-    "The file that a text names, variables filled in."
-    return root() / re.sub(r"\$\{(\w+)\}", lambda name: os.environ.get(name[1], name[0]), text)
-
-
 def _seen(texts: list[str], notes: Path | None = None) -> dict[str, str | None]:
-    digests = _digests({text: _located(text) for text in texts if text != _KEY}, notes)
+    files = {text: expanded(text) for text in texts if text != _KEY}
+    digests = _digests({one: located(one) for names in files.values() for one in names}, notes)
+    # of a name with `*`, one digest of all that are there: a file more is a change
+    seen = {
+        text: digests[text] if names == [text] else digest_of({one: digests[one] for one in names})
+        for text, names in files.items()
+    }
     if _KEY in texts:
         secret = project.Secrets().pseudonym_key
         # eight digits are enough to notice another key
-        digests[_KEY] = digest_of(secret.get_secret_value())[:8] if secret else None
-    return digests
+        seen[_KEY] = digest_of(secret.get_secret_value())[:8] if secret else None
+    return seen
 
 # %% ../notebooks/93_stages.ipynb #935a9e19
 import platform
@@ -497,7 +499,7 @@ def changed(
     folders = [k for k in listed["folders"] if not (out / k).is_dir()]
     read = _differences(listed.get("read", {}), _seen(listed.get("read", {}), notes))
     inside = [
-        _located(k).relative_to(out).as_posix() if _located(k).is_relative_to(out) else k
+        located(k).relative_to(out).as_posix() if located(k).is_relative_to(out) else k
         for k in read
     ]
     ran = _differences(listed.get("ran", {}), runs(name, environment))

@@ -335,7 +335,9 @@ def present_champion(client, contract: Contract) -> gate.Incumbent | None:
         log.warning("no comparison with the champion", reason=str(error))
         return None
     if gone := [name for name, kind in loaded.kinds.items() if contract.kinds.get(name) != kind]:
-        log.warning("no comparison with the champion", reason=f"features changed: {gone}")
+        log.warning(
+            "no comparison with the champion", reason=f"features changed: {', '.join(gone)}"
+        )
         return None
     until = pd.Timestamp(client.get_run(loaded.run_id).data.tags["until"])
     return gate.Incumbent(loaded.probability, until)

@@ -23,6 +23,10 @@ GOOD = "name: x\nout: out/x\n"
         (GOOD + "out: out/y\n", "env.odd.yaml, line 3: `out` is there twice"),
         (GOOD + "data:\n  sources: {}\n  sources: {}\n", "line 5: `sources` is there twice"),
         (GOOD + "7: x\n", "7: Keys should be strings"),
+        (
+            GOOD + "data:\n  sources:\n    labels: {values: {done: {Yes: 1, no: 0}}}\n",
+            "line 5: Yes: Keys should be strings.*in quotes: 'Yes'",
+        ),
         (GOOD.encode("utf-16"), "env.odd.yaml is not text in UTF-8. Save it as UTF-8"),
         ("name: café\n".encode("latin-1"), "is not text in UTF-8"),
         (b"\x1f\x8b\x08\x00", "is not text in UTF-8"),

@@ -87,9 +87,9 @@ def _shown(out: Path, sources: dict[str, dict], limit: float = 0.05, clock: str 
     return {"name": "test", "out": str(out), "clock": clock, "data": {"quarantine_limit": limit, "sources": sources}}
 
 
-def changed(out: Path, sources: dict[str, dict]) -> list[str]:
+def changed(out: Path, sources: dict[str, dict], limit: float = 0.05, clock: str = CLOCK) -> list[str]:
     "What of a data stage that ran so is not as it left it."
-    return stages.changed(project.Environment(**_shown(out, sources)), "data")
+    return stages.changed(project.Environment(**_shown(out, sources, limit, clock)), "data")
 
 
 def seed_twin(folder: Path) -> Path:

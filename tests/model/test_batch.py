@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import shop
 from rides import CONTRACT, RIDES
 from sklearn.linear_model import LogisticRegression
 
 from conftest import run_stages
-from mlops_course import batch, project, readers, registry, tables
+from mlops_course import batch, models, project, readers, registry, tables
 from mlops_course.files import write_json
 from mlops_course.problem import KNOWN
 
@@ -294,3 +295,20 @@ def test_what_the_stage_made_is_on_its_list(company):
     made = json.loads((company / "made/batch.json").read_text())
 
     assert sorted(made["files"]) == ["batch/quarantine.parquet", "batch/scores.parquet"]
+
+
+def test_a_row_of_the_shop_has_one_score_alone_and_among_others_and_its_file_has_its_kinds(tmp_path):
+    orders = shop.examples(days=20)
+    model = registry.Loaded(
+        models.fit("gradient boosting", orders, 7, shop.CONTRACT), "order-return", "1", "run", shop.CONTRACT.kinds, "digest"
+    )
+    odd = orders.head(9).assign(city=["Sa Pa", "Atlantis", None] * 3, member=[True, False, None] * 3)
+
+    scores = batch.score(model, odd, shop.CONTRACT)
+
+    alone = [batch.score(model, odd.iloc[[row]], shop.CONTRACT).score.iloc[0] for row in range(9)]
+    assert scores.score.tolist() == alone == models.probability(model.model, odd, shop.CONTRACT).tolist()
+    tables.write_table(scores, batch.schema(model.kinds, shop.CONTRACT), tmp_path / "scores.parquet")
+    kept = pd.read_parquet(tmp_path / "scores.parquet")
+    assert kept.city.tolist() == ["Sa Pa", "Atlantis", None] * 3 and kept.member.tolist()[:2] == [1.0, 0.0]
+    assert kept.customer.tolist() == odd.customer.tolist()

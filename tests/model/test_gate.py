@@ -1,10 +1,12 @@
 """Each check of the gate can refuse by itself, and says why; what the whole pipeline is told stands in test_training.py."""
 
+import numpy as np
 import pandas as pd
 import pytest
+import shop
 from rides import CONTRACT, RIDES
 
-from mlops_course import gate, models, policy
+from mlops_course import gate, models, policy, worth
 from mlops_course.toy import company
 
 TIME, NEEDED = CONTRACT.time, RIDES.acceptance
@@ -48,3 +50,54 @@ def test_a_challenger_is_asked_for_labels_drivers_and_days_but_for_no_effective_
     ]
     six = TEST[TEST[TIME] >= WINDOWS.end - pd.Timedelta(days=6)]
     assert gate.enough(six, None, NEEDED, CONTRACT, paired=True)[-1].message == "too little evidence: 6 days of 7"
+
+
+# where nobody chooses: the shop
+
+
+ORDERS = shop.examples(days=20)
+OF_SHOP = (7, shop.SHOP.acceptance, shop.SHOP.costs, shop.CONTRACT)
+CHANCE = np.where(ORDERS.returned == 1, 0.8, 0.1)  # somebody who nearly knows
+BLIND = np.full(len(ORDERS), ORDERS.returned.mean())
+
+
+def passed(results: list) -> list[bool | None]:
+    return [result.passed for result in results]
+
+
+def test_a_decision_is_worth_what_its_outcome_brings_or_costs():
+    costs = shop.SHOP.costs
+
+    found = worth.worth([1, 0, 1, 0], [costs.break_even] * 2 + [0.0] * 2, costs)
+
+    assert found.tolist() == [costs.completed, -costs.cancelled, -costs.passed_over, 0]
+
+
+def test_a_first_champion_must_bring_more_than_the_base_rate_and_a_later_one_may_lose_little():
+    assert passed(worth.first_champion(ORDERS, CHANCE, BLIND, *OF_SHOP)) == [True, True]
+    assert passed(worth.first_champion(ORDERS, 1 - CHANCE, BLIND, *OF_SHOP)) == [False, False]
+    assert passed(worth.no_worse(ORDERS, CHANCE, CHANCE, *OF_SHOP)) == [True, True]
+    assert passed(worth.no_worse(ORDERS, BLIND, CHANCE, *OF_SHOP)) == [False, False]
+
+
+def test_a_wanted_gain_decides():
+    needed = shop.SHOP.acceptance.model_copy(update={"worth_gain": 3.0, "log_loss_gain": 5.0})
+
+    assert passed(worth.first_champion(ORDERS, CHANCE, BLIND, 7, needed, shop.SHOP.costs, shop.CONTRACT)) == [True, False]
+    assert passed(gate.better_than_base(ORDERS, CHANCE, BLIND, 7, needed, shop.CONTRACT)) == [True, False]
+
+
+@pytest.mark.parametrize("rows", [0, 100])
+def test_what_labels_cannot_tell_is_not_measurable(rows):
+    some = (ORDERS.head(rows), CHANCE[:rows], BLIND[:rows])
+
+    assert worth.first_champion(*some, *OF_SHOP)[1].passed is None
+    assert passed(worth.no_worse(*some, *OF_SHOP)) == [None, None]
+
+
+def test_a_project_without_choices_is_not_asked_for_an_effective_sample_and_hears_what_is_not_measured():
+    found = gate.enough(ORDERS, None, shop.SHOP.acceptance, shop.CONTRACT)
+
+    assert [result.name for result in found] == ["evidence: labels", "evidence: customers", "evidence: days"]
+    asked, unmeasured = gate.measurable(found, ORDERS, shop.CONTRACT)
+    assert asked == found and [result.name for result in unmeasured] == ["uplift"]

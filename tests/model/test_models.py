@@ -1,8 +1,11 @@
 """The split is by time, every recipe gives probabilities, and the metrics keep their bounds."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
+import shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rides import CONTRACT
@@ -115,3 +118,70 @@ def test_the_log_loss_is_the_mean_of_its_rows(rows):
 def test_days_to_train_on_must_be_left_before_the_validation():
     with pytest.raises(UserError, match="no day is left to train on"):
         models.windows_of(FRAME, 14, 5, CONTRACT, train_days=5)
+
+
+# a project with categories, booleans and a feature that never varies
+
+ORDERS = shop.examples(days=20)
+
+
+@cache
+def of_shop(name: str):
+    return models.fit(name, ORDERS, 7, shop.CONTRACT)
+
+
+known = st.sampled_from(["Hanoi", "Hue", "Vinh"])
+odd = st.sampled_from([None, "", np.nan, "Sa Pa", "Atlantis"])  # missing, rare in training, and never seen
+number = st.none() | st.floats(-1e3, 1e3)
+order = st.tuples(number, st.none() | st.booleans(), known | odd, number, number, st.sampled_from(["phone", "laptop"]) | odd)
+
+
+@pytest.mark.parametrize("name", models.recipes(7, shop.CONTRACT))
+@settings(max_examples=25, deadline=None)
+@given(st.lists(order, min_size=1, max_size=20))
+def test_a_row_has_one_probability_alone_and_among_others_to_the_last_bit(name, orders):
+    rows = pd.DataFrame(orders, columns=list(shop.CONTRACT.features), dtype=object)
+
+    together = models.probability(of_shop(name), rows, shop.CONTRACT)
+
+    alone = [models.probability(of_shop(name), rows.iloc[[row]], shop.CONTRACT)[0] for row in range(len(rows))]
+    assert ((together >= 0) & (together <= 1)).all() and together.tolist() == alone
+
+
+@pytest.mark.parametrize("name", models.recipes(7, shop.CONTRACT))
+def test_a_category_that_was_never_seen_is_like_one_that_is_rare_and_missing_has_one_meaning(name):
+    rows = pd.concat([ORDERS.head(1)] * 5, ignore_index=True).assign(city=["Sa Pa", "Atlantis", None, "", np.nan])
+
+    rare, unseen, *missing = models.probability(of_shop(name), rows, shop.CONTRACT)
+
+    assert len(set(missing)) == 1
+    assert rare == unseen or name == "gradient boosting"
+
+
+@pytest.mark.parametrize("name", models.recipes(7, shop.CONTRACT))
+def test_a_model_with_categories_comes_back_from_its_file(tmp_path, name):
+    digests = {registry.save_model(models.fit(name, ORDERS, 7, shop.CONTRACT), tmp_path / str(i), shop.CONTRACT.kinds) for i in range(2)}
+    again = registry.loads((tmp_path / "0/model.skops").read_bytes())
+
+    assert len(digests) == 1
+    assert (models.probability(again, ORDERS, shop.CONTRACT) == models.probability(of_shop(name), ORDERS, shop.CONTRACT)).all()
+
+
+@pytest.mark.parametrize(("score", "sign"), [("rises", 1), ("falls", -1)])
+def test_boosting_keeps_the_direction_of_the_contract_behind_the_encoder_too(score, sign):
+    features = shop.CONTRACT.features
+    turned = shop.CONTRACT.model_copy(update={"features": {**features, "basket": features["basket"].model_copy(update={"score": score})}})
+    model = models.fit("gradient boosting", ORDERS, 7, turned)
+    steps = pd.concat([ORDERS.head(1)] * 50, ignore_index=True).assign(basket=np.linspace(0, 300, 50))
+
+    assert (sign * np.diff(models.probability(model, steps, turned)) >= 0).all()
+    fell = models.behaviour(of_shop("gradient boosting"), ORDERS, turned)[-1]
+    assert fell.name == "direction: basket" and fell.passed is (score == "rises")
+
+
+def test_a_model_of_numbers_alone_has_one_probability_too():
+    model = models.fit("logistic regression", FRAME.dropna(subset=[LABEL]), 7, CONTRACT)
+
+    together = models.probability(model, FRAME.head(301), CONTRACT)
+
+    assert together.tolist() == [models.probability(model, FRAME.iloc[[row]], CONTRACT)[0] for row in range(301)]

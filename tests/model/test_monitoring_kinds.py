@@ -59,7 +59,7 @@ def test_an_entity_is_kept_as_it_is_named(customer, tmp_path_factory):
     with closing(LabelStore(tmp_path_factory.mktemp("any") / "state.db", CONTRACT)) as store:
         assert store.add([line(customer=customer)]) == {"new": 1}
         assert store.label([Label("o-1", customer, 1, 0.0)]) == {"joined": 1}
-        window, _, _ = joined.window_of(store, "1", TRAFFIC)
+        window, _, _ = joined.window_of(store, "1", SETTINGS)
         assert window[CONTRACT.entity].tolist() == [customer]
 
 
@@ -72,7 +72,7 @@ def test_texts_that_are_the_same_number_are_two_entities(store, one, other):
 def test_a_window_has_values_of_their_kinds(store):
     rows = orders(1, 5)
     store.add(logged(rows)[0])
-    window, _, _ = joined.window_of(store, "1", TRAFFIC)
+    window, _, _ = joined.window_of(store, "1", SETTINGS)
     assert {name: window[name].dtype.name for name in CONTRACT.features} == {
         name: "object" if kind == "category" else "float64" for name, kind in CONTRACT.kinds.items()
     }
@@ -84,7 +84,7 @@ def test_a_window_has_values_of_their_kinds(store):
 
 def test_a_boolean_may_be_one_in_the_log(store):
     store.add([line(member=True)])
-    assert joined.window_of(store, "1", TRAFFIC)[0].member.tolist() == [1.0]
+    assert joined.window_of(store, "1", SETTINGS)[0].member.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_values_are_kept_by_name(tmp_path):
     tables = {**CONTRACT.tables, "habits": habits.model_copy(update={"columns": (*habits.columns, column)})}
     changed = CONTRACT.model_copy(update={"features": others, "tables": tables})
     with closing(LabelStore(tmp_path / "state.db", changed)) as store:
-        window, _, _ = joined.window_of(store, "1", TRAFFIC)
+        window, _, _ = joined.window_of(store, "1", SETTINGS)
     assert window[["city", "orders"]].to_numpy().tolist() == [["Chur", 3.0]] and window.late.isna().all()
 
 
@@ -125,7 +125,7 @@ def test_each_table_of_features_may_have_a_time_of_its_own(tmp_path):
     own["candidates"][0][KNOWN] = {"habits": BEGIN.isoformat()}
     with closing(LabelStore(tmp_path / "state.db", two)) as store:
         assert store.add([one, own]) == {"new": 2}
-        window, _, _ = joined.window_of(store, "1", TRAFFIC)
+        window, _, _ = joined.window_of(store, "1", SETTINGS)
     habits, places = window[list(known_columns(two).values())].to_numpy().T
     assert habits[0] == places[0] == pd.Timestamp(one["candidates"][0][KNOWN])
     assert habits[1] == pd.Timestamp(BEGIN) and pd.isna(places[1])

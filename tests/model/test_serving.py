@@ -154,7 +154,7 @@ def test_scores_and_winner_are_those_of_the_registered_pipeline_on_the_same_feat
 def test_batch_and_online_give_the_same_rows_the_same_scores(client, pipeline):
     drivers = [*KNOWN, *TWINS, PARTIAL, EMPTY, UNKNOWN]
     rows = features.pd.DataFrame({CONTRACT.entity: drivers, CONTRACT.time: [features.pd.Timestamp(CLOCK)] * len(drivers)})
-    scored = batch.score(pipeline, features.historical(features.open_store(client.folder / "features"), rows))
+    scored = batch.score(pipeline, features.historical(features.open_store(client.folder / "features"), rows), CONTRACT)
 
     online = {c["driver_id"]: c["score"] for c in ask(client, drivers)["candidates"]}
 

@@ -12,6 +12,7 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 import pytest
+import shop
 import skops.io
 from rides import CONTRACT, RIDES
 from sklearn.pipeline import make_pipeline
@@ -626,3 +627,79 @@ def test_a_company_in_which_a_coin_decides_gets_no_champion(tmp_path, capsys):
 
 def test_features_of_the_contract_are_what_the_model_sees(trained):
     assert registry.load(trained[0][0]).features == tuple(CONTRACT.features)
+
+
+# another project: text names its entities, and nobody has logged choices
+
+ORDERS = shop.examples()
+WEEK = TrainingSettings(test_days=10, validation_days=7)
+
+
+def habits(orders: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    names = shop.CONTRACT.views["habits"]
+    return {"habits": orders[["customer", *names]].assign(**{KNOWN: orders.event_timestamp})}
+
+
+def test_a_shop_gets_a_champion_by_log_loss_and_worth_and_hears_what_was_not_measured():
+    judged = training.judge(ORDERS, habits(ORDERS), WEEK, shop.SHOP)
+    verdict, page = verdicts.verdict(judged), verdicts.report(judged)
+
+    assert judged.passed and judged.metrics["worth"] > judged.metrics["base_worth"]
+    assert [check["name"] for check in verdict["unmeasured"]] == ["uplift"] and verdict["uplift"]["estimate"] is None
+    assert {"per customer"} < {trial.name for trial in judged.trials} and "uplift in completed trips" not in page.lower()
+
+    champion = Incumbent(lambda rows: models.probability(judged.model, rows, shop.CONTRACT), judged.windows.test)
+    names = {r.name for r in training.judge(ORDERS, habits(ORDERS), WEEK, shop.SHOP, champion).results if r.passed}
+    assert {"no worse in log loss", "no worse in worth"} <= names
+
+
+def test_a_category_with_the_label_in_it_is_refused():
+    told = ORDERS.assign(device=ORDERS.returned.map({1.0: "returned", 0.0: "kept"}))
+
+    assert "leak of the label" in refused(training.judge(told, habits(told), WEEK, shop.SHOP))
+
+
+def test_labels_alone_are_examples_with_what_the_request_brought():
+    names = ["order", "event_timestamp", "customer", "basket", "device", "returned", KNOWN]
+    features = ["orders", "member", "city", "constant"]
+    asked = []
+
+    def historical(rows):
+        asked.append(list(rows))
+        return rows.merge(ORDERS[["customer", "event_timestamp", *features]], how="left")
+
+    frame = training.extract({"labels": ORDERS[names].sample(frac=1, random_state=1)}, historical, shop.CONTRACT)
+
+    assert asked == [["customer", "event_timestamp"]]
+    ordered = ORDERS.sort_values(["event_timestamp", "order", "customer"], ignore_index=True)
+    pd.testing.assert_frame_equal(frame, ordered[frame.columns])
+    text = dict.fromkeys(["customer", "city", "device"], "string")
+    assert checks.meets(frame.astype(text), examples.training_table(shop.CONTRACT)).passed
+
+
+def test_one_process_trains_two_projects_in_turn(tmp_path):
+    decisions = {}
+    for project_, frame, told in [(shop.SHOP, ORDERS, habits(ORDERS)), (RIDES, table(), history(table()))] * 2:
+        client = registry.connect(tmp_path / "mlflow", project_.name)
+        snapshot = training.save_snapshot(frame, tmp_path / "snapshots")
+        settings = WEEK if project_ is shop.SHOP else SETTINGS
+        decision, _ = training.train(client, training.load_snapshot(snapshot, tmp_path / "snapshots"), told, settings, snapshot, project_)
+        decisions.setdefault(project_.name, []).append(decision)
+        loaded = registry.load(client)
+        assert (loaded.name, loaded.kinds) == (project_.name, project_.contract.kinds)
+        assert registry.champion(tmp_path / "mlflow", project_.name).run_id == loaded.run_id
+        kept, made = training.reproduce(tmp_path / "mlflow", loaded.run_id, project_)
+        assert kept == made == decision["model"]["digest"]
+
+    for first, second in decisions.values():
+        assert first["decision"] == "promoted" and second == {**first, "found": True}
+
+
+def test_a_champion_that_asks_for_other_features_is_not_compared(trained):
+    client, folder = trained[0]
+    fewer = RIDES.contract.model_copy(update={"features": {name: CONTRACT.features[name] for name in FEATURES[:2]}})
+
+    with telemetry.logging_to(folder / "log.jsonl", stage="training"):
+        assert training.present_champion(client, fewer) is None
+
+    assert f"features changed: {FEATURES[2]}" in (folder / "log.jsonl").read_text()
