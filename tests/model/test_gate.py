@@ -68,9 +68,9 @@ def passed(results: list) -> list[bool | None]:
 def test_a_decision_is_worth_what_its_outcome_brings_or_costs():
     costs = shop.SHOP.costs
 
-    found = worth.worth([1, 0, 1, 0], [costs.break_even] * 2 + [0.0] * 2, costs)
+    worths = worth.worth([1, 0, 1, 0], [costs.break_even] * 2 + [0.0] * 2, costs)
 
-    assert found.tolist() == [costs.completed, -costs.cancelled, -costs.passed_over, 0]
+    assert worths.tolist() == [costs.completed, -costs.cancelled, -costs.passed_over, 0]
 
 
 def test_a_first_champion_must_bring_more_than_the_base_rate_and_a_later_one_may_lose_little():
@@ -96,8 +96,8 @@ def test_what_labels_cannot_tell_is_not_measurable(rows):
 
 
 def test_a_project_without_choices_is_not_asked_for_an_effective_sample_and_hears_what_is_not_measured():
-    found = gate.enough(ORDERS, None, shop.SHOP.acceptance, shop.CONTRACT)
+    results = gate.enough(ORDERS, None, shop.SHOP.acceptance, shop.CONTRACT)
 
-    assert [result.name for result in found] == ["evidence: labels", "evidence: customers", "evidence: days"]
-    asked, unmeasured = gate.measurable(found, ORDERS, shop.CONTRACT)
-    assert asked == found and [result.name for result in unmeasured] == ["uplift"]
+    assert [result.name for result in results] == ["evidence: labels", "evidence: customers", "evidence: days"]
+    asked, unmeasured = gate.measurable(results, ORDERS, shop.CONTRACT)
+    assert asked == results and [result.name for result in unmeasured] == ["uplift"]

@@ -77,8 +77,8 @@ def test_a_window_has_values_of_their_kinds(store):
         name: "object" if kind == "category" else "float64" for name, kind in CONTRACT.kinds.items()
     }
     same = rows.set_index(CONTRACT.booking)[list(CONTRACT.features)]
-    found = window.set_index(CONTRACT.booking)[list(CONTRACT.features)]
-    pd.testing.assert_frame_equal(found, same, check_dtype=False)
+    features = window.set_index(CONTRACT.booking)[list(CONTRACT.features)]
+    pd.testing.assert_frame_equal(features, same, check_dtype=False)
     assert set(window.city) == {"Bern", "Basel", "Chur", None}
 
 

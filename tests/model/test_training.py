@@ -654,9 +654,9 @@ def test_a_shop_gets_a_champion_by_log_loss_and_worth_and_hears_what_was_not_mea
 
 
 def test_a_category_with_the_label_in_it_is_refused():
-    told = ORDERS.assign(device=ORDERS.returned.map({1.0: "returned", 0.0: "kept"}))
+    leaky = ORDERS.assign(device=ORDERS.returned.map({1.0: "returned", 0.0: "kept"}))
 
-    assert "leak of the label" in refused(training.judge(told, habits(told), WEEK, shop.SHOP))
+    assert "leak of the label" in refused(training.judge(leaky, habits(leaky), WEEK, shop.SHOP))
 
 
 def test_labels_alone_are_examples_with_what_the_request_brought():
@@ -679,11 +679,11 @@ def test_labels_alone_are_examples_with_what_the_request_brought():
 
 def test_one_process_trains_two_projects_in_turn(tmp_path):
     decisions = {}
-    for project_, frame, told in [(shop.SHOP, ORDERS, habits(ORDERS)), (RIDES, table(), history(table()))] * 2:
+    for project_, frame, past in [(shop.SHOP, ORDERS, habits(ORDERS)), (RIDES, table(), history(table()))] * 2:
         client = registry.connect(tmp_path / "mlflow", project_.name)
         snapshot = training.save_snapshot(frame, tmp_path / "snapshots")
         settings = WEEK if project_ is shop.SHOP else SETTINGS
-        decision, _ = training.train(client, training.load_snapshot(snapshot, tmp_path / "snapshots"), told, settings, snapshot, project_)
+        decision, _ = training.train(client, training.load_snapshot(snapshot, tmp_path / "snapshots"), past, settings, snapshot, project_)
         decisions.setdefault(project_.name, []).append(decision)
         loaded = registry.load(client)
         assert (loaded.name, loaded.kinds) == (project_.name, project_.contract.kinds)
