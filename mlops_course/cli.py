@@ -766,7 +766,7 @@ def _service(
     changes: list[str] | None,
     starts: bool = True,
 ):
-    "The module of a service, and what its function takes: folder, settings, environment's name."
+    "The module of a service, and what its function takes: folder, settings, project, its name."
     os.environ["PLOOMBER_ENV_FILENAME"] = file
     settings = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
@@ -784,7 +784,7 @@ def _service(
     chosen = project.validated(
         getattr(module, model), values, f"the section `{section}` of {file}, and --set"
     )
-    return module, (out, chosen, settings.name)
+    return module, (out, chosen, _project(file), settings.name)
 
 # %% ../notebooks/91_command_line.ipynb #5f099437
 def _check_address(out: Path, name: str, values: dict) -> None:
@@ -811,7 +811,7 @@ def serve(
     folder: _Folder = None,
     settings: _Set = None,
 ):
-    "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
+    "Answer online: which of some candidates is the best, and what each scores."
     with supervision.ended_quietly("serving"):
         _, arguments = _service(file, "serving", "ServingSettings", host, port, folder, settings)
         from mlops_course import api
@@ -835,10 +835,7 @@ def monitor(
             file, "monitoring", "MonitoringSettings", host, port, folder, settings
         )
         _check_built(arguments[0])
-        from mlops_course.contracts import read_project
-
-        watched = read_project(project.environment(file).project)
-        monitoring.monitor(*arguments[:2], watched, *arguments[2:])
+        monitoring.monitor(*arguments)
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
 @app.command("retrain-on-alert")
@@ -855,7 +852,7 @@ def retrain_on_alert(
             file, "retraining", "RetrainingSettings", host, port, folder, settings
         )
         _check_built(arguments[0])
-        retraining.serve(*arguments)
+        retraining.serve(*arguments[:2], arguments[3])
 
 
 @app.command(
@@ -868,7 +865,7 @@ def retrain(
     host: _Host = None,
     port: int | None = None,
 ):
-    retraining, (folder, settings, _) = _service(
+    retraining, (folder, settings, *_) = _service(
         file, "retraining", "RetrainingSettings", host, port, None, None, starts=False
     )
     number = retraining.ask(web.address_of(settings.host, settings.port), reason, folder)

@@ -172,26 +172,27 @@ from datetime import datetime
 
 from . import lookup
 from .lookup import Newest
+from .problem import Contract
+from .project import now
 
 
 def newest(
     store: "FeatureStore",
-    ids: Sequence[int],  # entities, in any order, also twice
+    keys: Sequence,  # entities, in any order, also twice; tuples where a request names several
+    contract: Contract,
     until: datetime | None = None,  # what became known later counts as not there; None: all is
 ) -> list[Newest]:
-    "The newest features of each of `ids`, in their order, however old they are."
-    names = tuple(CONTRACT.features)
-    if not len(ids):
+    "The newest features of each of `keys`, in their order, however old they are."
+    if not len(keys):
         return []
-    rows = lookup.read(store, VIEW, CONTRACT.entity, names, [int(i) for i in ids])
-    if until is None:
-        return rows
-    nothing = lookup.nothing(names)
-    return [nothing if row.known and row.known > until else row for row in rows]
+    views = [lookup.of_view(store, view, keys, contract, until) for view in contract.views]
+    if len(views) == 1:
+        return views[0]
+    oldest = now() - time_to_live(store, contract)
+    parts = [dict(zip(contract.views, rows, strict=True)) for rows in zip(*views, strict=True)]
+    return [lookup.together(part, contract, oldest) for part in parts]
 
 # %% ../notebooks/32_feature_store.ipynb #ef829911
-from .project import now
-
 SLACK = timedelta(minutes=5)  # the clocks of two machines may differ by this much
 
 
@@ -203,17 +204,17 @@ def online(
     """One row for each of `ids`, in their order: the newest features, and when they became known;
     NaN and NaT where nothing is."""
     moment, names = pd.Timestamp(moment or now()), list(CONTRACT.features)
-    newest_rows = newest(store, ids, moment + SLACK)
+    newest_rows = newest(store, ids, CONTRACT, moment + SLACK)
     frame = pd.DataFrame([row.values for row in newest_rows], columns=names, dtype=float)
     frame.insert(0, CONTRACT.entity, [int(i) for i in ids])
     frame[KNOWN] = pd.to_datetime([row.known for row in newest_rows], utc=True).as_unit("us")
-    frame.loc[frame[KNOWN] < moment - time_to_live(store), names] = float("nan")
+    frame.loc[frame[KNOWN] < moment - time_to_live(store, CONTRACT), names] = float("nan")
     return frame
 
 # %% ../notebooks/32_feature_store.ipynb #c3deb51c
-def time_to_live(store: "FeatureStore") -> timedelta:
+def time_to_live(store: "FeatureStore", contract: Contract) -> timedelta:
     "How old a row may be and still count."
-    return lookup.view_of(store, VIEW).ttl
+    return min(lookup.view_of(store, view).ttl for view in contract.views)
 
 # %% ../notebooks/32_feature_store.ipynb #5d0e174a
 def push(

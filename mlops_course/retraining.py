@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from . import cases
+from . import cases, registry
 from .cases import Case, CaseStore, plain
 from .project import Settings
 
@@ -329,7 +329,7 @@ class Inbox(CaseStore):
     "Takes alerts and orders. What it has answered is written down."
 
     def __init__(self, folder: Path, settings: RetrainingSettings):
-        super().__init__(folder)
+        super().__init__(folder, registry.NAME)
         self.settings, self.counts = settings, dict.fromkeys(ANSWERS, 0)
 
     def take(self, alerts: list[Alert]) -> list[str]:

@@ -12,7 +12,7 @@ FLOORS = {
     2: "problem contracts web stages engine supervision jobs answers",
     3: "world readers profiles data asof offline online lookup tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words",
     4: "features registry models gate worth poc verdicts cases events references reports",
-    5: "stream training batch serving resilience api monitoring experiments",
+    5: "stream training batch serving candidates resilience api monitoring experiments",
     6: "release orchestration",
     7: "retraining delivery",
     8: "live loop exercises cli",
@@ -20,7 +20,7 @@ FLOORS = {
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PAGES = {module for module in sources() if module.startswith("solutions_")}
 FLOOR |= dict.fromkeys(PAGES, 8)  # the exercises of each part
-SERVING = {"serving", "resilience", "api"}
+SERVING = {"serving", "candidates", "resilience", "api"}
 APART = [{module, "monitoring"} for module in SERVING]  # they talk over HTTP, and through what is written down
 
 

@@ -216,7 +216,7 @@ def read(zone, writer):
     view = store.get_feature_view(features.VIEW)
     theirs = store.get_online_features(features.references(), asked).proto.results[1].event_timestamps
     moments = {
-        "newest": [online.microseconds_of(row.known) for row in features.newest(store, ids)],
+        "newest": [online.microseconds_of(row.known) for row in features.newest(store, ids, CONTRACT)],
         "online": [online.microseconds_of(t) for t in features.online(store, ids, moment=UNTIL).known_at],
         "online_read": [online.microseconds_of(t) for t, _ in store.provider.online_read(store.config, view, keys)],
         "get_online_features": [t.ToMicroseconds() for t in theirs],
@@ -314,7 +314,7 @@ def test_nor_is_its_file_read_or_written_under_newer_settings(tmp_path, frame):
     definitions = features.definitions("../statistics.parquet", timedelta(days=7))
 
     doors = {
-        "read": lambda: features.newest(store, [1001]),
+        "read": lambda: features.newest(store, [1001], CONTRACT),
         "read by Feast": lambda: store.get_online_features(features.references(), [{CONTRACT.entity: 1001}]),
         "pushed": lambda: features.push(store, frame, moment=UNTIL),
         "materialized": lambda: store.materialize(UNTIL - timedelta(days=7), UNTIL),
@@ -406,7 +406,7 @@ def test_the_quick_way_to_read_sqlite_finds_what_feast_finds(built):
     store = features.open_store(built / "features")
     ids = [1001, 9999, 1003, 1001]
 
-    newest_rows = features.newest(store, ids)
+    newest_rows = features.newest(store, ids, CONTRACT)
 
     theirs = store.get_online_features(features.references(), [{CONTRACT.entity: i} for i in ids]).to_dict()
     assert [list(row.values) for row in newest_rows] == [[theirs[name][i] for name in CONTRACT.features] for i in range(len(ids))]
@@ -436,7 +436,7 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
 
     features.push(store, rows)
 
-    assert features.newest(store, [1001]) == [lookup.Newest((1.0, 1.0, 1.0), datetime(2026, 3, 16, tzinfo=UTC))]
+    assert features.newest(store, [1001], CONTRACT) == [lookup.Newest((1.0, 1.0, 1.0), datetime(2026, 3, 16, tzinfo=UTC))]
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_however_the_time_of_a_pushed_row_is_written_it_is_the_same_moment(own, 
 
     features.push(own, rows, moment=UNTIL)
 
-    assert features.newest(own, [1001])[0] == lookup.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
+    assert features.newest(own, [1001], CONTRACT)[0] == lookup.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("in_file", [True, False], ids=["the file has the column", "the file has it not"])
@@ -469,7 +469,7 @@ def test_a_pushed_row_need_not_say_when_it_was_written(tmp_path, frame, in_file,
 
     features.push(store, change(row([1001], [UNTIL])), moment=UNTIL)
 
-    assert features.newest(store, [1001])[0] == lookup.Newest((1.0,) * 3, UNTIL)
+    assert features.newest(store, [1001], CONTRACT)[0] == lookup.Newest((1.0,) * 3, UNTIL)
 
 
 FUTURE = ["2099-01-01", UNTIL + features.SLACK + timedelta(microseconds=1), datetime(9999, 12, 31, tzinfo=UTC), None, "no time"]
@@ -477,15 +477,15 @@ FUTURE = ["2099-01-01", UNTIL + features.SLACK + timedelta(microseconds=1), date
 
 @pytest.mark.parametrize("known", FUTURE, ids=str)
 def test_a_row_that_nobody_can_know_yet_stays_out_is_named_and_keeps_no_other_row_out(own, known):
-    before = features.newest(own, [1001])
+    before = features.newest(own, [1001], CONTRACT)
     rows = row([1001, 1002], [UNTIL] * 2, 2.0).astype({KNOWN: object})
     rows.loc[0, KNOWN] = known
 
     with pytest.raises(project.UserError, match="^1 of 2 rows are not online.*driver_id 1001: "):
         features.push(own, rows, moment=UNTIL)
 
-    assert features.newest(own, [1001]) == before
-    assert features.newest(own, [1002])[0] == lookup.Newest((2.0,) * 3, UNTIL)
+    assert features.newest(own, [1001], CONTRACT) == before
+    assert features.newest(own, [1002], CONTRACT)[0] == lookup.Newest((2.0,) * 3, UNTIL)
 
 
 def test_a_column_of_times_beyond_what_nanoseconds_can_say_is_refused_too(own):
@@ -499,7 +499,7 @@ def test_a_row_of_now_wins_over_one_of_the_same_driver_from_the_future(own):
     with pytest.raises(project.UserError, match="1 of 2"):
         features.push(own, row([1001, 1001], [UNTIL, UNTIL + timedelta(days=1)]), moment=UNTIL)
 
-    assert features.newest(own, [1001])[0].known == UNTIL
+    assert features.newest(own, [1001], CONTRACT)[0].known == UNTIL
 
 
 def test_many_rows_from_the_future_are_counted_and_the_message_stays_short(own):
@@ -515,7 +515,7 @@ def test_now_is_that_of_the_environment(own):
 
     with pytest.raises(project.UserError, match="later than now"):
         features.push(own, row([1001], [now + timedelta(hours=1)]))
-    assert features.newest(own, [1001])[0].known == now
+    assert features.newest(own, [1001], CONTRACT)[0].known == now
 
 
 def test_clocks_may_differ_a_little(own):
@@ -532,14 +532,14 @@ def test_a_row_from_the_future_that_is_in_the_store_is_not_there_until_its_time_
 
     assert early.loc[0, FEATURES].isna().all() and pd.isna(early.known_at[0]) and early.loc[1, FEATURES].notna().all()
     assert later.loc[0, FEATURES].eq(9.0).all() and later.known_at[0] == known
-    assert features.newest(own, [1001])[0].known == known
-    assert features.newest(own, [1001], until=UNTIL) == [lookup.Newest((None,) * 3, None)]
+    assert features.newest(own, [1001], CONTRACT)[0].known == known
+    assert features.newest(own, [1001], CONTRACT, until=UNTIL) == [lookup.Newest((None,) * 3, None)]
 
 
 def test_online_counts_the_time_to_live_to_the_microsecond_as_training_does(own):
     known = datetime(2026, 3, 14, 12, 0, 0, 999_999, tzinfo=UTC)
     features.push(own, row([1001], [known]), moment=UNTIL)
-    ttl = features.time_to_live(own)
+    ttl = features.time_to_live(own, CONTRACT)
 
     for moment, there in [(known + ttl, True), (known + ttl + timedelta(microseconds=1), False)]:
         assert features.online(own, [1001], moment=moment)[FEATURES].notna().all(axis=None) == there
@@ -562,7 +562,7 @@ def few_variables(monkeypatch):
 def test_any_number_of_drivers_is_one_question(few_variables, own, n):
     ids = np.arange(1006 - n, 1006)
 
-    newest_rows = features.newest(own, ids)
+    newest_rows = features.newest(own, ids, CONTRACT)
 
     assert [row.known is not None for row in newest_rows] == [False] * (n - 5) + [True] * 5
     assert len(features.online(own, ids, moment=UNTIL)) == n
@@ -584,7 +584,7 @@ def test_every_number_of_64_bits_is_an_entity(own, kind):
     features.push(own, row(EDGES, [UNTIL] * len(EDGES)).assign(**{FEATURES[0]: range(len(EDGES))}), moment=UNTIL)
 
     asked = [*EDGES, *reversed(EDGES), 2**53 - 1]
-    newest_rows = features.newest(own, kind(asked))
+    newest_rows = features.newest(own, kind(asked), CONTRACT)
 
     assert [row.values[0] for row in newest_rows] == [*range(6), *reversed(range(6)), None]
     assert features.online(own, kind(asked), moment=UNTIL)[CONTRACT.entity].tolist() == asked
@@ -592,12 +592,12 @@ def test_every_number_of_64_bits_is_an_entity(own, kind):
 
 @pytest.mark.parametrize("none", [[], (), np.array([], "int64"), pd.Series([], dtype="int64"), range(0)], ids=repr)
 def test_of_nobody_nothing_is_asked(own, none):
-    assert features.newest(own, none) == [] and len(features.online(own, none, moment=UNTIL)) == 0
+    assert features.newest(own, none, CONTRACT) == [] and len(features.online(own, none, moment=UNTIL)) == 0
 
 
 def test_a_store_is_read_by_many_threads_while_it_is_written(own):
     def reads(_):
-        return {row.values[0] for _ in range(200) for row in features.newest(own, [1001, 1002])}
+        return {row.values[0] for _ in range(200) for row in features.newest(own, [1001, 1002], CONTRACT)}
 
     features.push(own, row([1001, 1002], [UNTIL] * 2, 0.0), moment=UNTIL)
     with ThreadPoolExecutor(4) as pool:
@@ -607,11 +607,11 @@ def test_a_store_is_read_by_many_threads_while_it_is_written(own):
         seen = set().union(*readers)
 
     assert seen <= set(map(float, range(20)))
-    assert features.newest(own, [1001])[0].values[0] == 19
+    assert features.newest(own, [1001], CONTRACT)[0].values[0] == 19
 
 
 def test_a_store_that_was_torn_down_has_nothing(own):
-    features.newest(own, [1001])
+    features.newest(own, [1001], CONTRACT)
     own.teardown()
 
     with pytest.raises(sqlite3.OperationalError):

@@ -331,8 +331,8 @@ def test_after_a_rollback_a_person_can_start_one_and_its_champion_is_watched_aga
     assert service.order("the sensor is repaired") == 1
     service.look()
     assert service.open.state == "training", "a person does not wait"
-    assert cases.rolled_back(service.folder / "mlflow", "1") == "2"
-    assert cases.rolled_back(service.folder / "mlflow", "3") is None
+    assert cases.rolled_back(service.folder / "mlflow", "1", RIDES.name) == "2"
+    assert cases.rolled_back(service.folder / "mlflow", "3", RIDES.name) is None
 
 
 def test_an_order_while_a_case_waits_lets_it_begin(service):

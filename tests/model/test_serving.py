@@ -18,12 +18,11 @@ import pytest
 from company import CLOCK, EMPTY, KNOWN, NAMES, PARTIAL, STALE, TWINS, UNKNOWN
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
-from rides import RIDES
+from rides import CONTRACT, RIDES
 from traffic import ages, days_of
 from typer.testing import CliRunner
 
 from mlops_course import api, batch, cli, clocks, features, predictions, project, registry, resilience, serving
-from mlops_course.problem import CONTRACT, COSTS
 from mlops_course.telemetry import logging_to
 
 with warnings.catch_warnings():
@@ -31,6 +30,7 @@ with warnings.catch_warnings():
     from fastapi.testclient import TestClient
 
 KEY = "a key with ünïcode"
+ANSWER = api.answer_type(RIDES)
 numbers = itertools.count()
 
 
@@ -51,7 +51,7 @@ def wait_for(condition, seconds: float = 30):
 @contextmanager
 def served(folder, key: str | None = None, **changes):
     "A client of a service on `folder` that is ready; it ends with the block."
-    service = api.Serving(folder, serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}))
+    service = api.Serving(folder, serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}), RIDES)
     with TestClient(api.application(service, key)) as client:
         client.folder, client.service = folder, service
         wait_for(lambda: client.get("/ready").status_code == 200)
@@ -62,7 +62,7 @@ def ask(client, drivers, request_id: str | None = None) -> dict:
     "The answer to a booking."
     answer = client.post("/inference", json={"request_id": request_id or new(), "driver_ids": drivers})
     assert answer.status_code == 200, answer.text
-    return api.Answer.model_validate_json(answer.text, strict=True).model_dump()
+    return ANSWER.model_validate_json(answer.text, strict=True).model_dump()
 
 
 def entries(folder, request_id: str | None = None) -> list[dict]:
@@ -218,7 +218,7 @@ def test_a_promise_is_worth_it_above_the_break_even_and_the_ranking_does_not_min
     answers = [ask(client, [driver]) for driver in KNOWN]
 
     assert {answer["worth_promising"] for answer in answers} == {True, False}
-    assert all(answer["worth_promising"] == (answer["score"] > COSTS.break_even) for answer in answers)
+    assert all(answer["worth_promising"] == (answer["score"] > RIDES.costs.break_even) for answer in answers)
     assert [answer["prediction"] for answer in answers] == KNOWN
 
 
@@ -228,7 +228,7 @@ def test_whether_a_promise_is_worth_it_is_said_of_the_best_candidate_also_when_a
         best, worst = max(scores, key=scores.get), min(scores, key=scores.get)
         answers = [ask(client, [best, worst]) for _ in range(40)]
 
-    assert scores[worst] < COSTS.break_even < scores[best]
+    assert scores[worst] < RIDES.costs.break_even < scores[best]
     assert {answer["prediction"] for answer in answers} == {best, worst}
     assert {answer["worth_promising"] for answer in answers} == {True}
 
@@ -718,7 +718,7 @@ class Secret(str):
 
 @pytest.mark.parametrize(("guess", "status"), [(KEY, 200), (KEY[:-1], 401), (KEY[:-1] + "x", 401), ("x", 401)])
 def test_keys_are_compared_in_constant_time(ground, guess, status):
-    service = api.Serving(ground, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(ground, serving.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service, Secret(KEY))) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
 
@@ -739,13 +739,13 @@ def test_beyond_loopback_no_service_starts_without_a_key(own, monkeypatch, host,
         monkeypatch.setenv("MLOPS_COURSE_API_KEY", key)
 
     with pytest.raises(project.UserError, match="set a key in the variable MLOPS_COURSE_API_KEY"):
-        api.serve(own, serving.ServingSettings(host=host, port=1))
+        api.serve(own, serving.ServingSettings(host=host, port=1), RIDES)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "nonsense"])
 def test_a_host_that_is_no_address_of_this_machine_starts_no_service(own, host):
     with pytest.raises(project.UserError, match="is no address of this machine"):
-        api.serve(own, serving.ServingSettings(host=host, port=1))
+        api.serve(own, serving.ServingSettings(host=host, port=1), RIDES)
 
 
 # --- what it says of itself ---------------------------------------------------------------------------------
@@ -797,7 +797,7 @@ def test_an_entry_of_the_log_holds_all_that_the_answer_rested_on(client, pipelin
 
     entry = logged(client, name)
 
-    newest_rows = features.newest(features.open_store(client.folder / "features"), [KNOWN[0], PARTIAL])
+    newest_rows = features.newest(features.open_store(client.folder / "features"), [KNOWN[0], PARTIAL], CONTRACT)
     assert {key: entry[key] for key in answer if key != "candidates"} == {key: answer[key] for key in answer if key != "candidates"}
     assert (entry["run_id"], entry["model_digest"]) == (pipeline.run_id, pipeline.digest)
     assert CLOCK <= datetime.fromisoformat(entry["time"]) <= project.now()
@@ -928,7 +928,7 @@ def test_a_store_whose_times_depend_on_a_zone_is_not_read_and_the_log_says_what_
     settings = own / "features/feature_store.yaml"
     settings.write_text(settings.read_text(encoding="utf-8").replace(features.SQLITE, "sqlite"), encoding="utf-8")
 
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
 
     with logging_to(own / "log.jsonl", service="serving"), TestClient(api.application(service, None)) as client:
         ready = wait_for(lambda: (response := client.get("/ready")).json()["trouble"] and response)
@@ -989,7 +989,7 @@ def test_new_drivers_who_come_while_a_promotion_goes_through_those_in_memory_do_
     with served(own, cache_seconds=3_600) as client:
         ask(client, KNOWN)
         for change, expected in ((lambda: registry.promote(mlflow, "2"), "2"), (lambda: registry.rollback(mlflow), "1")):
-            client.service.drivers.cache.rows = Slow(client.service.drivers.cache.rows)
+            client.service.entities.cache.rows = Slow(client.service.entities.cache.rows)
             change()
             strangers = itertools.count(50_000)
             wait_for(lambda strangers=strangers, expected=expected: ask(client, [next(strangers)])["version"] == expected)
@@ -1002,11 +1002,11 @@ def test_what_comes_while_a_promotion_scores_is_neither_lost_nor_of_the_old_mode
     "New drivers, and newer features of a driver in memory; then the store is gone, so that only memory can know."
     scores, scoring, go = serving.scores_of, threading.Event(), threading.Event()
 
-    def slow(model, rows):
+    def slow(model, rows, contract):
         if threading.current_thread().name != "feature store" and len(rows) > 1:
             scoring.set()
             go.wait(30)
-        return scores(model, rows)
+        return scores(model, rows, contract)
 
     mlflow = registry.connect(own / "mlflow", RIDES.name)
     with served(own, cache_seconds=0) as client:
@@ -1061,7 +1061,7 @@ def test_a_champion_that_cannot_answer_never_takes_the_place_of_one_that_can(own
 
 def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the_next_one(own):
     promote_unfit(own)
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service)) as client:
         wait_for(lambda: "not looked" not in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
@@ -1072,7 +1072,7 @@ def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the
 
 def test_without_a_champion_the_service_lives_and_says_what_is_missing(own):
     registry.connect(own / "mlflow", RIDES.name).delete_registered_model_alias(RIDES.name, "champion")
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service)) as client:
         wait_for(lambda: "no champion" in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
@@ -1147,7 +1147,7 @@ def test_whatever_ends_a_question_to_the_store_is_said_and_the_next_question_is_
     with served(ground, cache_seconds=0) as client:
         client.service.background.pause = 0.05
         good = ask(client, KNOWN[:3])
-        with failing(client.service.drivers.cache.store, where, fault):
+        with failing(client.service.entities.cache.store, where, fault):
             assert ask(client, KNOWN[:3])["degraded"]
             assert client.get("/ready").status_code == 503
             assert "the feature store does not answer" in trouble(client)

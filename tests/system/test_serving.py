@@ -192,7 +192,8 @@ def with_redis(keep, redis) -> Online:
 def test_in_redis_too_a_time_is_the_same_moment_in_every_zone_and_nobody_is_known_since_1970(redis, tmp_path):
     redis.fill(tmp_path)
     code = f"from pathlib import Path; from mlops_course.features import newest, open_store; store = open_store(Path({str(tmp_path)!r}) / 'features')"
-    code += f"; print([str(row.known) for row in newest(store, {[KNOWN[0], UNKNOWN]})])"
+    code += "; from mlops_course.contracts import read_project; contract = read_project('projects/ride_hailing.yaml').contract"
+    code += f"; print([str(row.known) for row in newest(store, {[KNOWN[0], UNKNOWN]}, contract)])"
 
     printed = [
         subprocess.run(

@@ -18,10 +18,12 @@ from serving.load import ID
 from serving.services import HERE, OURS, UNCACHED, Ground, by_number, link
 
 from mlops_course import features, registry
-from mlops_course.problem import CONTRACT
+from mlops_course.contracts import read_project
 
 HTTP, LOOKUP, FRAME, MODEL, REST = "the bare endpoint", "feature look-up", "data frame", "model", "all the rest"
 PLAIN = "the plain way"
+RIDES = read_project("projects/ride_hailing.yaml")
+CONTRACT = RIDES.contract
 
 
 def parts(folder: Path, scratch: Path, answer: dict, n: int) -> dict[str, dict[str, float]]:
@@ -76,7 +78,7 @@ async def _ours(folder: Path, settings: dict, met: list[bytes], bodies: list[byt
     spent = {}
     clocks = [(resilience.Store, "newest", LOOKUP), (registry.Loaded, "probability", MODEL)]
     patches = [mock.patch.object(owner, name, _timed(spent, part, getattr(owner, name))) for owner, name, part in clocks]
-    app, took = api.application(api.Serving(folder, serving.ServingSettings(**settings))), []
+    app, took = api.application(api.Serving(folder, serving.ServingSettings(**settings), RIDES)), []
     with patches[0], patches[1]:
         async with app.router.lifespan_context(app):
             await _ready(app, met[0])
