@@ -848,7 +848,7 @@ def retrain_on_alert(
             file, "retraining", "RetrainingSettings", host, port, folder, settings
         )
         _check_built(told[0])
-        retraining.serve(*told[:2], told[3])
+        retraining.serve(*told)
 
 
 @app.command(

@@ -110,7 +110,7 @@ from .telemetry import log, pipeline_metrics
 
 def refer(monitor: Monitor) -> None:
     "Make the references that are missing; one that fails is tried again after a minute."
-    champion = champion_of(monitor.folder)
+    champion = champion_of(monitor.folder, monitor.project.name)
     versions = {*monitor.active(), *([champion] if champion else [])}
     monitor.forgive(versions)
     for version in sorted(versions):
@@ -128,9 +128,9 @@ def _asked(monitor: Monitor, version: str) -> tuple[Path, str, MonitoringSetting
     return monitor.folder, version, monitor.settings, monitor.project
 
 
-def champion_of(folder: Path) -> str | None:
+def champion_of(folder: Path, model: str) -> str | None:
     try:
-        found = registry.champion(folder / "mlflow", registry.NAME)
+        found = registry.champion(folder / "mlflow", model)
     except sqlite3.Error:
         return None
     return found.version if found else None
@@ -276,7 +276,11 @@ def _take_seed(app, monitor: Monitor) -> None:
     @app.post("/iterate", response_class=PlainTextResponse)
     def iterate(row: message) -> str:
         "One candidate of an answer, in the form of the seed course."
-        version = next(iter(monitor.active()), None) or champion_of(monitor.folder) or "unknown"
+        version = (
+            next(iter(monitor.active()), None)
+            or champion_of(monitor.folder, monitor.project.name)
+            or "unknown"
+        )
         monitor.store.more(entry_of_row(row, version, contract))
         return "ok"
 
