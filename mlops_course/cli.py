@@ -852,7 +852,7 @@ def retrain_on_alert(
             file, "retraining", "RetrainingSettings", host, port, folder, settings
         )
         _check_built(arguments[0])
-        retraining.serve(*arguments[:2], arguments[3])
+        retraining.serve(*arguments)
 
 
 @app.command(

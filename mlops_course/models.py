@@ -286,7 +286,7 @@ class Trial(NamedTuple):
 def _tried(name: str, recipe, parts: dict, seed: int, contract: Contract) -> Trial:
     "A recipe, trained and measured; without a model where it cannot be trained or misbehaves."
     train, ahead, label = parts["train"], parts["validation"], contract.label
-    few = train.groupby(label).head(25)
+    few = train.sample(frac=1, random_state=seed).groupby(label).head(25)
     first = checks.gives_probabilities(recipe, typed(few, contract.kinds), few[label].astype(int))
     if not first.passed:
         return Trial(name, None, measure([], []), first.message)

@@ -110,7 +110,7 @@ from .telemetry import log
 
 def refer(monitor: Monitor) -> None:
     "Make the references that are missing; one that fails is tried again after a minute."
-    champion = champion_of(monitor.folder)
+    champion = champion_of(monitor.folder, monitor.project.name)
     versions = {*monitor.active(), *([champion] if champion else [])}
     monitor.forgive(versions)
     for version in sorted(versions):
@@ -124,9 +124,9 @@ def refer(monitor: Monitor) -> None:
     monitor.referred = True
 
 # %% ../notebooks/62_model_monitoring.ipynb #71c3c6c5
-def champion_of(folder: Path) -> str | None:
+def champion_of(folder: Path, model: str) -> str | None:
     try:
-        registered = registry.champion(folder / "mlflow", registry.NAME)
+        registered = registry.champion(folder / "mlflow", model)
     except sqlite3.Error:
         return None
     return registered.version if registered else None
@@ -277,7 +277,11 @@ def _take_seed(app, monitor: Monitor) -> None:
     @app.post("/iterate", response_class=PlainTextResponse)
     def iterate(row: message) -> str:
         "One candidate of an answer, in the form of the seed course."
-        version = next(iter(monitor.active()), None) or champion_of(monitor.folder) or "unknown"
+        version = (
+            next(iter(monitor.active()), None)
+            or champion_of(monitor.folder, monitor.project.name)
+            or "unknown"
+        )
         monitor.store.more(entry_of_row(row, version, contract))
         return "ok"
 

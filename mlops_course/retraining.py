@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from . import cases, registry
+from . import cases
 from .cases import Case, CaseStore, plain
 from .project import Settings
 
@@ -328,8 +328,8 @@ def act(
 class Inbox(CaseStore):
     "Takes alerts and orders. What it has answered is written down."
 
-    def __init__(self, folder: Path, settings: RetrainingSettings):
-        super().__init__(folder, registry.NAME)
+    def __init__(self, folder: Path, settings: RetrainingSettings, model: str):
+        super().__init__(folder, model)
         self.settings, self.counts = settings, dict.fromkeys(ANSWERS, 0)
 
     def take(self, alerts: list[Alert]) -> list[str]:
@@ -432,9 +432,9 @@ def answering_version(
 class Retraining(Inbox):
     "The service without its HTTP: what is done about the open case."
 
-    def __init__(self, folder: Path, settings: RetrainingSettings, train=Training, answering=None):
+    def __init__(self, folder, settings, model: str, train=Training, answering=None):
         "`train` starts a training; `answering` says which version serving answers with."
-        super().__init__(folder, settings)
+        super().__init__(folder, settings, model)
         self.train, self.answering = train, answering or (lambda: answering_version(settings))
         self.running: Training | None = None
         self.background = web.Background(pause=None)
@@ -518,8 +518,8 @@ def application(
             retraining.running.end()
         log.info("service stopped")
 
-    title, size = "Retraining of driver completion", retraining.settings.body_bytes
-    app = web.service(title, lifespan, size, key)
+    title = f"Retraining of {retraining.name.replace('-', ' ')}"
+    app = web.service(title, lifespan, retraining.settings.body_bytes, key)
     _add_routes(app, retraining)
     metrics = CollectorRegistry()
     metrics.register(cases.CaseMetrics(retraining, retraining.counts))
@@ -527,9 +527,13 @@ def application(
     return app
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #5a8ce2e6
+from .problem import Project
+
+
 def serve(
     folder: Path,  # an environment's: mlflow/ is read, all that a retraining makes is written
     settings: RetrainingSettings,
+    project: Project,
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Wait for alerts until SIGTERM or Ctrl-C. Raises `UserError`: a port taken, a key missing."
@@ -540,7 +544,7 @@ def serve(
             folder / SERVICES["retraining"].log, service="retraining", environment=name
         ),
     ):
-        app = application(Retraining(folder, settings), key)
+        app = application(Retraining(folder, settings, project.name), key)
         log.info("service started", host=settings.host, port=listening.getsockname()[1])
         print(
             f"retraining on http://{settings.host}:{listening.getsockname()[1]} "

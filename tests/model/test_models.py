@@ -185,3 +185,12 @@ def test_a_model_of_numbers_alone_has_one_probability_too():
     together = models.probability(model, FRAME.head(301), CONTRACT)
 
     assert together.tolist() == [models.probability(model, FRAME.iloc[[row]], CONTRACT)[0] for row in range(301)]
+
+
+def test_a_feature_that_is_known_only_of_late_leaves_every_recipe_a_candidate():
+    late = ORDERS.assign(orders=ORDERS.orders.where(ORDERS.index > 500))
+    parts = {"train": late.head(2000), "validation": late.tail(1000)}
+
+    tried = {trial.name: trial.note for trial in models.compare(parts, 7, shop.CONTRACT)}
+
+    assert tried["gradient boosting"] == ""

@@ -65,7 +65,7 @@ class Service(Retraining):
 
     def __init__(self, folder, settings=SETTINGS):
         self.played, self.follows = [], True
-        super().__init__(folder, settings, self.plays, lambda: self.champion() if self.follows else None)
+        super().__init__(folder, settings, RIDES.name, self.plays, lambda: self.champion() if self.follows else None)
 
     def plays(self, *given):
         self.played.append(Played(*given))
@@ -649,7 +649,7 @@ def test_without_a_key_it_listens_on_loopback_alone(service, monkeypatch):
     monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
 
     with pytest.raises(project.UserError, match="MLOPS_COURSE_API_KEY"):
-        retraining.serve(service.folder, SETTINGS.model_copy(update={"host": "0.0.0.0"}))
+        retraining.serve(service.folder, SETTINGS.model_copy(update={"host": "0.0.0.0"}), RIDES)
 
 
 def test_an_order_without_a_service_says_how_to_start_it():

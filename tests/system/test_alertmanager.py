@@ -30,8 +30,9 @@ KEY = "a key of the test"
 SERVE = """
 import sys
 from pathlib import Path
-from mlops_course import retraining
-retraining.serve(Path(sys.argv[1]), retraining.RetrainingSettings(port=int(sys.argv[2]), fresh_days=0, cooldown_hours=0), "company")
+from mlops_course import contracts, retraining
+settings = retraining.RetrainingSettings(port=int(sys.argv[2]), fresh_days=0, cooldown_hours=0)
+retraining.serve(Path(sys.argv[1]), settings, contracts.read_project("projects/ride_hailing.yaml"), "company")
 """
 
 
