@@ -295,8 +295,7 @@ class Serving(_Works):
         champion = self.entities.champion
         trouble = [] if store else ["the feature store does not answer"]
         trouble += [champion.trouble] if champion.trouble else []
-        if self.log.trouble:
-            trouble += [f"the prediction log cannot be written: {self.log.trouble}"]
+        trouble += [self.log.state] if self.log.state else []
         trouble += [f"the task {name} {why}" for name, why in self.background.trouble.items()]
         return {"ready": bool(champion.model) and store and not self.log.full, "trouble": trouble}
 
@@ -314,7 +313,7 @@ class _Found(NamedTuple):
     model: Loaded
 
 
-async def _found(serving: Serving, asked: Asked) -> _Found:
+async def _looked_up(serving: Serving, asked: Asked) -> _Found:
     "What is known of the candidates, and who judges it."
     entities = serving.entities
     if entities.champion.model is None:
@@ -329,9 +328,11 @@ async def _found(serving: Serving, asked: Asked) -> _Found:
     return _Found(rows, degraded, entities.champion.model)
 
 # %% ../notebooks/903_serving_api.ipynb #90300003
-def _told(serving: Serving, request_id: str, asked: Asked, found: _Found, began: float) -> bytes:
+def _answered(
+    serving: Serving, request_id: str, asked: Asked, looked_up: _Found, began: float
+) -> bytes:
     "The answer; its entry is on the way to the log."
-    (rows, degraded, model), now = found, project.now()
+    (rows, degraded, model), now = looked_up, project.now()
     epsilon, costs = serving.settings.epsilon, serving.project.costs
     response = answer_of(request_id, asked.entities, rows, degraded, model, epsilon, costs)
     serving.metrics.count(rows, response)
@@ -370,7 +371,7 @@ async def _once(
     request_id: str,
     asked: Asked,
     began: float,
-    found: _Found | None = None,  # None: look
+    looked_up: _Found | None = None,  # None: look
 ) -> bytes:
     "The answer of a request that comes the first time, or the one that it got then."
     fingerprint, answers = asked.fingerprint(), serving.answers
@@ -384,8 +385,8 @@ async def _once(
     answers.begin(request_id, fingerprint)
     body = None
     try:
-        found = found or await _found(serving, asked)
-        body = _told(serving, request_id, asked, found, began)
+        looked_up = looked_up or await _looked_up(serving, asked)
+        body = _answered(serving, request_id, asked, looked_up, began)
     finally:
         answers.end(request_id, body)
     return body
@@ -404,11 +405,11 @@ async def scores(
         None if serving.reader.keeps else [asked.own[0] for asked in each],
         {},
     )
-    found, told = await _found(serving, whole), []
-    for (request_id, asked), row in zip(rows, found.rows, strict=True):
-        body = await _once(serving, request_id, asked, began, found._replace(rows=[row]))
-        told.append(_score(orjson.loads(body), asked, serving.project.contract))
-    return orjson.dumps({"rows": told})
+    looked_up, scored = await _looked_up(serving, whole), []
+    for (request_id, asked), row in zip(rows, looked_up.rows, strict=True):
+        body = await _once(serving, request_id, asked, began, looked_up._replace(rows=[row]))
+        scored.append(_score(orjson.loads(body), asked, serving.project.contract))
+    return orjson.dumps({"rows": scored})
 
 
 def _score(answer: dict[str, Any], asked: Asked, contract: Contract) -> dict[str, Any]:

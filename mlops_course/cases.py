@@ -200,8 +200,8 @@ def rolled_back(
             "SELECT max(version) FROM model_version_tags "
             "WHERE name = ? AND key = 'rolled_back' AND version > ?"
         )
-        found = db.execute(later, [name, int(champion)]).fetchone()[0]
-    return None if found is None else str(found)
+        newer = db.execute(later, [name, int(champion)]).fetchone()[0]
+    return None if newer is None else str(newer)
 
 # %% ../notebooks/904_cases.ipynb #90400019
 import threading
@@ -243,8 +243,8 @@ class CaseStore:
         return self.cases[-1]
 
     def champion(self) -> str | None:
-        found = registry.champion(self.folder / "mlflow", self.name)
-        return found.version if found else None
+        registered = registry.champion(self.folder / "mlflow", self.name)
+        return registered.version if registered else None
 
     def rolled_back(self, champion: str | None) -> str | None:
         return champion and rolled_back(self.folder / "mlflow", champion, self.name)

@@ -65,12 +65,12 @@ def _plain(value) -> float | str | None:
 def _from_feast(
     store: "FeatureStore", view: str, entity: str, names: tuple[str, ...], ids: list
 ) -> list[Newest]:
-    found = store.provider.online_read(
+    response = store.provider.online_read(
         store.config, view_of(store, view), [key_of(entity, i) for i in ids], list(names)
     )
     rows = [
         Newest(tuple(_plain((row or {}).get(name)) for name in names), known)
-        for known, row in found
+        for known, row in response
     ]
     # what is not there has in Redis the time 1970
     unknown = nothing(names)
@@ -85,8 +85,8 @@ def _from_sqlite(
 ) -> list[Newest]:
     keys, unknown = [_hex(entity, i) for i in ids], nothing(names)
     rows = store.provider.online_store.rows(store.config, view_of(store, view), keys)
-    found = dict(_parsed(row, names) for row in rows)
-    return [found.get(key, unknown) for key in keys]
+    stored = dict(_parsed(row, names) for row in rows)
+    return [stored.get(key, unknown) for key in keys]
 
 
 @lru_cache(maxsize=100_000)
@@ -139,11 +139,11 @@ def of_view(
         place = contract.keys.index(entity)
         keys = [key[place] for key in keys]
     kind = str if contract.column(view, entity).kind == "text" else int
-    found = read(store, view, entity, names, [kind(key) for key in keys])
+    result = read(store, view, entity, names, [kind(key) for key in keys])
     if until is None:
-        return found
+        return result
     unknown = nothing(names)
-    return [unknown if row.known and row.known > until else row for row in found]
+    return [unknown if row.known and row.known > until else row for row in result]
 
 # %% ../notebooks/918_lookup.ipynb #918a0005
 def together(

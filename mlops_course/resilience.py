@@ -166,7 +166,7 @@ def tried(model: registry.Loaded, contract: Contract) -> registry.Loaded:
         ) from error
     return model
 
-
+# %% ../notebooks/52_serving_that_survives.ipynb #23f77375
 def _reason(error: Exception) -> str:
     "Why the champion cannot be followed."
     if isinstance(error, project.UserError):
@@ -193,7 +193,7 @@ class _Copy:
 
     def _keep(self, client, version: str) -> None:
         try:
-            registry.keep(client, version, self.copy)
+            registry.save_copy(client, version, self.copy)
         except project.UserError as error:
             log.warning("model is not kept for a bad day", reason=str(error))
 
@@ -255,8 +255,8 @@ class Store:
         if identity != self._opened_identity:
             self._opened, self._opened_identity = features.open_store(self.folder), identity
         until = project.now() + features.SLACK
-        found = features.newest(self._opened, keys, self.contract, until)
-        return found, features.time_to_live(self._opened, self.contract)
+        stored = features.newest(self._opened, keys, self.contract, until)
+        return stored, features.time_to_live(self._opened, self.contract)
 
     def _identity(self) -> list[tuple[str, int]]:
         "What another store in the same place does not share: its files' numbers on the disk."
@@ -279,8 +279,8 @@ def rescored(
 ) -> dict[Hashable, Row]:
     "The rows as another model scores them."
     new = {key: row for key, row in rows.items() if before.get(key) is not row}
-    found = [row.newest for row in new.values()]
-    made = rows_found(model, list(new), found, scored, 0, oldest, reader)
+    newest = [row.newest for row in new.values()]
+    made = rows_found(model, list(new), newest, scored, 0, oldest, reader)
     return {key: row._replace(read=new[key].read) for key, row in made.items()}
 
 # %% ../notebooks/52_serving_that_survives.ipynb #17b8b478
@@ -303,11 +303,11 @@ class _Entities:
     def _read(self, keys: list) -> dict[Hashable, Row]:
         "Ask the store; called in a thread."
         asked_at, model = time.monotonic(), self.champion.model
-        found, self._ttl = self.store.newest(keys)
+        newest, self._ttl = self.store.newest(keys)
         if not model:
             return {}
         rows, oldest = self.cache.rows, self._oldest()
-        return rows_found(model, keys, found, rows, asked_at, oldest, self.reader)
+        return rows_found(model, keys, newest, rows, asked_at, oldest, self.reader)
 
     def _oldest(self) -> datetime:
         return project.now() - self._ttl

@@ -38,17 +38,17 @@ from .problem import KNOWN, Contract
 
 def scores_of(
     model,  # a `registry.Loaded`
-    found: Sequence[Newest],  # of all features
+    stored: Sequence[Newest],  # of all features
     contract: Contract,
 ) -> list[float]:
     "The scores, one after another."
     import numpy as np
     import pandas as pd
 
-    if not found:
+    if not stored:
         return []
     kind = object if "category" in contract.kinds.values() else float
-    values = np.array([newest.values for newest in found], kind)
+    values = np.array([newest.values for newest in stored], kind)
     frame = pd.DataFrame(values, columns=list(contract.features))
     return model.probability(frame).round(12).tolist()
 
@@ -108,7 +108,7 @@ def still_holds(row: Row, newest: Newest, model, oldest: datetime) -> bool:
 def rows_of(
     model,  # a `registry.Loaded`
     keys: Sequence,  # entities; tuples where a request names several
-    found: Sequence[Newest],  # beside `keys`
+    stored: Sequence[Newest],  # beside `keys`
     before: dict,  # by key; a row whose features are the same keeps its score
     read: float,
     oldest: datetime,
@@ -116,7 +116,7 @@ def rows_of(
 ) -> dict:
     "Rows with scores, the new ones in one call. No feature known, or all too old: no score."
     rows, new = {}, []
-    for key, newest in zip(keys, found, strict=True):
+    for key, newest in zip(keys, stored, strict=True):
         row = before.get(key)
         if row and still_holds(row, newest, model, oldest):
             rows[key] = Row(read, *row[1:])

@@ -86,7 +86,7 @@ elif ! mkdir -p .venv 2>/dev/null || [ ! -w .venv ]; then
     fail "$here/.venv cannot be written by $(id -un): change its owner or its rights, or work in a checkout of your own"
 fi
 
-# One at a time; the lock on this file falls when this shell ends
+# One at a time; the lock on this file ends with this shell. Python's own fcntl: filelock is not installed yet
 exec 9<platform/setup.sh
 "$base" -I -c '
 import fcntl
