@@ -192,11 +192,7 @@ def test_the_best_candidate_wins_and_equal_ones_go_by_name(client):
 
 
 def test_a_row_is_worth_it_above_the_projects_own_break_even(client):
-<<<<<<< HEAD
-    found = score(client, *({**ORDER, "customer": "Ben", "basket": float(basket)} for basket in range(0, 90, 3)))
-=======
-    result = score(client, *({**ORDER, "basket": float(basket)} for basket in range(0, 90, 3)))
->>>>>>> origin/projects
+    result = score(client, *({**ORDER, "customer": "Ben", "basket": float(basket)} for basket in range(0, 90, 3)))
 
     assert {row["worth_promising"] for row in result} == {True, False}
     assert all(row["worth_promising"] == (row["score"] > SHOP.costs.break_even) for row in result)
@@ -403,16 +399,10 @@ def test_each_view_is_asked_for_its_own_entity_and_what_is_too_old_in_one_is_not
     result = features.newest(two_views, keys, branches.contract)
 
     assert branches.contract.keys == ["customer", "branch"]
-<<<<<<< HEAD
-    seen = [tuple(value if serving.is_known(value) else None for value in row.values) for row in found]
-    assert seen == [
+    known = [tuple(value if serving.is_known(value) else None for value in row.values) for row in result]
+    assert known == [
         (3.0, 4.0, 1.0, "Hue"),
         (2.0, None, 0.0, "Vinh"),
-=======
-    assert [row.values for row in result] == [
-        (3.0, 4.0, 1.0, "Ulm"),
-        (2.0, None, 0.0, "Bonn"),
->>>>>>> origin/projects
         (None, 4.0, None, None),
         (None, 1.0, None, None),
         (None, None, None, None),
