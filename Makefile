@@ -100,10 +100,10 @@ ui: $(READY) ## open MLflow on the runs and models of the last build, on port 50
 # --- what developers use ---------------------------------------------------------------------
 
 .PHONY: export
-export: $(READY) ## write the package, README's table and the projects' schema, and clean the notebooks
+export: $(READY) ## write the package, the tables of lessons and pages, and the projects' schema; clean the notebooks
 	nbdev_export
 	nbdev_clean
-	python tests/rules.py --readme
+	python tests/rules.py --contents
 	python -c 'from mlops_course.contracts import write_schema; write_schema()'
 
 .PHONY: lint

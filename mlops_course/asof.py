@@ -42,8 +42,8 @@ from .sql import connect, interval, moment, parquet, quoted, utc
 
 def _known(side: str, number: int, time: str, ttl: timedelta | None, name: str) -> str:
     "A column of the answer: empty where the row is too old, or the label has no time."
-    at = f"labels.{quoted(time)}"
-    seen = f"{side}.t >= {at} - {interval(ttl)}" if ttl else f"{at} IS NOT NULL"
+    label_time = f"labels.{quoted(time)}"
+    seen = f"{side}.t >= {label_time} - {interval(ttl)}" if ttl else f"{label_time} IS NOT NULL"
     return f"CASE WHEN {seen} THEN {side}.c{number} END AS {quoted(name)}"
 
 # %% ../notebooks/31_point_in_time.ipynb #915ae617
@@ -114,8 +114,8 @@ def _part(
     )
     of_part = side._replace(table=f"(SELECT * FROM {side.table} WHERE {theirs})")
     connection.execute(f"CREATE OR REPLACE TEMP VIEW labels AS FROM every_label WHERE {ours}")
-    found = connection.sql(join_sql("t", [of_part], span)).to_arrow_table()
-    return found, connection.sql("SELECT n FROM labels ORDER BY n").fetchnumpy()["n"]
+    rows = connection.sql(join_sql("t", [of_part], span)).to_arrow_table()
+    return rows, connection.sql("SELECT n FROM labels ORDER BY n").fetchnumpy()["n"]
 
 # %% ../notebooks/31_point_in_time.ipynb #5b97331e
 def _joined(connection: duckdb.DuckDBPyConnection, side: Rows, span: tuple | None) -> pa.Table:
@@ -126,7 +126,7 @@ def _joined(connection: duckdb.DuckDBPyConnection, side: Rows, span: tuple | Non
     made = [_part(connection, side, span, f"% {parts} = {part}") for part in range(parts)]
     connection.execute("CREATE OR REPLACE TEMP VIEW labels AS FROM every_label")
     places = np.argsort(np.concatenate([numbers for _, numbers in made]), kind="stable")
-    return pa.concat_tables([found for found, _ in made]).take(pa.array(places))
+    return pa.concat_tables([answer for answer, _ in made]).take(pa.array(places))
 
 # %% ../notebooks/31_point_in_time.ipynb #40eabe05
 def features_of(
@@ -144,10 +144,10 @@ def features_of(
     connection.execute("CREATE OR REPLACE TEMP VIEW labels AS FROM every_label")
     bounds = pc.min_max(times).as_py()
     span = (bounds["min"], bounds["max"]) if bounds["min"] else None
-    found = [_joined(connection, side, span) for side in sides]
+    joined = [_joined(connection, side, span) for side in sides]
     return pa.table(
-        [column for table in found for column in table.columns],
-        [name for table in found for name in table.column_names],
+        [column for table in joined for column in table.columns],
+        [name for table in joined for name in table.column_names],
     )
 
 # %% ../notebooks/31_point_in_time.ipynb #13054284
@@ -174,5 +174,5 @@ def as_of(
             table = "features"
         side = Rows(table, {entity: entity}, feature_time, created, {c: c for c in columns}, ttl)
         left = pa.Table.from_pandas(labels[[entity, label_time]], preserve_index=False)
-        found = features_of(left, label_time, [side], connection).to_pandas()
-    return pd.concat([labels, found.set_axis(labels.index)], axis=1)
+        joined = features_of(left, label_time, [side], connection).to_pandas()
+    return pd.concat([labels, joined.set_axis(labels.index)], axis=1)

@@ -29,9 +29,9 @@ def score(
     if known.any():
         scores[known] = model.probability(rows[known])
     status = np.where(known, "scored", "no features")
-    told = zip(MADE_BY, (model.name, model.version, model.run_id, model.digest), strict=True)
+    made_by = zip(MADE_BY, (model.name, model.version, model.run_id, model.digest), strict=True)
     named = rows[_named(contract, model.kinds)].assign(**features)
-    return named.assign(score=scores, status=status, **dict(told))
+    return named.assign(score=scores, status=status, **dict(made_by))
 
 # %% ../notebooks/50_batch_serving.ipynb #5df7686c
 def _named(contract: Contract, kinds: dict[str, str]) -> list[str]:
@@ -68,7 +68,7 @@ class BatchSettings(project.Settings):
 
     request: readers.Source
 
-
+# %% ../notebooks/50_batch_serving.ipynb #0042eb83
 REFUSED = pa.schema(
     [
         (n, pa.int64() if n == "row" else pa.string())
@@ -86,14 +86,14 @@ def asked(
     """The rows of a request that can be used, and how many cannot.
     Raises `UserError` if that is all of them."""
     table = contract.tables[contract.request]
-    came = data.read(source, table, now)
-    refused = readers.in_files(came.refused, came.provenance["files"])
+    requested = data.read(source, table, now)
+    refused = readers.in_files(requested.refused, requested.provenance["files"])
     refused["source"] = [Path(path).name for path in refused.source]
     tables.write_table(refused, REFUSED, quarantine)
-    if came.kept.empty:
-        counts = {**refused.reason.value_counts(), **came.provenance["left_out"]}
+    if requested.kept.empty:
+        counts = {**refused.reason.value_counts(), **requested.provenance["left_out"]}
         reasons = ", ".join(f"{reason} ({n:,})" for reason, n in counts.items())
-        hints = readers.hints(came.refused, came.provenance["rows"], table)
+        hints = readers.hints(requested.refused, requested.provenance["rows"], table)
         guesses = "".join(f" Perhaps {hint}." for hint in hints)
         where = (
             f"Each row stands in {project.shown(quarantine)}; "
@@ -102,7 +102,7 @@ def asked(
         raise project.UserError(
             f"{readers.paths_of(source.path)}: no row can be used: {reasons}.{guesses} {where}"
         )
-    return came.kept, len(refused)
+    return requested.kept, len(refused)
 
 # %% ../notebooks/50_batch_serving.ipynb #9f963f6a
 from .telemetry import log
@@ -112,13 +112,13 @@ def run(
     stage: stages.Stage,
 ) -> None:
     "Score the rows of the environment's request with the champion."
-    told = stage.settings(BatchSettings)
+    settings = stage.settings(BatchSettings)
     trained, path = stage.upstream["training"], stage.product["scores"]
     contract = stage.project.contract
     client = registry.connect(trained["mlflow"], stage.project.name)
     model = registry.load(client, decision=trained["decision"])
     quarantine = stage.record(path.with_name("quarantine.parquet"))
-    rows, refused = asked(told.request, quarantine, contract)
+    rows, refused = asked(settings.request, quarantine, contract)
     store = features.open_store(stage.upstream["features"]["store"])
     scores = score(model, features.historical(store, rows), contract)
     tables.write_table(scores, schema(model.kinds, contract), path)

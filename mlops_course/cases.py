@@ -192,6 +192,7 @@ from contextlib import closing
 def rolled_back(
     folder: Path,  # of MLflow
     champion: str,
+    name: str,  # of the registered model
 ) -> str | None:
     "The newest version after the champion that was rolled back, read from MLflow's table."
     with closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
@@ -199,8 +200,8 @@ def rolled_back(
             "SELECT max(version) FROM model_version_tags "
             "WHERE name = ? AND key = 'rolled_back' AND version > ?"
         )
-        found = db.execute(later, [registry.NAME, int(champion)]).fetchone()[0]
-    return None if found is None else str(found)
+        newer = db.execute(later, [name, int(champion)]).fetchone()[0]
+    return None if newer is None else str(newer)
 
 # %% ../notebooks/904_cases.ipynb #90400019
 import threading
@@ -210,10 +211,11 @@ from contextlib import contextmanager
 class CaseStore:
     "The cases of an environment, and who is champion there."
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, name: str):  # an environment's; of the registered model
         for line in set_aside(folder):
             print(line, flush=True)
-        self.folder, self.cases, self.lock = folder, read_cases(folder), threading.RLock()
+        self.folder, self.name = folder, name
+        self.cases, self.lock = read_cases(folder), threading.RLock()
 
     @property
     def open(self) -> Case | None:
@@ -241,11 +243,11 @@ class CaseStore:
         return self.cases[-1]
 
     def champion(self) -> str | None:
-        found = registry.champion(self.folder / "mlflow", registry.NAME)
-        return found.version if found else None
+        registered = registry.champion(self.folder / "mlflow", self.name)
+        return registered.version if registered else None
 
     def rolled_back(self, champion: str | None) -> str | None:
-        return rolled_back(self.folder / "mlflow", champion) if champion else None
+        return champion and rolled_back(self.folder / "mlflow", champion, self.name)
 
 # %% ../notebooks/904_cases.ipynb #b81bc3bc
 def story(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Result', 'meets', 'within', 'filled', 'unique', 'no_overlap_of_rows', 'no_overlap_of_entities', 'no_overlap_of_time',
-           'no_target_leakage', 'from_the_past', 'gives_probabilities', 'repeats', 'ignores_order', 'does_not_fall',
-           'fair']
+           'areas_alone', 'no_target_leakage', 'first_known', 'from_the_past', 'gives_probabilities', 'repeats',
+           'ignores_order', 'does_not_fall', 'calibration_gaps', 'fair']
 
 # %% ../notebooks/40_testing_ml.ipynb #c853c618
 from typing import NamedTuple
@@ -133,6 +133,29 @@ def no_overlap_of_time(
     )
 
 # %% ../notebooks/40_testing_ml.ipynb #776251d9
+def areas_alone(
+    frame: pd.DataFrame,
+    features: list[str],
+    label: str,
+) -> dict[str, float]:
+    "The area under the curve of each feature alone, and of its being missing."
+    from sklearn.metrics import roc_auc_score
+
+    columns = {f: _as_number(frame[f], frame[label]) for f in features}
+    columns |= {f"{f} is missing": frame[f].isna().astype(int) for f in features}
+    return {name: roc_auc_score(frame[label], values) for name, values in columns.items()}
+
+# %% ../notebooks/40_testing_ml.ipynb #23ed0043
+def _as_number(values: pd.Series, label: pd.Series) -> pd.Series:
+    "A number as it is; a category as the share of 1 that it has in the other half of the rows."
+    if pd.api.types.is_numeric_dtype(values):
+        return values.fillna(values.median()).fillna(0)
+    half, names = np.arange(len(values)) % 2, values.fillna("")
+    shares = [label[half == part].groupby(names[half == part]).mean() for part in (1, 0)]
+    share = np.where(half == 0, *(names.map(one) for one in shares))
+    return pd.Series(share, values.index).fillna(label.mean())
+
+# %% ../notebooks/40_testing_ml.ipynb #81785628
 def no_target_leakage(
     frame: pd.DataFrame,
     features: list[str],
@@ -141,39 +164,31 @@ def no_target_leakage(
     rows: int = 100,  # with fewer, any feature may separate the label by chance
 ) -> Result:
     "Does no single feature, nor its being missing, separate the label almost perfectly?"
-    from sklearn.metrics import roc_auc_score
-
-    if len(frame) < rows or frame[label].nunique() < 2:
-        return Result(
-            "leak of the label",
-            None,
-            f"{len(frame):,} rows with {frame[label].nunique()} classes are too few to tell",
-        )
-    columns = {f: _as_number(frame[f], frame[label]) for f in features}
-    columns |= {f"{f} is missing": frame[f].isna().astype(int) for f in features}
-    areas = {name: roc_auc_score(frame[label], values) for name, values in columns.items()}
+    classes = frame[label].nunique()
+    if len(frame) < rows or classes < 2:
+        few = f"{len(frame):,} rows with {classes} classes are too few to tell"
+        return Result("leak of the label", None, few)
+    areas = areas_alone(frame, features, label)
     worst = max(areas, key=lambda name: abs(areas[name] - 0.5))
-    verdict = abs(areas[worst] - 0.5) + 0.5 <= at_most
-    return Result(
-        "leak of the label",
-        verdict,
-        f"{worst} {'does not separate' if verdict else 'separates'} the label almost perfectly",
-    )
-
-# %% ../notebooks/40_testing_ml.ipynb #23ed0043
-def _as_number(values: pd.Series, label: pd.Series) -> pd.Series:
-    "A number as it is; a category as the share of 1 that it has in the other half of the rows."
-    if pd.api.types.is_numeric_dtype(values):
-        return values.fillna(values.median()).fillna(0)
-    half, told = np.arange(len(values)) % 2, values.fillna("")
-    shares = [label[half == part].groupby(told[half == part]).mean() for part in (1, 0)]
-    share = np.where(half == 0, *(told.map(one) for one in shares))
-    return pd.Series(share, values.index).fillna(label.mean())
+    passed = abs(areas[worst] - 0.5) + 0.5 <= at_most
+    what = f"{worst} {'does not separate' if passed else 'separates'} the label almost perfectly"
+    return Result("leak of the label", passed, what)
 
 # %% ../notebooks/40_testing_ml.ipynb #1c33d301
 from .kinds import typed
 
 
+def first_known(
+    history: pd.DataFrame,  # entity, the time from which a row was known, and features
+    entity: str,
+    known: str,
+    kinds: dict[str, str],  # of each feature: number, boolean or category
+) -> pd.DataFrame:
+    "When these values of these features were first known of an entity."
+    rows = history[[entity, known]].join(typed(history, kinds))
+    return rows.groupby([entity, *kinds], dropna=False, as_index=False)[known].min()
+
+# %% ../notebooks/40_testing_ml.ipynb #07397805
 def from_the_past(
     frame: pd.DataFrame,  # entity, time and features
     history: pd.DataFrame,  # entity, the time from which a row was known, and features
@@ -184,16 +199,14 @@ def from_the_past(
 ) -> Result:
     """Were the features of each row known of its entity at its time?
     Rows without any feature do not count."""
-    keys = [entity, *kinds]
     rows = frame.dropna(subset=list(kinds), how="all")
     if history.empty or rows.empty:
         return Result("features known in time", None, "no rows with features")
-    asked, told = (
-        part[[entity, at]].join(typed(part, kinds)) for part, at in [(rows, time), (history, known)]
+    first = first_known(history, entity, known, kinds)
+    joined = (
+        rows[[entity, time]].join(typed(rows, kinds)).merge(first, on=[entity, *kinds], how="left")
     )
-    first = told.groupby(keys, dropna=False, as_index=False)[known].min()
-    found = asked.merge(first, on=keys, how="left")
-    wrong = int((~(found[known] <= found[time])).sum())
+    wrong = int((~(joined[known] <= joined[time])).sum())
     return Result(
         "features known in time",
         wrong == 0,
@@ -272,6 +285,18 @@ def does_not_fall(
     )
 
 # %% ../notebooks/40_testing_ml.ipynb #9415c0bd
+def calibration_gaps(
+    segment: pd.Series,  # what each row belongs to
+    label: np.ndarray,
+    probability: np.ndarray,
+    rows: int = 100,  # segments with fewer are left out
+) -> pd.Series:
+    "Average score less share that came true, by segment."
+    gap = pd.Series(np.asarray(probability) - np.asarray(label))
+    gaps = gap.groupby(np.asarray(segment)).agg(["mean", "size"])
+    return gaps.loc[gaps["size"] >= rows, "mean"]
+
+# %% ../notebooks/40_testing_ml.ipynb #ca9bd579
 def fair(
     segment: pd.Series,  # what each row belongs to
     label: np.ndarray,
@@ -280,14 +305,7 @@ def fair(
     rows: int = 100,  # segments with fewer are left out
 ) -> Result:
     "Is the gap between promise and outcome about the same in every segment?"
-    gaps = (
-        pd.DataFrame(
-            {"segment": np.asarray(segment), "gap": np.asarray(probability) - np.asarray(label)}
-        )
-        .groupby("segment")
-        .gap.agg(["mean", "size"])
-    )
-    gaps = gaps.loc[gaps["size"] >= rows, "mean"]
+    gaps = calibration_gaps(segment, label, probability, rows)
     if len(gaps) < 2:
         return Result("fair over segments", None, f"{len(gaps)} segments with {rows} rows")
     apart = float(gaps.max() - gaps.min())

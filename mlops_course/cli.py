@@ -179,8 +179,8 @@ class _Plain(TyperGroup):
             if not (fault or clear):
                 raise
             # where a disk is full, the message of `UserError` says how much room is left
-            said_best = clear and (fault is None or is_full(fault))
-            typer.secho(str(error) if said_best else explained(fault), err=True, fg="red")
+            speaks_for_itself = clear and (fault is None or is_full(fault))
+            typer.secho(str(error) if speaks_for_itself else explained(fault), err=True, fg="red")
             raise typer.Exit(1) from None
 
 
@@ -416,11 +416,11 @@ def _number(value: float | None) -> str:
     return "not measurable" if value is None else f"{value:.3f}"
 
 # %% ../notebooks/91_command_line.ipynb #60ac7e40
-def _judged(told: dict) -> list[str]:
+def _judged(decision: dict) -> list[str]:
     "What training decided, and the numbers that it rests on."
-    model, metrics = told["model"], told["metrics"]
-    uplift, needed = told["uplift"], told["thresholds"]
-    asked = [check["name"] for check in [*told["checks"], *told["unmeasured"]]]
+    model, metrics = decision["model"], decision["metrics"]
+    uplift, needed = decision["uplift"], decision["thresholds"]
+    asked = [check["name"] for check in [*decision["checks"], *decision["unmeasured"]]]
     first = "uplift" in asked  # a challenger is compared with the champion instead
     most, least = (
         (
@@ -431,28 +431,31 @@ def _judged(told: dict) -> list[str]:
         else ("", "")
     )
     return [
-        f"Training   {told['decision']}: {model['kind'] or 'no model'}"
+        f"Training   {decision['decision']}: {model['kind'] or 'no model'}"
         + (
             f", version {model['version']}, digest {model['digest'][:12]}"
             if model["version"]
             else ""
         ),
-        *[f"           {reason}" for reason in told["reasons"]],
+        *[f"           {reason}" for reason in decision["reasons"]],
         f"Metrics    RMSE {_number(metrics['rmse'])} "
         f"({most}base rate {_number(metrics['base_rmse'])}), "
         f"AUC {_number(metrics['auc'])}, on {metrics['labels']:,} labels",
         f"Uplift     {_gain(uplift)}{least}",
-        *[f"           judged by labels alone: {check['message']}" for check in told["unmeasured"]],
+        *[
+            f"           judged by labels alone: {check['message']}"
+            for check in decision["unmeasured"]
+        ],
     ]
 
 # %% ../notebooks/91_command_line.ipynb #91fe0a48
 def _champion(mlflow: Path, name: str) -> str:
     from mlops_course import registry
 
-    found = registry.champion(mlflow, name)
+    registered = registry.champion(mlflow, name)
     return (
-        f"{name} version {found.version}"
-        if found
+        f"{name} version {registered.version}"
+        if registered
         else "no champion: no model has passed the gate yet"
     )
 
@@ -610,8 +613,8 @@ def status(file: _File = "env.yaml"):
     out = project.root() / project.environment(file).out
     for line in _running(out):
         typer.echo(line)
-    if told := cases.story(out):
-        typer.echo("\n".join(["", "The last loop", *told]))
+    if story := cases.story(out):
+        typer.echo("\n".join(["", "The last loop", *story]))
 
 # %% ../notebooks/91_command_line.ipynb #84b873aa
 def _show(values: dict, indent: str = "") -> None:
@@ -742,6 +745,7 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
 from . import web
+from .settings import RENAMED
 
 _Host = Annotated[
     str | None, typer.Option(help="beyond loopback MLOPS_COURSE_API_KEY must hold a key")
@@ -762,25 +766,25 @@ def _service(
     changes: list[str] | None,
     starts: bool = True,
 ):
-    "The module of a service, and what its function takes: folder, settings, environment's name."
+    "The module of a service, and what its function takes: folder, settings, project, its name."
     os.environ["PLOOMBER_ENV_FILENAME"] = file
-    told = project.environment(file)
+    settings = project.environment(file)
     given = {"host": host, "port": port, **dict(each.partition("=")[::2] for each in changes or [])}
-    if old := [name for name in given if f"{section}.{name}" in project.RENAMED]:
-        new = project.RENAMED[f"{section}.{old[0]}"].rpartition(".")[2]
+    if old := [name for name in given if f"{section}.{name}" in RENAMED]:
+        new = RENAMED[f"{section}.{old[0]}"].rpartition(".")[2]
         raise project.UserError(f"--set {old[0]}: this setting is now {new}")
     values = {
-        **getattr(told, section),
+        **getattr(settings, section),
         **{name: value for name, value in given.items() if value is not None},
     }
-    out = folder.resolve() if folder else project.root() / told.out
+    out = folder.resolve() if folder else project.root() / settings.out
     if starts:
         _check_address(out, section, values)
     module = importlib.import_module(f"mlops_course.{section}")
     chosen = project.validated(
         getattr(module, model), values, f"the section `{section}` of {file}, and --set"
     )
-    return module, (out, chosen, told.name)
+    return module, (out, chosen, _project(file), settings.name)
 
 # %% ../notebooks/91_command_line.ipynb #5f099437
 def _check_address(out: Path, name: str, values: dict) -> None:
@@ -807,12 +811,12 @@ def serve(
     folder: _Folder = None,
     settings: _Set = None,
 ):
-    "Answer online: POST /inference gives the driver who is the most likely to complete a trip."
+    "Answer online: which of some candidates is the best, and what each scores."
     with supervision.ended_quietly("serving"):
-        _, told = _service(file, "serving", "ServingSettings", host, port, folder, settings)
+        _, arguments = _service(file, "serving", "ServingSettings", host, port, folder, settings)
         from mlops_course import api
 
-        api.serve(*told)
+        api.serve(*arguments)
 
 
 @app.command(
@@ -827,14 +831,11 @@ def monitor(
     settings: _Set = None,
 ):
     with supervision.ended_quietly("monitoring"):
-        monitoring, told = _service(
+        monitoring, arguments = _service(
             file, "monitoring", "MonitoringSettings", host, port, folder, settings
         )
-        _check_built(told[0])
-        from mlops_course.contracts import read_project
-
-        watched = read_project(project.environment(file).project)
-        monitoring.monitor(*told[:2], watched, *told[2:])
+        _check_built(arguments[0])
+        monitoring.monitor(*arguments)
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
 @app.command("retrain-on-alert")
@@ -847,11 +848,11 @@ def retrain_on_alert(
 ):
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
     with supervision.ended_quietly("retraining"):
-        retraining, told = _service(
+        retraining, arguments = _service(
             file, "retraining", "RetrainingSettings", host, port, folder, settings
         )
-        _check_built(told[0])
-        retraining.serve(*told)
+        _check_built(arguments[0])
+        retraining.serve(*arguments)
 
 
 @app.command(
@@ -864,10 +865,10 @@ def retrain(
     host: _Host = None,
     port: int | None = None,
 ):
-    retraining, (folder, told, _) = _service(
+    retraining, (folder, settings, *_) = _service(
         file, "retraining", "RetrainingSettings", host, port, None, None, starts=False
     )
-    number = retraining.ask(web.address_of(told.host, told.port), reason, folder)
+    number = retraining.ask(web.address_of(settings.host, settings.port), reason, folder)
     typer.echo(f"case {number}: `{_typed('status', file)}` tells its story")
 
 # %% ../notebooks/91_command_line.ipynb #0fa41cce
@@ -881,7 +882,7 @@ def live_on(
     settings: _Set = None,
 ):
     with supervision.ended_quietly("the live company"):
-        _, (folder, told, _) = _service(
+        _, (folder, chosen, _) = _service(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         from mlops_course import loop
@@ -891,14 +892,14 @@ def live_on(
         with supervision.running(folder, "live"):
             with stages.building(folder):  # it takes back what was made since the build
                 loop.prepare(folder, history)
-            loop.check_platform(file, told)
+            loop.check_platform(file, chosen)
             if stages.stale(file):
                 typer.echo(
                     "It builds first, so this takes about five minutes; without a build it is "
                     "about three"
                 )
                 run(file)
-            loop.run(file, told)
+            loop.run(file, chosen)
         typer.echo(
             f"\nNext       `{_typed('status', file)}` tells the story of the loop, "
             f"`{project.in_make('ui', file)}` opens its models"
@@ -982,8 +983,8 @@ def _port(wanted: int | None) -> int:
             f"MLflow cannot have port {wanted}: {why}. Or choose another one: --port 5001, or "
             "PORT=5001 with make"
         )
-    found = next((other for other in range(usual + 1, usual + 100) if not _taken(other)), None)
-    port = found or services.free_port()
+    free = next((other for other in range(usual + 1, usual + 100) if not _taken(other)), None)
+    port = free or services.free_port()
     typer.echo(f"port {usual} is taken, so MLflow has {port}: {why}")
     return port
 

@@ -111,7 +111,8 @@ def _of_requests(contract: Contract) -> Iterator[str]:
 
 # %% ../notebooks/930_project_files.ipynb #375341ff
 from .problem import Project
-from .project import UserError, _parsed, root, validated
+from .project import UserError, root, validated
+from .settings import SettingsError, read_settings
 from .telemetry import hide
 
 
@@ -122,7 +123,11 @@ def read_project(
     if not (root() / file).is_file():
         there = sorted(path.name for path in (root() / "projects").glob("*.yaml"))
         raise UserError(f"no project {file}; in projects/ there are {', '.join(there)}")
-    project = validated(Project, _parsed(root() / file, file), file)
+    try:
+        values = read_settings(root() / file, file)
+    except SettingsError as error:
+        raise UserError(str(error)) from None
+    project = validated(Project, values, file)
     if wrong := faults(project.contract):
         lines = "\n".join(f"  {fault}" for fault in wrong)
         raise UserError(f"a project that cannot be used, {file}:\n{lines}")

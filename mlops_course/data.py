@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNCOUNTED', 'pseudonyms', 'Ingested', 'refusals', 'ingest', 'missing', 'validate', 'future', 'duplicate', 'conflict',
            'unknown', 'known_at', 'superseded', 'Cleaned', 'clean', 'Read', 'read', 'TooManyRefused', 'over_limit',
-           'keep', 'entry', 'Data', 'run', 'read_all', 'write_all']
+           'snapshot_of', 'entry', 'Data', 'run', 'read_all', 'write_all']
 
 # %% ../notebooks/30_data_pipeline.ipynb #ddd227af
 import hashlib
@@ -370,7 +370,7 @@ _now = now  # `read` has an argument of that name
 class TooManyRefused(UserError):
     "A file in which so much is wrong that the rest is not to be believed."
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #96d6836a
 def _counted(rows: int) -> str:
     return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 
@@ -417,7 +417,7 @@ from pathlib import Path
 from .files import atomic_write, file_digest
 
 
-def keep(
+def snapshot_of(
     path: Path,
     folder: Path,  # of the snapshots
 ) -> Path:
@@ -476,7 +476,7 @@ _QUARANTINE = pa.schema(
     ]
 )
 
-
+# %% ../notebooks/30_data_pipeline.ipynb #6b2a64f1
 def _quarantine(reads: dict[str, Read], path: Path) -> int:
     "Write the refused rows of all tables; how many there are."
     parts = [
@@ -575,7 +575,7 @@ def write_all(
         table, cleaned = CONTRACT.tables[name], reads.get(name)
         frames[name] = cleaned.kept if cleaned else _empty(table)
         write_table(frames[name], arrow_schema(table), stage.product[name])
-        snapshot = stage.record(keep(stage.product[name], stage.out / "snapshots")).stem
+        snapshot = stage.record(snapshot_of(stage.product[name], stage.out / "snapshots")).stem
         known = sources[name].known if cleaned else None
         catalogue[name] = entry(table, frames[name], cleaned, known, snapshot)
         _warn_if_stale(name, table, catalogue[name])

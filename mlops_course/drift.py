@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCORE', 'HOUR', 'BINS', 'FEW', 'USUAL', 'NEAR', 'CHANCE', 'UNSEEN', 'MISSING', 'ERRORS', 'entity_hours', 'Grid',
-           'grid_of', 'Shares', 'shares_of', 'Traffic', 'watched', 'sliding_windows', 'null_distances', 'Performance',
-           'performance_of', 'DriftSettings', 'Reference', 'reference_of', 'same_hours', 'known_columns', 'quality',
-           'Verdict', 'judge']
+           'grid_of', 'Shares', 'shares_of', 'HourlyCounts', 'Traffic', 'watched', 'sliding_windows', 'null_distances',
+           'Performance', 'performance_of', 'DriftSettings', 'Reference', 'reference_of', 'same_hours', 'known_columns',
+           'quality', 'Verdict', 'judge']
 
 # %% ../notebooks/61_drift.ipynb #3ab422ec
 import numpy as np
@@ -31,13 +31,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from scipy.stats import wasserstein_distance
-
 BINS = 102  # cells of the grid
 FEW = 20  # entity-hours that are needed to speak of an hour of the week, or of a change
 USUAL = 0.98  # a column with so large a share of one value hardly varies,
 NEAR = 1e-12  # and values so near each other are one
 CHANCE = 5  # standard errors of a share that are still chance
+
+# %% ../notebooks/61_drift.ipynb #b7c77e83
+from scipy.stats import wasserstein_distance
 
 
 class Grid(NamedTuple):
@@ -107,53 +108,51 @@ def shares_of(
     return Shares(dict(zip(counts.index, cells.tolist(), strict=True)), float(rare))
 
 # %% ../notebooks/61_drift.ipynb #341c83b8
-class _Counts:
-    "Entity-hours, counted by day, hour and value, and what is usual in each hour of the week."
+class HourlyCounts:
+    "How often a column had each value of its grid, by day and hour."
+
+    def __init__(
+        self,
+        hours: pd.Series,  # of `entity_hours`
+        values: pd.Series,  # of the column, None or NaN: unknown;
+        kind: str,  # and what it holds: number, boolean or category
+    ):
+        self.grid = grid_of(values.to_numpy(float)) if kind == "number" else shares_of(values)
+        begin = hours.min().floor("D")
+        day = (hours.dt.floor("D") - begin).dt.days.to_numpy()
+        self.weekday = (begin.weekday() + np.arange(day.max() + 1)) % 7
+        hour, known = day * 24 + hours.dt.hour.to_numpy(), self.grid.counted(values)
+        cell = hour[known] * BINS + self.grid.cells(values[known])
+        counts = np.bincount(cell, minlength=len(self.weekday) * 24 * BINS)
+        self.counts = counts.reshape(-1, 24, BINS).astype(float)
+        self._usual = {}
+
+    def usual(self, without: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """The distribution in each hour of the week, 168 x BINS, without some days; of that hour on
+        all days where it has few rows."""
+        if without not in self._usual:
+            day = np.arange(len(self.weekday))
+            kept = (day < without[0]) | (day >= without[1])
+            week = np.stack([self.counts[kept & (self.weekday == day)].sum(0) for day in range(7)])
+            hour = week.sum(0)
+            hour = np.where(hour.sum(-1, keepdims=True) >= FEW, hour, hour.sum(0))
+            week = np.where(week.sum(-1, keepdims=True) >= FEW, week, hour).reshape(168, BINS)
+            self._usual[without] = week / week.sum(-1, keepdims=True).clip(min=1)
+        return self._usual[without]
+
+# %% ../notebooks/61_drift.ipynb #d531a163
+class Traffic:
+    "Entity-hours of normal traffic, counted by hour, column by column."
 
     def __init__(
         self,
         units: pd.DataFrame,  # of `entity_hours`
         kinds: dict[str, str],  # number, boolean or category, of the columns that are watched
     ):
-        self.begin = units[HOUR].min().floor("D")
-        self.days = (units[HOUR].max() - self.begin).days + 1
-        self.weekday = (self.begin.weekday() + np.arange(self.days)) % 7
-        self.grids = {
-            name: grid_of(units[name].to_numpy(float))
-            if kind == "number"
-            else shares_of(units[name])
-            for name, kind in kinds.items()
-        }
-        self.counts = {name: self._count(units, name) for name in kinds}
-        self._tables = {}
-
-    def _count(self, units: pd.DataFrame, name: str) -> np.ndarray:
-        grid = self.grids[name]
-        known = units[grid.counted(units[name])]
-        day = (known[HOUR].dt.floor("D") - self.begin).dt.days.to_numpy()
-        place = grid.cells(known[name])
-        cell = (day * 24 + known[HOUR].dt.hour.to_numpy()) * BINS + place
-        counts = np.bincount(cell, minlength=self.days * 24 * BINS)
-        return counts.reshape(self.days, 24, BINS).astype(float)
-
-    def table(self, name: str, without: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """The distribution in each hour of the week, 168 x BINS, without some days; of that hour on
-        all days where it has few rows."""
-        if (name, without) not in self._tables:
-            day = np.arange(self.days)
-            kept = (day < without[0]) | (day >= without[1])
-            week = np.stack(
-                [self.counts[name][kept & (self.weekday == day)].sum(0) for day in range(7)]
-            )
-            hour = week.sum(0)
-            hour = np.where(hour.sum(-1, keepdims=True) >= FEW, hour, hour.sum(0))
-            week = np.where(week.sum(-1, keepdims=True) >= FEW, week, hour).reshape(168, BINS)
-            self._tables[name, without] = week / week.sum(-1, keepdims=True).clip(min=1)
-        return self._tables[name, without]
-
-# %% ../notebooks/61_drift.ipynb #d531a163
-class Traffic(_Counts):
-    "Entity-hours of normal traffic, counted by day, hour and value."
+        hours = units[HOUR]
+        self.begin = hours.min().floor("D")
+        self.days = (hours.max() - self.begin).days + 1
+        self.columns = {n: HourlyCounts(hours, units[n], kind) for n, kind in kinds.items()}
 
     def distance(
         self,
@@ -162,20 +161,21 @@ class Traffic(_Counts):
     ) -> dict[str, float]:
         "The distance of each column from the same hours of normal traffic; NaN: unknown."
         distances, week = {}, (units[HOUR].dt.weekday * 24 + units[HOUR].dt.hour).to_numpy()
-        for name, grid in self.grids.items():
+        for name, column in self.columns.items():
+            grid = column.grid
             known = grid.counted(units[name])
             here = np.bincount(grid.cells(units[name][known]), minlength=BINS)
-            there = np.bincount(week[known], minlength=168) @ self.table(name, without)
+            there = np.bincount(week[known], minlength=168) @ column.usual(without)
             distances[name] = float("nan")
             if known.sum() >= FEW and there.any():
                 distances[name] = grid.distance(here, there)
         return distances
 
-
+# %% ../notebooks/61_drift.ipynb #61ca7e9b
 def watched(
     contract: Contract,
 ) -> dict[str, str]:
-    "The kinds of the columns that are watched: the features, and the score."
+    "The kinds of the columns that are watched."
     return {**contract.kinds, SCORE: "number"}
 
 # %% ../notebooks/61_drift.ipynb #8cac82ad
@@ -209,7 +209,7 @@ def null_distances(
             f"{traffic.days} days of normal traffic cannot say how far it wanders: "
             "14 are needed, 28 or more are better"
         )
-    rows, names = [], [contract.booking, contract.time, contract.entity, *traffic.grids]
+    rows, names = [], [contract.booking, contract.time, contract.entity, *traffic.columns]
     needed, step = candidates[list(dict.fromkeys(names))], max(1, requests // 5)
     for window in sliding_windows(needed, contract.booking, requests, step):
         units = entity_hours(window, contract)
@@ -324,7 +324,7 @@ class Reference:
 def _limit(reference: Reference, name: str, units: pd.DataFrame, far: float) -> float:
     """`far`, and wider by the root where there are fewer values than usual. Chance alone, and
     `FEW` entity-hours that have moved by one, are no alarm."""
-    grid = reference.traffic.grids[name]
+    grid = reference.traffic.columns[name].grid
     here, there = (grid.counted(rows[name]) for rows in (units, reference.units))
     known, usual = max(here.sum(), 1), reference.usual_units * there.mean()
     least = max(FEW, CHANCE * np.sqrt(grid.rare * known)) / known
@@ -387,14 +387,14 @@ def _missing(units: pd.DataFrame, contract: Contract) -> pd.Series:
 
 
 def _outside(units: pd.DataFrame, contract: Contract) -> pd.Series:
-    found = pd.Series(False, units.index)
+    outside = pd.Series(False, units.index)
     for name, feature in contract.features.items():
         column = contract.column(feature.table, name)
         if contract.kind(name) == "number":
             low = -np.inf if column.low is None else column.low
             high = np.inf if column.high is None else column.high
-            found |= (units[name] < low) | (units[name] > high)
-    return found
+            outside |= (units[name] < low) | (units[name] > high)
+    return outside
 
 
 def _ages(units: pd.DataFrame, contract: Contract) -> tuple[pd.Series, float]:
@@ -453,9 +453,11 @@ class Verdict(NamedTuple):
             "quality": any(self.quality[name] > limit for name, limit in self.limits.items()),
         }
 
-
+# %% ../notebooks/61_drift.ipynb #bcf9fac6
 def _rmse(label: pd.Series, score: pd.Series) -> float:
-    return float(np.sqrt(((label - score) ** 2).mean())) if len(label) else float("nan")
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(label, score)) if len(label) else float("nan")
 
 # %% ../notebooks/61_drift.ipynb #481fa9c9
 def judge(
@@ -476,13 +478,13 @@ def judge(
     usual, label = reference and reference.performance, labelled[contract.label]
     if usual and len(label) >= settings.min_labels:
         scores |= usual.scores(label, labelled[SCORE], settings.z_threshold)
-    found = quality(units, reference.categories if reference else {}, contract)
+    problems = quality(units, reference.categories if reference else {}, contract)
     return Verdict(
         requests=requests,
         labels=len(label),
         scores=scores,
-        quality=found,
-        limits={n: getattr(settings, n) for n in found if requests >= settings.min_requests},
+        quality=problems,
+        limits={n: getattr(settings, n) for n in problems if requests >= settings.min_requests},
         rmse=_rmse(label, labelled[SCORE]),
         rmse_reference=usual.rmse if usual else float("nan"),
         unlabelled=unlabelled,

@@ -59,16 +59,16 @@ def training_table(
     contract: Contract,
 ) -> Table:
     "The contract of the training table."
-    said = {c.name: c for table in contract.tables.values() for c in table.columns}
-    said |= {name: contract.column(f.table, name) for name, f in contract.features.items()}
-    said[KNOWN] = Column(name=KNOWN, kind="time", about="when the label was known")
+    columns_of = {c.name: c for table in contract.tables.values() for c in table.columns}
+    columns_of |= {name: contract.column(f.table, name) for name, f in contract.features.items()}
+    columns_of[KNOWN] = Column(name=KNOWN, kind="time", about="when the label was known")
     booking = Column(name=contract.booking, kind="text", about="what names a booking")
     named = dict.fromkeys([contract.time, contract.entity, *contract.keys])
     numbers = [name for name in (contract.propensity, contract.label) if name]
     words = {name: "text" for name, kind in contract.kinds.items() if kind == "category"}
-    kinds = {contract.booking: "text"} | {name: said[name].kind for name in named}
+    kinds = {contract.booking: "text"} | {name: columns_of[name].kind for name in named}
     kinds |= dict.fromkeys([*contract.features, *numbers], "number") | words | {KNOWN: "time"}
-    columns = [_kept(said.get(n, booking), kind, n not in named) for n, kind in kinds.items()]
+    columns = [_kept(columns_of.get(n, booking), kind, n not in named) for n, kind in kinds.items()]
     return Table(
         name="training table",
         about="candidates with features and outcome",
@@ -77,6 +77,6 @@ def training_table(
     )
 
 
-def _kept(said: Column, kind: str, empty: bool) -> Column:
+def _kept(column: Column, kind: str, empty: bool) -> Column:
     bounds = {"low": None, "high": None} if kind == "text" else {}
-    return said.model_copy(update={"kind": kind, "empty": empty, **bounds})
+    return column.model_copy(update={"kind": kind, "empty": empty, **bounds})

@@ -162,8 +162,8 @@ def historical(
 ) -> pd.DataFrame:
     "`rows`, in their order, with the features as they were known at each row's time, or NaN."
     asked = rows[[CONTRACT.entity, CONTRACT.time]]
-    found = store.get_historical_features(entity_df=asked, features=references()).to_df()
-    features = found[list(CONTRACT.features)].astype(float).set_axis(rows.index)
+    joined = store.get_historical_features(entity_df=asked, features=references()).to_df()
+    features = joined[list(CONTRACT.features)].astype(float).set_axis(rows.index)
     return pd.concat([rows, features], axis=1)
 
 # %% ../notebooks/32_feature_store.ipynb #612b4aa2
@@ -172,59 +172,60 @@ from datetime import datetime
 
 from . import lookup
 from .lookup import Newest
+from .problem import Contract
+from .project import now
 
 
 def newest(
     store: "FeatureStore",
-    ids: Sequence[int],  # entities, in any order, also twice
+    keys: Sequence,  # entities, in any order, also twice; tuples where a request names several
+    contract: Contract,
     until: datetime | None = None,  # what became known later counts as not there; None: all is
 ) -> list[Newest]:
-    "The newest features of each of `ids`, in their order, however old they are."
-    names = tuple(CONTRACT.features)
-    if not len(ids):
+    "The newest features of each of `keys`, in their order, however old they are."
+    if not len(keys):
         return []
-    found = lookup.read(store, VIEW, CONTRACT.entity, names, [int(i) for i in ids])
-    if until is None:
-        return found
-    nothing = lookup.nothing(names)
-    return [nothing if row.known and row.known > until else row for row in found]
+    views = [lookup.of_view(store, view, keys, contract, until) for view in contract.views]
+    if len(views) == 1:
+        return views[0]
+    oldest = now() - time_to_live(store, contract)
+    parts = [dict(zip(contract.views, rows, strict=True)) for rows in zip(*views, strict=True)]
+    return [lookup.together(part, contract, oldest) for part in parts]
 
 # %% ../notebooks/32_feature_store.ipynb #ef829911
-from .project import now
-
 SLACK = timedelta(minutes=5)  # the clocks of two machines may differ by this much
 
 
 def online(
     store: "FeatureStore",
     ids: Sequence[int],  # entities, in any order, also twice
-    at: datetime | None = None,  # None: now; later rows are not there, too old ones unknown
+    moment: datetime | None = None,  # None: now; later rows are not there, too old ones unknown
 ) -> pd.DataFrame:
     """One row for each of `ids`, in their order: the newest features, and when they became known;
     NaN and NaT where nothing is."""
-    at, names = pd.Timestamp(at or now()), list(CONTRACT.features)
-    found = newest(store, ids, at + SLACK)
-    frame = pd.DataFrame([row.values for row in found], columns=names, dtype=float)
+    moment, names = pd.Timestamp(moment or now()), list(CONTRACT.features)
+    newest_rows = newest(store, ids, CONTRACT, moment + SLACK)
+    frame = pd.DataFrame([row.values for row in newest_rows], columns=names, dtype=float)
     frame.insert(0, CONTRACT.entity, [int(i) for i in ids])
-    frame[KNOWN] = pd.to_datetime([row.known for row in found], utc=True).as_unit("us")
-    frame.loc[frame[KNOWN] < at - time_to_live(store), names] = float("nan")
+    frame[KNOWN] = pd.to_datetime([row.known for row in newest_rows], utc=True).as_unit("us")
+    frame.loc[frame[KNOWN] < moment - time_to_live(store, CONTRACT), names] = float("nan")
     return frame
 
-
-def time_to_live(store: "FeatureStore") -> timedelta:
+# %% ../notebooks/32_feature_store.ipynb #c3deb51c
+def time_to_live(store: "FeatureStore", contract: Contract) -> timedelta:
     "How old a row may be and still count."
-    return lookup.view_of(store, VIEW).ttl
+    return min(lookup.view_of(store, view).ttl for view in contract.views)
 
 # %% ../notebooks/32_feature_store.ipynb #5d0e174a
 def push(
     store: "FeatureStore",
     rows: pd.DataFrame,  # cleaned statistics, with the time from which each row was known
-    at: datetime | None = None,  # None: now
+    moment: datetime | None = None,  # None: now
 ) -> None:
     """Put newer features online, of each entity the newest row.
     Rows that nobody can know yet stay out; when the others are in, a `UserError` names them."""
     known = pd.to_datetime(rows[KNOWN], utc=True, format="ISO8601", errors="coerce")
-    good = known <= pd.Timestamp(at or now()) + SLACK  # not where the time is missing
+    good = known <= pd.Timestamp(moment or now()) + SLACK  # not where the time is missing
     timed = rows.assign(**{"created": rows.get("created", known), KNOWN: known})
     last = timed[good].sort_values(KNOWN).drop_duplicates(CONTRACT.entity, keep="last")
     if len(last):
@@ -279,11 +280,11 @@ from .stages import products
 
 def of_environment() -> list:
     "The definitions over the statistics of the environment's build, for Feast's own command line."
-    told = environment()
+    current = environment()
     settings = validated(
-        FeatureSettings, told.features, f"the section `features` of environment {told.name}"
+        FeatureSettings, current.features, f"the section `features` of environment {current.name}"
     )
-    path = products("data", told)["statistics"]
+    path = products("data", current)["statistics"]
     if not path.is_file():
         raise UserError(
             f"missing: {shown(path)}. Run notebooks/30_data_pipeline.ipynb first, "

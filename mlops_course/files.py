@@ -145,7 +145,7 @@ def located(
 ) -> Path:
     """The place below the root that a name stands for; a variable that is not set stays as it is.
     A name may be composed differently on disk (macOS writes é as e and an accent)."""
-    filled = re.sub(r"\$\{(\w+)\}", lambda found: os.environ.get(found[1]) or found[0], name)
+    filled = re.sub(r"\$\{(\w+)\}", lambda match: os.environ.get(match[1]) or match[0], name)
     whole = root() / os.path.expanduser(filled)
     forms = [Path(unicodedata.normalize(form, str(whole))) for form in ("NFC", "NFD")]
     return next((one for one in [whole, *forms] if os.path.lexists(one)), whole)
@@ -161,8 +161,8 @@ def expanded(
     folder = before[0] + before[1]
     shape = "*".join(glob.escape(part) for part in name[len(folder) :].split("*"))
     forms = {unicodedata.normalize(form, shape) for form in ("NFC", "NFD")} | {shape}
-    found = [glob.glob(form, root_dir=located(folder), recursive=True) for form in forms]
-    return sorted({folder + one for names in found for one in names})
+    matches = [glob.glob(form, root_dir=located(folder), recursive=True) for form in forms]
+    return sorted({folder + one for names in matches for one in names})
 
 # %% ../notebooks/98_files.ipynb #98f1a0c4
 def _note(file: Path) -> Path:

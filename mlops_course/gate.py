@@ -74,7 +74,7 @@ def better_than_base(
 
 # %% ../notebooks/43_gate.ipynb #2b03c35b
 def _rmse_saved(time, label, theirs, mine, seed: int) -> Interval | None:
-    "By how much the RMSE of `mine` is lower than that of `theirs`."
+    "By how much the RMSE of `mine` is below that of `theirs`, from sums that the bootstrap draws."
     squares = [np.square(theirs - label), np.square(mine - label), np.ones(len(label))]
     return bootstrap_interval(time, squares, lambda t, m, n: np.sqrt(t / n) - np.sqrt(m / n), seed)
 
@@ -83,7 +83,7 @@ def _saved(time, row: np.ndarray, seed: int) -> Interval | None:
     "What is saved a row."
     return bootstrap_interval(time, [row, np.ones(len(row))], lambda d, n: d / n, seed)
 
-
+# %% ../notebooks/43_gate.ipynb #9b891254
 def _above(name: str, saved: Interval | None, wanted: float, what: str) -> checks.Result:
     "Is the interval's lower bound above `wanted`?"
     if saved is None:

@@ -186,9 +186,9 @@ _ALONE = {
 def _gauge(name: str, about: str, labels: list[str], values) -> GaugeMetricFamily:
     "What is not known (NaN) is absent."
     family = GaugeMetricFamily(f"monitoring_{name}", about, labels=labels)
-    for at, value in values:
+    for moment, value in values:
         if value == value:
-            family.add_metric(at, float(value))
+            family.add_metric(moment, float(value))
     return family
 
 # %% ../notebooks/920_health.ipynb #7ea8457e
@@ -207,8 +207,8 @@ def _of_verdicts(verdicts: dict[str, Verdict]) -> Iterator[GaugeMetricFamily]:
 # %% ../notebooks/920_health.ipynb #8b82bb52
 def _of_service(monitor) -> Iterator[GaugeMetricFamily]:
     has = [
-        ([kind, version], bool(found and getattr(found, part)))
-        for version, found in monitor.references.items()
+        ([kind, version], bool(reference and getattr(reference, part)))
+        for version, reference in monitor.references.items()
         for kind, part in (("drift", "traffic"), ("performance", "performance"))
     ]
     about = "Has the version a reference for this?"

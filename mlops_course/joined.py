@@ -170,21 +170,21 @@ class _Placed(Database):
     def _placed(self, db: sqlite3.Connection, label: Label, span: Span) -> str:
         if label.time > span.newest:
             return "future"
-        found = db.execute(
+        row = db.execute(
             "SELECT version, time, score, entity FROM predictions WHERE request_id = ?",
             (label.request_id,),
         ).fetchone()
-        if found and found[3] != label.entity:
+        if row and row[3] != label.entity:
             return "unknown"
-        if not found and label.time < span.oldest:
+        if not row and label.time < span.oldest:
             return "unknown"  # a prediction of that time is no longer kept
         if not db.execute(
             "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, 0, NULL, NULL, NULL)", label
         ).rowcount:
             return "duplicate"
-        if not found:
+        if not row:
             return "early"
-        version, booked, score, _ = found
+        version, booked, score, _ = row
         db.execute(_JOIN, (version, booked, booked, score, label.request_id))
         return "joined"
 
@@ -205,13 +205,13 @@ class Labels(_Placed):
     def _meet(self, row: tuple) -> None:
         "A prediction has come, and its label may be here already."
         request_id, booked, version, entity, score, _ = row
-        found = self._db.execute(
+        kept = self._db.execute(
             "SELECT entity FROM labels WHERE request_id = ?", (request_id,)
         ).fetchone()
-        if found and found[0] == entity:
+        if kept and kept[0] == entity:
             self._db.execute(_JOIN, (version, booked, booked, score, request_id))
             self.count("labels", {"joined": 1})
-        elif found:
+        elif kept:
             self._db.execute("DELETE FROM labels WHERE request_id = ?", (request_id,))
             self.count("labels", {"unknown": 1})
 
@@ -363,13 +363,13 @@ class LabelStore(_Predictions):
         "Keep a prediction, or one more candidate of a request."
         row, _ = self._row(entry)
         with self.transaction() as db:
-            found = db.execute(
+            kept = db.execute(
                 "SELECT candidates FROM predictions WHERE request_id = ?", row[:1]
             ).fetchone()
-            before = orjson.loads(found[0])["rows"] if found and found[0] else []
+            before = orjson.loads(kept[0])["rows"] if kept and kept[0] else []
             known, rows = {c[0] for c in before}, orjson.loads(row[5])["rows"]
             fresh = [c for c in rows if c[0] not in known]
-            if not found:
+            if not kept:
                 db.execute(_PREDICTION, row)
                 self._meet(row)
                 self.count("predictions", {row[2]: 1})
@@ -402,25 +402,25 @@ def window_of(
         "AND time BETWEEN 0 AND ? AND candidates IS NOT NULL "
         "ORDER BY time DESC, number DESC LIMIT ?"
     )
-    found = store.ask(newest, version, now, settings.window_requests)[::-1]
-    oldest = found[-1][1] - settings.window_hours * 3600 if found else 0
+    requests = store.ask(newest, version, now, settings.window_requests)[::-1]
+    oldest = requests[-1][1] - settings.window_hours * 3600 if requests else 0
     labels = "FROM labels WHERE version = ? AND booked BETWEEN ? AND ?"
     scored = f"SELECT label, score {labels} AND score IS NOT NULL ORDER BY booked DESC LIMIT ?"
     labelled = pd.DataFrame(
         store.ask(scored, version, oldest, now, settings.window_labels),
         columns=[store.contract.label, SCORE],
     )
-    first = found[0][1] if found else 0
+    first = requests[0][1] if requests else 0
     ((ended,),) = store.ask(f"SELECT count(*) {labels}", version, first, now)
-    unlabelled = max(0.0, 1 - ended / len(found)) if found else float("nan")
-    kept = [row for row in found if row[1] >= oldest]
+    unlabelled = max(0.0, 1 - ended / len(requests)) if requests else float("nan")
+    kept = [row for row in requests if row[1] >= oldest]
     return _candidates(store, kept, now), labelled, unlabelled
 
 # %% ../notebooks/906_joined.ipynb #906ca702
-def _candidates(store: LabelStore, found: list[tuple], now: float) -> pd.DataFrame:
+def _candidates(store: LabelStore, requests: list[tuple], now: float) -> pd.DataFrame:
     "Requests with their candidates, as a row a candidate."
     contract, rows = store.contract, []
-    for request, time, blob in found:
+    for request, time, blob in requests:
         kept = orjson.loads(blob)
         rows += [(request, time, *c) for c in _in_order(kept, store.names)]
     about = [contract.booking, contract.time, contract.entity, SCORE]

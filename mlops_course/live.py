@@ -98,7 +98,7 @@ class Sent(NamedTuple):
     propensity: float
     version: str | None  # of the model that chose; None: the old policy
 
-
+# %% ../notebooks/65_live_company.ipynb #a6f56783
 def fallen_back(
     trip: Trip,
 ) -> Sent:

@@ -56,7 +56,7 @@ def labelled(
     inside = (time < end) & (frame[KNOWN] <= end) & frame[contract.label].notna()
     return frame[inside if begin is None else inside & (time >= begin)]
 
-
+# %% ../notebooks/41_models.ipynb #caa988b9
 def split(
     frame: pd.DataFrame,
     windows: Windows,
@@ -160,7 +160,7 @@ def fit(
     label = rows[contract.label].astype("int64")
     return recipes(seed, contract)[name].fit(typed(rows, contract.kinds), label)
 
-
+# %% ../notebooks/41_models.ipynb #0a744e53
 @threadpool_limits.wrap(limits=1)
 def probability(
     model,
@@ -179,7 +179,7 @@ def base_rate(
     "The share of 1 among the labels of `train`, for each of `rows`."
     return np.full(len(rows), train[contract.label].mean())
 
-
+# %% ../notebooks/41_models.ipynb #638f988f
 def per_entity(
     train: pd.DataFrame,
     rows: pd.DataFrame,
@@ -212,7 +212,7 @@ def row_log_loss(
     label: np.ndarray,
     score: np.ndarray,  # probabilities
 ) -> np.ndarray:
-    "The log loss of each row."
+    "The log loss of each row, of which a bootstrap draws; scikit-learn has the mean alone."
     from scipy.special import xlogy
 
     label, score = np.asarray(label, float), np.clip(score, _LEAST, 1 - _LEAST)
@@ -245,10 +245,10 @@ def measure(
 def _step(values: pd.Series, contract: Contract) -> float:
     "A twentieth of a feature's range, as the contract has it, else as it is; down if it falls."
     feature, far = contract.features[values.name], 1.0
-    said = contract.column(feature.table, values.name)
+    column = contract.column(feature.table, values.name)
     if contract.kinds[values.name] != "boolean":
-        known = said.low is not None and said.high is not None
-        far = 0.05 * (said.high - said.low if known else float(values.max() - values.min()))
+        known = column.low is not None and column.high is not None
+        far = 0.05 * (column.high - column.low if known else float(values.max() - values.min()))
     return _DIRECTION[feature.score] * far
 
 # %% ../notebooks/41_models.ipynb #d7ffbc14
@@ -282,11 +282,11 @@ class Trial(NamedTuple):
     metrics: dict
     note: str = ""
 
-
+# %% ../notebooks/41_models.ipynb #28a65738
 def _tried(name: str, recipe, parts: dict, seed: int, contract: Contract) -> Trial:
     "A recipe, trained and measured; without a model where it cannot be trained or misbehaves."
     train, ahead, label = parts["train"], parts["validation"], contract.label
-    few = train.groupby(label).head(25)
+    few = train.sample(frac=1, random_state=seed).groupby(label).head(25)
     first = checks.gives_probabilities(recipe, typed(few, contract.kinds), few[label].astype(int))
     if not first.passed:
         return Trial(name, None, measure([], []), first.message)

@@ -93,7 +93,7 @@ class Monitor(Judge):
             self.read = began
         self.times()
         self.counts = {name: self.store.counts(name) for name in self.counts}
-        basis = self.counts, sorted(version for version, found in self.references.items() if found)
+        basis = self.counts, sorted(name for name, usual in self.references.items() if usual)
         if basis == self._basis:
             self.judged = dict.fromkeys(self.verdicts, began)
         else:
@@ -105,35 +105,35 @@ import sqlite3
 
 from . import clocks, registry
 from .references import reference_for
-from .telemetry import log, pipeline_metrics
+from .telemetry import log
 
 
 def refer(monitor: Monitor) -> None:
     "Make the references that are missing; one that fails is tried again after a minute."
-    champion = champion_of(monitor.folder)
+    champion = champion_of(monitor.folder, monitor.project.name)
     versions = {*monitor.active(), *([champion] if champion else [])}
     monitor.forgive(versions)
     for version in sorted(versions):
         about = f"reference of version {version}"
         if monitor.references.setdefault(version, None) is None and not monitor.rests(about):
             with monitor.trying(about):
-                found = reference_for(*_asked(monitor, version), monitor.ended)
-                monitor.references[version] = found
-                kinds = {"drift": bool(found.traffic), "performance": bool(found.performance)}
+                usual = reference_for(*_asked(monitor, version), monitor.ended)
+                monitor.references[version] = usual
+                kinds = {"drift": bool(usual.traffic), "performance": bool(usual.performance)}
                 log.info("reference", version=version, **kinds)
     monitor.referred = True
+
+# %% ../notebooks/62_model_monitoring.ipynb #71c3c6c5
+def champion_of(folder: Path, model: str) -> str | None:
+    try:
+        registered = registry.champion(folder / "mlflow", model)
+    except sqlite3.Error:
+        return None
+    return registered.version if registered else None
 
 # %% ../notebooks/62_model_monitoring.ipynb #62ca7e93
 def _asked(monitor: Monitor, version: str) -> tuple[Path, str, MonitoringSettings, Project]:
     return monitor.folder, version, monitor.settings, monitor.project
-
-
-def champion_of(folder: Path) -> str | None:
-    try:
-        found = registry.champion(folder / "mlflow", registry.NAME)
-    except sqlite3.Error:
-        return None
-    return found.version if found else None
 
 # %% ../notebooks/62_model_monitoring.ipynb #3e395f58
 from .reports import begin_report, offer_reports
@@ -153,7 +153,7 @@ def write_reports(monitor: Monitor) -> None:
                 old.unlink(missing_ok=True)
             log.info("report written", version=version, file=name)
 
-
+# %% ../notebooks/62_model_monitoring.ipynb #38cba4e6
 def _is_due(monitor: Monitor, version: str, verdict: Verdict) -> bool:
     settings, reference = monitor.settings, monitor.references.get(version)
     if not reference or not reference.traffic or verdict.requests < settings.window_requests:
@@ -245,8 +245,8 @@ def _take(app, monitor: Monitor) -> None:
     @app.post("/predictions")
     def predictions(batch: list[prediction]) -> dict[str, int]:
         "Answers of a service whose log cannot be read from here. How many were new."
-        came = monitor.store.add([each.model_dump() for each in batch])
-        return {"new": 0, **answer(came)}
+        counts = monitor.store.add([each.model_dump() for each in batch])
+        return {"new": 0, **answer(counts)}
 
     @app.post("/labels")
     def labels(batch: list[ended]) -> dict[str, int]:
@@ -262,6 +262,7 @@ def _take(app, monitor: Monitor) -> None:
 from contextlib import asynccontextmanager
 from functools import partial
 
+from .exposition import pipeline_metrics
 from prometheus_client import CollectorRegistry
 
 
@@ -276,7 +277,11 @@ def _take_seed(app, monitor: Monitor) -> None:
     @app.post("/iterate", response_class=PlainTextResponse)
     def iterate(row: message) -> str:
         "One candidate of an answer, in the form of the seed course."
-        version = next(iter(monitor.active()), None) or champion_of(monitor.folder) or "unknown"
+        version = (
+            next(iter(monitor.active()), None)
+            or champion_of(monitor.folder, monitor.project.name)
+            or "unknown"
+        )
         monitor.store.more(entry_of_row(row, version, contract))
         return "ok"
 

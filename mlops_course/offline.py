@@ -148,8 +148,8 @@ def _refuse(labels: pa.Table, time: str, sides: list[Rows]) -> None:
 def _answer(labels: pa.Table, time: str, sides: list[Rows], memory: str) -> pa.Table:
     "The labels with their features beside them."
     with connect(memory) as connection:
-        found = features_of(labels, time, sides, connection)
-    return pa.table([*labels.columns, *found.columns], [*labels.column_names, *found.column_names])
+        rows = features_of(labels, time, sides, connection)
+    return pa.table([*labels.columns, *rows.columns], [*labels.column_names, *rows.column_names])
 
 
 def _metadata(labels: pa.Table, time: str, refs: list[str]) -> RetrievalMetadata:

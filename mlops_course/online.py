@@ -180,11 +180,11 @@ class UtcSqliteOnlineStore(_SqliteTables):
         requested_features: list[str] | None = None,  # Feast takes what it has asked for
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         keys = [_key(config, key) for key in entity_keys]
-        found = {
+        stored = {
             key: (time_of(known), _values(texts))
             for key, known, texts in map(orjson.loads, self.rows(config, table, keys))
         }
-        return [found.get(key, (None, None)) for key in keys]
+        return [stored.get(key, (None, None)) for key in keys]
 
     def rows(self, config: RepoConfig, table: FeatureView, keys: list[str]) -> list[str]:
         "What stands there of `keys` (any number, also twice): [key, microseconds, features]."

@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     explored: bool  # was it drawn?
     propensity: float | None  # with which probability this request id could have got it
 
-
+# %% ../notebooks/42_uplift.ipynb #68b14814
 def _drawn(request_id: str) -> float:
     "A number in [0, 1), the same at each try and on each machine."
     digest = hashlib.sha256(f"explore {request_id}".encode()).digest()
@@ -79,7 +79,7 @@ def importance_weights(
     agreed = chosen.picked == chosen[contract.entity]
     return np.where(agreed, 1 / chosen[contract.propensity], 0.0)
 
-
+# %% ../notebooks/42_uplift.ipynb #0c0cf851
 def doubly_robust(
     chosen: pd.DataFrame,  # of `choices`
     contract: Contract,
@@ -108,7 +108,7 @@ class Interval(NamedTuple):
     high: float
     days: int
 
-
+# %% ../notebooks/42_uplift.ipynb #98cfe2d4
 def _expansion(days: int) -> float:
     "By what Hesterberg (2015, arXiv 1411.5279) expands a percentile interval from few clusters."
     from scipy.stats import norm, t
@@ -148,7 +148,7 @@ class Uplift(NamedTuple):
     effective_sample: float | None
     bookings: int
 
-
+# %% ../notebooks/42_uplift.ipynb #97cfde2c
 def uplift(
     chosen: pd.DataFrame,  # of `choices`
     seed: int,
@@ -159,7 +159,7 @@ def uplift(
     if not weight.any():
         return Uplift(None, None, 0.0 if len(chosen) else None, len(chosen))
     time, one, worth = chosen[contract.time], np.ones(len(chosen)), doubly_robust(chosen, contract)
-    robust = bootstrap_interval(time, [worth, label], lambda p, y: p / y - 1, seed)
+    doubly = bootstrap_interval(time, [worth, label], lambda p, y: p / y - 1, seed)
     sums = [weight * label, weight, label, one]
     normalized = bootstrap_interval(time, sums, lambda wy, w, y, n: wy / w / (y / n) - 1, seed)
-    return Uplift(robust, normalized, effective_sample(weight), len(chosen))
+    return Uplift(doubly, normalized, effective_sample(weight), len(chosen))

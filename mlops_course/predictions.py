@@ -188,6 +188,14 @@ class _Queue:
     def full(self) -> bool:
         return len(self.waiting) >= self.most
 
+    @property
+    def state(self) -> str:
+        "What is wrong; empty if nothing is."
+        if self.trouble:
+            return f"the prediction log cannot be written: {self.trouble}"
+        waiting = f"{len(self.waiting):,} of {self.most:,}"
+        return f"too many answers wait to be written: {waiting}" if self.full else ""
+
     def add(self, day: str, line: bytes) -> None:
         self.waiting.append((day, line))
 

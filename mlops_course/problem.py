@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACCEPTANCE', 'COSTS', 'STATISTICS', 'BOOKINGS', 'CANDIDATES', 'LABELS', 'REQUEST', 'KNOWN', 'CONTRACT', 'ENTITY',
            'TIME', 'BOOKING', 'LABEL', 'FEATURES', 'PROPENSITY', 'Acceptance', 'Costs', 'Column', 'Table', 'Feature',
-           'Roles', 'Contract', 'Project', 'schema']
+           'Roles', 'Contract', 'Project', 'checked', 'schema']
 
 # %% ../notebooks/10_problem.ipynb #ab91ebc6
 from .project import Settings
@@ -108,7 +108,7 @@ def _rate(name: str, about: str) -> Column:
 def _phone(name: str) -> Column:
     return Column(name=name, kind="text", about="telephone number", empty=True, personal="drop")
 
-
+# %% ../notebooks/10_problem.ipynb #e50b7be3
 _driver = Column(name="driver_id", kind="integer", about="the driver's number", low=1)
 _request = Column(name="request_id", kind="text", about="the booking's name")
 _created = _time("created", "when the row was written", empty=True)
@@ -275,9 +275,9 @@ class Contract(Roles):
 
     def kind(self, name: str) -> str:
         "Of one feature."
-        said = {"boolean": "boolean", "text": "category"}
+        by_column = {"boolean": "boolean", "text": "category"}
         feature = self.features[name]
-        return feature.kind or said.get(self.column(feature.table, name).kind, "number")
+        return feature.kind or by_column.get(self.column(feature.table, name).kind, "number")
 
     def column(self, table: str, name: str) -> Column:
         "One column of a table."
@@ -291,11 +291,11 @@ class Contract(Roles):
     @property
     def views(self) -> dict[str, list[str]]:
         "The tables of features, and what a model takes from each."
-        found = {f.table: [] for f in self.features.values() if f.table != self.request}
+        views = {f.table: [] for f in self.features.values() if f.table != self.request}
         for name, feature in self.features.items():
-            if feature.table in found:
-                found[feature.table].append(name)
-        return found
+            if feature.table in views:
+                views[feature.table].append(name)
+        return views
 
     @property
     def keys(self) -> list[str]:
@@ -355,26 +355,31 @@ hide(
 )
 
 # %% ../notebooks/10_problem.ipynb #b4040226
+_DTYPES = {
+    "integer": "int64",
+    "number": "float64",
+    "boolean": "boolean",
+    "text": "string",
+    "time": "datetime64[us, UTC]",
+}
+
+
+def checked(
+    column: Column,
+):
+    "A column of the contract as pandera checks it: its type, its bounds, whether it may be empty."
+    import pandera.pandas as pa
+
+    bounds = [pa.Check.ge(column.low)] if column.low is not None else []
+    bounds += [pa.Check.le(column.high)] if column.high is not None else []
+    return pa.Column(_DTYPES[column.kind], bounds, nullable=column.empty, description=column.about)
+
+# %% ../notebooks/10_problem.ipynb #e2bc475f
 def schema(
     table: Table,
 ):
     "The contract of `table` as a pandera schema: types, ranges, empty values; keys are not in it."
     import pandera.pandas as pa
 
-    dtypes = {
-        "integer": "int64",
-        "number": "float64",
-        "boolean": "boolean",
-        "text": "string",
-        "time": "datetime64[us, UTC]",
-    }
-
-    def column(c: Column) -> pa.Column:
-        bounds = [pa.Check.ge(c.low)] if c.low is not None else []
-        bounds += [pa.Check.le(c.high)] if c.high is not None else []
-        return pa.Column(dtypes[c.kind], bounds, nullable=c.empty, description=c.about)
-
-    kept = [c for c in table.columns if c.personal != "drop"]
-    return pa.DataFrameSchema(
-        {c.name: column(c) for c in kept}, name=table.name, strict=True, ordered=True
-    )
+    columns = {c.name: checked(c) for c in table.columns if c.personal != "drop"}
+    return pa.DataFrameSchema(columns, name=table.name, strict=True, ordered=True)

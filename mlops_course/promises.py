@@ -23,7 +23,7 @@ class _Thread:
 
     def __init__(
         self,
-        ask: Callable[[list[int]], Any],  # may be slow, may raise
+        ask: Callable[[list], Any],  # may be slow, may raise
         background: Background,
         name: str,  # of what is asked, for the log
     ):
@@ -49,7 +49,7 @@ class _Settled(_Thread):
 
     def __init__(
         self,
-        ask: Callable[[list[int]], Any],
+        ask: Callable[[list], Any],
         take: Callable[[Any], bool],  # gets the answer, in the event loop; False: ask again
         seconds: float,  # nobody waits longer
         background: Background | None = None,  # notes what fails
@@ -63,7 +63,7 @@ class _Settled(_Thread):
     def following(self) -> asyncio.Future | None:
         "Put the question that has gathered meanwhile, if any; here none does."
 
-    def _end(self, ids: list[int], promise: asyncio.Future, answer: Any, failure: str | None):
+    def _end(self, ids: list, promise: asyncio.Future, answer: Any, failure: str | None):
         try:
             if failure is None and not self.take(answer):
                 return self._questions.put((ids, promise))
@@ -94,7 +94,7 @@ class Promises(_Settled):
         loop.call_later(self.seconds, self._settle, promise, "no answer in time")
         return promise
 
-    def send(self, ids: list[int], promise: asyncio.Future) -> asyncio.Future:
+    def send(self, ids: list, promise: asyncio.Future) -> asyncio.Future:
         "Put a question, for which somebody holds the promise."
         self.asked_at = time.monotonic()
         self._questions.put((ids, promise))

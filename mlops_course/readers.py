@@ -504,11 +504,11 @@ def _conditions(
 ) -> dict[str, str]:
     "The file's column of each condition. Raises `BadFile` for one that is never read."
     personal = {c.name for c in table.columns if c.personal == "drop"}
-    found = {name: _column_of(name, "where", source, names, columns) for name in source.where}
-    for name, old in found.items():
+    places = {name: _column_of(name, "where", source, names, columns) for name in source.where}
+    for name, old in places.items():
         if any(columns.get(new) == old for new in personal):
             raise _bad(source, f"`where` names {name}, which is personal, so it is never read")
-    return found
+    return places
 
 
 def _numbering(

@@ -76,10 +76,10 @@ def _run_of(folder: Path, version: str, model: str) -> str | None:
     sql = "SELECT run_id FROM model_versions WHERE name = ? AND version = ?"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as db:
-            found = db.execute(sql, [model, version]).fetchone()
+            row = db.execute(sql, [model, version]).fetchone()
     except sqlite3.Error:
         return None
-    return found[0] if found else None
+    return row[0] if row else None
 
 # %% ../notebooks/907_references.ipynb #edb534de
 import json
@@ -139,7 +139,7 @@ def _opened(units: pd.DataFrame, note: dict, kinds: dict[str, str]) -> Reference
 import threading
 
 from . import clocks
-from .supervision import SubprocessJob
+from .jobs import Job
 
 
 def make_reference(
@@ -167,8 +167,8 @@ def reference_for(
     ended: threading.Event | None = None,  # set: given up
 ) -> Reference:
     "The reference of a version: as it was kept, or made now. Raises `UserError`."
-    found = kept_reference(folder, version, settings, project)
-    if not found:
-        SubprocessJob(_make, folder, version, settings, project).result(ended)
-        found = kept_reference(folder, version, settings, project)
-    return found
+    reference = kept_reference(folder, version, settings, project)
+    if not reference:
+        Job(_make, folder, version, settings, project).result(ended)
+        reference = kept_reference(folder, version, settings, project)
+    return reference

@@ -21,9 +21,10 @@ def _tables(units: pd.DataFrame, reference: Reference, rows: int) -> list[pd.Dat
     usual = reference.units.sample(
         min(rows, np.count_nonzero(weights)), weights=weights, random_state=7
     )
-    grids = reference.traffic.grids.items()
+    columns = reference.traffic.columns.items()
     return [
-        pd.DataFrame({name: _drawn(t[name], grid) for name, grid in grids}) for t in (units, usual)
+        pd.DataFrame({name: _drawn(t[name], column.grid) for name, column in columns})
+        for t in (units, usual)
     ]
 
 
@@ -81,7 +82,8 @@ def report(
     rows: int = 5_000,  # of the reference, at most
 ) -> None:
     "Write Evidently's report on a window beside normal traffic of the same hours."
-    units, grids = entity_hours(window, contract), reference.traffic.grids
+    units, columns = entity_hours(window, contract), reference.traffic.columns
+    grids = {name: column.grid for name, column in columns.items()}
     both, limits = _tables(units, reference, rows), reference.limits(units, settings.distance)
     for name, grid in grids.items():
         if isinstance(grid, Grid) and grid.usual is not None:
@@ -132,7 +134,7 @@ from . import clocks
 from .joined import LabelStore, span_of, window_of
 from .project import UserError
 from .references import kept_reference
-from .supervision import SubprocessJob
+from .jobs import Job
 
 
 def write_report(
@@ -166,9 +168,9 @@ def begin_report(
     settings: WindowSettings,
     project: Project,
     nice: int = 0,  # up to 19: leaves the processor to all others
-) -> SubprocessJob:
+) -> Job:
     "Begin `write_report` in a process of its own; `result` gives the file's name."
-    return SubprocessJob(_write, folder, version, settings, project, nice=nice)
+    return Job(_write, folder, version, settings, project, nice=nice)
 
 # %% ../notebooks/919_reports.ipynb #2c4fcaad
 from .project import shown

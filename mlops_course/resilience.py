@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_ROWS', 'in_background', 'RequestCoalescer', 'FeatureCache', 'IdempotencyCache', 'tried', 'Champion', 'Store',
-           'rescored', 'Drivers']
+           'rescored', 'Entities']
 
 # %% ../notebooks/52_serving_that_survives.ipynb #a1bf4fba
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from .serving import Row, ServingSettings
 from .web import Background
@@ -28,27 +28,27 @@ class RequestCoalescer(Promises):
 
     _next: asyncio.Future | None = None  # the promise of the question that gathers
 
-    async def wait(self, ids: Iterable[int]) -> bool:
+    async def wait(self, keys: Iterable) -> bool:
         "Whether an answer came in time."
-        promise = self.request(ids)
+        promise = self.request(keys)
         return promise is not None and await asyncio.shield(promise)
 
-    def request(self, ids: Iterable[int]) -> asyncio.Future | None:
+    def request(self, keys: Iterable) -> asyncio.Future | None:
         "The promise of an answer; None while a question is overdue: nobody waits for the next."
         if self.overdue():
             return None
         if self._next is None:
-            self._next, self._ids = self.promise(), set()
-        self._ids.update(ids)
+            self._next, self._keys = self.promise(), set()
+        self._keys.update(keys)
         return self._next if self.asked_at else self.following()
 
     def following(self) -> asyncio.Future | None:
         "Put the question that has gathered meanwhile, if any."
         promise, self._next = self._next, None
-        return promise and self.send(list(self._ids), promise)
+        return promise and self.send(list(self._keys), promise)
 
 # %% ../notebooks/52_serving_that_survives.ipynb #bfdcec38
-MAX_ROWS = 200_000  # drivers in memory
+MAX_ROWS = 200_000  # in memory
 
 
 class _Rows:
@@ -56,42 +56,42 @@ class _Rows:
 
     def __init__(self, read, settings: ServingSettings, background: Background | None = None):
         self.settings = settings
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[Hashable, Row] = {}  # by entity; by all that a request names, if more
         self.run_id: str | None = None  # of the model that scored them
-        self._soon: set[int] = set()  # asked for before they are due, so that nobody waits
+        self._soon: set[Hashable] = set()  # asked for before they are due, so that nobody waits
         self.store = RequestCoalescer(read, self._take, settings.store_seconds, background)
 
-    def replace(self, run_id: str, rows: dict[int, Row]) -> None:
+    def replace(self, run_id: str, rows: dict[Hashable, Row]) -> None:
         "Take over the rows as another model scores them."
         self.run_id, self.rows = run_id, rows
 
-    def _take(self, rows: dict[int, Row]) -> bool:
+    def _take(self, rows: dict[Hashable, Row]) -> bool:
         if any(row.run_id != self.run_id for row in rows.values()):
             return False  # scored by a model that is champion no more
         self.rows.update(rows)
         self._soon.difference_update(rows)
-        if len(self.rows) > MAX_ROWS:  # somebody asks for drivers that do not exist
-            self.rows = {driver: row for driver, row in self.rows.items() if row.score is not None}
+        if len(self.rows) > MAX_ROWS:  # somebody asks for what does not exist
+            self.rows = {key: row for key, row in self.rows.items() if row.state != "missing"}
         return True
 
 # %% ../notebooks/52_serving_that_survives.ipynb #8db69e9f
 class FeatureCache(_Rows):
-    "The drivers' rows: from memory while they are young, else from the store, else the last known."
+    "Rows from memory while they are young, else from the store, else the last known."
 
-    async def find(self, drivers: Sequence[int]) -> tuple[list[Row | None], bool]:
-        "Each driver's row, None where nothing is known; and whether older features had to do."
-        rows, now = [self.rows.get(driver) for driver in drivers], time.monotonic()
-        both, seconds = list(zip(drivers, rows, strict=True)), self.settings.cache_seconds
-        late = [driver for driver, row in both if row is None or row.read <= now - seconds]
+    async def find(self, keys: Sequence[Hashable]) -> tuple[list[Row | None], bool]:
+        "Each key's row, None where nothing is known; and whether older features had to do."
+        rows, now = [self.rows.get(key) for key in keys], time.monotonic()
+        both, seconds = list(zip(keys, rows, strict=True)), self.settings.cache_seconds
+        late = [key for key, row in both if row is None or row.read <= now - seconds]
         if not late:
-            due = {driver for driver, row in both if row.read <= now - seconds * row.share}
+            due = {key for key, row in both if row.read <= now - seconds * row.share}
             if (soon := due - self._soon) and self.store.request(soon):
                 self._soon |= soon
             return rows, False
         if await self.store.wait(late):
-            return [self.rows.get(driver) for driver in drivers], False
+            return [self.rows.get(key) for key in keys], False
         since = time.monotonic() - self.settings.stale_if_error_seconds
-        known = [self.rows.get(driver) for driver in drivers]
+        known = [self.rows.get(key) for key in keys]
         return [row if row and row.read > since else None for row in known], True
 
 # %% ../notebooks/52_serving_that_survives.ipynb #9ce5968b
@@ -112,15 +112,16 @@ class _Answers:
         # candidates, promise of an answer
         self._begun: dict[str, tuple[bytes, asyncio.Future]] = {}
 
-    def begin(self, request_id: str, drivers: bytes) -> None:
+    def begin(self, request_id: str, candidates: bytes) -> None:
         "From now on the answer is promised to whoever asks the same."
-        self._begun[request_id] = (drivers, asyncio.get_running_loop().create_future())
+        self._begun[request_id] = (candidates, asyncio.get_running_loop().create_future())
 
     def end(self, request_id: str, answer: bytes | None, age: float = 0) -> None:
         "Remember an answer; None: there was none, and the request may be sent again."
-        drivers, promise = self._begun.pop(request_id)
+        candidates, promise = self._begun.pop(request_id)
         if answer:
-            self._given[request_id] = (time.monotonic() + self.ttl_seconds - age, drivers, answer)
+            until = time.monotonic() + self.ttl_seconds - age
+            self._given[request_id] = (until, candidates, answer)
         promise.set_result(answer)
 
 # %% ../notebooks/52_serving_that_survives.ipynb #ce1ca868
@@ -130,12 +131,12 @@ from .web import Refusal
 class IdempotencyCache(_Answers):
     "Answers of the last while: the same question gets the same answer, another one is refused."
 
-    def find(self, request_id: str, drivers: bytes) -> bytes | asyncio.Future | None:
+    def find(self, request_id: str, candidates: bytes) -> bytes | asyncio.Future | None:
         "The answer, or its promise. Raises `Refusal` where the id came with other candidates."
         self._forget()
         given = self._given.get(request_id, (0, None, None))[1:]
         asked, answer = self._begun.get(request_id) or given
-        if answer and asked != drivers:
+        if answer and asked != candidates:
             used = f"this request id was used within {self.ttl_seconds:g} seconds"
             raise Refusal(409, f"{used} for other candidates")
         return answer
@@ -148,14 +149,16 @@ class IdempotencyCache(_Answers):
 # %% ../notebooks/52_serving_that_survives.ipynb #e6a05c3b
 from . import project, registry
 from .lookup import Newest
-from .problem import CONTRACT
+from .problem import Contract, Project
 from .serving import scores_of
 
 
-def tried(model: registry.Loaded) -> registry.Loaded:
+def tried(model: registry.Loaded, contract: Contract) -> registry.Loaded:
     "The model after its first prediction. Raises `UserError` if it cannot answer."
     try:
-        scores_of(model, [Newest((0.5,) * len(CONTRACT.features), None)])
+        some = {"number": 0.5, "boolean": 1.0, "category": None}
+        values = tuple(some[kind] for kind in contract.kinds.values())
+        scores_of(model, [Newest(values, None)], contract)
     except Exception as error:
         raise project.UserError(
             f"version {model.version} cannot answer ({type(error).__name__}): "
@@ -163,7 +166,7 @@ def tried(model: registry.Loaded) -> registry.Loaded:
         ) from error
     return model
 
-
+# %% ../notebooks/52_serving_that_survives.ipynb #23f77375
 def _reason(error: Exception) -> str:
     "Why the champion cannot be followed."
     if isinstance(error, project.UserError):
@@ -180,8 +183,8 @@ from .telemetry import log
 class _Copy:
     "The model that answers, and a copy of it for a night in which the registry is down."
 
-    def __init__(self, folder: Path, copy: Path):
-        self.folder, self.copy = folder, copy
+    def __init__(self, folder: Path, copy: Path, project: Project):
+        self.folder, self.copy, self.project = folder, copy, project
         self.model: registry.Loaded | None = None
         self.source: str | None = None  # registry or copy
         self.trouble: str | None = "no model was looked for yet"
@@ -190,14 +193,15 @@ class _Copy:
 
     def _keep(self, client, version: str) -> None:
         try:
-            registry.keep(client, version, self.copy)
+            registry.save_copy(client, version, self.copy)
         except project.UserError as error:
             log.warning("model is not kept for a bad day", reason=str(error))
 
     def _copied(self) -> tuple[tuple[registry.Loaded, str] | None, str]:
         "The model that was kept; else why there is none."
         try:
-            return (tried(registry.load_copy(self.copy)), "copy"), ""
+            model = tried(registry.load_copy(self.copy), self.project.contract)
+            return (model, "copy"), ""
         except Exception as error:
             return None, _reason(error)
 
@@ -220,13 +224,13 @@ class Champion(_Copy):
         return loaded
 
     def _newer(self) -> tuple[registry.Loaded, str] | None:
-        champion = registry.champion(self.folder, registry.NAME)
+        champion = registry.champion(self.folder, self.project.name)
         if champion is None:
             raise registry.NoChampion("there is no champion: no model has passed the gate yet")
         if self.model and champion.run_id == self.model.run_id and self.source == "registry":
             return None
-        client = registry.connect(self.folder, registry.NAME)
-        loaded = tried(registry.load(client))
+        client = registry.connect(self.folder, self.project.name)
+        loaded = tried(registry.load(client), self.project.contract)
         self._keep(client, loaded.version)
         return loaded, "registry"
 
@@ -239,17 +243,20 @@ from . import features
 class Store:
     "The online store of a folder, opened anew when a build has put another one in its place."
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, contract: Contract):
+        self.folder, self.contract = folder, contract
         self._opened, self._opened_identity = None, None
 
-    def newest(self, drivers: list[int]) -> tuple[list[Newest], timedelta]:
-        "The newest features of drivers, and how old they may be. Raises if there is no store."
+    def newest(self, keys: list) -> tuple[list[Newest], timedelta]:
+        "The newest features of each, and how old they may be. Raises if there is no store."
+        if not self.contract.views:  # a request brings all
+            return [Newest((), None)] * len(keys), timedelta(0)
         identity = self._identity()
         if identity != self._opened_identity:
             self._opened, self._opened_identity = features.open_store(self.folder), identity
-        found = features.newest(self._opened, drivers, project.now() + features.SLACK)
-        return found, features.time_to_live(self._opened)
+        until = project.now() + features.SLACK
+        stored = features.newest(self._opened, keys, self.contract, until)
+        return stored, features.time_to_live(self._opened, self.contract)
 
     def _identity(self) -> list[tuple[str, int]]:
         "What another store in the same place does not share: its files' numbers on the disk."
@@ -259,62 +266,76 @@ class Store:
 # %% ../notebooks/52_serving_that_survives.ipynb #27fb5d8f
 from datetime import datetime
 
-from .serving import rows_of
+from .candidates import Asked, Reader, completed, rows_found
 
 
 def rescored(
     model: registry.Loaded,
-    rows: dict[int, Row],  # as they are now
-    before: dict[int, Row],  # what is the same here needs nothing
-    scored: dict[int, Row],  # by the model already
+    rows: dict[Hashable, Row],  # as they are now
+    before: dict[Hashable, Row],  # what is the same here needs nothing
+    scored: dict[Hashable, Row],  # by the model already
     oldest: datetime,
-) -> dict[int, Row]:
+    reader: Reader,
+) -> dict[Hashable, Row]:
     "The rows as another model scores them."
-    new = {driver: row for driver, row in rows.items() if before.get(driver) is not row}
-    found = [row.newest for row in new.values()]
-    made = rows_of(model, list(new), found, scored, 0, oldest)
-    return {driver: row._replace(read=new[driver].read) for driver, row in made.items()}
+    new = {key: row for key, row in rows.items() if before.get(key) is not row}
+    newest = [row.newest for row in new.values()]
+    made = rows_found(model, list(new), newest, scored, 0, oldest, reader)
+    return {key: row._replace(read=new[key].read) for key, row in made.items()}
 
 # %% ../notebooks/52_serving_that_survives.ipynb #17b8b478
-class _Drivers:
+class _Entities:
     "Store, champion and feature cache of a folder."
 
     def __init__(
         self,
         folder: Path,  # an environment's: features/ and mlflow/ are read, serving/model is written
         settings: ServingSettings,
+        project: Project,
         background: Background | None = None,
     ):
-        self.champion = Champion(folder / "mlflow", folder / "serving/model")
-        self.store = Store(folder / "features")
+        self.reader = Reader(project.contract)
+        self.champion = Champion(folder / "mlflow", folder / "serving/model", project)
+        self.store = Store(folder / "features", project.contract)
         self.cache = FeatureCache(self._read, settings, background)
         self._ttl = timedelta(0)  # how old features may be; the store says it
 
-    def _read(self, drivers: list[int]) -> dict[int, Row]:
+    def _read(self, keys: list) -> dict[Hashable, Row]:
         "Ask the store; called in a thread."
         asked_at, model = time.monotonic(), self.champion.model
-        found, self._ttl = self.store.newest(drivers)
+        newest, self._ttl = self.store.newest(keys)
         if not model:
             return {}
-        return rows_of(model, drivers, found, self.cache.rows, asked_at, self._oldest())
+        rows, oldest = self.cache.rows, self._oldest()
+        return rows_found(model, keys, newest, rows, asked_at, oldest, self.reader)
 
     def _oldest(self) -> datetime:
         return project.now() - self._ttl
 
 # %% ../notebooks/52_serving_that_survives.ipynb #85d44a35
-class Drivers(_Drivers):
-    "The drivers as the champion sees them."
+class Entities(_Entities):
+    "Those who may be asked for, as the champion sees them."
+
+    async def find(self, asked: Asked) -> tuple[list[Row | None], bool]:
+        "What is known of each candidate; and whether older features had to do."
+        rows, degraded = await self.cache.find(asked.keys)
+        if asked.own is not None:
+            rows = completed(self.champion.model, asked, rows, self.reader)
+        return rows, degraded
 
     async def follow(self, taken: Callable[[registry.Loaded], None]) -> None:
-        "Take over a new champion, if any, with all drivers in memory scored; then call `taken`."
+        "Take over a new champion, if any, with all rows in memory scored; then call `taken`."
         if (loaded := await asyncio.to_thread(self.champion.look)) is None:
             return
         model, seen, scored = loaded[0], {}, {}
+
+        def score(rows, before):
+            return rescored(model, rows, before, scored, self._oldest(), self.reader)
+
         for _ in range(2):  # the second time those that have come meanwhile
             before, seen = seen, self.cache.rows.copy()
-            scored |= await asyncio.to_thread(rescored, model, seen, before, scored, self._oldest())
-        # the last few; nothing comes while this thread scores
-        scored |= rescored(model, self.cache.rows, seen, scored, self._oldest())
+            scored |= await asyncio.to_thread(score, seen, before)
+        scored |= score(self.cache.rows, seen)  # the last few; nothing comes while this scores
         self.champion.model, self.champion.source = loaded
         self.cache.replace(model.run_id, scored)
         taken(model)

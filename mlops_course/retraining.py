@@ -224,7 +224,7 @@ def trainings(
     (folder / "retraining/trainings").mkdir(parents=True, exist_ok=True)
     return folder / "retraining/trainings"
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #6b33c9de
 def read_outcome(
     file: Path,
 ) -> dict[str, Any]:
@@ -236,26 +236,25 @@ def read_outcome(
         return failed(f"{project.shown(file)} cannot be read")
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64a00007
-from .jobs import Job, end_with_parent
+from .jobs import Job
 
 
 def work(
-    folder: str,  # an environment's
-    outcome: str,  # a file that is written at the end, however it ends
-    training: str,  # as JSON
+    folder: Path,  # an environment's
+    outcome: Path,  # a file that is written at the end, however it ends
+    training: dict[str, Any],  # settings that differ from those of the environment
 ) -> None:
-    "A training as a process: one at a time, and it ends with the process that has started it."
-    end_with_parent()
-    with locked(trainings(Path(folder)) / "lock", "a training", wait=-1):
-        clocks.join(Path(folder))
+    "A training, one at a time."
+    with locked(trainings(folder) / "lock", "a training", wait=-1):
+        clocks.join(folder)
         try:
-            with stages.building(Path(folder), "a retraining", wait=-1):
-                found = outcome_of(retrain(Path(folder), json.loads(training)))
+            with stages.building(folder, "a retraining", wait=-1):
+                result = outcome_of(retrain(folder, training))
         except project.UserError as error:
-            found = failed(str(error))
+            result = failed(str(error))
         except Exception as error:
-            found = failed(f"{type(error).__name__}: {error}")
-        write_json(Path(outcome), found)
+            result = failed(f"{type(error).__name__}: {error}")
+        write_json(outcome, result)
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64a00009
 from . import telemetry, web
@@ -265,12 +264,13 @@ class Training(Job):
     "A training that runs."
 
     def __init__(self, folder: Path, name: str, training: dict[str, Any]):
-        files = trainings(folder)
-        self.run, self.outcome = telemetry.run_name(), files / f"{name}.json"
+        files, self.run = trainings(folder), telemetry.run_name()
+        self.outcome = files / f"{name}.json"
         self.outcome.unlink(missing_ok=True)
-        words = [str(folder), str(self.outcome), json.dumps(training)]
-        program = "import sys; from mlops_course import retraining; retraining.work(*sys.argv[1:])"
-        super().__init__(program, words, files / f"{name}.log", **{telemetry.RUN: self.run})
+        variables = {telemetry.RUN: self.run}
+        super().__init__(
+            work, folder, self.outcome, training, output=files / f"{name}.log", **variables
+        )
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #5e024a3d
 def join(
@@ -328,8 +328,8 @@ def act(
 class Inbox(CaseStore):
     "Takes alerts and orders. What it has answered is written down."
 
-    def __init__(self, folder: Path, settings: RetrainingSettings):
-        super().__init__(folder)
+    def __init__(self, folder: Path, settings: RetrainingSettings, model: str):
+        super().__init__(folder, model)
         self.settings, self.counts = settings, dict.fromkeys(ANSWERS, 0)
 
     def take(self, alerts: list[Alert]) -> list[str]:
@@ -432,9 +432,9 @@ def answering_version(
 class Retraining(Inbox):
     "The service without its HTTP: what is done about the open case."
 
-    def __init__(self, folder: Path, settings: RetrainingSettings, train=Training, answering=None):
+    def __init__(self, folder, settings, model: str, train=Training, answering=None):
         "`train` starts a training; `answering` says which version serving answers with."
-        super().__init__(folder, settings)
+        super().__init__(folder, settings, model)
         self.train, self.answering = train, answering or (lambda: answering_version(settings))
         self.running: Training | None = None
         self.background = web.Background(pause=None)
@@ -463,7 +463,7 @@ class Order(BaseModel):
 
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
-
+# %% ../notebooks/64_alerts_and_retraining.ipynb #7743aa10
 def _add_routes(app, retraining: Retraining) -> None:
     "The ways in, and one to look."
 
@@ -518,8 +518,8 @@ def application(
             retraining.running.end()
         log.info("service stopped")
 
-    title, size = "Retraining of driver completion", retraining.settings.body_bytes
-    app = web.service(title, lifespan, size, key)
+    title = f"Retraining of {retraining.name.replace('-', ' ')}"
+    app = web.service(title, lifespan, retraining.settings.body_bytes, key)
     _add_routes(app, retraining)
     metrics = CollectorRegistry()
     metrics.register(cases.CaseMetrics(retraining, retraining.counts))
@@ -527,9 +527,13 @@ def application(
     return app
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #5a8ce2e6
+from .problem import Project
+
+
 def serve(
     folder: Path,  # an environment's: mlflow/ is read, all that a retraining makes is written
     settings: RetrainingSettings,
+    project: Project,
     name: str = "",  # of the environment, for the log
 ) -> None:
     "Wait for alerts until SIGTERM or Ctrl-C. Raises `UserError`: a port taken, a key missing."
@@ -540,7 +544,7 @@ def serve(
             folder / SERVICES["retraining"].log, service="retraining", environment=name
         ),
     ):
-        app = application(Retraining(folder, settings), key)
+        app = application(Retraining(folder, settings, project.name), key)
         log.info("service started", host=settings.host, port=listening.getsockname()[1])
         print(
             f"retraining on http://{settings.host}:{listening.getsockname()[1]} "

@@ -73,7 +73,7 @@ def _ours(name: str, command: str, port: int) -> Service:
     words, log = ("mlops-course", command), f"logs/{name}.jsonl"
     return Service(name=name, command=words, port=port, health="/ready", log=log, scraped=True)
 
-
+# %% ../notebooks/11_platform.ipynb #b66b838d
 _TOOL = {"health": "/-/ready", "seconds": 30}
 _MEMORY = ("--save", "", "--appendonly", "no")  # what Redis holds is gone when it ends
 _LIST = [
@@ -99,7 +99,7 @@ def services_of(
         listed[name] = project.validated(Service, {**service.model_dump(), "port": port}, where)
     return listed
 
-
+# %% ../notebooks/11_platform.ipynb #4ac009ad
 def targets(
     listed: dict[str, Service],
 ) -> dict[str, str]:

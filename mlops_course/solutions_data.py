@@ -205,12 +205,12 @@ def _(answer):
     time = lambda hour, minute=0: datetime(2026, 1, 5, hour, minute, tzinfo=UTC)
     usual = [(time(8), time(9, 4)), (time(9), time(10, 3)), (time(10), time(11, 6))]
     last = (time(11), time(20))
-    overtaken = answer([*usual, last])
-    assert time(11) not in overtaken, (
+    none_left = answer([*usual, last])
+    assert time(11) not in none_left, (
         "the hour from 11:00 came eight hours late, but nothing newer was known then: it is "
         "the newest"
     )
-    assert overtaken == [], "no newer hour was known before any of these rows"
+    assert none_left == [], "no newer hour was known before any of these rows"
     late = [(time(8), time(10, 30)), (time(9), time(10, 3)), (time(10), time(11, 6))]
     assert answer(late) == [time(8)], (
         "at 10:30 the hour from 9:00 was known already: that from 8:00 would take the driver "
@@ -493,26 +493,26 @@ def _store(rows: dict):  # by driver: the moment at which the row became known, 
 _32_1 = exercise(
     "32.1",
     stub="""
-    def still_known(store, ids, at):
-        "How many of the drivers `ids` have features online at the moment `at`."
+    def still_known(store, ids, moment):
+        "How many of the drivers `ids` have features online at `moment`."
         raise NotImplementedError
     """,
     hints=[
         "`online` takes a moment as its third argument; without it, it means now.",
         "It gives a row for each driver, known or not. Whoever is unknown has NaN in the features.",
-        "`online(store, ids, at).conv_rate.notna().sum()`",
+        "`online(store, ids, moment).conv_rate.notna().sum()`",
     ],
     solution="""
-    def still_known(store, ids, at):
+    def still_known(store, ids, moment):
         from mlops_course.features import online
 
-        return online(store, ids, at).conv_rate.notna().sum()
+        return online(store, ids, moment).conv_rate.notna().sum()
     """,
     wrong="""
-    def still_known(store, ids, at):
+    def still_known(store, ids, moment):
         from mlops_course.features import online
 
-        return len(online(store, ids, at))
+        return len(online(store, ids, moment))
     """,
     message="also for a driver of whom nothing is known",
 )
@@ -535,7 +535,7 @@ def _(answer):
         "features; the time to live is 7 days"
     )
     assert answer(store, ids, monday + timedelta(days=8)) == 1, (
-        "after eight days Monday's row is too old. Was `at` handed on to `online`?"
+        "after eight days Monday's row is too old. Was `moment` handed on to `online`?"
     )
     assert answer(store, ids, monday + timedelta(days=30)) == 0, (
         "after thirty days both rows are too old"
@@ -546,8 +546,8 @@ def _(answer):
 _32_2 = exercise(
     "32.2",
     stub="""
-    def scored(store, model, ids, at):
-        "The score of each of `ids` at `at`, a dict; None without features. `model`: table to list."
+    def scored(store, model, ids, moment):
+        "Scores of `ids` at `moment`, a dict; None without features. `model`: table to list."
         raise NotImplementedError
     """,
     hints=[
@@ -562,21 +562,21 @@ _32_2 = exercise(
         ),
     ],
     solution="""
-    def scored(store, model, ids, at):
+    def scored(store, model, ids, moment):
         from mlops_course.features import online
         from mlops_course.problem import CONTRACT
 
-        known = online(store, ids, at).dropna()
+        known = online(store, ids, moment).dropna()
         scores = model(known[list(CONTRACT.features)]) if len(known) else []
         by_driver = dict(zip(known[CONTRACT.entity], scores, strict=True))
         return {i: by_driver.get(i) for i in ids}
     """,
     wrong="""
-    def scored(store, model, ids, at):
+    def scored(store, model, ids, moment):
         from mlops_course.features import online
         from mlops_course.problem import CONTRACT
 
-        known = online(store, ids, at).dropna()
+        known = online(store, ids, moment).dropna()
         return dict(zip(ids, model(known[list(CONTRACT.features)])))
     """,
     message="somebody else's score",

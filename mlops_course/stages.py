@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from . import project, telemetry
+from . import exposition, project, telemetry
 from .contracts import read_project
 from .files import atomic_write, file_digest, is_full, locked, unwritten, write_json
 from .problem import Project
@@ -195,14 +195,14 @@ def _inputs(
     lab: Environment,
     build: Environment,  # what the lab lacks is copied from here
 ) -> dict[str, dict[str, Path]]:
-    found = {name: products(name, lab) for name in names}
-    for name, product in found.items():
+    digests = {name: products(name, lab) for name in names}
+    for name, product in digests.items():
         for key, path in product.items():
             built = products(name, build)[key]
             if not path.exists() and built.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(built, path) if built.is_dir() else shutil.copy2(built, path)
-    return found
+    return digests
 
 # %% ../notebooks/93_stages.ipynb #eabb9ab9
 def _in_build(name: str, product: dict, upstream: dict, given: dict) -> Stage:
@@ -349,7 +349,7 @@ def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
             )
             write_json(folder / f"{stage.name}.json", note)
             with atomic_write(folder / "pipeline.prom") as beside:
-                beside.write_bytes(telemetry.pipeline_text(stage.out))
+                beside.write_bytes(exposition.pipeline_text(stage.out))
     except (UserError, OSError) as error:
         log.warning("metrics not written", reason=str(error))
 
@@ -377,24 +377,24 @@ def _digests(
     notes: Path | None = None,  # keeps digests, with sizes and times; None: every file is read
 ) -> dict[str, str | None]:
     "Digest of each file; None: it cannot be read. What looks as noted is not read again."
-    noted, found, new = _json(notes) if notes else {}, {}, {}
+    noted, digests, new = _json(notes) if notes else {}, {}, {}
     for name, path in files.items():
         try:
             about, now = os.stat(path), time.time_ns()
             looks = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
             known = noted.get(str(path), {})
-            found[name] = known["digest"] if known.get("looks") == looks else file_digest(path)
+            digests[name] = known["digest"] if known.get("looks") == looks else file_digest(path)
         except (OSError, ValueError):
-            found[name] = None
+            digests[name] = None
             continue
         # two writes within one tick of the disk's clock look the same,
         # so a file is noted when it has been left alone for a while
         if known.get("looks") != looks and now - max(about.st_mtime_ns, about.st_ctime_ns) > 2e9:
-            new[str(path)] = {"looks": looks, "digest": found[name]}
+            new[str(path)] = {"looks": looks, "digest": digests[name]}
     if notes and new:
         with suppress(UserError):  # a disk that is full, or belongs to somebody else
             write_json(notes, {**noted, **new})
-    return found
+    return digests
 
 # %% ../notebooks/93_stages.ipynb #3f646a8e
 from .files import expanded, located
@@ -423,10 +423,10 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _seen(texts: list[str], notes: Path | None = None) -> dict[str, str | None]:
     files = {text: expanded(text) for text in texts if text != _KEY}
-    found = _digests({one: located(one) for names in files.values() for one in names}, notes)
+    digests = _digests({one: located(one) for names in files.values() for one in names}, notes)
     # of a name with `*`, one digest of all that are there: a file more is a change
     seen = {
-        text: found[text] if names == [text] else digest_of({one: found[one] for one in names})
+        text: digests[text] if names == [text] else digest_of({one: digests[one] for one in names})
         for text, names in files.items()
     }
     if _KEY in texts:
@@ -444,13 +444,13 @@ from importlib import metadata
 @cache
 def versions() -> dict[str, str]:
     "The version of Python, and of each installed library that requirements.lock pins."
-    lock, found = root() / "requirements.lock", {"Python": platform.python_version()}
+    lock, libraries = root() / "requirements.lock", {"Python": platform.python_version()}
     for name in re.findall(
         r"^([\w.-]+)==", lock.read_text(encoding="utf-8") if lock.is_file() else "", flags=re.M
     ):
         with suppress(metadata.PackageNotFoundError):  # pinned for another system
-            found[name] = metadata.version(name)
-    return found
+            libraries[name] = metadata.version(name)
+    return libraries
 
 # %% ../notebooks/93_stages.ipynb #b3c41f0b
 # of the cells that a build runs
@@ -605,7 +605,7 @@ def stale(
         changes["build"] = ["not finished"]
     elif not any(changes.values()) and _json(built).get("fingerprint") != fingerprint(file):
         changes["build"] = ["pipeline.yaml"]  # the only thing in it that no stage has noted
-    return {name: found for name, found in changes.items() if found}
+    return {name: what for name, what in changes.items() if what}
 
 # %% ../notebooks/93_stages.ipynb #66a1bdd4
 def begin_build(

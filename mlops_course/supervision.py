@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEBIAN', 'UNPACKED', 'PROGRAMS', 'MARK', 'ELSEWHERE', 'program', 'ended_quietly', 'home', 'running', 'register',
            'in_terminal', 'listen', 'port_holder', 'check_port', 'stop', 'stop_all', 'log_of', 'start', 'State',
-           'states', 'run_job', 'SubprocessJob']
+           'states']
 
 # %% ../notebooks/96_supervision.ipynb #96b00008
 import os
@@ -638,7 +638,7 @@ from filelock import FileLock
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    "One process at a time changes a folder's services; the lock falls when its holder dies."
+    "One process at a time changes a folder's services; the lock is released when its holder dies."
     home(folder).mkdir(parents=True, exist_ok=True)
     home(folder).chmod(0o700)
     with FileLock(home(folder) / ".lock"):
@@ -893,71 +893,3 @@ def _unsupervised_state(folder: Path, name: str, process: psutil.Process) -> Sta
     port = json.loads((home(folder) / f"{name}.pid").read_text(encoding="utf-8")).get("port") or 0
     healthy = not port or not trouble(Service(name=name, command=("",), port=port))
     return State(name, "running", process.pid, port, healthy)
-
-# %% ../notebooks/96_supervision.ipynb #6f449b84
-from collections.abc import Callable
-from pydoc import locate
-from typing import Any, get_type_hints
-
-from pydantic import TypeAdapter
-
-
-def _adapters(function: Callable) -> list[TypeAdapter]:
-    "Of its parameters, in their order."
-    hints = get_type_hints(function).items()
-    return [TypeAdapter(kind) for name, kind in hints if name != "return"]
-
-
-def run_job(name: str, *arguments: str) -> None:
-    "What the process of a `SubprocessJob` does. Its last line is what came of it."
-    try:
-        function = locate(name)
-        adapters = zip(_adapters(function), arguments, strict=True)
-        print(function(*(adapter.validate_json(text) for adapter, text in adapters)))
-    except Exception as error:
-        print(f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
-        sys.exit(1)
-
-# %% ../notebooks/96_supervision.ipynb #5d6c4814
-import threading
-
-
-class SubprocessJob:
-    "A function of a module in a process of its own, begun at once."
-
-    def __init__(
-        self,
-        function: Callable,
-        *arguments: Any,
-        nice: int = 0,  # up to 19: leaves the processor to all others
-    ):
-        adapters = zip(_adapters(function), arguments, strict=True)
-        texts = [adapter.dump_json(value).decode() for adapter, value in adapters]
-        main = (
-            "import sys; from mlops_course import supervision; supervision.run_job(*sys.argv[1:])"
-        )
-        name = f"{function.__module__}.{function.__qualname__}"
-        command = [sys.executable, "-c", main, name, *texts]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-        )
-        with suppress(psutil.Error):  # it may have ended
-            psutil.Process(self._process.pid).nice(nice)
-
-    def result(self, ended: threading.Event | None = None, seconds: float = 300) -> str:
-        """What the work gave. Raises `UserError` if it failed, took longer, or `ended` was set
-        meanwhile; then the process is killed."""
-        until, said = time.monotonic() + seconds, None
-        try:
-            while said is None:
-                with suppress(subprocess.TimeoutExpired):
-                    said, _ = self._process.communicate(timeout=0.2)
-                if said is None and (time.monotonic() > until or (ended and ended.is_set())):
-                    raise UserError("given up before it was done")
-        finally:
-            self._process.kill()
-            self._process.wait()
-        last = (said.splitlines() or [""])[-1]
-        if self._process.returncode:
-            raise UserError(last or "its process has ended before it was done")
-        return last

@@ -140,7 +140,7 @@ def alias_of(
         sqlite3.connect(f"{Path(folder).resolve().as_uri()}/mlflow.db?mode=ro", uri=True)
     ) as db:
         versions = "registered_model_aliases JOIN model_versions USING (name, version)"
-        found = db.execute(
+        row = db.execute(
             f"SELECT run_id, version FROM {versions} WHERE name = ? AND alias = ?", [name, alias]
         ).fetchone()
-    return (found[0], str(found[1])) if found else None
+    return (row[0], str(row[1])) if row else None

@@ -45,8 +45,8 @@ def extract(
     rows, names = past(tables, contract), [*dict.fromkeys([contract.entity, *contract.keys])]
     kinds = {name: contract.column(contract.learned, name).kind for name in names}
     rows = rows.astype({name: "int64" for name, kind in kinds.items() if kind == "integer"})
-    found = historical(rows[[*names, contract.time]]) if contract.views else rows
-    given = {n: (rows if n in contract.own else found)[n].array for n in contract.features}
+    joined = historical(rows[[*names, contract.time]]) if contract.views else rows
+    given = {n: (rows if n in contract.own else joined)[n].array for n in contract.features}
     rows = rows.assign(**typed(pd.DataFrame(given, rows.index), contract.kinds))
     numbers = [*([contract.propensity] if contract.propensity else []), contract.label]
     columns = [contract.booking, contract.time, *names, *contract.features, *numbers, KNOWN]
@@ -161,8 +161,8 @@ def _examined(frame, windows, data: list, trials: list, seed: int, champion, pro
     else:
         results += _against(champion, ahead, scores, seed, project)
     results, unmeasured = gate.measurable(results, frame, contract)
-    told = (trials, _measured(test, score, base, project), gain, test.assign(score=score), chosen)
-    return Judged(kind, model, results, *told, windows, project, unmeasured)
+    facts = (trials, _measured(test, score, base, project), gain, test.assign(score=score), chosen)
+    return Judged(kind, model, results, *facts, windows, project, unmeasured)
 
 # %% ../notebooks/45_training_pipeline.ipynb #2fd247e9
 import numpy as np
@@ -175,8 +175,8 @@ def _without_model(frame, windows, parts: dict, data: list, trials: list, paired
     evidence = gate.enough(test, None, project.acceptance, contract, paired)
     results, unmeasured = gate.measurable([*evidence, *data, model], frame, contract)
     nothing, tested = policy.Uplift(None, None, None, 0), test.assign(score=np.nan)
-    told = (trials, _measured(test, None, None, project), nothing, tested, test.head(0))
-    return Judged(None, None, results, *told, windows, project, unmeasured)
+    facts = (trials, _measured(test, None, None, project), nothing, tested, test.head(0))
+    return Judged(None, None, results, *facts, windows, project, unmeasured)
 
 
 def _untrained(parts: dict[str, pd.DataFrame], trials: list[models.Trial], contract) -> str:
@@ -194,12 +194,12 @@ def _measured(test: pd.DataFrame, score, base, project: Project) -> dict:
     mine, theirs = (
         models.measure([], []) if s is None else models.measure(label, s) for s in (score, base)
     )
-    told = {"base_rmse": theirs["rmse"], "base_log_loss": theirs["log_loss"], "labels": len(test)}
-    told[f"{contract.noun}s"] = test[contract.entity].nunique()
+    more = {"base_rmse": theirs["rmse"], "base_log_loss": theirs["log_loss"], "labels": len(test)}
+    more[f"{contract.noun}s"] = test[contract.entity].nunique()
     if contract.propensity is None and score is not None and len(test):
-        told["worth"] = float(worth.worth(label, score, project.costs).mean())
-        told["base_worth"] = float(worth.worth(label, base, project.costs).mean())
-    return mine | told
+        more["worth"] = float(worth.worth(label, score, project.costs).mean())
+        more["base_worth"] = float(worth.worth(label, base, project.costs).mean())
+    return mine | more
 
 
 def _gained(ahead: pd.DataFrame, scores: pd.Series, seed: int, contract: Contract) -> tuple:
@@ -398,8 +398,8 @@ def train(
 ) -> tuple[dict, Path]:
     "The decision on this table, made or found, with its run and version; and the run's folder."
     recipe = recipe_of(snapshot, settings, project)
-    found = registry.find(client, key_of(recipe))
-    run_id = found.run_id if found else try_all(client, frame, history, settings, recipe, project)
+    known = registry.find(client, key_of(recipe))
+    run_id = known.run_id if known else try_all(client, frame, history, settings, recipe, project)
     run = client.get_run(run_id)
     files = registry.artifacts(client, run_id)
     answer = _verdict_in(files / "verdict.json", run_id)
@@ -410,7 +410,7 @@ def train(
         now = registry.aliases(client)["champion"]
         why = f"judged before, as version {number}; the champion is version {now} by now"
         answer["reasons"] = [why]
-    made = {"decision": decision, "found": found is not None, "key": key_of(recipe)}
+    made = {"decision": decision, "found": known is not None, "key": key_of(recipe)}
     return {**made, "snapshot": snapshot, "model": model, **answer}, files
 
 # %% ../notebooks/45_training_pipeline.ipynb #b1508a40

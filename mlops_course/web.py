@@ -292,9 +292,9 @@ def _wrong(errors: Iterable[dict]) -> Iterator[str]:
 
 def _request_of(body: Any, form: type[BaseModel]) -> dict[str, str]:
     "The request's id, if the form has a place for it and what came has one to be repeated."
-    found = body.get("request_id") if isinstance(body, dict) else None
-    good = isinstance(found, str) and len(found) <= 128 and found.isprintable()
-    return {"request_id": found} if good and "request_id" in form.model_fields else {}
+    request_id = body.get("request_id") if isinstance(body, dict) else None
+    good = isinstance(request_id, str) and len(request_id) <= 128 and request_id.isprintable()
+    return {"request_id": request_id} if good and "request_id" in form.model_fields else {}
 
 # %% ../notebooks/94_web.ipynb #347893bf
 from collections.abc import Collection

@@ -82,14 +82,14 @@ def make(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     make_store(folder)
     make_registry(folder)
-    told = {"name": "company", "out": str(folder), "clock": CLOCK.isoformat()}
-    (folder / "env.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+    config = {"name": "company", "out": str(folder), "clock": CLOCK.isoformat()}
+    (folder / "env.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return folder
 
 
 def copy(company: Path, folder: Path) -> Path:
     "A company of its own for a test that changes it, as if nobody had asked it yet."
     shutil.copytree(company, folder, ignore=shutil.ignore_patterns("serving"))
-    told = yaml.safe_load((folder / "env.yaml").read_text(encoding="utf-8"))
-    (folder / "env.yaml").write_text(yaml.safe_dump({**told, "out": str(folder)}), encoding="utf-8")
+    config = yaml.safe_load((folder / "env.yaml").read_text(encoding="utf-8"))
+    (folder / "env.yaml").write_text(yaml.safe_dump({**config, "out": str(folder)}), encoding="utf-8")
     return folder

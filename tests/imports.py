@@ -57,8 +57,8 @@ def loads(
     modules: set[str],  # of the package
 ) -> set[str]:
     "The modules that `source` loads. A name that is made up while it runs may be that of any stage."
-    found = set(names(source))
-    return (found | set(stages.tasks()) if "" in found else found) & modules
+    loaded = set(names(source))
+    return (loaded | set(stages.tasks()) if "" in loaded else loaded) & modules
 
 
 def graph(texts: Mapping[str, str]) -> Graph:

@@ -199,8 +199,8 @@ def no_machine_path(notebook: Notebook) -> Iterator[str]:
         shown += "".join(
             json.dumps(o["data"].get(kind, "")) for o in cell.get("outputs", []) if "data" in o for kind in ("text/plain", "text/html")
         )
-        if found := MACHINE.search(shown):
-            yield f"path of a machine: {shown[found.start() : found.start() + 40]!r}"
+        if path := MACHINE.search(shown):
+            yield f"path of a machine: {shown[path.start() : path.start() + 40]!r}"
 
 
 @rule
@@ -288,24 +288,19 @@ def faults(path: Path) -> list[str]:
     return [f"{path.name}: {fault}" for check in RULES for fault in check(notebook)]
 
 
-def contents(folder: Path) -> str:
-    "The lessons as a Markdown table, and links to the appendix: what the README shows between its two marks."
+def contents(folder: Path) -> tuple[str, str]:
+    "The lessons as a Markdown table, for README, and the appendix as another, for DEVELOPERS: what each shows between its marks."
     notebooks = [Notebook(path) for path in sorted(folder.glob("[0-9]*.ipynb"), key=lambda path: path.stem.split("_"))]
     lessons = [notebook for notebook in notebooks if not notebook.appendix]
-    solutions = [notebook for notebook in notebooks if notebook.module.startswith("solutions_")]
     took = sum(int(LESSON.search(lesson.markdown[0])[1]) for lesson in lessons)
-    return "\n".join(
-        [
-            "| lesson | what it says of itself | minutes | module |",
-            "| --- | --- | ---: | --- |",
-            *map(_row, lessons),
-            f"\n{len(lessons)} lessons, {took / 60:.0f} hours. The appendix says how the course is made, for those who want to know: "
-            + ", ".join(_linked(page) for page in notebooks if page.appendix and page not in solutions)
-            + ". What the exercises ask, and solutions: "
-            + ", ".join(_linked(page).replace("[Solutions: ", "[") for page in solutions)
-            + ".",
-        ]
-    )
+    table = [
+        "| lesson | what it says of itself | minutes | module |",
+        "| --- | --- | ---: | --- |",
+        *map(_row, lessons),
+        f"\n{len(lessons)} lessons, {took / 60:.0f} hours.",
+    ]
+    pages = [_line(page) for page in notebooks if page.appendix]
+    return "\n".join(table), "\n".join(["| page | what it says of itself | module |", "| --- | --- | --- |", *pages])
 
 
 def _row(lesson: Notebook) -> str:
@@ -315,20 +310,28 @@ def _row(lesson: Notebook) -> str:
     return f"| {named} | {subtitle.removeprefix('> ')} | {minutes} | {lesson.module and f'`{lesson.module}`'} |"
 
 
-def _linked(page: Notebook) -> str:
-    return f"[{page.markdown[0].splitlines()[0].removeprefix('# ')}](notebooks/{page.path.name})"
+def _line(page: Notebook) -> str:
+    title, subtitle, *_ = page.markdown[0].splitlines()
+    number = page.path.stem.split("_")[0]
+    return f"| [{number} {title.removeprefix('# ')}](notebooks/{page.path.name}) | {subtitle.removeprefix('> ')} | {page.module and f'`{page.module}`'} |"
 
 
-def with_contents(readme: str, table: str) -> str:
-    "The README with `table` between its marks."
-    return re.sub(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", lambda m: f"{m[1]}{table}\n{m[2]}", readme, flags=re.S)
+def with_contents(text: str, mark: str, table: str) -> str:
+    "A page with `table` between its marks."
+    return re.sub(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.S)
+
+
+def pages(folder: Path) -> dict[Path, str]:
+    "README with its table of lessons, DEVELOPERS with that of the appendix, as they should be."
+    both = zip(("README.md", "DEVELOPERS.md"), ("lessons", "appendix"), contents(folder / "notebooks"), strict=True)
+    return {folder / name: with_contents((folder / name).read_text(encoding="utf-8"), mark, table) for name, mark, table in both}
 
 
 if __name__ == "__main__":
-    # NOTEBOOK...: print the faults. --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos. --readme: the table of lessons.
-    if sys.argv[1] == "--readme":
-        readme = Path("README.md")
-        readme.write_text(with_contents(readme.read_text(encoding="utf-8"), contents(Path("notebooks"))), encoding="utf-8")
+    # NOTEBOOK...: print the faults. --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos. --contents: the tables of lessons and of the appendix.
+    if sys.argv[1] == "--contents":
+        for page, text in pages(Path(".")).items():
+            page.write_text(text, encoding="utf-8")
         sys.exit()
     if sys.argv[1] == "--as-taught":
         folder = Path(sys.argv[2])
@@ -336,6 +339,6 @@ if __name__ == "__main__":
         for name in sys.argv[3:]:
             (folder / Path(name).name).write_text(as_taught(Path(name)), encoding="utf-8")
         sys.exit()
-    found = [fault for name in sys.argv[1:] for fault in faults(Path(name))]
-    print("\n".join(found) or f"{len(sys.argv) - 1} notebooks keep the {len(RULES)} rules")
-    sys.exit(bool(found))
+    faults_seen = [fault for name in sys.argv[1:] for fault in faults(Path(name))]
+    print("\n".join(faults_seen) or f"{len(sys.argv) - 1} notebooks keep the {len(RULES)} rules")
+    sys.exit(bool(faults_seen))

@@ -18,7 +18,7 @@ NAMES = list(CONTRACT.features)
 CLOCK = project.environment().clock  # where a service's clock begins
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 BEGIN = MONDAY - timedelta(days=21)  # of normal traffic; a week after it ends the clock begins
-TOLD = MonitoringSettings(window_requests=200, window_labels=400, min_labels=50, min_requests=2)
+SETTINGS = MonitoringSettings(window_requests=200, window_labels=400, min_labels=50, min_requests=2)
 LATER = BEGIN + timedelta(days=28)
 
 
@@ -90,8 +90,8 @@ def normal(seed: int, days: int = 28, begin: datetime = BEGIN, shift: float = 0.
 def logged(rows: pd.DataFrame, version: str = "1") -> tuple[list[dict], list[Label]]:
     "Rows as serving's log has them, and their labels."
     entries, labels = [], []
-    for request, found in rows.groupby(CONTRACT.booking, sort=False):
-        best = found.loc[found.score.idxmax()]
+    for request, group in rows.groupby(CONTRACT.booking, sort=False):
+        best = group.loc[group.score.idxmax()]
         candidates = [
             {
                 "driver_id": int(c.driver_id),
@@ -99,7 +99,7 @@ def logged(rows: pd.DataFrame, version: str = "1") -> tuple[list[dict], list[Lab
                 "values": {n: getattr(c, n) for n in NAMES},
                 "known_at": c.known_at.isoformat(),
             }
-            for c in found.itertuples()
+            for c in group.itertuples()
         ]
         about = {"time": best[CONTRACT.time].isoformat(), "request_id": request, "prediction": int(best.driver_id), "score": best.score}
         entries.append({**about, "version": version, "candidates": candidates})
@@ -109,9 +109,9 @@ def logged(rows: pd.DataFrame, version: str = "1") -> tuple[list[dict], list[Lab
 
 def judged(usual: Reference, rows: pd.DataFrame) -> Verdict:
     "The verdict on the newest requests, with the labels of the best candidates."
-    newest = rows[rows[CONTRACT.booking].isin(rows[CONTRACT.booking].drop_duplicates().tail(TOLD.window_requests))]
+    newest = rows[rows[CONTRACT.booking].isin(rows[CONTRACT.booking].drop_duplicates().tail(SETTINGS.window_requests))]
     best = newest.sort_values("score").groupby(CONTRACT.booking).tail(1)
-    return judge(newest, best.assign(**{CONTRACT.label: best.ended.astype(float)}), usual, TOLD, CONTRACT)
+    return judge(newest, best.assign(**{CONTRACT.label: best.ended.astype(float)}), usual, SETTINGS, CONTRACT)
 
 
 # ---- columns that hardly vary, in place of the features
@@ -142,7 +142,7 @@ KINDS = {
 }
 
 
-TRIPLES = [tuple(list(KINDS)[at : at + 3]) for at in range(0, len(KINDS), 3)]  # there are three features
+TRIPLES = [tuple(list(KINDS)[place : place + 3]) for place in range(0, len(KINDS), 3)]  # there are three features
 
 
 def of_kinds(rows: pd.DataFrame, kinds: tuple[str, ...], seed: int) -> pd.DataFrame:
@@ -159,7 +159,7 @@ def unchanged(begin: datetime, days: int) -> pd.DataFrame:
 
 @cache
 def reference(kinds: tuple[str, ...], seed: int) -> Reference:
-    return reference_of(of_kinds(unchanged(BEGIN, 28), kinds, seed), TOLD, pd.Timestamp(BEGIN), CONTRACT)
+    return reference_of(of_kinds(unchanged(BEGIN, 28), kinds, seed), SETTINGS, pd.Timestamp(BEGIN), CONTRACT)
 
 
 def one_window(kind: str) -> tuple[Reference, pd.DataFrame, str]:
@@ -171,5 +171,5 @@ def one_window(kind: str) -> tuple[Reference, pd.DataFrame, str]:
 
 def windows(rows: pd.DataFrame, step: int = 100):
     names = rows[CONTRACT.booking].drop_duplicates().to_numpy()
-    for end in range(TOLD.window_requests, len(names) + 1, step):
-        yield rows[rows[CONTRACT.booking].isin(names[end - TOLD.window_requests : end])]
+    for end in range(SETTINGS.window_requests, len(names) + 1, step):
+        yield rows[rows[CONTRACT.booking].isin(names[end - SETTINGS.window_requests : end])]

@@ -49,8 +49,8 @@ class Workshop:
     def call(self, *command: str) -> tuple[int, str]:
         "Run a command to its end: exit code and all that it printed."
         work = self.start(*command)
-        told, _ = work.communicate(timeout=900)
-        return work.returncode, told
+        output, _ = work.communicate(timeout=900)
+        return work.returncode, output
 
     def kill_in(self, stage: str) -> None:
         "Start a build and kill it, with all its children, as soon as `stage` has started."

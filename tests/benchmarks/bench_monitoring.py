@@ -39,7 +39,7 @@ CONTRACT, ACCEPTANCE = RIDES.contract, RIDES.acceptance
 FEATURES = list(CONTRACT.features)
 DRIFTS = ("covariate_drift", "concept_drift", "feed_missing", "feed_stale")
 WITHIN = 2_000  # requests
-EXPLORE = 0.05
+EPSILON = 0.05
 
 
 class Size(NamedTuple):
@@ -58,14 +58,14 @@ SMALL = Size(100, 400, before=42, live=8)
 
 def pieces(company: world.Company, days: range, week: world.Week, booked: bool = True) -> dict[str, pd.DataFrame]:
     "The world's tables of some days; `week` goes with them."
-    found: dict[str, list] = {}
+    scored: dict[str, list] = {}
     for day in days:
         for rows in world.statistics(company, day, week):
-            found.setdefault("driver_stats", []).append(rows)
+            scored.setdefault("driver_stats", []).append(rows)
         for piece in world.bookings(company, day) if booked and day >= 0 else ():
             for name, rows in piece.items():
-                found.setdefault(name, []).append(rows)
-    return {name: pa.concat_tables(rows).to_pandas() for name, rows in found.items()}
+                scored.setdefault(name, []).append(rows)
+    return {name: pa.concat_tables(rows).to_pandas() for name, rows in scored.items()}
 
 
 def candidates_of(tables: dict[str, pd.DataFrame], hours: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +92,7 @@ def served(rows: pd.DataFrame, model, seed: int) -> pd.DataFrame:
     known, rng = rows[FEATURES].notna().any(axis=1), np.random.default_rng(seed)
     rows = rows.assign(score=np.where(known, models.probability(model, rows, CONTRACT), np.nan))
     number = pd.factorize(rows.request_id)[0]
-    drawn = rng.random(number.max() + 1)[number] < EXPLORE
+    drawn = rng.random(number.max() + 1)[number] < EPSILON
     rank = np.where(drawn, rng.random(len(rows)), rows.score.fillna(-1))
     order = np.lexsort((rows.driver_id, -rank, number))
     chosen = np.zeros(len(rows), bool)
@@ -104,8 +104,8 @@ def traffic(size: Size, seed: int, drifts: tuple[str, ...] = DRIFTS, live: bool 
     "The moment until which the champion has learned, and requests: `before`, `normal` after it, and each drift, which begins on some weekday."
     first = size.before + seed % 7
     total = size.before + max(size.live, 14) + 1
-    told = {"drivers": size.drivers, "days": total, "bookings_per_day": size.bookings_per_day, "seed": seed}
-    company = world.Company(world.WorldSettings(**told))
+    values = {"drivers": size.drivers, "days": total, "bookings_per_day": size.bookings_per_day, "seed": seed}
+    company = world.Company(world.WorldSettings(**values))
     week = world.Week(size.drivers)
     past = pieces(company, range(-world.WEEK, size.before), week)
     before = candidates_of(past, past["driver_stats"])
@@ -119,7 +119,7 @@ def traffic(size: Size, seed: int, drifts: tuple[str, ...] = DRIFTS, live: bool 
     recent += [lead["driver_stats"]] if lead else []
     enough = range(first, first + 2 + WITHIN // size.bookings_per_day)
     for scenario in drifts:
-        drifted = world.Company(world.WorldSettings(**told, scenario=scenario, drift_day=first))
+        drifted = world.Company(world.WorldSettings(**values, scenario=scenario, drift_day=first))
         days = pieces(drifted, enough, copy.deepcopy(week))
         made[scenario] = candidates_of(days, pd.concat([*recent, days["driver_stats"]]))
     until = before.event_timestamp.max().ceil("D") - pd.Timedelta(days=size.test)
@@ -128,42 +128,42 @@ def traffic(size: Size, seed: int, drifts: tuple[str, ...] = DRIFTS, live: bool 
     return until, {name: served(rows, champion, seed) for name, rows in made.items()}
 
 
-def verdicts(rows: pd.DataFrame, reference: Reference, told: MonitoringSettings, step: int, earlier: pd.DataFrame | None = None):
+def verdicts(rows: pd.DataFrame, reference: Reference, settings: MonitoringSettings, step: int, earlier: pd.DataFrame | None = None):
     "The verdict after each `step` requests; `earlier` is normal traffic just before, for the first windows."
     skipped = 0 if earlier is None else earlier.request_id.nunique()
     rows = rows if earlier is None else pd.concat([earlier, rows])
     starts = np.append(np.flatnonzero((rows.request_id != rows.request_id.shift()).to_numpy()), len(rows))
-    for end in range(max(told.window_requests, skipped + step), len(starts), step):
-        window = rows.iloc[starts[end - told.window_requests] : starts[end]]
-        seen = rows.iloc[starts[max(0, end - 3 * told.window_labels // 2)] : starts[end]]
-        come = seen[seen.chosen & (seen.label_at <= window.event_timestamp.iloc[-1])].tail(told.window_labels)
-        yield end - skipped, judge(window, come.assign(trip_completed=come.outcome), reference, told, CONTRACT)
+    for end in range(max(settings.window_requests, skipped + step), len(starts), step):
+        window = rows.iloc[starts[end - settings.window_requests] : starts[end]]
+        seen = rows.iloc[starts[max(0, end - 3 * settings.window_labels // 2)] : starts[end]]
+        come = seen[seen.chosen & (seen.label_at <= window.event_timestamp.iloc[-1])].tail(settings.window_labels)
+        yield end - skipped, judge(window, come.assign(trip_completed=come.outcome), reference, settings, CONTRACT)
 
 
-def highest(found) -> dict[str, float]:
+def highest(verdict) -> dict[str, float]:
     "The largest share of the alarm for each kind."
-    over = {"features": max(found.scores[name] for name in FEATURES), "predictions": found.scores["score"]}
-    over["performance"] = np.nanmax([found.scores["residual"], found.scores["squared_error"], 0])
-    return {**over, "quality": max(found.quality[name] / limit for name, limit in found.limits.items())}
+    over = {"features": max(verdict.scores[name] for name in FEATURES), "predictions": verdict.scores["score"]}
+    over["performance"] = np.nanmax([verdict.scores["residual"], verdict.scores["squared_error"], 0])
+    return {**over, "quality": max(verdict.quality[name] / limit for name, limit in verdict.limits.items())}
 
 
 def one_seed(size: Size, seed: int, live: bool, drifts: tuple[str, ...] = DRIFTS) -> dict:
     "Normal windows with their alarms and nearest misses, and requests until the alarm under each drift."
-    told = MonitoringSettings()
+    settings = MonitoringSettings()
     until, made = traffic(size, seed, drifts, live)
     newest = made["before"].event_timestamp.max()
-    recent = made["before"][made["before"].event_timestamp > newest - pd.Timedelta(days=told.reference_days)]
-    reference = reference_of(recent, told, until, CONTRACT)
+    recent = made["before"][made["before"].event_timestamp > newest - pd.Timedelta(days=settings.reference_days)]
+    reference = reference_of(recent, settings, until, CONTRACT)
     result = {"seed": seed, "normal": [], "delay": {}}
     if live:
-        for _, found in verdicts(made["normal"], reference, told, 100):
-            result["normal"].append({**highest(found), "alarm": any(found.detected.values())})
-    last = made["before"].request_id.drop_duplicates().tail(told.window_requests)
+        for _, verdict in verdicts(made["normal"], reference, settings, 100):
+            result["normal"].append({**highest(verdict), "alarm": any(verdict.detected.values())})
+    last = made["before"].request_id.drop_duplicates().tail(settings.window_requests)
     earlier = made["before"][made["before"].request_id.isin(last)].assign(chosen=False)  # labels of the champion's choices begin with it
     for scenario in drifts:
         result["delay"][scenario] = (None, "")
-        for requests, found in verdicts(made[scenario], reference, told, 50, earlier):
-            kinds = [kind for kind, over in found.detected.items() if over]
+        for requests, verdict in verdicts(made[scenario], reference, settings, 50, earlier):
+            kinds = [kind for kind, over in verdict.detected.items() if over]
             if kinds and requests <= WITHIN:
                 result["delay"][scenario] = (requests, ", ".join(kinds))
                 break
@@ -182,12 +182,12 @@ def show(name: str, results: list[dict]) -> dict:
     print(f"| {name}, drift | seeds | alarm within {WITHIN:,} requests | median requests | most | first seen in |")
     print("| --- | ---: | ---: | ---: | ---: | --- |")
     for scenario in DRIFTS:
-        found = [result["delay"][scenario] for result in results if scenario in result["delay"]]
-        delays = [delay for delay, _ in found if delay is not None]
-        kinds = ", ".join(sorted({kind for _, kind in found if kind}))
-        figures[scenario] = len(delays) / len(found)
+        delays_now = [result["delay"][scenario] for result in results if scenario in result["delay"]]
+        delays = [delay for delay, _ in delays_now if delay is not None]
+        kinds = ", ".join(sorted({kind for _, kind in delays_now if kind}))
+        figures[scenario] = len(delays) / len(delays_now)
         print(
-            f"| {scenario} | {len(found)} | {figures[scenario]:.0%} | {np.median(delays or [np.nan]):,.0f} | {max(delays, default=0):,} | {kinds} |"
+            f"| {scenario} | {len(delays_now)} | {figures[scenario]:.0%} | {np.median(delays or [np.nan]):,.0f} | {max(delays, default=0):,} | {kinds} |"
         )
     print()
     return figures
@@ -208,7 +208,7 @@ def watching(folder: Path, *settings: str) -> Iterator[tuple[httpx.Client, psuti
     "The monitoring service on a folder, from when it is ready until the block ends: its address and process."
     port = services.free_port()
     words = [services.BIN / "mlops-course", "monitor", "--env", "env.yaml", "--folder", folder, "--port", port]
-    words += [word for told in settings for word in ("--set", told)]
+    words += [word for setting in settings for word in ("--set", setting)]
     with (
         open(folder / "monitoring.log", "wb") as out,
         httpx.Client(trust_env=False, base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
@@ -334,18 +334,18 @@ def kept_up(ground: services.Ground, folder: Path, seconds: float, backlog: int)
 
 def throughput(ground: services.Ground, folder: Path, seconds: int, rounds: int) -> dict[str, tuple[float, float]]:
     "Requests/s and the 99th percentile of serving under as much load as it takes, without and with monitoring by turns: medians."
-    bodies, found = folder / "bodies.txt", {"off": [], "on": []}
+    bodies, measured = folder / "bodies.txt", {"off": [], "on": []}
     bodies.write_text("\n".join(map(services.by_number, ground.requests(1, 2_000))) + "\n", encoding="utf-8")
     service = services.ours(services.OURS, ground, folder)
     (folder / "snapshots").symlink_to(ground.folder / "snapshots")
     with services.running(service, folder, services.by_number(ground.requests(1, 1)[0])) as (port, _):
         load.closed(port, service.path, bodies, "warm", service.good, min(2, seconds))
         for turn in range(rounds):
-            for name in found:
+            for name in measured:
                 with watching(folder) if name == "on" else nullcontext():
-                    told = load.closed(port, service.path, bodies, f"{name}{turn}", service.good, seconds)
-                    found[name].append((told.requests / told.seconds, told.p99))
-    return {name: tuple(np.median(told, axis=0)) for name, told in found.items()}
+                    turns_of = load.closed(port, service.path, bodies, f"{name}{turn}", service.good, seconds)
+                    measured[name].append((turns_of.requests / turns_of.seconds, turns_of.p99))
+    return {name: tuple(np.median(turns_of, axis=0)) for name, turns_of in measured.items()}
 
 
 def show_processes(kept: KeptUp, speeds: dict[str, tuple[float, float]]) -> list[tuple[bool, str]]:
@@ -374,23 +374,23 @@ def processes(small: bool) -> list[tuple[bool, str]]:
     "What the services do beside each other; on the ground of the benchmark of serving."
     ground = project.root() / "out/bench/serving"
     services.make_ground(ground)
-    found = services.Ground.at(ground)
+    made = services.Ground.of(ground)
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        kept = kept_up(found, Path(one), 5 if small else 60, 2_000 if small else 20_000)
-        return show_processes(kept, throughput(found, Path(two), 1 if small else 10, 1 if small else 3))
+        kept = kept_up(made, Path(one), 5 if small else 60, 2_000 if small else 20_000)
+        return show_processes(kept, throughput(made, Path(two), 1 if small else 10, 1 if small else 3))
 
 
 def judged(figures: dict) -> list[tuple[bool, str]]:
     "The targets of the alarms."
     lines = []
-    for name, found in figures.items():
-        enough = found["windows"] >= 1_000
+    for name, figure in figures.items():
+        enough = figure["windows"] >= 1_000
         lines.append(
-            (enough and not found["false_alarms"], f"{name}: {found['false_alarms']} alarms in {found['windows']:,} normal windows")
+            (enough and not figure["false_alarms"], f"{name}: {figure['false_alarms']} alarms in {figure['windows']:,} normal windows")
         )
         for scenario in DRIFTS:
             lines.append(
-                (found[scenario] >= 0.95, f"{name}, {scenario}: alarm within {WITHIN:,} requests in {found[scenario]:.0%} of seeds")
+                (figure[scenario] >= 0.95, f"{name}, {scenario}: alarm within {WITHIN:,} requests in {figure[scenario]:.0%} of seeds")
             )
     return lines
 
@@ -403,25 +403,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=11)
     asked = parser.parse_args(argv)
-    told = []
+    lines = []
     if asked.only != "alarms":
         try:
             load.find_wrk()
         except load.Missing as error:
             print(error, file=sys.stderr)
             return 1
-        told += processes(asked.small)
+        lines += processes(asked.small)
     if asked.only != "processes" and asked.small:
         show("100 drivers", [one_seed(SMALL, asked.first, True)])
     elif asked.only != "processes":
         numbers = range(asked.first, asked.first + asked.seeds)
         sizes = {"400 drivers, 1,200 bookings a day": DEV, "150 drivers, 500 bookings a day": TEST}
         results = {name: [one_seed(size, seed, live=place < 5) for place, seed in enumerate(numbers)] for name, size in sizes.items()}
-        told += judged({name: show(name, found) for name, found in results.items()})
+        lines += judged({name: show(name, figure) for name, figure in results.items()})
     if asked.small:
         return 0
-    print("\n".join(f"- {text}: {'reached' if reached else 'MISSED'}" for reached, text in told))
-    return 0 if all(reached for reached, _ in told) else 3
+    print("\n".join(f"- {text}: {'reached' if reached else 'MISSED'}" for reached, text in lines))
+    return 0 if all(reached for reached, _ in lines) else 3
 
 
 if __name__ == "__main__":

@@ -109,11 +109,11 @@ def measured(folder: Path, kind: str, days: int, limit_gb: float = LIMIT_GB, tim
 
 def repeated(folder: Path, kinds: list[str], days: int, times: int) -> dict:
     "The median of seconds and the largest peak of each kind, measured in turns so that a busy machine is busy for all."
-    found = {kind: [] for kind in kinds}
+    runs = {kind: [] for kind in kinds}
     for _ in range(times):
         for kind in kinds:
-            found[kind].append(measured(folder, kind, days))
-    return {kind: all(several) and _together(several) for kind, several in found.items()}
+            runs[kind].append(measured(folder, kind, days))
+    return {kind: all(several) and _together(several) for kind, several in runs.items()}
 
 
 def _together(several: list[dict]) -> dict:
@@ -157,13 +157,13 @@ def main(argv: list[str] | None = None) -> dict:
     plan, turns = (QUICK, 1) if asked.quick else (FULL, 3)
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), *plan["target"])
-        at = repeated(Path(folder), [BARE, OURS], WEEK, turns)
+        results = repeated(Path(folder), [BARE, OURS], WEEK, turns)
     growth = [compared(labels, rows, NO_LIMIT, turns) for labels, rows in plan["sizes"]]
     survived = [size for size in growth if size["theirs"]]
     week = compared(survived[-1]["labels"], survived[-1]["rows"], WEEK, turns) if survived else None
     if asked.plot:
         plot(growth, asked.plot)
-    return report(plan["target"], at, growth, week)
+    return report(plan["target"], results, growth, week)
 
 
 def compared(labels: int, rows: int, days: int, turns: int) -> dict:
@@ -174,11 +174,11 @@ def compared(labels: int, rows: int, days: int, turns: int) -> dict:
     return {"labels": labels, "rows": rows, "ours": size[OURS], "theirs": size[THEIRS]}
 
 
-def report(target: tuple[int, int], at: dict, growth: list[dict], week: dict | None) -> dict:
+def report(target: tuple[int, int], results: dict, growth: list[dict], week: dict | None) -> dict:
     "Print the tables; the figures."
-    ratio, of_cpu = (at[OURS][key] / at[BARE][key] for key in ("seconds", "cpu"))
+    ratio, of_cpu = (results[OURS][key] / results[BARE][key] for key in ("seconds", "cpu"))
     print(f"\n{target[0]:,} labels against {target[1]:,} rows of features, seven days to live\n")
-    lines = [["bare ASOF join", at[BARE]], ["Feast with AsofOfflineStore", at[OURS]]]
+    lines = [["bare ASOF join", results[BARE]], ["Feast with AsofOfflineStore", results[OURS]]]
     print(
         table(["", "seconds", "of CPU", "peak GB"], [[name, *(f"{m[key]:.2f}" for key in ("seconds", "cpu", "gb"))] for name, m in lines])
     )
@@ -190,8 +190,8 @@ def report(target: tuple[int, int], at: dict, growth: list[dict], week: dict | N
         print("\nThe largest size that Feast's store survived, with seven days to live:\n")
         print(table(head, [_line(week)]))
     faster = [size["theirs"]["seconds"] / size["ours"]["seconds"] for size in growth if size["theirs"]]
-    figures = {"ratio": ratio, "ratio_cpu": of_cpu, "gb": at[OURS]["gb"], "faster": faster[-1] if faster else None}
-    return figures | {"target": target, "bare": at[BARE], "ours": at[OURS], "growth": growth, "week": week}
+    figures = {"ratio": ratio, "ratio_cpu": of_cpu, "gb": results[OURS]["gb"], "faster": faster[-1] if faster else None}
+    return figures | {"target": target, "bare": results[BARE], "ours": results[OURS], "growth": growth, "week": week}
 
 
 def _line(size: dict) -> list[str]:

@@ -58,12 +58,12 @@ def measured(
         before(port)
         load.closed(port, service.path, file, "warm", service.good, min(seconds, 2))
         cpu, wrk, busy = services.cpu_seconds(process), *_cpu()
-        told = load.closed(port, service.path, file, "load", service.good, seconds)
+        figures = load.closed(port, service.path, file, "load", service.good, seconds)
         cpu, wrk, busy = (now - then for now, then in zip((services.cpu_seconds(process), *_cpu()), (cpu, wrk, busy), strict=True))
         check(service, port, asked[:50], "after")
         after(port)
-    others = max(0, busy - cpu - wrk) / told.seconds / psutil.cpu_count()
-    return Measured(told.requests / told.seconds, told.p50, told.p99, cpu / told.requests * 1e3, others)
+    others = max(0, busy - cpu - wrk) / figures.seconds / psutil.cpu_count()
+    return Measured(figures.requests / figures.seconds, figures.p50, figures.p99, cpu / figures.requests * 1e3, others)
 
 
 def _cpu() -> tuple[float, float]:
@@ -88,10 +88,10 @@ def compared(port: int, ground: Ground, n: int) -> dict:
     "The last of `n` answers of ours. Raises RuntimeError unless scores and driver are those of the registered pipeline."
     for i, rows in enumerate(ground.requests(2, n)):
         answer = json.loads(load.ask(port, "/inference", by_number(rows), f"same{i}"))
-        told = pd.DataFrame(answer["candidates"]).set_index(CONTRACT.entity).score.reindex(rows[CONTRACT.entity]).to_numpy()
+        answered = pd.DataFrame(answer["candidates"]).set_index(CONTRACT.entity).score.reindex(rows[CONTRACT.entity]).to_numpy()
         scores = ground.champion.probability(rows)
         best = rows[CONTRACT.entity].to_numpy()[scores >= scores.max() - 1e-9]
-        if not (np.abs(told - scores).max() <= 1e-9 and (answer["explored"] or answer["prediction"] in best)):
+        if not (np.abs(answered - scores).max() <= 1e-9 and (answer["explored"] or answer["prediction"] in best)):
             raise RuntimeError(f"request {i}: the registered pipeline says {scores}, the service {answer}")
     return answer
 
@@ -117,7 +117,7 @@ class Figures(NamedTuple):
 
 def run(ground: Ground, seconds: int, small: bool) -> Figures:
     "All services one after another; small: ours and the bare endpoint, and less of everything."
-    same, found, kept = (20 if small else 200), {}, {}
+    same, measurements, kept = (20 if small else 200), {}, {}
 
     def before(port: int) -> None:
         kept["answer"] = compared(port, ground, same)
@@ -128,21 +128,26 @@ def run(ground: Ground, seconds: int, small: bool) -> Figures:
         kept["counted"] = counted(port)
 
     with tempfile.TemporaryDirectory() as name:
-        at = {who: Path(name) / str(i) for i, who in enumerate([OURS, UNCACHED, BARE, MLFLOW, BENTO, "parts"])}
-        for folder in at.values():
+        folders = {who: Path(name) / str(i) for i, who in enumerate([OURS, UNCACHED, BARE, MLFLOW, BENTO, "parts"])}
+        for folder in folders.values():
             folder.mkdir()
-        found[OURS] = measured(services.ours(OURS, ground, at[OURS]), ground, seconds, at[OURS], before, after)
-        if logged(at[OURS]) != kept["counted"]:
-            raise RuntimeError(f"{kept['counted']} requests were answered, and {logged(at[OURS])} logged")
-        found[BARE] = measured(services.bare(kept["answer"], at[BARE]), ground, seconds, at[BARE])
+        measurements[OURS] = measured(services.ours(OURS, ground, folders[OURS]), ground, seconds, folders[OURS], before, after)
+        if logged(folders[OURS]) != kept["counted"]:
+            raise RuntimeError(f"{kept['counted']} requests were answered, and {logged(folders[OURS])} logged")
+        measurements[BARE] = measured(services.bare(kept["answer"], folders[BARE]), ground, seconds, folders[BARE])
         if not small:
-            uncached = services.ours(UNCACHED, ground, at[UNCACHED], "cache_seconds=0")
-            found[UNCACHED] = measured(uncached, ground, seconds, at[UNCACHED], before)
-            found[MLFLOW] = measured(services.mlflow(ground), ground, seconds, at[MLFLOW])
-            found[BENTO] = measured(services.bento(ground, at[BENTO]), ground, seconds, at[BENTO])
+            uncached = services.ours(UNCACHED, ground, folders[UNCACHED], "cache_seconds=0")
+            measurements[UNCACHED] = measured(uncached, ground, seconds, folders[UNCACHED], before)
+            measurements[MLFLOW] = measured(services.mlflow(ground), ground, seconds, folders[MLFLOW])
+            measurements[BENTO] = measured(services.bento(ground, folders[BENTO]), ground, seconds, folders[BENTO])
         with ProcessPoolExecutor(1, get_context("forkserver")) as alone:
-            told = alone.submit(parts.parts, ground.folder, at["parts"], kept["answer"], 60 if small else 1_000).result()
-    return Figures({who: found[who] for who in (BARE, OURS, UNCACHED, MLFLOW, BENTO) if who in found}, kept["paced"], same, told)
+            measured_parts = alone.submit(parts.parts, ground.folder, folders["parts"], kept["answer"], 60 if small else 1_000).result()
+    return Figures(
+        {who: measurements[who] for who in (BARE, OURS, UNCACHED, MLFLOW, BENTO) if who in measurements},
+        kept["paced"],
+        same,
+        measured_parts,
+    )
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -160,14 +165,14 @@ def report(figures: Figures, seconds: int) -> None:
     print(table(["service", "requests/s", "p50, ms", "p99, ms", "CPU, ms a request", "times BentoML", "of the bare endpoint"], rows))
     print("\nWhere the time of one request goes, one at a time and without a network, in ms:\n")
     names = [parts.HTTP, parts.LOOKUP, parts.FRAME, parts.MODEL, parts.REST]
-    lines = [[name, *(f"{told[name]:.2f}" if name in told else "-" for told in figures.parts.values())] for name in names]
-    lines.append(["together", *(f"{sum(told.values()):.2f}" for told in figures.parts.values())])
+    lines = [[name, *(f"{part[name]:.2f}" if name in part else "-" for part in figures.parts.values())] for name in names]
+    lines.append(["together", *(f"{sum(part.values()):.2f}" for part in figures.parts.values())])
     print(table(["part", *figures.parts], lines))
 
 
-def disturbed(found: dict[str, Measured]) -> str:
+def disturbed(measurements: dict[str, Measured]) -> str:
     "What to say of a machine that had other work; empty if it had none."
-    name, worst = max(found.items(), key=lambda item: item[1].others)
+    name, worst = max(measurements.items(), key=lambda item: item[1].others)
     text = f"{worst.others:.0%} of the machine went to other programs while `{name}` was measured: measure again when it is quiet"
     return text if worst.others > OTHERS else ""
 
@@ -178,11 +183,13 @@ def _times(m: Measured, base: Measured | None) -> str:
 
 def verdicts(figures: Figures) -> list[tuple[bool, str]]:
     "Was each target reached, and in words."
-    found, lines = figures.services, []
+    measurements, lines = figures.services, []
     for name, least in TIMES.items():
-        times = found[name].rate / found[BENTO].rate
+        times = measurements[name].rate / measurements[BENTO].rate
         lines.append((times >= least, f"{name}: {times:.1f} times BentoML's requests/s, at least {least}"))
-        lines.append((found[name].p99 <= P99_MS, f"{name}: {found[name].p99:.1f} ms at the 99th percentile, at most {P99_MS}"))
+        lines.append(
+            (measurements[name].p99 <= P99_MS, f"{name}: {measurements[name].p99:.1f} ms at the 99th percentile, at most {P99_MS}")
+        )
     limit = ACCEPTANCE.latency_ms
     text = f"{OURS}, {RATE:.0f} requests/s, ten times the expected: {figures.paced:.1f} ms at the 99th percentile, at most {limit:.0f}"
     return [*lines, (figures.paced <= limit, text)]
@@ -203,15 +210,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not asked.ground:
         services.make_ground(folder)
-    figures = run(Ground.at(folder), seconds, asked.small)
+    figures = run(Ground.of(folder), seconds, asked.small)
     report(figures, seconds)
     print(f"\n{figures.same} answers of ours compared with the registered scikit-learn pipeline on the same features: equal.")
     print(disturbed(figures.services), file=sys.stderr)
     if asked.small:
         return 0
-    told = verdicts(figures)
-    print("\n" + "\n".join(f"- {text}: {'reached' if reached else 'MISSED'}" for reached, text in told))
-    return 0 if all(reached for reached, _ in told) else 3
+    lines = verdicts(figures)
+    print("\n" + "\n".join(f"- {text}: {'reached' if reached else 'MISSED'}" for reached, text in lines))
+    return 0 if all(reached for reached, _ in lines) else 3
 
 
 if __name__ == "__main__":

@@ -53,26 +53,26 @@ def main(full: bool = False) -> dict:
     "Measure, print a small Markdown table, and return the figures."
     written(SIZE.model_copy(update={"days": 1}))
     rows, seconds = min((written(SIZE) for _ in range(3)), key=lambda measured: measured[1])
-    found = {"rows_per_second": sum(rows.values()) / seconds}
+    figures = {"rows_per_second": sum(rows.values()) / seconds}
     print("| world | rows/s | times the world's time |\n| --- | ---: | ---: |")
-    print(f"| made and written, {sum(rows.values()):,} rows | {found['rows_per_second']:,.0f} | 1 |")
+    print(f"| made and written, {sum(rows.values()):,} rows | {figures['rows_per_second']:,.0f} | 1 |")
     for name, same in [("bare generator, same distributions", True), ("bare generator, uniform numbers", False)]:
         alone = min(bare(rows, same) for _ in range(3))
-        found["ratio_same" if same else "ratio_uniform"] = seconds / alone
+        figures["ratio_same" if same else "ratio_uniform"] = seconds / alone
         print(f"| {name} | {sum(rows.values()) / alone:,.0f} | 1/{seconds / alone:.1f} |")
     if full:
-        found |= peak()
-        print(f"\n{found['driver_hours']:,} driver-hours: {found['full_seconds']:.0f} s, peak memory {found['peak_gb']:.2f} GB")
-    return found
+        figures |= peak()
+        print(f"\n{figures['driver_hours']:,} driver-hours: {figures['full_seconds']:.0f} s, peak memory {figures['peak_gb']:.2f} GB")
+    return figures
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="also ten million driver-hours")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.measure:
+    arguments = parser.parse_args()
+    if arguments.measure:
         made, took = written(FULL)
         print(made["driver_stats"], took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     else:
-        main(told.full)
+        main(arguments.full)

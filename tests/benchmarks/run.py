@@ -58,8 +58,8 @@ def keep(
 ) -> None:
     "Put a benchmark's tables between its marks, below a line that says when and where they were measured."
     marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
-    text, found = marks.subn(lambda m: f"{m[1]}\n{caption()}\n\n{tables}\n\n{m[2]}", page.read_text(encoding="utf-8"))
-    if not found:
+    text, match = marks.subn(lambda m: f"{m[1]}\n{caption()}\n\n{tables}\n\n{m[2]}", page.read_text(encoding="utf-8"))
+    if not match:
         sys.exit(f"{page.name} has no marks <!-- {name} --> and <!-- /{name} -->: add them where the tables shall stand")
     page.write_text(text, encoding="utf-8")
 

@@ -103,9 +103,9 @@ def test_a_build_that_dies_says_why_in_one_message(out, ploomber, monkeypatch, s
     ploomber(script)
     (out / "made/build.json").unlink()
 
-    told = CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"])
+    result = CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"])
 
-    assert told.exit_code == 1 and re.search(message, told.output), told.output
+    assert result.exit_code == 1 and re.search(message, result.output), result.output
     assert (out / "logs/ploomber.log").is_file() and not (out / "made/build.json").exists()
 
 
@@ -129,9 +129,9 @@ def test_a_run_beside_another_build_says_who_builds_and_disturbs_nothing(out, pl
         (out / "data/b.parquet").unlink()
 
     with locked(out / "logs/.build.lock", "a build of it"):
-        told = CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"])
+        result = CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"])
 
-    assert f"a build of it runs already: process {os.getpid()} (" in told.output if stale else told.output == "the summary\n"
+    assert f"a build of it runs already: process {os.getpid()} (" in result.output if stale else result.output == "the summary\n"
     assert (out / "logs/ploomber.log").read_text() == "of the other one"
 
 
@@ -150,9 +150,9 @@ def test_many_changes_are_counted_and_each_is_said_once(out, monkeypatch):
     made["ran"] = stages.runs("data", project.environment())
     write_json(out / "made/data.json", made)
 
-    told = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"])
+    result = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"])
 
-    assert "Changed    data: data/0, data/1, data/2, data/3, data/4, data/5 and 3 more" in told.output
+    assert "Changed    data: data/0, data/1, data/2, data/3, data/4, data/5 and 3 more" in result.output
 
 
 def test_status_names_what_runs_where_it_answers_and_where_its_log_is(out, monkeypatch):
@@ -162,9 +162,9 @@ def test_status_names_what_runs_where_it_answers_and_where_its_log_is(out, monke
     (out / "logs").mkdir()
     (out / "logs/serving.jsonl").touch()
 
-    told = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"]).output
+    result = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"]).output
 
-    assert [line for line in told.splitlines() if line.startswith("Running")] == [
+    assert [line for line in result.splitlines() if line.startswith("Running")] == [
         "Running    live",
         f"Running    serving, http://127.0.0.1:8173, not ready, log in {project.shown(out / 'logs/serving.jsonl')}",
     ]
@@ -175,9 +175,9 @@ def test_before_the_first_build_the_message_says_how_to_make_one(tmp_path, monke
     monkeypatch.setattr(cli.project, "environment", lambda file=None: environment)
 
     for command in (["status"], ["trace", "champion"], ["rollback"], ["reproduce", "0" * 32], ["ui"]):
-        told = CliRunner().invoke(cli.app, command)
+        result = CliRunner().invoke(cli.app, command)
 
-        assert told.exit_code == 1 and "`make run ENV=env.test.yaml` makes" in told.output, command
+        assert result.exit_code == 1 and "`make run ENV=env.test.yaml` makes" in result.output, command
 
 
 def test_a_fault_in_our_own_code_keeps_its_stack(monkeypatch):
@@ -187,10 +187,10 @@ def test_a_fault_in_our_own_code_keeps_its_stack(monkeypatch):
 
 
 def test_a_command_without_words_lists_the_commands():
-    told = CliRunner().invoke(cli.app, [])
+    result = CliRunner().invoke(cli.app, [])
 
     for command in ["run", "status", "trace", "rollback", "reproduce", "progress", "ui"]:
-        assert command in told.output
+        assert command in result.output
 
 
 # Which environment is meant, and commands that can be typed as they are printed
@@ -214,7 +214,7 @@ def used(folder: Path, when: int) -> None:
     os.utime(folder / "logs/pipeline.jsonl", (when, when))
 
 
-def said(*words: str, code: int = 0) -> str:
+def output_of(*words: str, code: int = 0) -> str:
     answer = CliRunner().invoke(cli.app, words)
     assert answer.exit_code == code, answer.output
     return answer.output
@@ -222,14 +222,14 @@ def said(*words: str, code: int = 0) -> str:
 
 def test_the_first_line_names_the_environment_and_another_one_that_was_used_later(mine):
     used(mine / "out/dev", 1_000)
-    assert said("logs").splitlines()[0] == "Environment dev (env.yaml)"
+    assert output_of("logs").splitlines()[0] == "Environment dev (env.yaml)"
 
     used(mine / "out/mine", 2_000)
-    assert said("logs").splitlines()[0] == "Environment dev (env.yaml); env.my own.yaml was used later: --env 'env.my own.yaml'"
-    assert said("logs", "--env", "env.my own.yaml").splitlines()[0] == "Environment mine (env.my own.yaml)"
+    assert output_of("logs").splitlines()[0] == "Environment dev (env.yaml); env.my own.yaml was used later: --env 'env.my own.yaml'"
+    assert output_of("logs", "--env", "env.my own.yaml").splitlines()[0] == "Environment mine (env.my own.yaml)"
 
     used(mine / "out/dev", 3_000)
-    assert said("logs").splitlines()[0] == "Environment dev (env.yaml)"
+    assert output_of("logs").splitlines()[0] == "Environment dev (env.yaml)"
 
 
 @pytest.mark.parametrize("words", ["status", "logs", "trace champion", "rollback", "ui"])
@@ -237,14 +237,14 @@ def test_where_nothing_is_the_message_makes_it_in_that_environment_and_names_the
     used(mine / "out/mine", 2_000)
     (mine / "out/mine/logs/pipeline.jsonl").rename(mine / "out/mine/logs/live.jsonl")
 
-    assert re.search("`make run`.* makes it; env.my own.yaml was used later: --env 'env.my own.yaml'\n$", said(*words.split(), code=1))
+    assert re.search("`make run`.* makes it; env.my own.yaml was used later: --env 'env.my own.yaml'\n$", output_of(*words.split(), code=1))
     if words != "logs":
-        assert "`make run ENV='env.my own.yaml'` makes it\n" in said(*words.split(), "--env", "env.my own.yaml", code=1)
+        assert "`make run ENV='env.my own.yaml'` makes it\n" in output_of(*words.split(), "--env", "env.my own.yaml", code=1)
 
 
 @pytest.mark.parametrize("name", ["serve", "monitor", "retrain-on-alert"])
 def test_a_service_without_a_build_says_in_one_line_what_makes_one(mine, name):
-    answer = said(name, "--env", "env.my own.yaml", "--port", str(services.free_port()), code=1)
+    answer = output_of(name, "--env", "env.my own.yaml", "--port", str(services.free_port()), code=1)
 
     assert answer == "no models in out/mine/mlflow yet: `make run ENV='env.my own.yaml'` makes them\n"
 
@@ -253,7 +253,7 @@ def test_a_service_without_a_build_says_in_one_line_what_makes_one(mine, name):
     ("command", "old", "new"), [("serve", "explore", "epsilon"), ("retrain-on-alert", "pause_hours", "cooldown_hours")]
 )
 def test_a_setting_that_is_given_under_its_old_name_is_refused_with_the_new_one(mine, command, old, new):
-    assert said(command, "--set", f"{old}=1", code=1) == f"--set {old}: this setting is now {new}\n"
+    assert output_of(command, "--set", f"{old}=1", code=1) == f"--set {old}: this setting is now {new}\n"
 
 
 def test_a_printed_command_of_ours_is_found_without_an_active_environment(mine):
@@ -281,7 +281,7 @@ def test_the_live_company_names_taken_ports_and_missing_programs_before_it_build
         settings["live"] |= {f"{name}_port": services.free_port() for name in ("prometheus", "alertmanager")}
         (mine / "env.live.yaml").write_text(yaml.safe_dump(settings))
 
-        answer = said("live", code=1)
+        answer = output_of("live", code=1)
 
     missing = ["prometheus", *([] if program else ["alertmanager"])]
     assert f"service serving cannot have port {port}: the program" in answer
@@ -299,7 +299,7 @@ def test_the_live_company_names_taken_ports_and_missing_programs_before_it_build
 def test_an_odd_word_is_answered_in_one_line(mine, command, word, message):
     (mine / "out/dev/mlflow").mkdir(parents=True)
     (mine / "out/dev/mlflow/mlflow.db").touch()
-    answer = said(command, word, code=1)
+    answer = output_of(command, word, code=1)
 
     assert re.search(message, answer) and len(answer.splitlines()) == 1, answer
 
@@ -316,7 +316,7 @@ def test_a_request_id_with_control_characters_is_traced_in_its_line(mine, monkey
     monkeypatch.setattr(registry, "connect", lambda folder: None)
     monkeypatch.setattr(registry, "trace", lambda client, which: {"run_id": which})
 
-    lines = said("trace", name).splitlines()
+    lines = output_of("trace", name).splitlines()
 
     assert [line.count(r"a\nb\r\x1b[2Kc") for line in lines] == [0, 0, 1, 1, 0, 1, 0, 1], lines
 
@@ -326,7 +326,7 @@ def test_a_taken_port_is_refused_before_a_service_loads_with_one_cure(mine, monk
     monkeypatch.setattr(cli.importlib, "import_module", lambda module: pytest.fail(f"{module} was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        answer = said(name, "--port", str(port), code=1)
+        answer = output_of(name, "--port", str(port), code=1)
 
     assert f"port {port} of 127.0.0.1 cannot be used: " in answer and f"(process {os.getpid()}) has it" in answer
     assert answer.lower().count("choose another") == 1 and len(answer.splitlines()) == 1, answer
@@ -336,7 +336,7 @@ def test_a_taken_port_is_refused_before_a_service_loads_with_one_cure(mine, monk
 @pytest.mark.parametrize("key", ["", "a key"])
 def test_a_host_that_is_none_of_this_machine_is_called_so(mine, monkeypatch, host, key):
     monkeypatch.setenv(web.KEY, key)
-    answer = said("serve", "--host", host, "--port", str(services.free_port()), code=1)
+    answer = output_of("serve", "--host", host, "--port", str(services.free_port()), code=1)
 
     assert "is no address of this machine" in answer and "other machines" not in answer and len(answer.splitlines()) == 1, answer
 

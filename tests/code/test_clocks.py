@@ -165,8 +165,8 @@ def joins(tmp_path):
 def test_whoever_starts_while_another_lives_joins_its_clock(tmp_path, joins):
     clocks.begin(tmp_path, FIXED, 86_400, FIXED + timedelta(days=1_000))
     time.sleep(0.2)
-    told = joins()
-    assert FIXED + timedelta(hours=4) < told <= project.now()
+    output = joins()
+    assert FIXED + timedelta(hours=4) < output <= project.now()
 
 
 def test_a_clock_of_a_dead_run_counts_no_longer(tmp_path, joins):

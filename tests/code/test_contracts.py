@@ -92,11 +92,11 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("said", FAULTS)
-def test_what_does_not_fit_together_is_said_with_its_place(written, said):
+def test_what_does_not_fit_together_is_said_with_its_place(written, message):
     with pytest.raises(UserError) as refused:
-        written(FAULTS[said])
+        written(FAULTS[message])
 
-    assert f"\n  {said}" in str(refused.value) and "projects/mine.yaml" in str(refused.value)
+    assert f"\n  {message}" in str(refused.value) and "projects/mine.yaml" in str(refused.value)
 
 
 def test_several_faults_are_said_at_once(written):

@@ -504,7 +504,7 @@ def renumbered(clone):
     earlier = {now: before for before, now in RENUMBERED.items()}
     for before, now in (("31_feature_store", "32_feature_store"), ("32_point_in_time", "31_point_in_time")):
         sources = ["".join(cell["source"]) for cell in today[now]]
-        old = [re.sub(r'(?<=^check\(")[\d.]+', lambda found: earlier[found[0]], source) for source in sources]
+        old = [re.sub(r'(?<=^check\(")[\d.]+', lambda match: earlier[match[0]], source) for source in sources]
         notebook(before, [cell | {"source": source.splitlines(True)} for cell, source in zip(today[now], old, strict=True)])
     git("add", "--all")
     git("commit", "--quiet", "-m", "Numbering 1")

@@ -118,7 +118,7 @@ def test_a_lock_that_another_process_holds_is_refused_with_the_holders_name(tmp_
         raise AssertionError("two hold it")
 
 
-def test_a_lock_falls_with_its_holder_and_whoever_waits_gets_it(tmp_path, other):
+def test_a_lock_is_released_when_its_holder_dies_and_whoever_waits_gets_it(tmp_path, other):
     other.kill()
     with locked(tmp_path / ".lock", "the count", wait=10):
         assert json.loads((tmp_path / ".lock.json").read_text())["pid"] == os.getpid()

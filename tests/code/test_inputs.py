@@ -47,9 +47,9 @@ class Company:
     def build(self) -> None:
         "Each stage writes its products, with nothing in them; Ploomber notes them."
         paths = {name: {k: Path(v.replace("{{out}}", "out/test")) for k, v in t["product"].items()} for name, t in stages.tasks().items()}
-        told = project.environment()
+        settings = project.environment()
         for name, before in UPSTREAM.items():
-            about = {"name": told.name, "out": told.out, "clock": told.clock, name: getattr(told, name)}
+            about = {"name": settings.name, "out": settings.out, "clock": settings.clock, name: getattr(settings, name)}
             product = {key: project.root() / path for key, path in paths[name].items()}
             with stages.stage(name, product, {task: {} for task in before}, about):
                 for path in product.values():
@@ -295,9 +295,9 @@ def test_an_optional_file_that_comes_later_is_noticed(company):
 
 
 def test_what_is_replaced_while_a_stage_runs_counts_as_changed(company):
-    told = project.environment()
+    settings = project.environment()
     paths = {key: project.root() / path.replace("{{out}}", "out/test") for key, path in stages.tasks()["batch"]["product"].items()}
-    with stages.stage("batch", paths, {}, {"name": told.name, "out": told.out, "clock": told.clock, "batch": told.batch}):
+    with stages.stage("batch", paths, {}, {"name": settings.name, "out": settings.out, "clock": settings.clock, "batch": settings.batch}):
         (company.theirs / "to_score.csv").write_text("newer")
 
     assert stages.stale("env.test.yaml") == {"batch": ["${TO_SCORE}"]}

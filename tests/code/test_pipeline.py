@@ -24,10 +24,10 @@ def test_a_task_comes_after_the_stages_that_its_notebook_names(task):
     cells = ["".join(c["source"]) for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
 
     assert len(cells) == 1
-    told = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cells[0]).body if isinstance(n, ast.Assign)}
-    assert set(told) == {"upstream", "product", "environment"}
-    assert (told["upstream"] or []) == UPSTREAM[task] == stages.upstream(task)
-    assert set(stages.tasks()[task]["params"]) - {"resources_"} <= set(told), "Ploomber cannot tell a misspelt parameter"
+    written = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cells[0]).body if isinstance(n, ast.Assign)}
+    assert set(written) == {"upstream", "product", "environment"}
+    assert (written["upstream"] or []) == UPSTREAM[task] == stages.upstream(task)
+    assert set(stages.tasks()[task]["params"]) - {"resources_"} <= set(written), "Ploomber cannot tell a misspelt parameter"
 
 
 def test_platform_is_no_package():

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlops_course import project
+from mlops_course import project, settings, topics
 from mlops_course.project import UserError
 
 
 def test_every_topic_of_the_map_is_alive():
-    for topic in project.TOPICS:
+    for topic in topics.TOPICS:
         notebook = project.root() / f"notebooks/{topic.notebook}.ipynb"
         if topic.test:
             assert notebook.is_file(), f"{topic.name} names a notebook that is not there"
@@ -45,16 +45,16 @@ def test_an_environment_writes_to_no_folder_with_braces_but_may_to_one_with_a_co
 
 @pytest.mark.parametrize("file", ["env.yaml", "env.test.yaml"])
 def test_an_environment_has_its_placeholders_filled_at_any_depth(file):
-    told = project.environment(file)
+    settings = project.environment(file)
 
-    assert told.data["sources"]["labels"]["path"] == f"{told.out}/raw/labels.parquet"
-    assert "{{" not in told.model_dump_json()
+    assert settings.data["sources"]["labels"]["path"] == f"{settings.out}/raw/labels.parquet"
+    assert "{{" not in settings.model_dump_json()
 
 
 def test_a_change_replaces_one_value_of_a_section_and_keeps_the_rest():
-    told = project.environment("env.yaml", world={"drivers": 3})
+    settings = project.environment("env.yaml", world={"drivers": 3})
 
-    assert told.world == {**project.environment("env.yaml").world, "drivers": 3}
+    assert settings.world == {**project.environment("env.yaml").world, "drivers": 3}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_named(changes, message):
 
 
 def test_a_setting_under_its_old_name_is_refused_with_the_new_one(monkeypatch):
-    monkeypatch.setattr(project, "RENAMED", {"serving.explore": "serving.epsilon", "clokc": "clock", "data.sources.x": "data.tables.x"})
+    monkeypatch.setattr(settings, "RENAMED", {"serving.explore": "serving.epsilon", "clokc": "clock", "data.sources.x": "data.tables.x"})
 
     with pytest.raises(UserError, match="in env.yaml:\n  serving.explore is now serving.epsilon\n  clokc is now clock$"):
         project.environment("env.yaml", serving={"explore": 0.1}, clokc=None)
@@ -76,7 +76,7 @@ def test_a_setting_under_its_old_name_is_refused_with_the_new_one(monkeypatch):
 def test_every_setting_that_was_renamed_has_its_line_in_the_changelog():
     changelog = (project.root() / "CHANGELOG.md").read_text(encoding="utf-8")
 
-    for old, new in project.RENAMED.items():
+    for old, new in settings.RENAMED.items():
         assert f"| `{old}` | `{new}` |" in changelog
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from rules import contents, faults, with_contents
+from rules import faults, pages
 
 from mlops_course import project
 
@@ -150,7 +150,5 @@ def test_every_lesson_keeps_the_rules(notebook):
     assert faults(notebook) == []
 
 
-def test_the_readme_lists_the_lessons_as_they_are():
-    readme = (project.root() / "README.md").read_text(encoding="utf-8")
-
-    assert readme == with_contents(readme, contents(project.root() / "notebooks")), "run `make export`"
+def test_the_lessons_and_the_appendix_are_listed_as_they_are():
+    assert all(page.read_text(encoding="utf-8") == text for page, text in pages(project.root()).items()), "run `make export`"

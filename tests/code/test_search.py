@@ -44,8 +44,8 @@ def out(tmp_path):
     return tmp_path
 
 
-def events(found) -> list[str]:
-    return [line["event"] for line in found.lines]
+def events(matches) -> list[str]:
+    return [line["event"] for line in matches.lines]
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def events(found) -> list[str]:
     ],
 )
 def test_what_is_looked_for_is_found_and_nothing_else(out, wanted, expected):
-    found = search.search(out, wanted)
+    matches = search.search(out, wanted)
 
-    assert sorted(events(found)) == sorted(expected) and found.count == len(expected) and found.broken == 0
+    assert sorted(events(matches)) == sorted(expected) and matches.count == len(expected) and matches.broken == 0
 
 
 def test_a_value_is_no_piece_of_sql(out):
@@ -87,10 +87,10 @@ def test_an_answer_is_found_without_its_candidates(out):
 
 
 def test_the_newest_lines_are_given_in_their_order_and_all_are_counted(out):
-    found = search.search(out, search.Query(service="pipeline"), most=2)
+    matches = search.search(out, search.Query(service="pipeline"), most=2)
 
-    assert [(line["run"], line["stage"]) for line in found.lines] == [("two", "data"), ("two", "training")]
-    assert found.count == 4
+    assert [(line["run"], line["stage"]) for line in matches.lines] == [("two", "data"), ("two", "training")]
+    assert matches.count == 4
 
 
 def test_a_span_counts_back_from_now_and_for_answers_from_the_newest(out):
@@ -107,10 +107,10 @@ def test_broken_lines_are_counted_and_stop_nobody(out):
     with open(out / "logs/serving.jsonl", "ab") as file:
         file.write(broken[5])
 
-    found = search.search(out, search.Query())
+    matches = search.search(out, search.Query())
 
-    assert found.broken == len(broken)
-    assert found.count == 9 and "still here" in events(found)
+    assert matches.broken == len(broken)
+    assert matches.count == 9 and "still here" in events(matches)
 
 
 def test_an_environment_without_logs_has_nothing_to_find(tmp_path):
@@ -145,9 +145,9 @@ def test_a_file_that_is_deleted_while_it_is_searched_is_no_fault(tmp_path, monke
 
     monkeypatch.setattr(search, "log_files", listed)
 
-    found = search.search(tmp_path, search.Query(since=timedelta(days=365)))
+    matches = search.search(tmp_path, search.Query(since=timedelta(days=365)))
 
-    assert [line["request_id"] for line in found.lines] == [day for day in ("2026-01-01", "2026-03-16") if day != lost]
+    assert [line["request_id"] for line in matches.lines] == [day for day in ("2026-01-01", "2026-03-16") if day != lost]
 
 
 def test_following_gives_what_comes_once_over_half_lines_and_rotation(out):
@@ -166,8 +166,8 @@ def test_following_gives_what_comes_once_over_half_lines_and_rotation(out):
     )
     put(out / "logs/another.jsonl", entry(72, "a new file", service="pipeline"))
 
-    found = next(looks)
-    assert sorted(events(found)) == ["a new file", "at last", "in the new file"] and found.broken == 1
+    matches = next(looks)
+    assert sorted(events(matches)) == ["a new file", "at last", "in the new file"] and matches.broken == 1
     assert next(looks).count == 0
 
 
@@ -184,33 +184,33 @@ def test_a_histogram_counts_every_line_in_bars_of_one_width(out):
 
 @pytest.mark.parametrize("minutes", [0, 1, 23, 24, 600, 100_000, 5_000_000])
 def test_a_histogram_has_few_bars_however_long_the_time(minutes):
-    found = search.Matches([], 2, 0, [(False, "info", f"{START + timedelta(minutes=m):%Y-%m-%dT%H:%M}", 1) for m in (0, minutes)])
+    matches = search.Matches([], 2, 0, [(False, "info", f"{START + timedelta(minutes=m):%Y-%m-%dT%H:%M}", 1) for m in (0, minutes)])
 
-    assert 1 <= len(search.histogram(found)) <= 25
-    assert sum(bar.lines for bar in search.histogram(found)) == 2
+    assert 1 <= len(search.histogram(matches)) <= 25
+    assert sum(bar.lines for bar in search.histogram(matches)) == 2
 
 
 def test_answers_have_a_histogram_of_their_own(out):
-    found = search.search(out, search.Query())
+    matches = search.search(out, search.Query())
 
-    assert sum(bar.lines for bar in search.histogram(found)) == 5
-    assert sum(bar.lines for bar in search.histogram(found, answers=True)) == 3
+    assert sum(bar.lines for bar in search.histogram(matches)) == 5
+    assert sum(bar.lines for bar in search.histogram(matches, answers=True)) == 3
 
 
 def logs(*words) -> str:
-    told = CliRunner().invoke(cli.app, ["logs", *map(str, words)])
-    assert told.exit_code == 0, told.output
-    return re.sub(r"\x1b\[[0-9;]*m", "", told.output)
+    result = CliRunner().invoke(cli.app, ["logs", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    return re.sub(r"\x1b\[[0-9;]*m", "", result.output)
 
 
 def test_the_command_prints_lines_a_picture_and_counts(out):
     put(out / "logs/serving.jsonl", "half")
-    told = logs("--folder", out, "--service", "pipeline")
+    entries = logs("--folder", out, "--service", "pipeline")
 
-    assert "2026-03-16 08:02:00 error" in re.sub(" +", " ", told).replace(".000", "") or "stage failed" in told
-    assert 'error={"reason": "disk"}' in told and "run=one" in told
-    assert "█" in told and "(1 bad)" in told
-    assert "4 lines found, 4 shown; 1 broken or not yet whole" in told
+    assert "2026-03-16 08:02:00 error" in re.sub(" +", " ", entries).replace(".000", "") or "stage failed" in entries
+    assert 'error={"reason": "disk"}' in entries and "run=one" in entries
+    assert "█" in entries and "(1 bad)" in entries
+    assert "4 lines found, 4 shown; 1 broken or not yet whole" in entries
 
 
 @pytest.mark.parametrize(
@@ -248,16 +248,16 @@ def test_the_command_passes_on_what_is_looked_for(out, words, expected):
     ],
 )
 def test_the_command_says_in_one_line_what_it_does_not_understand(out, words, message):
-    told = CliRunner().invoke(cli.app, ["logs", "--folder", str(out), *words])
+    result = CliRunner().invoke(cli.app, ["logs", "--folder", str(out), *words])
 
-    assert told.exit_code == 1 and message in told.output and len(told.output.splitlines()) == 1, told.output
+    assert result.exit_code == 1 and message in result.output and len(result.output.splitlines()) == 1, result.output
 
 
 @pytest.mark.parametrize("most", ["-1", "9" * 30])
 def test_a_number_of_lines_that_cannot_be_is_refused_with_those_that_can(out, most):
-    told = CliRunner().invoke(cli.app, ["logs", "--folder", str(out), "--most", most])
+    result = CliRunner().invoke(cli.app, ["logs", "--folder", str(out), "--most", most])
 
-    assert told.exit_code == 2 and re.search("(greater|less) than or equal to 1?0+ ", told.output)
+    assert result.exit_code == 2 and re.search("(greater|less) than or equal to 1?0+ ", result.output)
 
 
 @pytest.mark.parametrize("words", [["--since", "36500d"], ["--until", "36500d"], ["--since", "0001-01-01"], ["--until", "9999-12-31"]])
@@ -267,9 +267,9 @@ def test_the_longest_spans_and_the_farthest_times_can_be_asked(out, words):
 
 def test_what_a_line_holds_stays_in_its_line_and_moves_no_cursor(out):
     put(out / "logs/serving.jsonl", entry(90, "an\nevent", service="serving", request_id="a\nb\x1b[2Kc\u2028d"))
-    told = logs("--folder", out, "--request", "a\nb\x1b[2Kc\u2028d")
+    entries = logs("--folder", out, "--request", "a\nb\x1b[2Kc\u2028d")
 
-    assert r"an\nevent" in told and r"request_id=a\nb\x1b[2Kc\u2028d" in told
+    assert r"an\nevent" in entries and r"request_id=a\nb\x1b[2Kc\u2028d" in entries
 
 
 def test_only_what_stands_in_every_line_is_dim():
@@ -288,6 +288,6 @@ def test_only_what_stands_in_every_line_is_dim():
 
 
 def test_before_the_first_log_the_command_says_what_makes_one(tmp_path):
-    told = CliRunner().invoke(cli.app, ["logs", "--folder", str(tmp_path)])
+    result = CliRunner().invoke(cli.app, ["logs", "--folder", str(tmp_path)])
 
-    assert told.exit_code == 1 and "`make run ENV=env.test.yaml` or `make serve ENV=env.test.yaml`" in told.output
+    assert result.exit_code == 1 and "`make run ENV=env.test.yaml` or `make serve ENV=env.test.yaml`" in result.output

@@ -37,11 +37,11 @@ def test_the_socket_fits_wherever_the_folder_is(tmp_path, monkeypatch, temporary
     (tmp_path / temporary).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / temporary))
 
-    found = supervision._socket(tmp_path / "folder" / ("deep" * 50))
+    socket_file = supervision._socket(tmp_path / "folder" / ("deep" * 50))
 
-    assert len(os.fsencode(found)) + len(".1234567") < 100
-    assert found.parent.stat().st_mode & 0o777 == 0o700
-    assert supervision._socket(tmp_path / "another") != found
+    assert len(os.fsencode(socket_file)) + len(".1234567") < 100
+    assert socket_file.parent.stat().st_mode & 0o777 == 0o700
+    assert supervision._socket(tmp_path / "another") != socket_file
 
 
 def test_a_socket_is_not_put_where_others_can_write(tmp_path, monkeypatch):
@@ -63,11 +63,11 @@ def test_a_note_names_a_process_by_number_and_birth(tmp_path):
     assert supervision._noted(note, folder="here") == me
     assert supervision._noted(note, folder="there") is None, "a copied folder would end the original's services"
 
-    told = json.loads(note.read_text())
-    note.write_text(json.dumps({**told, "born": told["born"] - 0.01}))
+    noted = json.loads(note.read_text())
+    note.write_text(json.dumps({**noted, "born": noted["born"] - 0.01}))
     assert supervision._noted(note, folder="here") is None, "the number was given to another process"
 
-    note.write_text(json.dumps({**told, "boot": told["boot"] - 3600}))
+    note.write_text(json.dumps({**noted, "boot": noted["boot"] - 3600}))
     assert supervision._noted(note, folder="here") is None, "the machine was started again"
 
 

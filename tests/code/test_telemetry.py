@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlops_course import cli, project, stages, telemetry
+from mlops_course import cli, exposition, logfiles, project, prometheus, stages, telemetry
 from mlops_course.files import write_json
 from mlops_course.problem import CONTRACT
 from mlops_course.telemetry import log, logging_to, masked
@@ -64,8 +64,8 @@ def test_after_the_block_nothing_is_written_and_nothing_of_it_remains(tmp_path):
 
 
 def test_a_log_is_rotated_and_old_files_are_forgotten(tmp_path, monkeypatch):
-    monkeypatch.setattr(telemetry, "MOST_BYTES", 2_000)
-    monkeypatch.setattr(telemetry, "MOST_FILES", 2)
+    monkeypatch.setattr(logfiles, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(logfiles, "MOST_FILES", 2)
     with logging_to(tmp_path / "serving.jsonl"):
         for number in range(100):
             log.info("event", number=number)
@@ -80,8 +80,8 @@ def test_writers_in_several_processes_lose_no_line_when_the_log_is_rotated(tmp_p
     code = """
 import sys
 from pathlib import Path
-from mlops_course import telemetry
-telemetry.MOST_BYTES, telemetry.MOST_FILES = 20_000, 1_000
+from mlops_course import logfiles, telemetry
+logfiles.MOST_BYTES, logfiles.MOST_FILES = 20_000, 1_000
 with telemetry.logging_to(Path(sys.argv[1]), run=sys.argv[2]):
     for number in range(500):
         telemetry.log.info("event", number=number)
@@ -90,8 +90,8 @@ with telemetry.logging_to(Path(sys.argv[1]), run=sys.argv[2]):
     complaints = [writer.communicate()[1] for writer in writers]
 
     assert complaints == [b"", b""]
-    found = [(line["run"], line["number"]) for file in tmp_path.glob("pipeline.jsonl*") for line in lines(file)]
-    assert sorted(found) == [(name, number) for name in "ab" for number in range(500)]
+    written = [(line["run"], line["number"]) for file in tmp_path.glob("pipeline.jsonl*") for line in lines(file)]
+    assert sorted(written) == [(name, number) for name in "ab" for number in range(500)]
     assert len(list(tmp_path.glob("pipeline.jsonl.*"))) > 3
 
 
@@ -158,8 +158,8 @@ def test_a_secret_inside_of_a_text_is_masked(tmp_path, text):
         except ValueError:
             log.error("failed", exc_info=True)
 
-    said = (tmp_path / "serving.jsonl").read_text()
-    assert "s3cr3t" not in said and said.count("***") >= 2 and "ValueError" in said
+    output = (tmp_path / "serving.jsonl").read_text()
+    assert "s3cr3t" not in output and output.count("***") >= 2 and "ValueError" in output
 
 
 @settings(max_examples=30, deadline=None)
@@ -207,9 +207,9 @@ def test_a_stage_run_by_hand_is_a_run_of_its_own(lab, no_run):
         with stages.stage("world") as stage:
             ended(stage)
 
-    told = lines(lab / "logs/pipeline.jsonl")
-    assert {(line["service"], line["environment"], line["stage"]) for line in told} == {("pipeline", "test", "world")}
-    assert told[0]["run"] == told[1]["run"] != told[2]["run"] == told[3]["run"]
+    entries = lines(lab / "logs/pipeline.jsonl")
+    assert {(line["service"], line["environment"], line["stage"]) for line in entries} == {("pipeline", "test", "world")}
+    assert entries[0]["run"] == entries[1]["run"] != entries[2]["run"] == entries[3]["run"]
 
 
 def test_the_stages_of_a_run_share_its_name(lab, monkeypatch):
@@ -223,8 +223,8 @@ def test_the_stages_of_a_run_share_its_name(lab, monkeypatch):
 def test_a_run_is_named_for_all_that_its_process_starts(no_run):
     telemetry.begin_run()
 
-    told = subprocess.run([sys.executable, "-c", f"import os; print(os.environ['{telemetry.RUN}'])"], capture_output=True, text=True)
-    assert told.stdout.strip() == telemetry.run_name() != ""
+    completed = subprocess.run([sys.executable, "-c", f"import os; print(os.environ['{telemetry.RUN}'])"], capture_output=True, text=True)
+    assert completed.stdout.strip() == telemetry.run_name() != ""
 
 
 def test_the_command_shows_the_events_of_its_own_run_also_when_the_log_is_rotated(tmp_path):
@@ -251,11 +251,11 @@ def test_a_stage_leaves_its_last_success_its_duration_and_its_rows(lab):
     with stages.stage("world") as stage:
         ended(stage, rows=5)
 
-    told = samples((lab / "metrics/pipeline.prom").read_text())
-    assert before <= told["last_success_timestamp_seconds", "world"] <= time.time()
-    assert told["last_failure_timestamp_seconds", "world"] == 0
-    assert 0 < told["duration_seconds", "world"] < 60
-    assert (told["rows", "world", "labels"], told["rows", "world", "drivers"]) == (5, 7)
+    values = samples((lab / "metrics/pipeline.prom").read_text())
+    assert before <= values["last_success_timestamp_seconds", "world"] <= time.time()
+    assert values["last_failure_timestamp_seconds", "world"] == 0
+    assert 0 < values["duration_seconds", "world"] < 60
+    assert (values["rows", "world", "labels"], values["rows", "world", "drivers"]) == (5, 7)
 
 
 def test_a_failure_is_told_beside_the_last_success(lab):
@@ -265,10 +265,10 @@ def test_a_failure_is_told_beside_the_last_success(lab):
     with pytest.raises(ZeroDivisionError), stages.stage("world"):
         1 / 0
 
-    told = samples((lab / "metrics/pipeline.prom").read_text())
-    failure = told.pop(("last_failure_timestamp_seconds", "world"))
+    values = samples((lab / "metrics/pipeline.prom").read_text())
+    failure = values.pop(("last_failure_timestamp_seconds", "world"))
     assert failure > before.pop(("last_failure_timestamp_seconds", "world")) == 0
-    assert told == before
+    assert values == before
 
 
 def test_a_stage_that_never_ended_well_has_its_last_success_long_ago(lab):
@@ -281,13 +281,13 @@ def test_a_stage_that_never_ended_well_has_its_last_success_long_ago(lab):
 def test_what_a_service_mounts_is_always_what_the_notes_say(tmp_path):
     from prometheus_client import generate_latest
 
-    mounted = telemetry.pipeline_metrics(tmp_path)
+    mounted = exposition.pipeline_metrics(tmp_path)
     assert samples(generate_latest(mounted).decode()) == {}
     write_json(tmp_path / "metrics/data.json", telemetry.stage_note({}, 2, {"labels": 9}))
     (tmp_path / "metrics/batch.json").write_text('{"half')
 
-    told = samples(generate_latest(mounted).decode())
-    assert told["rows", "data", "labels"] == 9 and not any("batch" in labels for labels in told)
+    values = samples(generate_latest(mounted).decode())
+    assert values["rows", "data", "labels"] == 9 and not any("batch" in labels for labels in values)
 
 
 def test_metrics_that_cannot_be_written_fail_no_stage(lab):
@@ -304,19 +304,19 @@ def test_metrics_that_cannot_be_written_fail_no_stage(lab):
 
 def expressions() -> list[tuple[str, str]]:
     "Where it stands, and the expression: of each rule and of each dashboard."
-    found = []
+    expressions_there = []
     for path in sorted((PLATFORM / "prometheus/rules").glob("*.yml")):
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
-            found += [(f"{path.name} {rule.get('alert') or rule['record']}", rule["expr"]) for rule in group["rules"]]
+            expressions_there += [(f"{path.name} {rule.get('alert') or rule['record']}", rule["expr"]) for rule in group["rules"]]
     for path in sorted((PLATFORM / "grafana/dashboards").glob("*.json")):
         for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
-            found += [(f"{path.name} {panel['title']}", target["expr"]) for target in panel["targets"]]
-    return found
+            expressions_there += [(f"{path.name} {panel['title']}", target["expr"]) for target in panel["targets"]]
+    return expressions_there
 
 
 @pytest.mark.parametrize(("where", "expression"), expressions())
 def test_a_metric_that_a_rule_or_a_dashboard_names_is_one_that_somebody_exports(where, expression):
-    modules = [project.root() / f"mlops_course/{name}.py" for name in ("api", "telemetry", "health", "cases")]
+    modules = [project.root() / f"mlops_course/{name}.py" for name in ("api", "exposition", "health", "cases")]
     shared = (project.root() / "mlops_course/web.py").read_text(encoding="utf-8").replace("{service}", "serving")
     code = shared + "".join(path.read_text(encoding="utf-8") for path in modules if path.is_file())
     for name in re.findall(r"\b(?:serving|pipeline|monitoring|retraining)_[a-z_]+", expression):
@@ -352,19 +352,19 @@ def test_each_alert_is_seen_ringing_by_a_test_of_the_rules():
 
 @pytest.mark.parametrize("path", sorted((PLATFORM / "grafana/dashboards").glob("*.json")), ids=lambda path: path.stem)
 def test_a_dashboard_has_titles_units_and_the_provisioned_source(path):
-    told = json.loads(path.read_text(encoding="utf-8"))
+    dashboard = json.loads(path.read_text(encoding="utf-8"))
     source = yaml.safe_load((PLATFORM / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8"))["datasources"][0]
 
-    assert told["uid"] == path.stem and told["title"] and told["panels"]
-    assert len({panel["id"] for panel in told["panels"]}) == len(told["panels"])
-    for panel in told["panels"]:
+    assert dashboard["uid"] == path.stem and dashboard["title"] and dashboard["panels"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    for panel in dashboard["panels"]:
         assert panel["title"] and panel["fieldConfig"]["defaults"]["unit"]
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {source["uid"]}
         assert all(target["legendFormat"] for target in panel["targets"])
 
 
 def test_prometheus_is_told_the_ports_of_an_environment(tmp_path):
-    command = telemetry.prometheus(tmp_path, PLATFORM, {"serving": "127.0.0.1:1234"}, port=5678, every="1s", alertmanager="127.0.0.1:4321")
+    command = prometheus.prepare(tmp_path, PLATFORM, {"serving": "127.0.0.1:1234"}, port=5678, every="1s", alertmanager="127.0.0.1:4321")
 
     written = yaml.safe_load((tmp_path / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
     assert [job["job_name"] for job in written["scrape_configs"]] == ["serving"]
@@ -376,14 +376,14 @@ def test_prometheus_is_told_the_ports_of_an_environment(tmp_path):
 
 def test_a_job_that_prometheus_does_not_know_is_named(tmp_path):
     with pytest.raises(ValueError, match="no job severing"):
-        telemetry.prometheus(tmp_path, PLATFORM, {"severing": "127.0.0.1:1"}, port=9090)
+        prometheus.prepare(tmp_path, PLATFORM, {"severing": "127.0.0.1:1"}, port=9090)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt-get install prometheus")
 def test_promtool_accepts_the_configuration_that_is_written(tmp_path):
     key = tmp_path / "key"
     key.write_text("k")
-    telemetry.prometheus(tmp_path, PLATFORM, {"serving": "127.0.0.1:1"}, port=9090, key_file=key, alertmanager="127.0.0.1:2")
+    prometheus.prepare(tmp_path, PLATFORM, {"serving": "127.0.0.1:1"}, port=9090, key_file=key, alertmanager="127.0.0.1:2")
 
-    told = subprocess.run(["promtool", "check", "config", tmp_path / "prometheus/prometheus.yml"], capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout + told.stderr
+    completed = subprocess.run(["promtool", "check", "config", tmp_path / "prometheus/prometheus.yml"], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -10,12 +10,15 @@ from fastapi import Body
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
+from rides import CONTRACT
 
 from mlops_course import web
-from mlops_course.predictions import Digits, Number
+from mlops_course.predictions import entity_type
 from mlops_course.web import Background, Shared
 
 # Work behind the requests
+
+DRIVER = entity_type(CONTRACT.column("request", "driver_id"))
 
 
 FATAL = [
@@ -152,7 +155,7 @@ def served(form: type[BaseModel] = web.Refused, key: str | None = None, counted:
     web.tell_state(app, lambda: {"ready": False, "trouble": ["it wants a rest"]}, registry)
 
     @app.post("/double")
-    def double(request_id: Annotated[str, Body()], number: Annotated[Number | Digits, Body()]) -> int:
+    def double(request_id: Annotated[str, Body()], number: Annotated[DRIVER, Body()]) -> int:
         if number == 13:
             raise web.Refusal(409, "not this one")
         return 2 * int(number) // (number != 7)

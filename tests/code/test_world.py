@@ -172,8 +172,8 @@ def test_the_batch_request_asks_for_the_quiet_drivers_at_the_last_midnight(norma
 def test_outcomes_are_as_frequent_as_their_probability(normal):
     truth = normal["truth"]
     bins = truth.groupby(pd.qcut(truth.probability, 20), observed=True)
-    expected, found, n = bins.probability.mean(), bins.trip_completed.mean(), bins.size()
-    assert (abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / n)).all()
+    expected, observed, n = bins.probability.mean(), bins.trip_completed.mean(), bins.size()
+    assert (abs(observed - expected) < 4 * np.sqrt(expected * (1 - expected) / n)).all()
 
 
 def test_the_label_is_the_outcome_of_the_chosen_driver(normal):
@@ -283,11 +283,11 @@ def test_concept_drift_makes_the_old_favourites_worse_than_the_logged_policy(dri
 
 
 def test_a_missing_feed_loses_or_empties_a_third(drifted):
-    (whole, _), (found, _) = late_half(drifted["normal"]), late_half(drifted["feed_missing"])
-    assert 0.6 < len(found.dropna()) / len(whole) < 0.73
-    assert 0.1 < 1 - len(found) / len(whole) < 0.23
-    assert found[["conv_rate", "acc_rate", "avg_daily_trips"]].isna().any().all()
-    assert found.drop(columns=["conv_rate", "acc_rate", "avg_daily_trips"]).notna().all().all()
+    (whole, _), (rest, _) = late_half(drifted["normal"]), late_half(drifted["feed_missing"])
+    assert 0.6 < len(rest.dropna()) / len(whole) < 0.73
+    assert 0.1 < 1 - len(rest) / len(whole) < 0.23
+    assert rest[["conv_rate", "acc_rate", "avg_daily_trips"]].isna().any().all()
+    assert rest.drop(columns=["conv_rate", "acc_rate", "avg_daily_trips"]).notna().all().all()
 
 
 def test_a_stale_feed_ends_on_the_day_of_the_drift(drifted):

@@ -78,18 +78,18 @@ def run_data(out: Path, sources: dict[str, dict], limit: float = 0.05, clock: st
     "Run the data stage as a pipeline would: products, inputs and environment given."
     product = {key: path.replace("{{out}}", str(out)) for key, path in stages.tasks()["data"]["product"].items()}
     (out / "raw").mkdir(parents=True, exist_ok=True)
-    with stages.stage("data", product, {"world": {"raw": out / "raw"}}, _told(out, sources, limit, clock)) as stage:
+    with stages.stage("data", product, {"world": {"raw": out / "raw"}}, _shown(out, sources, limit, clock)) as stage:
         data.run(stage)
     return out
 
 
-def _told(out: Path, sources: dict[str, dict], limit: float = 0.05, clock: str = CLOCK) -> dict:
+def _shown(out: Path, sources: dict[str, dict], limit: float = 0.05, clock: str = CLOCK) -> dict:
     return {"name": "test", "out": str(out), "clock": clock, "data": {"quarantine_limit": limit, "sources": sources}}
 
 
 def changed(out: Path, sources: dict[str, dict], limit: float = 0.05, clock: str = CLOCK) -> list[str]:
     "What of a data stage that ran so is not as it left it."
-    return stages.changed(project.Environment(**_told(out, sources, limit, clock)), "data")
+    return stages.changed(project.Environment(**_shown(out, sources, limit, clock)), "data")
 
 
 def seed_twin(folder: Path) -> Path:

@@ -81,12 +81,12 @@ def test_each_label_gets_the_newest_row_known_at_its_time_and_nothing_else_chang
     limit = None if ttl is None else timedelta(minutes=ttl)
 
     with mock.patch.object(asof, "VALUES", values):
-        found = asof.as_of(
+        joined = asof.as_of(
             left, right, entity="entity", label_time="when", feature_time="time", columns=["value"], ttl=limit, created="created"
         )
 
-    pd.testing.assert_frame_equal(found[list(left)], left)
-    np.testing.assert_array_equal(found["value"], oracle(labels, rows, ttl))
+    pd.testing.assert_frame_equal(joined[list(left)], left)
+    np.testing.assert_array_equal(joined["value"], oracle(labels, rows, ttl))
 
 
 def test_a_row_counts_from_its_own_microsecond_and_until_its_last():
@@ -94,9 +94,9 @@ def test_a_row_counts_from_its_own_microsecond_and_until_its_last():
     tick, ttl = pd.Timedelta(1, "us"), pd.Timedelta(10, "min")
     labels = pd.DataFrame({"e": 1, "at": [START - tick, START, START + ttl, START + ttl + tick]})
 
-    found = asof.as_of(labels, rows, entity="e", label_time="at", feature_time="t", columns=["v"], ttl=ttl.to_pytimedelta())
+    joined = asof.as_of(labels, rows, entity="e", label_time="at", feature_time="t", columns=["v"], ttl=ttl.to_pytimedelta())
 
-    assert found.v.fillna(-1).tolist() == [-1, 5, 5, -1]
+    assert joined.v.fillna(-1).tolist() == [-1, 5, 5, -1]
 
 
 def test_of_rows_with_one_time_the_last_written_counts_and_one_that_does_not_say_when_counts_least():
@@ -116,8 +116,8 @@ def test_a_time_without_zone_is_utc_wherever_the_machine_stands(monkeypatch):
         labels = pd.DataFrame({"e": [1, 1], "at": pd.to_datetime(["2026-03-01T02:59", "2026-03-01T03:00"])})
         aware = labels.assign(at=labels["at"].dt.tz_localize("UTC").dt.tz_convert("America/New_York"))
         for asked in (labels, aware):
-            found = asof.as_of(asked, rows, entity="e", label_time="at", feature_time="t", columns=["v"])
-            assert found.v.tolist() == [1.0, 2.0]
+            joined = asof.as_of(asked, rows, entity="e", label_time="at", feature_time="t", columns=["v"])
+            assert joined.v.tolist() == [1.0, 2.0]
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -217,11 +217,11 @@ def test_full_names_aliases_of_keys_and_of_views_are_honoured(files):
     service = FeatureService(name="pair", features=[view[["rate"]], store.get_feature_view("zones")])
     store.apply([service])
 
-    found = store.get_historical_features(asked, service, full_feature_names=True).to_df()
+    rows = store.get_historical_features(asked, service, full_feature_names=True).to_df()
     plain = store.get_historical_features(asked.rename(columns={"candidate": "driver_id"}), ["stats:rate"]).to_df()
 
-    assert list(found)[-2:] == ["rival__rate", "zones__demand"]
-    np.testing.assert_array_equal(found["rival__rate"], plain["rate"])
+    assert list(rows)[-2:] == ["rival__rate", "zones__demand"]
+    np.testing.assert_array_equal(rows["rival__rate"], plain["rate"])
 
 
 def test_labels_may_come_as_a_query_of_duckdb(files):
@@ -229,10 +229,10 @@ def test_labels_may_come_as_a_query_of_duckdb(files):
     store = repository(files)
 
     asked = f"SELECT driver_id, event_timestamp, name FROM '{files}/labels.parquet' ORDER BY name"
-    found = store.get_historical_features(asked, ["stats:rate"]).to_df()
+    rows = store.get_historical_features(asked, ["stats:rate"]).to_df()
 
-    np.testing.assert_array_equal(found.rate, store.get_historical_features(labels(60), ["stats:rate"]).to_df().rate)
-    assert found.name.tolist() == list(range(60))
+    np.testing.assert_array_equal(rows.rate, store.get_historical_features(labels(60), ["stats:rate"]).to_df().rate)
+    assert rows.name.tolist() == list(range(60))
 
 
 def test_labels_in_other_zones_and_as_text_get_the_same_answer(files):
@@ -245,14 +245,14 @@ def test_labels_in_other_zones_and_as_text_get_the_same_answer(files):
         "text": asked.event_timestamp.map(lambda t: t.isoformat()),
     }
     for times in others.values():
-        found = store.get_historical_features(asked.assign(event_timestamp=times), ["stats:rate"]).to_df()
-        np.testing.assert_array_equal(found.rate, expected)
+        rows = store.get_historical_features(asked.assign(event_timestamp=times), ["stats:rate"]).to_df()
+        np.testing.assert_array_equal(rows.rate, expected)
 
 
 def test_no_labels_give_no_rows_and_all_columns(files):
-    found = repository(files).get_historical_features(labels(0), ALL).to_df()
+    rows = repository(files).get_historical_features(labels(0), ALL).to_df()
 
-    assert len(found) == 0 and list(found)[-3:] == ["rate", "trips", "demand"]
+    assert len(rows) == 0 and list(rows)[-3:] == ["rate", "trips", "demand"]
 
 
 def test_what_cannot_be_answered_is_refused_with_its_reason(files):
@@ -276,9 +276,9 @@ def test_an_on_demand_view_is_computed_from_the_joined_features(files):
         return pd.DataFrame({"scaled": inputs["rate"] * inputs["factor"]})
 
     store.apply([scaling])
-    found = store.get_historical_features(labels(40).assign(factor=2.0), ["stats:rate", "scaling:scaled"]).to_df()
+    rows = store.get_historical_features(labels(40).assign(factor=2.0), ["stats:rate", "scaling:scaled"]).to_df()
 
-    np.testing.assert_allclose(found.scaled, found.rate * 2)
+    np.testing.assert_allclose(rows.scaled, rows.rate * 2)
 
 
 def test_materialization_puts_online_what_a_label_at_that_time_gets(files):
@@ -294,14 +294,14 @@ def test_materialization_puts_online_what_a_label_at_that_time_gets(files):
 
 def test_a_pushed_row_reaches_both_stores(files):
     store = repository(files)
-    at = START + pd.Timedelta("30D")
+    moment = START + pd.Timedelta("30D")
     before = len(pd.read_parquet(files / "stats.parquet"))
-    row = pd.DataFrame({"driver_id": [7], "known_at": [at], "rate": [0.125], "trips": [3], "created": [at]})
+    row = pd.DataFrame({"driver_id": [7], "known_at": [moment], "rate": [0.125], "trips": [3], "created": [moment]})
 
     store.push("stats_push", row, to=PushMode.ONLINE_AND_OFFLINE)
 
     assert len(pd.read_parquet(files / "stats.parquet")) == before + 1
-    label = pd.DataFrame({"driver_id": [7], "event_timestamp": [at]})
+    label = pd.DataFrame({"driver_id": [7], "event_timestamp": [moment]})
     assert store.get_historical_features(label, ["stats:rate"]).to_df().rate.tolist() == [0.125]
     assert store.get_online_features(["stats:rate"], [{"driver_id": 7}]).to_dict()["rate"] == [0.125]
 
@@ -325,18 +325,18 @@ def test_in_parts_the_answers_are_those_of_one_join_whatever_the_keys_are(files,
     monkeypatch.setattr(asof, "VALUES", 50)
     query = asked.assign(driver_id=duckdb.sql(f"SELECT {keys} AS k FROM asked").df().k)
 
-    found = store.get_historical_features(query, ["stats:rate"]).to_df()
+    rows = store.get_historical_features(query, ["stats:rate"]).to_df()
 
-    assert found.rate.notna().any() and found.rate.equals(whole.rate)
+    assert rows.rate.notna().any() and rows.rate.equals(whole.rate)
 
 
 def test_it_works_in_little_memory(files):
     store = repository(files)
     store.config.offline_store.memory = "60MB"
 
-    found = store.get_historical_features(labels(20_000), ["stats:rate"]).to_df()
+    rows = store.get_historical_features(labels(20_000), ["stats:rate"]).to_df()
 
-    assert len(found) == 20_000
+    assert len(rows) == 20_000
 
 
 # What is opened is closed

@@ -68,15 +68,15 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path, mo
         source = readers.Source(path=str(tmp_path / "driver_stats.parquet"), owner="driver operations")
     before, matched = file_digest(source.file), readers.matched
 
-    def replaced(*told):
+    def replaced(*arguments):
         (tmp_path / "new").write_text("nothing of what was there", encoding="utf-8")
         os.replace(tmp_path / "new", source.file)
-        return matched(*told)
+        return matched(*arguments)
 
     monkeypatch.setattr(readers, "matched", replaced)
-    found = data.ingest(source, STATISTICS)
+    ingested = data.ingest(source, STATISTICS)
 
-    assert len(found.frame) == 1 and found.provenance["digest"] == before != file_digest(source.file)
+    assert len(ingested.frame) == 1 and ingested.provenance["digest"] == before != file_digest(source.file)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -372,12 +372,12 @@ def test_no_personal_value_is_anywhere_in_the_output(tmp_path, monkeypatch, key)
     for path, text in files.everything_in(out):
         assert not [value for value in personal if value in text], path
     riders = pd.read_parquet(out / "data/bookings.parquet").rider_id
-    said = json.loads((out / "data/catalogue.json").read_text())["tables"]["bookings"]["source"]
+    entry = json.loads((out / "data/catalogue.json").read_text())["tables"]["bookings"]["source"]
     if key:
         assert riders.nunique() == booked.drop(5).rider_id.nunique() and riders.str.len().eq(64).all()
-        assert (said["pseudonymized"], said["dropped"]) == (["rider_id"], ["rider_phone"])
+        assert (entry["pseudonymized"], entry["dropped"]) == (["rider_id"], ["rider_phone"])
     else:
-        assert riders.isna().all() and said["dropped"] == ["rider_id", "rider_phone"]
+        assert riders.isna().all() and entry["dropped"] == ["rider_id", "rider_phone"]
 
 
 # The stage.
@@ -390,13 +390,13 @@ def test_the_catalogue_says_where_each_table_came_from_and_what_became_of_it(tmp
 
     out = files.run_data(tmp_path / "out", sources)
 
-    said = json.loads((out / "data/catalogue.json").read_text())["tables"]["statistics"]
-    assert said["source"]["digest"] == file_digest(tmp_path / "in/s.csv")
-    assert (said["source"]["owner"], said["source"]["rows"], said["source"]["ignored"]) == ("a test", 120, ["note"])
-    assert (said["rows_in"], said["rows_out"], said["refused"]) == (120, 119, {"out of range": 1})
-    assert said["time_range"] == ["2026-01-05T00:00:00+00:00", "2026-01-05T23:00:00+00:00"]
-    assert said["readers"] == ["data science", "dispatch"]
-    assert said["snapshot"] == file_digest(out / "data/statistics.parquet") == file_digest(out / f"snapshots/{said['snapshot']}.parquet")
+    entry = json.loads((out / "data/catalogue.json").read_text())["tables"]["statistics"]
+    assert entry["source"]["digest"] == file_digest(tmp_path / "in/s.csv")
+    assert (entry["source"]["owner"], entry["source"]["rows"], entry["source"]["ignored"]) == ("a test", 120, ["note"])
+    assert (entry["rows_in"], entry["rows_out"], entry["refused"]) == (120, 119, {"out of range": 1})
+    assert entry["time_range"] == ["2026-01-05T00:00:00+00:00", "2026-01-05T23:00:00+00:00"]
+    assert entry["readers"] == ["data science", "dispatch"]
+    assert entry["snapshot"] == file_digest(out / "data/statistics.parquet") == file_digest(out / f"snapshots/{entry['snapshot']}.parquet")
 
 
 def test_refused_rows_are_in_the_quarantine_with_file_row_and_reason(tmp_path):
@@ -445,8 +445,8 @@ def test_copies_and_superseded_rows_are_not_held_against_the_sender(tmp_path):
 def test_old_files_are_called_stale_and_used(tmp_path, capsys):
     out = files.run_data(tmp_path / "out", files.company(tmp_path / "in"), clock="2026-02-01T00:00:00+00:00")
 
-    said = json.loads((out / "data/catalogue.json").read_text())["tables"]
-    assert said["statistics"]["stale"] and not said["candidates"]["stale"]
+    tables = json.loads((out / "data/catalogue.json").read_text())["tables"]
+    assert tables["statistics"]["stale"] and not tables["candidates"]["stale"]
     assert "statistics is stale: its newest row is of 2026-01-05T23:00" in capsys.readouterr().out
     warnings = [json.loads(line) for line in (out / "logs/pipeline.jsonl").read_text().splitlines()]
     assert {line["table"] for line in warnings if line["level"] == "warning"} == {"statistics", "bookings", "labels"}

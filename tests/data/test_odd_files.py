@@ -656,8 +656,8 @@ def test_a_table_of_any_shape_is_cleaned_summed_up_shown_and_written(tmp_path, n
     assert len(cleaned.kept) + len(cleaned.refused) == len(frame)
     read = data.Read(cleaned.kept, cleaned.refused, {"rows": len(frame), "path": "x", "owner": "x"}, None)
     assert (data.over_limit(name, read, 0.0) is None) == (shape in ("one", "good", "same"))
-    said = data.entry(table, cleaned.kept, read, None, "0" * 64)
-    assert "<h2>" in profiles.page({name: cleaned.kept}, {name: said}) and len(profiles.summary(cleaned.kept)) == len(cleaned.kept.columns)
+    entry = data.entry(table, cleaned.kept, read, None, "0" * 64)
+    assert "<h2>" in profiles.page({name: cleaned.kept}, {name: entry}) and len(profiles.summary(cleaned.kept)) == len(cleaned.kept.columns)
     tables.write_table(cleaned.kept, tables.arrow_schema(table), tmp_path / "t.parquet")
     assert pq.read_schema(tmp_path / "t.parquet").types == tables.arrow_schema(table).types
 

@@ -422,11 +422,11 @@ def test_several_files_are_one_table_and_each_row_knows_its_file(tmp_path, named
 
     read = data.read(configured(path[0] if isinstance(named, str) else path), LABELS, NOW)
 
-    told = read.provenance["files"]
+    files = read.provenance["files"]
     assert read.kept.equals(one.kept) and read.provenance["left_out"] == one.provenance["left_out"]
-    assert [Path(file["path"]).name for file in told if file["rows"]] == ["log_0.csv", "log_2.csv"]
-    assert sum(file["rows"] for file in told) == 7 and len({file["digest"] for file in told}) == 3
-    where = readers.in_files(read.refused, told)
+    assert [Path(file["path"]).name for file in files if file["rows"]] == ["log_0.csv", "log_2.csv"]
+    assert sum(file["rows"] for file in files) == 7 and len({file["digest"] for file in files}) == 3
+    where = readers.in_files(read.refused, files)
     assert where.source.tolist() == [str(paths[2])] and where.row.tolist() == [1] and read.refused.row.tolist() == [4]
 
 
@@ -502,8 +502,8 @@ def test_a_variable_stands_for_the_folder_also_before_a_star(tmp_path, monkeypat
         data.read(configured("${LOGS}/log_*.csv"), LABELS, NOW)
     monkeypatch.setenv("LOGS", str(tmp_path))
 
-    told = data.read(configured("${LOGS}/log_*.csv"), LABELS, NOW).provenance
-    assert [file["path"] for file in told["files"]] == [f"${{LOGS}}/log_{n}.csv" for n in range(3)]
+    files = data.read(configured("${LOGS}/log_*.csv"), LABELS, NOW).provenance
+    assert [file["path"] for file in files["files"]] == [f"${{LOGS}}/log_{n}.csv" for n in range(3)]
 
 
 # Packed.

@@ -20,12 +20,12 @@ def seed(request, tmp_path_factory):
 
 
 def test_the_two_doubled_rows_are_the_only_ones_refused(seed):
-    said = json.loads((seed / "data/catalogue.json").read_text())["tables"]
+    tables = json.loads((seed / "data/catalogue.json").read_text())["tables"]
 
-    assert (said["statistics"]["rows_in"], said["statistics"]["rows_out"]) == (1807, 1805)
-    assert said["statistics"]["refused"] == {"duplicate": 2}
-    assert (said["labels"]["rows_in"], said["labels"]["rows_out"], said["labels"]["refused"]) == (10, 10, {})
-    assert (said["bookings"]["rows_in"], said["candidates"]["rows_in"]) == (0, 0)
+    assert (tables["statistics"]["rows_in"], tables["statistics"]["rows_out"]) == (1807, 1805)
+    assert tables["statistics"]["refused"] == {"duplicate": 2}
+    assert (tables["labels"]["rows_in"], tables["labels"]["rows_out"], tables["labels"]["refused"]) == (10, 10, {})
+    assert (tables["bookings"]["rows_in"], tables["candidates"]["rows_in"]) == (0, 0)
 
 
 def test_the_doubled_rows_are_of_driver_1003(seed):
@@ -53,16 +53,16 @@ def test_every_label_is_after_the_lone_april_row_of_its_driver(seed):
 
 
 def test_no_folder_of_the_machine_is_in_the_catalogue(seed):
-    said = json.loads((seed / "data/catalogue.json").read_text())["tables"]
+    tables = json.loads((seed / "data/catalogue.json").read_text())["tables"]
 
-    assert said["statistics"]["source"]["path"] == "${SEED_DATA}/driver_stats.parquet"
-    assert said["labels"]["source"]["path"] == "${SEED_DATA}/driver_orders.csv"
+    assert tables["statistics"]["source"]["path"] == "${SEED_DATA}/driver_stats.parquet"
+    assert tables["labels"]["source"]["path"] == "${SEED_DATA}/driver_orders.csv"
 
 
 def test_the_request_for_scores_is_read_by_the_same_rules(seed, tmp_path):
     folder = os.environ.get("SEED_DATA") or str(files.seed_twin(tmp_path))
-    told = project.environment("env.seed.yaml").batch["request"]
-    source = readers.Source(**{**told, "path": told["path"].replace("${SEED_DATA}", folder)})
+    request = project.environment("env.seed.yaml").batch["request"]
+    source = readers.Source(**{**request, "path": request["path"].replace("${SEED_DATA}", folder)})
 
     read = data.read(source, CONTRACT.tables["request"], project.environment("env.seed.yaml").clock)
 

@@ -84,9 +84,9 @@ def test_a_driver_is_followed_across_all_three_splits(trips):
     others = trips[trips.driver_id != 1001]
     parts = {"train": one.iloc[5:], "validation": others, "test": one.iloc[:5]}
 
-    found = checks.no_overlap_of_entities(parts, "driver_id", "event_timestamp")
+    result = checks.no_overlap_of_entities(parts, "driver_id", "event_timestamp")
 
-    assert found.passed is False and found.message.startswith("1 of 10")
+    assert result.passed is False and result.message.startswith("1 of 10")
 
 
 def test_a_split_that_knew_what_came_later_is_found(trips):
@@ -98,17 +98,17 @@ def test_a_split_that_knew_what_came_later_is_found(trips):
 
 
 def test_an_empty_split_cannot_be_judged_and_is_named(trips):
-    found = checks.no_overlap_of_time({"train": trips, "test": trips.head(0)}, "event_timestamp")
+    result = checks.no_overlap_of_time({"train": trips, "test": trips.head(0)}, "event_timestamp")
 
-    assert found.passed is None and "test" in found.message
+    assert result.passed is None and "test" in result.message
 
 
 def test_a_feature_that_holds_the_label_is_found_by_name(trips):
     leaked = trips.assign(fare=trips.trip_completed * 7.5)
 
     assert checks.no_target_leakage(trips, FEATURES, "trip_completed").passed
-    found = checks.no_target_leakage(leaked, [*FEATURES, "fare"], "trip_completed")
-    assert found.passed is False and found.message.startswith("fare separates")
+    result = checks.no_target_leakage(leaked, [*FEATURES, "fare"], "trip_completed")
+    assert result.passed is False and result.message.startswith("fare separates")
 
 
 def test_a_feature_that_is_low_where_the_label_is_high_gives_it_away_too(trips):
@@ -132,9 +132,9 @@ def test_features_must_have_been_known_at_the_moment_of_the_booking(trips, shift
     history = trips.assign(known_at=trips.event_timestamp)
     asked = trips.assign(event_timestamp=trips.event_timestamp + pd.Timedelta(shift, "s"))
 
-    found = checks.from_the_past(asked, history, "driver_id", "event_timestamp", "known_at", dict.fromkeys(FEATURES, "number"))
+    result = checks.from_the_past(asked, history, "driver_id", "event_timestamp", "known_at", dict.fromkeys(FEATURES, "number"))
 
-    assert found.passed is passed
+    assert result.passed is passed
 
 
 def test_features_of_another_driver_were_never_known_of_this_one(trips):
@@ -149,9 +149,9 @@ def test_rows_without_features_are_not_from_the_future(trips):
     history = trips.assign(known_at=trips.event_timestamp)
     unknown = trips.assign(conv_rate=trips.conv_rate.where(trips.index > 9), acc_rate=trips.acc_rate.where(trips.index > 9))
 
-    found = checks.from_the_past(unknown, history, "driver_id", "event_timestamp", "known_at", dict.fromkeys(FEATURES, "number"))
+    result = checks.from_the_past(unknown, history, "driver_id", "event_timestamp", "known_at", dict.fromkeys(FEATURES, "number"))
 
-    assert found.passed and "390 rows" in found.message
+    assert result.passed and "390 rows" in result.message
 
 
 def test_only_a_model_that_gives_probabilities_passes_before_training(trips):

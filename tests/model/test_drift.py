@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rides import CONTRACT
 from scipy.stats import wasserstein_distance
-from traffic import BEGIN, LATER, NAMES, TOLD, TRIPLES, hours, judged, normal, of_kinds, one_window, reference, unchanged, windows
+from traffic import BEGIN, LATER, NAMES, SETTINGS, TRIPLES, hours, judged, normal, of_kinds, one_window, reference, unchanged, windows
 
 from mlops_course import drift, project
 from mlops_course.drift import judge, reference_of
@@ -18,7 +18,7 @@ NO_LABELS = pd.DataFrame({CONTRACT.label: [], "score": []})
 
 @pytest.fixture(scope="module")
 def usual():
-    return reference_of(normal(1), TOLD, pd.Timestamp(BEGIN), CONTRACT)
+    return reference_of(normal(1), SETTINGS, pd.Timestamp(BEGIN), CONTRACT)
 
 
 def test_normal_traffic_raises_no_alarm(usual):
@@ -35,21 +35,21 @@ def test_night_alone_is_no_drift_but_would_be_one_against_the_whole_day(usual):
 
 
 def test_moved_features_are_seen_and_named(usual):
-    found = judged(usual, normal(50, 7, LATER, shift=0.2))
-    assert found.detected["features"] and found.detected["predictions"]
-    assert found.scores[NAMES[0]] > 1
+    verdict = judged(usual, normal(50, 7, LATER, shift=0.2))
+    assert verdict.detected["features"] and verdict.detected["predictions"]
+    assert verdict.scores[NAMES[0]] > 1
 
 
 def test_a_concept_drift_is_seen_by_labels_alone(usual):
-    found = judged(usual, normal(50, 7, LATER, completes=-0.45))
-    assert found.detected == {"features": False, "predictions": False, "performance": True, "quality": False}
-    assert found.rmse > found.rmse_reference
+    verdict = judged(usual, normal(50, 7, LATER, completes=-0.45))
+    assert verdict.detected == {"features": False, "predictions": False, "performance": True, "quality": False}
+    assert verdict.rmse > verdict.rmse_reference
 
 
 def test_without_labels_performance_is_not_judged(usual):
     rows = normal(50, 7, LATER, completes=-0.45)
-    found = judge(rows, pd.DataFrame({CONTRACT.label: [], "score": []}), usual, TOLD, CONTRACT)
-    assert math.isnan(found.scores["residual"]) and not found.detected["performance"]
+    verdict = judge(rows, pd.DataFrame({CONTRACT.label: [], "score": []}), usual, SETTINGS, CONTRACT)
+    assert math.isnan(verdict.scores["residual"]) and not verdict.detected["performance"]
 
 
 def test_repeating_a_request_does_not_move_a_window(usual):
@@ -70,19 +70,19 @@ def test_repeating_a_request_does_not_move_a_window(usual):
 )
 def test_bad_data_is_seen_without_a_reference(problem, spoil):
     rows = normal(50, 3, LATER)
-    good, bad = (judge(each, pd.DataFrame({CONTRACT.label: [], "score": []}), None, TOLD, CONTRACT) for each in (rows, spoil(rows)))
+    good, bad = (judge(each, pd.DataFrame({CONTRACT.label: [], "score": []}), None, SETTINGS, CONTRACT) for each in (rows, spoil(rows)))
     assert not good.detected["quality"] and bad.detected["quality"]
     assert bad.quality[problem] > bad.limits[problem]
 
 
 def test_a_reference_that_is_too_short_is_refused():
     with pytest.raises(project.UserError, match="14 are needed"):
-        reference_of(normal(1, days=6), TOLD, pd.Timestamp(BEGIN), CONTRACT)
+        reference_of(normal(1, days=6), SETTINGS, pd.Timestamp(BEGIN), CONTRACT)
 
 
 def test_a_short_reference_judges_performance_alone():
-    found = reference_of(normal(1, days=10), TOLD, pd.Timestamp(BEGIN) + pd.Timedelta(days=3), CONTRACT)
-    verdict = judged(found, normal(50, 7, LATER, shift=0.2, completes=-0.45))
+    reference = reference_of(normal(1, days=10), SETTINGS, pd.Timestamp(BEGIN) + pd.Timedelta(days=3), CONTRACT)
+    verdict = judged(reference, normal(50, 7, LATER, shift=0.2, completes=-0.45))
     assert verdict.detected == {"features": False, "predictions": False, "performance": True, "quality": False}
     assert all(math.isnan(verdict.scores[name]) for name in [*NAMES, "score"])
     assert verdict.rmse_reference > 0
@@ -105,9 +105,9 @@ def test_performance_is_what_the_models_own_choices_would_get():
     )
     other = best.assign(**{CONTRACT.entity: 1002, "score": 0.1, CONTRACT.propensity: 1 - propensity, CONTRACT.label: 1.0})
     other.loc[taken < propensity, [CONTRACT.propensity, CONTRACT.label]] = np.nan
-    found = drift.performance_of(pd.concat([best, other]).sort_values(CONTRACT.time), CONTRACT)
-    assert found.residual == pytest.approx(0.5 - 0.6, abs=4 * found.standard_errors[0])
-    assert abs(0.8 - 0.6 - found.residual) > 4 * found.standard_errors[0], "the log's own mean is another one"
+    performance = drift.performance_of(pd.concat([best, other]).sort_values(CONTRACT.time), CONTRACT)
+    assert performance.residual == pytest.approx(0.5 - 0.6, abs=4 * performance.standard_errors[0])
+    assert abs(0.8 - 0.6 - performance.residual) > 4 * performance.standard_errors[0], "the log's own mean is another one"
 
 
 def test_a_distance_is_wassersteins_up_to_a_cell_of_the_grid():
@@ -115,9 +115,9 @@ def test_a_distance_is_wassersteins_up_to_a_cell_of_the_grid():
     name, value = NAMES[0], units[NAMES[0]]
 
     for moved in (value + 0.3 * value.std(), value.mean() + 0.8 * (value - value.mean())):
-        found = drift.Traffic(units, {name: "number"}).distance(units.assign(**{name: moved}))[name]
+        distance = drift.Traffic(units, {name: "number"}).distance(units.assign(**{name: moved}))[name]
 
-        assert found == pytest.approx(wasserstein_distance(moved, value) / value.std(), abs=0.02)
+        assert distance == pytest.approx(wasserstein_distance(moved, value) / value.std(), abs=0.02)
 
 
 # ---- columns that hardly vary
@@ -127,7 +127,7 @@ def test_a_distance_is_wassersteins_up_to_a_cell_of_the_grid():
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_while_nothing_changes_no_column_rings(kinds, seed):
     for window in windows(of_kinds(unchanged(LATER, 7), kinds, 1_000 + seed)):
-        verdict = judge(window, NO_LABELS, reference(kinds, seed), TOLD, CONTRACT)
+        verdict = judge(window, NO_LABELS, reference(kinds, seed), SETTINGS, CONTRACT)
         assert not verdict.detected["features"], verdict.scores
         for name, kind in zip(NAMES, kinds, strict=True):
             assert np.isnan(verdict.scores[name]) == (kind == "all missing")
@@ -155,7 +155,7 @@ CHANGES = {
 def test_a_change_of_such_a_column_is_seen_and_named(kind, change):
     reference, window, name = one_window(kind)
     changed = window.assign(**{name: change(window[name].to_numpy(float), hours(window, 5))})
-    scores = judge(changed, NO_LABELS, reference, TOLD, CONTRACT).scores
+    scores = judge(changed, NO_LABELS, reference, SETTINGS, CONTRACT).scores
     assert [each for each in NAMES if scores[each] >= 1] == [name]
 
 
@@ -164,7 +164,7 @@ def test_a_change_of_such_a_column_is_seen_and_named(kind, change):
 def test_a_column_that_gets_lost_is_a_matter_of_quality(kind, missing):
     reference, window, name = one_window(kind)
     lost = window.assign(**{name: window[name].mask(hours(window, 5) < missing)})
-    assert judge(lost, NO_LABELS, reference, TOLD, CONTRACT).detected == {
+    assert judge(lost, NO_LABELS, reference, SETTINGS, CONTRACT).detected == {
         "features": False,
         "predictions": False,
         "performance": False,
@@ -182,7 +182,7 @@ def test_with_fewer_values_than_usual_a_column_may_wander_farther():
 
 
 def test_a_constant_score_is_judged_and_its_change_is_seen():
-    constant = reference_of(unchanged(BEGIN, 28).assign(score=0.5), TOLD, pd.Timestamp(BEGIN), CONTRACT)
+    constant = reference_of(unchanged(BEGIN, 28).assign(score=0.5), SETTINGS, pd.Timestamp(BEGIN), CONTRACT)
     *_, window = windows(unchanged(LATER, 7).assign(score=0.5))
-    assert judge(window, NO_LABELS, constant, TOLD, CONTRACT).scores["score"] == 0
-    assert judge(window.assign(score=0.6), NO_LABELS, constant, TOLD, CONTRACT).detected["predictions"]
+    assert judge(window, NO_LABELS, constant, SETTINGS, CONTRACT).scores["score"] == 0
+    assert judge(window.assign(score=0.6), NO_LABELS, constant, SETTINGS, CONTRACT).detected["predictions"]

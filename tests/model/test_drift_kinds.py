@@ -107,9 +107,9 @@ CHANGES = {
 @pytest.mark.parametrize(("name", "change"), CHANGES.values(), ids=CHANGES)
 def test_a_change_is_seen_and_named(usual, name, change):
     rows = orders(50, 7, LATER)
-    found = judged(usual, rows.assign(**{name: change(rows)}))
-    assert [each for each in CONTRACT.features if found.scores[each] >= 1] == [name]
-    assert found.detected["features"] and not found.detected["predictions"]
+    verdict = judged(usual, rows.assign(**{name: change(rows)}))
+    assert [each for each in CONTRACT.features if verdict.scores[each] >= 1] == [name]
+    assert verdict.detected["features"] and not verdict.detected["predictions"]
 
 
 def test_a_change_of_outcomes_is_seen_without_any_propensity(usual):
@@ -152,8 +152,8 @@ def quality(rows: pd.DataFrame, contract=CONTRACT, **categories: set) -> dict[st
 def test_new_categories_are_counted(usual):
     rows = orders(50, 7, LATER)
     assert judged(usual, rows).quality["new_category"] == 0
-    found = judged(usual, rows.assign(city=rows.city.where(rows.index % 4 > 0, "Genf"), device="tablet"))
-    assert found.quality["new_category"] == 1 and found.detected["quality"]
+    verdict = judged(usual, rows.assign(city=rows.city.where(rows.index % 4 > 0, "Genf"), device="tablet"))
+    assert verdict.quality["new_category"] == 1 and verdict.detected["quality"]
     assert "new_category" not in judge(newest(rows), rows[[CONTRACT.label, "score"]], None, SETTINGS, CONTRACT).quality
 
 
@@ -183,14 +183,14 @@ def test_of_several_tables_the_worst_one_counts():
     rows = orders(1, 3)
     ages = {"habits": 1, "places": 31, "names": 1_000}
     known = {column: rows[CONTRACT.time] - pd.Timedelta(days=ages[view]) for view, column in drift.known_columns(contract).items()}
-    found = quality(rows.drop(columns=KNOWN).assign(**known), contract)
-    assert found["stale"] == 1 and found["feed_hours"] == 31 * 24
+    verdict = quality(rows.drop(columns=KNOWN).assign(**known), contract)
+    assert verdict["stale"] == 1 and verdict["feed_hours"] == 31 * 24
     fresh = {**known, drift.known_columns(contract)["places"]: rows[CONTRACT.time]}
-    found = quality(rows.drop(columns=KNOWN).assign(**fresh), contract)
-    assert found["stale"] == 0 and found["feed_hours"] == 24
+    verdict = quality(rows.drop(columns=KNOWN).assign(**fresh), contract)
+    assert verdict["stale"] == 0 and verdict["feed_hours"] == 24
 
 
 def test_a_project_whose_requests_bring_all_features_is_never_stale():
     own = CONTRACT.model_copy(update={"features": {name: CONTRACT.features[name] for name in CONTRACT.own}})
-    found = quality(orders(1, 3).drop(columns=KNOWN), own)
-    assert found == {"missing": 0, "out_of_range": 0, "stale": 0, "feed_hours": 0}
+    verdict = quality(orders(1, 3).drop(columns=KNOWN), own)
+    assert verdict == {"missing": 0, "out_of_range": 0, "stale": 0, "feed_hours": 0}

@@ -13,7 +13,7 @@ import yaml
 from company import CLOCK, KNOWN, NAMES
 from rides import RIDES
 
-from mlops_course import asof, data, features, problem, project, readers, registry, search, telemetry, training
+from mlops_course import asof, data, features, problem, project, prometheus, readers, registry, search, telemetry, training
 from mlops_course.problem import CONTRACT
 
 MARKS = "-a?b%41 %s%(h)s $HOME ~ &d=e;f, *g [h] 'i\" #j k é e\u0301 😀 <l>|m!(n)^`o`."
@@ -49,7 +49,7 @@ def test_models_are_registered_loaded_promoted_rolled_back_and_kept(place, monke
     client = company.make_registry(place)
     registry.promote(client, "2")
     registry.rollback(client)
-    registry.keep(client, "champion", place / "kept")
+    registry.save_copy(client, "champion", place / "kept")
 
     assert registry.champion(place / "mlflow", RIDES.name).version == registry.load(client).version == "1"
     assert registry.load_copy(place / "kept").digest == registry.load(client).digest
@@ -71,11 +71,11 @@ def test_a_point_in_time_join_reads_the_file_or_folder_that_it_was_given_and_no_
     company.statistics().to_parquet(file, index=False)
     labels = pd.DataFrame({CONTRACT.entity: KNOWN, "at": pd.Timestamp(CLOCK)})
 
-    found = asof.as_of(
+    rows = asof.as_of(
         labels, place / name, entity=CONTRACT.entity, label_time="at", feature_time=problem.KNOWN, columns=NAMES, created="created"
     )
 
-    assert found[NAMES].equals(company.statistics().set_index(CONTRACT.entity).loc[KNOWN, NAMES].reset_index(drop=True))
+    assert rows[NAMES].equals(company.statistics().set_index(CONTRACT.entity).loc[KNOWN, NAMES].reset_index(drop=True))
 
 
 def test_a_feature_store_is_built_asked_and_added_to(place):
@@ -118,7 +118,7 @@ def test_a_training_table_is_kept_and_read_again(place):
 def test_prometheus_finds_its_rules(place):
     platform = project.root() / "platform"
     shutil.copytree(platform, place / "platform")
-    telemetry.prometheus(place / "services", place / "platform", {"serving": "127.0.0.1:1"}, port=9090)
+    prometheus.prepare(place / "services", place / "platform", {"serving": "127.0.0.1:1"}, port=9090)
 
     file = place / "services/prometheus/prometheus.yml"
     (pattern,) = yaml.safe_load(file.read_text(encoding="utf-8"))["rule_files"]

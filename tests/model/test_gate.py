@@ -18,10 +18,10 @@ TEST = models.labelled(FRAME, WINDOWS.test, WINDOWS.end, CONTRACT)
 
 @pytest.mark.parametrize("rows", [4, 300])
 def test_each_kind_of_evidence_that_is_missing_is_counted(rows):
-    found = gate.enough(TEST.head(rows), 10.0, NEEDED, CONTRACT)
+    results = gate.enough(TEST.head(rows), 10.0, NEEDED, CONTRACT)
 
-    assert [result.passed for result in found] == [False, rows > 60, False, False]
-    assert found[0].message == f"too little evidence: {rows} labels of 2,000"
+    assert [result.passed for result in results] == [False, rows > 60, False, False]
+    assert results[0].message == f"too little evidence: {rows} labels of 2,000"
 
 
 AT_THE_GOAL = policy.Interval(0.14, 0.10, 0.18, 20)
@@ -41,9 +41,9 @@ def test_an_rmse_above_the_limit_is_refused_for_a_first_champion():
 
 
 def test_a_challenger_is_asked_for_labels_drivers_and_days_but_for_no_effective_sample():
-    found = gate.enough(TEST, 10.0, NEEDED, CONTRACT, paired=True)
+    results = gate.enough(TEST, 10.0, NEEDED, CONTRACT, paired=True)
 
-    assert [(result.name, result.passed) for result in found] == [
+    assert [(result.name, result.passed) for result in results] == [
         ("evidence: labels", True),
         ("evidence: drivers", True),
         ("evidence: days", True),
@@ -68,9 +68,9 @@ def passed(results: list) -> list[bool | None]:
 def test_a_decision_is_worth_what_its_outcome_brings_or_costs():
     costs = shop.SHOP.costs
 
-    found = worth.worth([1, 0, 1, 0], [costs.break_even] * 2 + [0.0] * 2, costs)
+    worths = worth.worth([1, 0, 1, 0], [costs.break_even] * 2 + [0.0] * 2, costs)
 
-    assert found.tolist() == [costs.completed, -costs.cancelled, -costs.passed_over, 0]
+    assert worths.tolist() == [costs.completed, -costs.cancelled, -costs.passed_over, 0]
 
 
 def test_a_first_champion_must_bring_more_than_the_base_rate_and_a_later_one_may_lose_little():
@@ -96,8 +96,8 @@ def test_what_labels_cannot_tell_is_not_measurable(rows):
 
 
 def test_a_project_without_choices_is_not_asked_for_an_effective_sample_and_hears_what_is_not_measured():
-    found = gate.enough(ORDERS, None, shop.SHOP.acceptance, shop.CONTRACT)
+    results = gate.enough(ORDERS, None, shop.SHOP.acceptance, shop.CONTRACT)
 
-    assert [result.name for result in found] == ["evidence: labels", "evidence: customers", "evidence: days"]
-    asked, unmeasured = gate.measurable(found, ORDERS, shop.CONTRACT)
-    assert asked == found and [result.name for result in unmeasured] == ["uplift"]
+    assert [result.name for result in results] == ["evidence: labels", "evidence: customers", "evidence: days"]
+    asked, unmeasured = gate.measurable(results, ORDERS, shop.CONTRACT)
+    assert asked == results and [result.name for result in unmeasured] == ["uplift"]

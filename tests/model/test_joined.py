@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rides import CONTRACT
-from traffic import BEGIN, MONDAY, TOLD, entry
+from traffic import BEGIN, MONDAY, SETTINGS, entry
 
 from mlops_course import joined
 from mlops_course.joined import Label, LabelStore
@@ -68,7 +68,7 @@ def test_a_label_of_another_driver_is_not_joined(store):
 def test_a_label_whose_prediction_never_comes_is_forgotten_and_counted(store):
     store.label([Label("lost", 1001, 1, MONDAY.timestamp())])
     store.add([entry("r1", minutes=60 * 24 * 40)])
-    joined.forget(store, TOLD)
+    joined.forget(store, SETTINGS)
     assert store.counts("labels")["unknown"] == 1
     assert store.ask("SELECT count(*) FROM labels") == [(0,)]
 
@@ -81,7 +81,7 @@ def test_the_share_of_completed_trips_is_that_of_the_last_month(store):
 
 def test_a_window_is_of_one_version_and_its_newest_requests(store):
     store.add([entry(f"r{n}", version="12"[n % 2], minutes=n) for n in range(20)])
-    window, _, _ = joined.window_of(store, "2", TOLD.model_copy(update={"window_requests": 3}))
+    window, _, _ = joined.window_of(store, "2", SETTINGS.model_copy(update={"window_requests": 3}))
     assert list(window[CONTRACT.booking]) == ["r15", "r17", "r19"]
-    window, _, _ = joined.window_of(store, "2", TOLD.model_copy(update={"window_hours": 5 / 60}))
+    window, _, _ = joined.window_of(store, "2", SETTINGS.model_copy(update={"window_hours": 5 / 60}))
     assert list(window[CONTRACT.booking]) == ["r15", "r17", "r19"]

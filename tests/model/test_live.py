@@ -105,9 +105,9 @@ def test_the_live_days_are_those_of_a_world_simulated_in_one_go(one_go, minutes)
     booked = bookings[(bookings.event_timestamp >= BEGIN) & (bookings.event_timestamp <= end)]
     assert [(t.request_id, t.logged) for t in trips] == list(zip(booked.request_id, booked.driver_id, strict=True))
     come = labels[(labels.created > BEGIN) & (labels.created <= end)]
-    told = {(e.request_id, e.driver, e.completed, e.created) for e in ends}
-    assert len(told) == len(ends) and any(end.moment < BEGIN for end in ends)
-    assert told == set(zip(come.request_id, come.driver_id, come.trip_completed, come.created, strict=True))
+    ended = {(e.request_id, e.driver, e.completed, e.created) for e in ends}
+    assert len(ended) == len(ends) and any(end.moment < BEGIN for end in ends)
+    assert ended == set(zip(come.request_id, come.driver_id, come.trip_completed, come.created, strict=True))
 
 
 def test_history_and_live_days_have_no_event_in_common(one_go, folder):
@@ -277,20 +277,20 @@ def test_a_booking_does_not_wait_behind_too_many_others(folder):
 
 
 def test_labels_are_kept_until_monitoring_has_taken_them(folder):
-    told, tries = [], []
+    taken, tries = [], []
 
     async def at_times(ends):
         tries.append(len(ends))
         if len(tries) % 3 == 1:
             raise ConnectionResetError
-        told.extend(ends if len(tries) % 3 == 2 else [])
+        taken.extend(ends if len(tries) % 3 == 2 else [])
         return len(tries) % 3 == 2
 
     made = lived(folder, moments(60), tell=at_times)
     labels = files(folder)["labels"]
     live_ones = set(labels.request_id[labels.event_timestamp > BEGIN])
-    assert len({end.request_id for end in told}) == len(told) == made.labels.taken
-    assert {end.request_id for end in told} | {end.request_id for end in made.labels.waiting} == live_ones
+    assert len({end.request_id for end in taken}) == len(taken) == made.labels.taken
+    assert {end.request_id for end in taken} | {end.request_id for end in made.labels.waiting} == live_ones
 
 
 def test_a_label_that_comes_while_others_are_sent_waits_for_the_next_time():
@@ -331,10 +331,10 @@ def test_the_truth_says_who_answered_and_what_was_possible(folder):
 
 def test_by_the_clock_all_that_happens_is_asked_told_and_written(folder, monkeypatch):
     clocks.begin(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
-    pushed, told = [], []
+    pushed, ended = [], []
 
     async def tell(ends):
-        told.extend(ends)
+        ended.extend(ends)
         return True
 
     made = Live(life(), folder, LiveSettings(), first_one, lambda rows: pushed.extend(rows["driver_id"]), tell)
@@ -345,7 +345,7 @@ def test_by_the_clock_all_that_happens_is_asked_told_and_written(folder, monkeyp
     assert 200 <= made.truth.answered == len(asked) and made.truth.unanswered == 0
     assert asked.event_timestamp.min() > made.began > BEGIN + timedelta(hours=12) and len(pushed) > 50
     labels = written["labels"]
-    assert {end.request_id for end in told} == set(labels.request_id[labels.event_timestamp > made.began])
+    assert {end.request_id for end in ended} == set(labels.request_id[labels.event_timestamp > made.began])
 
 
 def test_a_work_that_fails_is_tried_again_and_once_more_at_the_end():
@@ -379,20 +379,20 @@ def test_a_work_that_fails_is_known_as_long_as_it_does(caplog):
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("a driver")])
 def test_a_look_at_the_clock_that_fails_is_said_and_tried_again(folder, monkeypatch, error):
     clocks.begin(folder, BEGIN + timedelta(hours=12), speed=86_400, until=BEGIN + timedelta(days=40))
-    made, told = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, taken), []
+    made, troubles = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, taken), []
     happen, tries = made.happen, []
 
     def fails_at_times(moment):
         tries.append(moment)
         if 5 < len(tries) < 10:
             raise error
-        told.append(dict(made.background.trouble))
+        troubles.append(dict(made.background.trouble))
         happen(moment)
 
     monkeypatch.setattr(made, "happen", fails_at_times)
     asyncio.run(live.live_on(made, BEGIN + timedelta(days=2)))
     assert made.truth.answered + made.truth.unanswered > 50 and made.background.trouble == {}
-    assert {"events": f"{type(error).__name__}: {error}"} in told
+    assert {"events": f"{type(error).__name__}: {error}"} in troubles
 
 
 def test_the_files_are_written_while_the_company_lives(folder):
@@ -568,8 +568,8 @@ def test_the_live_company_shows_the_key_to_everybody(monkeypatch):
 def test_an_environment_with_files_of_its_own_does_not_live(tmp_path, monkeypatch):
     usual, written = project.environment(), {"path": str(tmp_path / "company/labels.parquet")}
     for sources in ({}, {"labels": {"path": str(tmp_path / "raw/labels.parquet")}, "bookings": written}):
-        told = usual.model_copy(update={"out": tmp_path, "data": {"sources": sources}})
-        monkeypatch.setattr(project, "environment", lambda file=None, told=told: told)
+        own = usual.model_copy(update={"out": tmp_path, "data": {"sources": sources}})
+        monkeypatch.setattr(project, "environment", lambda file=None, own=own: own)
         with pytest.raises(project.UserError, match="not the files of a company that lives on"):
             loop.history_of("env.mine.yaml")
     assert not list(tmp_path.iterdir())
@@ -579,7 +579,7 @@ def test_a_run_begins_with_the_build_and_not_with_what_earlier_runs_have_left(tm
     loop.prepare(tmp_path, HISTORY)
     history = file_digest(tmp_path / "company/labels.parquet")
     write_json(tmp_path / "made/build.json", {"fingerprint": "one"})
-    loop.keep(tmp_path)
+    loop.save_build(tmp_path)
     for stays in ("clock.json", "clock.lock"):
         (tmp_path / stays).write_bytes(b"of those who live")
     for left in ("company/labels.parquet", "monitoring/state.db", "serving/predictions/2026-03-16.jsonl", "live/truth.jsonl"):
@@ -596,14 +596,14 @@ def test_a_newer_build_is_not_taken_back(tmp_path):
     for fingerprint in ("one", "two"):
         write_json(tmp_path / "made/build.json", {"fingerprint": fingerprint})
         loop.prepare(tmp_path, HISTORY)
-        loop.keep(tmp_path)
+        loop.save_build(tmp_path)
     assert "two" in (tmp_path / "first/made/build.json").read_text()
 
 
 @pytest.mark.parametrize("key", [None, "the user's"])
 def test_one_key_is_taken_by_all_services_that_want_one(tmp_path, monkeypatch, key):
-    told = project.environment("env.live.yaml", out=str(tmp_path))
-    monkeypatch.setattr(project, "environment", lambda file=None: told)
+    settings = project.environment("env.live.yaml", out=str(tmp_path))
+    monkeypatch.setattr(project, "environment", lambda file=None: settings)
     monkeypatch.setenv(web.KEY, key) if key else monkeypatch.delenv(web.KEY, raising=False)
     listed = {service.name: service for service in loop.platform("env.live.yaml", LiveSettings())}
 
@@ -618,10 +618,10 @@ def test_one_key_is_taken_by_all_services_that_want_one(tmp_path, monkeypatch, k
 
 @pytest.mark.parametrize("seconds", [0, 60, 240])
 def test_the_clock_has_an_end_that_is_later_than_all_that_happens(monkeypatch, tmp_path, seconds):
-    environment, told = project.environment("env.live.yaml"), LiveSettings()
+    environment, settings = project.environment("env.live.yaml"), LiveSettings()
     listed = [services.Service(name="web", command=("web",), port=1, seconds=60)] * 4
-    end = loop.clock_end(environment, HISTORY, told, listed)
-    company = loop.going_on(HISTORY, told, HISTORY.end + timedelta(seconds=seconds * told.speed))
+    end = loop.clock_end(environment, HISTORY, settings, listed)
+    company = loop.going_on(HISTORY, settings, HISTORY.end + timedelta(seconds=seconds * settings.speed))
 
     assert company.settings.end + timedelta(days=9) <= end < HISTORY.end + timedelta(days=200)
 
@@ -640,9 +640,9 @@ def test_recovery_is_told_by_phases_and_its_seconds_from_the_first_drifted_reque
     versions = ["1", None, "1", None, "1", "2", "1"]
     truth = pd.DataFrame({"time": [t.isoformat() for t in time], "version": versions, "real": 100.0 + np.arange(7)})
     truth = truth.assign(chosen=[0.8, 0.6, 0.4, 0.4, 0.4, 0.7, 0.7], best=0.8, logged=0.5)
-    found = loop.recovery(truth, drift)
-    assert found.trips.to_dict() == {"before the drift": 2, "old champion": 3, "new champion": 2}
-    assert found.sent.to_dict() == {"before the drift": 0.7, "old champion": 0.4, "new champion": 0.7}
+    recovery = loop.recovery(truth, drift)
+    assert recovery.trips.to_dict() == {"before the drift": 2, "old champion": 3, "new champion": 2}
+    assert recovery.sent.to_dict() == {"before the drift": 0.7, "old champion": 0.4, "new champion": 0.7}
     moments = {"alarm: features of version 1": 90.0, "alarm: performance of version 1": 103.5, "case 1: alerted": 104.0}
     assert loop.recovery_seconds(truth, drift, moments) == {"alarm": 1.5, "alert": 2.0, "new champion answers": 3.0}
 

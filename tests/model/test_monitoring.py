@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from rides import CONTRACT, RIDES
-from traffic import BEGIN, LATER, MONDAY, NAMES, TOLD, entry, judged, logged, normal, write
+from traffic import BEGIN, LATER, MONDAY, NAMES, SETTINGS, entry, judged, logged, normal, write
 
 from mlops_course import clocks, health, monitoring, project, references, registry, reports, telemetry
 from mlops_course.drift import reference_of
@@ -88,45 +88,45 @@ def test_a_restart_leaves_the_same_as_no_restart(cuts, failing, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def reference():
-    return reference_of(normal(1), TOLD, pd.Timestamp(BEGIN), CONTRACT)
+    return reference_of(normal(1), SETTINGS, pd.Timestamp(BEGIN), CONTRACT)
 
 
 def served(folder, reference=None) -> Monitor:
     "A monitor that has looked once."
-    found = Monitor(folder, TOLD, RIDES)
+    monitor = Monitor(folder, SETTINGS, RIDES)
     if reference:
-        found.references["1"] = reference
-    found.look()
-    return found
+        monitor.references["1"] = reference
+    monitor.look()
+    return monitor
 
 
 def test_the_log_and_late_labels_give_the_same_verdict_as_the_window_in_memory(tmp_path, reference):
     rows = normal(50, 7, LATER, completes=-0.45)
     entries, labels = logged(rows)
     write(tmp_path, entries)
-    found = served(tmp_path, reference)
-    found.store.label(labels[::-1])
-    found.look()
-    told, there = found.verdicts["1"], judged(reference, rows)
-    assert told.detected == there.detected
-    assert {k: told.scores[k] for k in NAMES} == pytest.approx({k: there.scores[k] for k in NAMES})
+    monitor = served(tmp_path, reference)
+    monitor.store.label(labels[::-1])
+    monitor.look()
+    logged_verdict, there = monitor.verdicts["1"], judged(reference, rows)
+    assert logged_verdict.detected == there.detected
+    assert {k: logged_verdict.scores[k] for k in NAMES} == pytest.approx({k: there.scores[k] for k in NAMES})
 
 
 def test_a_version_that_answers_no_more_is_no_longer_told(tmp_path):
     write(tmp_path, [entry(f"old{n}", minutes=n) for n in range(10)])
-    found = served(tmp_path)
-    assert list(found.verdicts) == ["1"]
-    write(tmp_path, [entry(f"new{n}", version="2", minutes=10 + n) for n in range(TOLD.active_requests)])
-    found.look()
-    assert list(found.verdicts) == ["2"]
+    monitor = served(tmp_path)
+    assert list(monitor.verdicts) == ["1"]
+    write(tmp_path, [entry(f"new{n}", version="2", minutes=10 + n) for n in range(SETTINGS.active_requests)])
+    monitor.look()
+    assert list(monitor.verdicts) == ["2"]
 
 
 def test_a_kept_reference_is_the_same_reference(tmp_path, reference):
-    references.keep_reference(tmp_path, "1", reference, TOLD, RIDES)
-    again = references.kept_reference(tmp_path, "1", TOLD, RIDES)
+    references.keep_reference(tmp_path, "1", reference, SETTINGS, RIDES)
+    again = references.kept_reference(tmp_path, "1", SETTINGS, RIDES)
     rows = normal(50, 7, LATER)
     assert judged(again, rows) == judged(reference, rows)
-    assert references.kept_reference(tmp_path, "1", TOLD.model_copy(update={"reference_days": 3}), RIDES) is None, "of other settings"
+    assert references.kept_reference(tmp_path, "1", SETTINGS.model_copy(update={"reference_days": 3}), RIDES) is None, "of other settings"
 
 
 @pytest.fixture(scope="module")
@@ -150,36 +150,36 @@ def test_a_reference_begins_when_its_model_began_to_learn(made, tmp_path, since,
     begin = pd.Timestamp(BEGIN)
     tags = {} if since is None else {"since": (begin + pd.Timedelta(days=since)).isoformat()}
     trained_on(folder, normal(1, days=28), until=(begin + pd.Timedelta(days=21)).isoformat(), **tags)
-    monitor = Monitor(folder, TOLD, RIDES)
+    monitor = Monitor(folder, SETTINGS, RIDES)
     monitoring.refer(monitor)
-    found = monitor.references["1"]
+    reference = monitor.references["1"]
     assert monitor.trouble == {}
-    assert bool(found.traffic) == drift and found.performance
-    assert (found.units[CONTRACT.time].min() - begin).days == (since or 0)
-    told = {
+    assert bool(reference.traffic) == drift and reference.performance
+    assert (reference.units[CONTRACT.time].min() - begin).days == (since or 0)
+    shown = {
         s.labels["kind"]: s.value for f in health.VerdictCollector(monitor).collect() for s in f.samples if s.name == "monitoring_reference"
     }
-    assert told == {"drift": drift, "performance": 1}
+    assert shown == {"drift": drift, "performance": 1}
     monitor.store.close()
 
 
 def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(template, tmp_path):
     made = company.copy(template, tmp_path / "company")
-    found = Monitor(made, TOLD, RIDES)
-    monitoring.refer(found)
-    assert "snapshot" in found.trouble["reference of version 1"]
+    monitor = Monitor(made, SETTINGS, RIDES)
+    monitoring.refer(monitor)
+    assert "snapshot" in monitor.trouble["reference of version 1"]
     write(made, [entry("r1", values=(1.7, 0.5, 3.0))])
-    found.look()
-    assert not found.verdicts["1"].detected["quality"], "one request is too few to say so"
+    monitor.look()
+    assert not monitor.verdicts["1"].detected["quality"], "one request is too few to say so"
     write(made, [entry("r2", values=(1.7, 0.5, 3.0))])
-    found.look()
-    assert found.verdicts["1"].detected["quality"]
+    monitor.look()
+    assert monitor.verdicts["1"].detected["quality"]
 
 
 @pytest.fixture
 def door(tmp_path, reference):
     "A client, its monitor, and nothing read yet."
-    monitor = Monitor(tmp_path, TOLD, RIDES)
+    monitor = Monitor(tmp_path, SETTINGS, RIDES)
     monitor.references["1"] = reference
     with TestClient(monitoring.application(monitor), raise_server_exceptions=False) as client:
         yield client, monitor
@@ -204,7 +204,7 @@ def test_the_seed_courses_message_is_understood_and_counts_once(door):
         assert (answer.status_code, answer.text) == (200, "ok")
     ((entity, score, candidates),) = monitor.store.ask("SELECT entity, score, candidates FROM predictions")
     assert (entity, score) == (1004, 0.7)
-    assert [c[0] for c in orjson.loads(candidates)] == [1004, 1005]
+    assert [c[0] for c in orjson.loads(candidates)["rows"]] == [1004, 1005]
 
 
 def test_predictions_and_labels_can_be_pushed(door):
@@ -252,18 +252,18 @@ def test_metrics_tell_the_documented_names_with_the_version(door):
     write(monitor.folder, entries)
     monitor.store.label(labels)
     monitor.look()
-    found = {sample.name: sample for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples}
+    samples = {sample.name: sample for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples}
     text = (project.root() / "notebooks/920_health.ipynb").read_text(encoding="utf-8")
-    assert {name for name in found if f"`{name}`" not in text} == set()
-    assert found["monitoring_rmse"].labels == {"version": "1"}
+    assert {name for name in samples if f"`{name}`" not in text} == set()
+    assert samples["monitoring_rmse"].labels == {"version": "1"}
     assert 'monitoring_drift_detected{kind="performance",version="1"} 1.0' in client.get("/metrics").text
 
 
 def test_beyond_loopback_a_key_is_needed(tmp_path, monkeypatch):
     monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
     with pytest.raises(project.UserError, match="MLOPS_COURSE_API_KEY"):
-        monitoring.monitor(tmp_path, TOLD.model_copy(update={"host": "0.0.0.0"}), RIDES)
-    with TestClient(monitoring.application(Monitor(tmp_path, TOLD, RIDES), key="secret")) as client:
+        monitoring.monitor(tmp_path, SETTINGS.model_copy(update={"host": "0.0.0.0"}), RIDES)
+    with TestClient(monitoring.application(Monitor(tmp_path, SETTINGS, RIDES), key="secret")) as client:
         assert client.get("/metrics").status_code == 401
         assert client.get("/metrics", headers={"X-API-Key": "secret"}).status_code == 200
         assert client.get("/health").status_code == 200
@@ -276,12 +276,12 @@ def test_the_pipelines_metrics_come_with_those_of_the_service(door):
 
 
 def test_what_is_made_elsewhere_is_given_up_when_the_service_ends(tmp_path, reference):
-    references.keep_reference(tmp_path, "1", reference, TOLD, RIDES)
-    work, ended = reports.begin_report(tmp_path, "1", TOLD, RIDES), threading.Event()
+    references.keep_reference(tmp_path, "1", reference, SETTINGS, RIDES)
+    work, ended = reports.begin_report(tmp_path, "1", SETTINGS, RIDES), threading.Event()
     ended.set()
     with pytest.raises(project.UserError, match="given up"):
         work.result(ended)
-    assert work._process.poll() is not None
+    assert work.process.poll() is not None
 
 
 def test_a_report_is_written_and_linked(door, reference):
@@ -289,7 +289,7 @@ def test_a_report_is_written_and_linked(door, reference):
     assert client.get("/report").status_code == 404
     entries, _ = logged(normal(50, 7, LATER))
     write(monitor.folder, entries)
-    references.keep_reference(monitor.folder, "1", reference, TOLD, RIDES)
+    references.keep_reference(monitor.folder, "1", reference, SETTINGS, RIDES)
     monitor.look()
     monitoring.write_reports(monitor)
     link = client.get("/report").json()["link"]

@@ -19,7 +19,7 @@ from traffic import (
     LATER,
     MONDAY,
     NAMES,
-    TOLD,
+    SETTINGS,
     TRIPLES,
     entry,
     logged,
@@ -38,8 +38,8 @@ from mlops_course.health import Health
 from mlops_course.joined import Label, LabelStore
 from mlops_course.monitoring import Monitor, MonitoringSettings
 
-SLACK = timedelta(seconds=TOLD.clock_slack_seconds)
-KEPT = timedelta(days=TOLD.retention_days)
+SLACK = timedelta(seconds=SETTINGS.clock_slack_seconds)
+KEPT = timedelta(days=SETTINGS.retention_days)
 NO_LABELS = pd.DataFrame({CONTRACT.label: [], "score": []})
 
 
@@ -52,15 +52,15 @@ def clock():
 
 @pytest.fixture
 def monitor(tmp_path):
-    made = Monitor(tmp_path, TOLD, RIDES)
+    made = Monitor(tmp_path, SETTINGS, RIDES)
     yield made
     made.store.close()
 
 
 @pytest.fixture
 def client(monitor):
-    with TestClient(monitoring.application(monitor), raise_server_exceptions=False) as found:
-        yield found
+    with TestClient(monitoring.application(monitor), raise_server_exceptions=False) as caller:
+        yield caller
 
 
 def dated(moment: datetime | str, request: str = "strange", **more) -> dict:
@@ -104,7 +104,7 @@ def test_a_prediction_of_a_time_that_cannot_be_is_refused_counted_and_said(monit
     else:
         write(monitor.folder, [*good, dated(moment)])
     monitor.look()
-    joined.forget(monitor.store, TOLD)
+    joined.forget(monitor.store, SETTINGS)
 
     assert [name for (name,) in monitor.store.ask("SELECT request_id FROM predictions ORDER BY number")] == [f"r{n}" for n in range(5)]
     assert monitor.verdicts["1"].requests == 5
@@ -121,7 +121,7 @@ def test_a_label_of_the_future_is_refused_and_the_company_keeps_its_own_number(m
         "refused_future": 2,
         "joined": 1,
     }
-    joined.forget(monitor.store, TOLD)
+    joined.forget(monitor.store, SETTINGS)
 
     assert joined.positive_share(monitor.store) == 0.75
     assert metrics(client)['monitoring_refused_total{of="labels",reason="future"}'] == 2
@@ -137,7 +137,7 @@ def test_what_is_within_the_slack_is_taken(client):
 
 def test_the_slack_is_a_setting(tmp_path):
     for seconds, new in [(0, 0), (7200, 1)]:
-        monitor = Monitor(tmp_path / str(seconds), TOLD.model_copy(update={"clock_slack_seconds": seconds}), RIDES)
+        monitor = Monitor(tmp_path / str(seconds), SETTINGS.model_copy(update={"clock_slack_seconds": seconds}), RIDES)
         write(monitor.folder, [dated(CLOCK + timedelta(hours=1))])
         monitor.look()
         assert monitor.store.ask("SELECT count(*) FROM predictions") == [(new,)]
@@ -222,7 +222,7 @@ def test_a_stream_of_refusals_is_said_once_in_the_log_and_as_long_as_it_lasts(mo
 
 def test_refusals_of_an_earlier_run_are_counted_and_no_trouble_of_this_one(tmp_path):
     for _ in range(2):
-        monitor = Monitor(tmp_path, TOLD, RIDES)
+        monitor = Monitor(tmp_path, SETTINGS, RIDES)
         monitor.look()
         assert dict(monitor.trouble.items()) == {}
         write(tmp_path, [dated("2099-01-01T00:00:00+00:00")])
@@ -260,8 +260,8 @@ def test_a_database_of_before_the_outcomes_had_their_names_goes_on_counting(befo
 
 
 def test_a_database_that_holds_the_future_recovers(before):
-    monitor = Monitor(before, TOLD, RIDES)
-    joined.forget(monitor.store, TOLD)
+    monitor = Monitor(before, SETTINGS, RIDES)
+    joined.forget(monitor.store, SETTINGS)
     with TestClient(monitoring.application(monitor)) as client:
         assert project.now() - CLOCK < timedelta(minutes=1), "the clock of the run is not that of a sender"
         monitor.look()
@@ -281,7 +281,7 @@ def test_a_clock_that_goes_back_costs_nothing(monitor, monkeypatch):
     early = [dated(project.now(), f"early{n}") for n in range(5)]
     write(monitor.folder, [{**each, "candidates": [{**each["candidates"][0], "known_at": None}]} for each in early])
     monitor.look()
-    joined.forget(monitor.store, TOLD)
+    joined.forget(monitor.store, SETTINGS)
     assert monitor.verdicts["1"].requests == 5, "what is dated after now does not count"
     assert "300 predictions that are kept are dated after now" in monitor.trouble["times"]
     monkeypatch.setattr(project, "now", lambda: CLOCK)
@@ -295,7 +295,7 @@ def test_a_label_of_1970_counts_with_its_booking_and_only_once(monitor):
     store = monitor.store
     store.add([entry("r1")])
     assert store.label([Label("r1", 1001, 1, 0.0), Label("never predicted", 1001, 1, 0.0)]) == {"joined": 1, "unknown": 1}
-    joined.forget(store, TOLD)
+    joined.forget(store, SETTINGS)
     assert joined.positive_share(store) == 1.0
     assert store.label([Label("r1", 1001, 1, 0.0)]) == {"duplicate": 1}
     assert store.counts("labels") == {"joined": 1, "unknown": 1, "duplicate": 1}
@@ -338,7 +338,7 @@ def test_a_clock_goes_on_where_the_last_one_was_and_not_where_a_sender_is(tmp_pa
         ran(tmp_path, lived)
     if lines:
         write(tmp_path, [dated(moment, f"r{n}") for n, moment in enumerate(lines)], day="2099-01-01")
-    monitor = Monitor(tmp_path, TOLD, RIDES)
+    monitor = Monitor(tmp_path, SETTINGS, RIDES)
     with TestClient(monitoring.application(monitor)):
         assert timedelta(0) <= project.now() - then < timedelta(minutes=1)
         monitor.look()
@@ -352,18 +352,18 @@ def test_a_clock_goes_on_where_the_last_one_was_and_not_where_a_sender_is(tmp_pa
 def test_such_a_reference_is_kept_and_read_as_it_is(tmp_path):
     for kind in ("constant", "all missing"):
         made, window, _ = one_window(kind)
-        references.keep_reference(tmp_path, "1", made, TOLD, RIDES)
-        again = references.kept_reference(tmp_path, "1", TOLD, RIDES)
-        scores = [judge(window, NO_LABELS, each, TOLD, CONTRACT).scores for each in (made, again)]
+        references.keep_reference(tmp_path, "1", made, SETTINGS, RIDES)
+        again = references.kept_reference(tmp_path, "1", SETTINGS, RIDES)
+        scores = [judge(window, NO_LABELS, each, SETTINGS, CONTRACT).scores for each in (made, again)]
         assert scores[0] == pytest.approx(scores[1], nan_ok=True)
 
 
 @pytest.mark.parametrize("spoil", [lambda f: f.write_bytes(f.read_bytes()[:100]), lambda f: f.write_text("[]"), lambda f: f.unlink()])
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
 def test_a_kept_reference_that_cannot_be_read_is_made_anew(tmp_path, ending, spoil):
-    references.keep_reference(tmp_path, "1", reference(TRIPLES[0], 1), TOLD, RIDES)
+    references.keep_reference(tmp_path, "1", reference(TRIPLES[0], 1), SETTINGS, RIDES)
     spoil((tmp_path / "monitoring/reference/1").with_suffix(ending))
-    assert references.kept_reference(tmp_path, "1", TOLD, RIDES) is None
+    assert references.kept_reference(tmp_path, "1", SETTINGS, RIDES) is None
 
 
 # ---- works that fail
@@ -392,8 +392,8 @@ def test_a_verdict_that_fails_costs_no_other_one_and_gets_old(two, monkeypatch):
         assert "JSONDecodeError" in "".join(client.get("/ready").json()["trouble"])
         assert metrics(client)['monitoring_failures_total{what="verdict of version 2"}'] >= 1
         two.look()  # nothing new has come
-        told = metrics(client)
-        ages = {version: told[f'monitoring_verdict_age_seconds{{version="{version}"}}'] for version in "12"}
+        values = metrics(client)
+        ages = {version: values[f'monitoring_verdict_age_seconds{{version="{version}"}}'] for version in "12"}
         assert ages["1"] < ages["2"]
         monkeypatch.setattr(Health, "late", 0.05)
         time.sleep(0.1)
@@ -419,7 +419,7 @@ def test_trouble_about_a_version_that_answers_no_more_is_forgotten(two):
     spoil(two)
     write(two.folder, [entry("s1", minutes=30)])
     two.look()
-    write(two.folder, [entry(f"t{n}", minutes=40) for n in range(TOLD.active_requests)])
+    write(two.folder, [entry(f"t{n}", minutes=40) for n in range(SETTINGS.active_requests)])
     two.look()
     two.references["1"] = reference(TRIPLES[0], 1)
     monitoring.refer(two)
@@ -439,8 +439,8 @@ def weekdays(rows: pd.DataFrame, weekend: bool) -> pd.DataFrame:
     ids=["no day of the week", "no hour of the day"],
 )
 def test_a_window_that_shares_no_hour_of_the_week_with_the_reference_has_a_report(tmp_path, before, after):
-    kept, rows = reference_of(before(unchanged(BEGIN, 28)), TOLD, pd.Timestamp(BEGIN), CONTRACT), after(unchanged(LATER, 7))
-    reports.report(rows.tail(1_000), kept, TOLD, tmp_path / "report.html", CONTRACT)
+    kept, rows = reference_of(before(unchanged(BEGIN, 28)), SETTINGS, pd.Timestamp(BEGIN), CONTRACT), after(unchanged(LATER, 7))
+    reports.report(rows.tail(1_000), kept, SETTINGS, tmp_path / "report.html", CONTRACT)
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
 
 
@@ -457,9 +457,9 @@ def test_a_report_on_such_columns_says_what_the_verdict_says(tmp_path, kinds):
     *_, window = windows(of_kinds(unchanged(LATER, 7), kinds, 1_001))
     changed = window.assign(**{NAMES[0]: 0.9, NAMES[1]: 0.9})
     for rows in (window, changed) if kinds == TRIPLES[0] else (window,):
-        reports.report(rows, reference(kinds, 1), TOLD, tmp_path / "report.html", CONTRACT)
+        reports.report(rows, reference(kinds, 1), SETTINGS, tmp_path / "report.html", CONTRACT)
         drifts = (tmp_path / "report.html").read_text().count("Data drift detected")
-        assert drifts == sum(share >= 1 for share in judge(rows, NO_LABELS, reference(kinds, 1), TOLD, CONTRACT).scores.values())
+        assert drifts == sum(share >= 1 for share in judge(rows, NO_LABELS, reference(kinds, 1), SETTINGS, CONTRACT).scores.values())
 
 
 @pytest.fixture
@@ -472,9 +472,9 @@ def reporting(monitor, monkeypatch):
     monitor.broken, monitor.begun = True, []
 
     class Played:
-        "In place of a `SubprocessJob`, which takes seconds."
+        "In place of a `Job`, which takes seconds."
 
-        def __init__(self, folder, version, told, asked, nice=0):
+        def __init__(self, folder, version, settings, asked, nice=0):
             self.version = version
             monitor.begun.append(version)
 
@@ -505,7 +505,7 @@ def test_a_reference_that_cannot_be_made_keeps_no_other(monitor, monkeypatch):
     monitor.look()
     kept = {"2": reference(TRIPLES[0], 1)}
 
-    def read(folder, version, told, asked, ended):
+    def read(folder, version, settings, asked, ended):
         if version not in kept:
             raise ZeroDivisionError
         return kept[version]
@@ -520,7 +520,7 @@ def test_a_reference_that_cannot_be_made_keeps_no_other(monitor, monkeypatch):
 
 
 def test_a_service_whose_look_fails_says_so_and_goes_on(tmp_path):
-    monitor = Monitor(tmp_path, TOLD.model_copy(update={"refresh_seconds": 0.01}), RIDES)
+    monitor = Monitor(tmp_path, SETTINGS.model_copy(update={"refresh_seconds": 0.01}), RIDES)
     look, broken = monitor.store.ask, threading.Event()
     broken.set()
     monitor.store.ask = lambda *words: sys.exit("broken") if broken.is_set() else look(*words)

@@ -14,7 +14,8 @@ from orders import BEGIN, LATER, SETTINGS, logged, orders
 from rides import CONTRACT as RIDES_CONTRACT
 from rides import RIDES
 from shop import CONTRACT, SHOP
-from traffic import TOLD, entry
+from traffic import SETTINGS as TRAFFIC
+from traffic import entry
 
 from mlops_course import clocks, joined, monitoring, references, reports
 from mlops_course.drift import judge, known_columns, reference_of
@@ -76,8 +77,8 @@ def test_a_window_has_values_of_their_kinds(store):
         name: "object" if kind == "category" else "float64" for name, kind in CONTRACT.kinds.items()
     }
     same = rows.set_index(CONTRACT.booking)[list(CONTRACT.features)]
-    found = window.set_index(CONTRACT.booking)[list(CONTRACT.features)]
-    pd.testing.assert_frame_equal(found, same, check_dtype=False)
+    features = window.set_index(CONTRACT.booking)[list(CONTRACT.features)]
+    pd.testing.assert_frame_equal(features, same, check_dtype=False)
     assert set(window.city) == {"Bern", "Basel", "Chur", None}
 
 
@@ -144,7 +145,7 @@ def test_a_database_whose_candidates_have_no_names_goes_on(tmp_path):
     with closing(LabelStore(tmp_path / "new.db", RIDES_CONTRACT)) as store:
         store.add([first])
         ((row,),) = store.ask("SELECT candidates FROM predictions")
-        fresh, _, _ = joined.window_of(store, "1", TOLD)
+        fresh, _, _ = joined.window_of(store, "1", TRAFFIC)
     with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as before:
         before.executescript(BEFORE)
         moment = pd.Timestamp(first["time"]).timestamp()
@@ -154,12 +155,12 @@ def test_a_database_whose_candidates_have_no_names_goes_on(tmp_path):
         with closing(LabelStore(tmp_path / "state.db", RIDES_CONTRACT)) as store:
             assert store.ask("PRAGMA user_version") == [(3,)]
             assert store.ask("SELECT candidates FROM predictions ORDER BY number") == [(row,), (None,)]
-            window, _, _ = joined.window_of(store, "1", TOLD)
+            window, _, _ = joined.window_of(store, "1", TRAFFIC)
             pd.testing.assert_frame_equal(window, fresh)
     with closing(LabelStore(tmp_path / "state.db", RIDES_CONTRACT)) as store:
         store.add([second])
         assert store.label([Label("r1", 1001, 1, 0.0), Label("r2", 1001, 0, 0.0)]) == {"joined": 2}
-        assert len(joined.window_of(store, "1", TOLD)[0]) == 2
+        assert len(joined.window_of(store, "1", TRAFFIC)[0]) == 2
 
 
 # ---- references and reports
@@ -210,9 +211,9 @@ def served(tmp_path, usual):
 
 def test_the_service_speaks_the_projects_words(served):
     client, _ = served
-    told = client.get("/openapi.json").json()
-    assert told["info"]["title"] == "Monitoring of order return"
-    assert list(told["components"]["schemas"]["Ended"]["properties"]) == ["request_id", "customer", "returned", "event_timestamp"]
+    described = client.get("/openapi.json").json()
+    assert described["info"]["title"] == "Monitoring of order return"
+    assert list(described["components"]["schemas"]["Ended"]["properties"]) == ["request_id", "customer", "returned", "event_timestamp"]
     assert not re.findall("driver|trip|rate", client.get("/openapi.json").text)
 
 

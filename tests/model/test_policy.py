@@ -67,13 +67,13 @@ def test_each_candidate_is_chosen_as_often_as_its_propensity_says(scores, epsilo
     choices = [policy.choose(f"id {i}", drivers, scores, epsilon) for i in range(n)]
 
     known = [i for i, score in enumerate(scores) if score is not None]
-    told = {choice.place: choice.propensity for choice in choices}
+    propensities = {choice.place: choice.propensity for choice in choices}
     best = max(known, key=lambda i: scores[i])
-    assert sum(told.get(i, epsilon / len(known)) for i in known) == pytest.approx(1)
+    assert sum(propensities.get(i, epsilon / len(known)) for i in known) == pytest.approx(1)
     counted = Counter(choice.place for choice in choices)
     for place in known:
         propensity = epsilon / len(known) + (1 - epsilon) * (place == best)
-        assert told.get(place, propensity) == pytest.approx(propensity)
+        assert propensities.get(place, propensity) == pytest.approx(propensity)
         assert abs(counted[place] / n - propensity) < 5 * (propensity * (1 - propensity) / n) ** 0.5 + 1e-9
     assert abs(sum(choice.explored for choice in choices) / n - epsilon) < 5 * (epsilon * (1 - epsilon) / n) ** 0.5 + 1e-9
 
@@ -110,13 +110,13 @@ def logs(seed: int, days: int = 21, wrong_expectations: bool = False) -> tuple[p
 
 @pytest.mark.parametrize("wrong_expectations", [False, True])
 def test_both_estimates_are_unbiased_and_their_intervals_hold_the_truth_about_19_times_in_20(wrong_expectations):
-    found = [
+    estimates = [
         (policy.uplift(frame, 1, CONTRACT), truth)
         for frame, truth in (logs(seed, wrong_expectations=wrong_expectations) for seed in range(150))
     ]
 
     for kind in ("doubly_robust", "self_normalized"):
-        gains = [(getattr(gain, kind), truth) for gain, truth in found]
+        gains = [(getattr(gain, kind), truth) for gain, truth in estimates]
         assert np.mean([gain.estimate - truth for gain, truth in gains]) == pytest.approx(0, abs=0.012)
         assert 0.89 <= np.mean([gain.low <= truth <= gain.high for gain, truth in gains]) <= 0.99
 
@@ -141,10 +141,10 @@ def test_the_interval_is_clustered_by_day():
     value = np.repeat(draw.normal(0, 1, 20), 200)  # all rows of a day are the same
     time = pd.Series(pd.Timestamp("2026-01-05", tz="UTC") + pd.to_timedelta(day, unit="D"))
 
-    found = policy.bootstrap_interval(time, [value, np.ones(4000)], lambda s, n: s / n, 0)
+    verdict = policy.bootstrap_interval(time, [value, np.ones(4000)], lambda s, n: s / n, 0)
 
     standard_error = value[::200].std(ddof=1) / np.sqrt(20)
-    assert (found.high - found.low) / 2 == pytest.approx(2.09 * standard_error, rel=0.1)
+    assert (verdict.high - verdict.low) / 2 == pytest.approx(2.09 * standard_error, rel=0.1)
 
 
 def test_one_day_gives_no_interval():

@@ -129,11 +129,11 @@ def test_half_a_line_is_taken_away_before_the_next_is_written_also_where_nobody_
 
 
 def test_each_day_has_its_file_and_the_newest_entry_of_a_request_is_found(tmp_path):
-    log, said = (
+    log, noted = (
         started(tmp_path, 0.01, 10),
         [("2026-03-15", "a"), ("2026-03-16", "a"), ("2026-03-16", "a"), ("2026-03-16", "b")],
     )
-    for score, (day, name) in enumerate(said):
+    for score, (day, name) in enumerate(noted):
         entry = {"time": f"{day}T12:00:00+00:00", "request_id": name, "score": score, "candidates": [], "beside": "a"}
         log.add(day, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
 
@@ -160,11 +160,11 @@ def test_a_log_belongs_to_one_service(tmp_path):
 
 def read_on(folder, read: dict[str, int]) -> list[str | None]:
     "The request ids of what is new; `read` is brought up to date."
-    found = []
+    results = []
     for piece in predictions.unread(folder, read):
         read[piece.file] = piece.read
-        found += [each.get("request_id") for each in piece.entries]
-    return found
+        results += [each.get("request_id") for each in piece.entries]
+    return results
 
 
 def test_a_follower_reads_each_whole_line_once(tmp_path):

@@ -265,11 +265,11 @@ def test_a_trusted_name_in_the_wrong_place_makes_no_model_and_no_traceback(name)
 @settings(max_examples=150, deadline=None)
 def test_whatever_stands_in_a_file_it_is_a_model_or_refused(data):
     schema = zipfile.ZipFile(io.BytesIO(forest())).read("schema.json").decode()
-    at = data.draw(st.integers(0, len(schema) - 1))
+    place = data.draw(st.integers(0, len(schema) - 1))
     put = data.draw(st.sampled_from(["", "0", "null", "[]", "{}", '"', "-1", "9" * 30, "[" * 5000, "true", "}", ","]))
 
     with contextlib.suppress(registry.UntrustedModel):
-        registry.loads(rewritten(forest(), lambda _: schema[:at] + put + schema[at + data.draw(st.integers(0, 20)) :]))
+        registry.loads(rewritten(forest(), lambda _: schema[:place] + put + schema[place + data.draw(st.integers(0, 20)) :]))
 
 
 def test_of_scipy_nothing_is_trusted_but_what_a_spline_is_made_of():
@@ -430,7 +430,7 @@ def from_elsewhere(client, version: str, part: str = "scipy._external.array_api_
 def test_a_model_that_another_scipy_has_saved_is_refused_in_a_line_that_names_both(client, tmp_path, part):
     version = registry.register(client, tracked(client, estimators()["spline"].fit(*trips())), "key")
     from_elsewhere(client, version, part)
-    registry.keep(client, version, tmp_path / "kept")
+    registry.save_copy(client, version, tmp_path / "kept")
 
     for opened in [lambda: registry.load(client, version), lambda: registry.load_copy(tmp_path / "kept")]:
         with pytest.raises(registry.OtherLibraries) as refused:
@@ -492,14 +492,14 @@ def test_two_processes_with_one_key_make_one_version(folder):
     assert [version.version for version in client.search_model_versions(f"name = '{RIDES.name}'")] == [1]
 
 
-@pytest.mark.parametrize("at", ["create_model_version", "set_model_version_tag"])
-def test_a_kill_on_the_way_leaves_nothing_that_is_found_and_the_next_run_registers(folder, at):
+@pytest.mark.parametrize("step", ["create_model_version", "set_model_version_tag"])
+def test_a_kill_on_the_way_leaves_nothing_that_is_found_and_the_next_run_registers(folder, step):
     def killed():
         client = registry.connect(folder, RIDES.name)
         run = client.create_run(registry.experiment(client)).info.run_id
         client.set_tag(run, "key", "key")
         registry.log_model(client, run, trained(), CONTRACT.kinds)
-        setattr(client, at, dies)
+        setattr(client, step, dies)
         registry.register(client, run, "key")
 
     process = in_a_process(killed)
@@ -640,8 +640,8 @@ def test_a_trace_leads_from_version_alias_or_run_to_snapshot_and_parameters(clie
     traces = [registry.trace(client, which) for which in [version, "champion", run]]
 
     assert traces[0] == traces[1] == traces[2]
-    told = {name: traces[0][name] for name in ["version", "run_id", "key", "snapshot", "code", "parameters", "aliases"]}
-    assert told == {
+    traced = {name: traces[0][name] for name in ["version", "run_id", "key", "snapshot", "code", "parameters", "aliases"]}
+    assert traced == {
         "version": version,
         "run_id": run,
         "key": "key",

@@ -1,6 +1,5 @@
 """An alert becomes one case, a case becomes a champion or a reason, and neither a kill nor a rollback makes a loop of it."""
 
-import fcntl
 import json
 import shutil
 import signal
@@ -17,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from filelock import FileLock
 from prometheus_client import CollectorRegistry, generate_latest
 from rides import RIDES
 
@@ -65,7 +65,7 @@ class Service(Retraining):
 
     def __init__(self, folder, settings=SETTINGS):
         self.played, self.follows = [], True
-        super().__init__(folder, settings, self.plays, lambda: self.champion() if self.follows else None)
+        super().__init__(folder, settings, RIDES.name, self.plays, lambda: self.champion() if self.follows else None)
 
     def plays(self, *given):
         self.played.append(Played(*given))
@@ -331,8 +331,8 @@ def test_after_a_rollback_a_person_can_start_one_and_its_champion_is_watched_aga
     assert service.order("the sensor is repaired") == 1
     service.look()
     assert service.open.state == "training", "a person does not wait"
-    assert cases.rolled_back(service.folder / "mlflow", "1") == "2"
-    assert cases.rolled_back(service.folder / "mlflow", "3") is None
+    assert cases.rolled_back(service.folder / "mlflow", "1", RIDES.name) == "2"
+    assert cases.rolled_back(service.folder / "mlflow", "3", RIDES.name) is None
 
 
 def test_an_order_while_a_case_waits_lets_it_begin(service):
@@ -649,7 +649,7 @@ def test_without_a_key_it_listens_on_loopback_alone(service, monkeypatch):
     monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
 
     with pytest.raises(project.UserError, match="MLOPS_COURSE_API_KEY"):
-        retraining.serve(service.folder, SETTINGS.model_copy(update={"host": "0.0.0.0"}))
+        retraining.serve(service.folder, SETTINGS.model_copy(update={"host": "0.0.0.0"}), RIDES)
 
 
 def test_an_order_without_a_service_says_how_to_start_it():
@@ -681,8 +681,7 @@ def test_an_outcome_of_an_earlier_training_of_that_name_is_not_taken_for_its_own
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as on Linux")
 def test_a_training_ends_with_the_service_that_has_started_it(tmp_path):
-    with open(retraining.trainings(tmp_path) / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # so that it waits, as one does while another training runs
+    with FileLock(retraining.trainings(tmp_path) / "lock"):  # so that it waits, as one does while another training runs
         parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=project.root())
         child = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
@@ -704,9 +703,9 @@ def test_a_training_on_normal_days_is_refused_for_it_learned_from_few(built, tmp
     work = retraining.Training(folder, "0001-1", {"test_days": 7, "validation_days": 1, "train_days": 5})
     work.process.wait(300)
 
-    found = json.loads(work.outcome.read_text(encoding="utf-8"))
-    assert found["decision"] == "refused" and found["more_days_may_help"] is False
-    assert "no worse in completed trips than the champion" in found["reasons"][0]
+    outcome = json.loads(work.outcome.read_text(encoding="utf-8"))
+    assert outcome["decision"] == "refused" and outcome["more_days_may_help"] is False
+    assert "no worse in completed trips than the champion" in outcome["reasons"][0]
     assert registry.champion(folder / "mlflow", RIDES.name).version == "1"
     lines = [json.loads(line) for line in (folder / "logs/pipeline.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["stage"] for line in lines if line.get("run") == work.run} == {"data", "training"}

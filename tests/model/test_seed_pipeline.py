@@ -42,6 +42,6 @@ def test_the_last_lines_of_such_a_build_say_so_too(trained, monkeypatch):
     environment = cli.project.environment("env.seed.yaml").model_copy(update={"out": trained})
     monkeypatch.setattr(cli.project, "environment", lambda file: environment)
 
-    told = cli.summary("env.seed.yaml")
+    lines = cli.summary("env.seed.yaml")
 
-    assert "no champion" in told and "too little evidence" in told and "not measurable" in told
+    assert "no champion" in lines and "too little evidence" in lines and "not measurable" in lines

@@ -18,12 +18,11 @@ import pytest
 from company import CLOCK, EMPTY, KNOWN, NAMES, PARTIAL, STALE, TWINS, UNKNOWN
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
-from rides import RIDES
+from rides import CONTRACT, RIDES
 from traffic import ages, days_of
 from typer.testing import CliRunner
 
 from mlops_course import api, batch, cli, clocks, features, predictions, project, registry, resilience, serving
-from mlops_course.problem import CONTRACT, COSTS
 from mlops_course.telemetry import logging_to
 
 with warnings.catch_warnings():
@@ -31,6 +30,7 @@ with warnings.catch_warnings():
     from fastapi.testclient import TestClient
 
 KEY = "a key with ünïcode"
+ANSWER = api.answer_type(RIDES)
 numbers = itertools.count()
 
 
@@ -42,16 +42,16 @@ def new() -> str:
 def wait_for(condition, seconds: float = 30):
     "What `condition` gives, as soon as that is true."
     until = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < until, "waited too long"
         time.sleep(0.01)
-    return found
+    return value
 
 
 @contextmanager
 def served(folder, key: str | None = None, **changes):
     "A client of a service on `folder` that is ready; it ends with the block."
-    service = api.Serving(folder, serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}))
+    service = api.Serving(folder, serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}), RIDES)
     with TestClient(api.application(service, key)) as client:
         client.folder, client.service = folder, service
         wait_for(lambda: client.get("/ready").status_code == 200)
@@ -62,14 +62,14 @@ def ask(client, drivers, request_id: str | None = None) -> dict:
     "The answer to a booking."
     answer = client.post("/inference", json={"request_id": request_id or new(), "driver_ids": drivers})
     assert answer.status_code == 200, answer.text
-    return api.Answer.model_validate_json(answer.text, strict=True).model_dump()
+    return ANSWER.model_validate_json(answer.text, strict=True).model_dump()
 
 
 def entries(folder, request_id: str | None = None) -> list[dict]:
     "What stands in the prediction log, of a request or of all."
     files = sorted((folder / "serving/predictions").glob("*.jsonl"))
-    found = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
-    return [entry for entry in found if request_id in (None, entry["request_id"])]
+    written = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+    return [entry for entry in written if request_id in (None, entry["request_id"])]
 
 
 def logged(client, request_id: str) -> dict:
@@ -87,12 +87,12 @@ def metrics(client) -> dict[str, float]:
 def refused(answer, status: int) -> str:
     "The message of a refusal that is as the description says, and tells nothing of what is inside."
     assert answer.status_code == status, answer.text
-    told = answer.json()
-    assert set(told) == {"prediction", "error", "request_id"}
-    assert api.Refused.model_validate(told).error
+    payload = answer.json()
+    assert set(payload) == {"prediction", "error", "request_id"}
+    assert api.Refused.model_validate(payload).error
     inside = ["/", "mlops_course", "pydantic", "fastapi", "Traceback", "Error", "Exception", ".py", "site-packages", "object at 0x"]
-    assert not [word for word in inside if word in told["error"].replace("/ready", "")]
-    return told["error"]
+    assert not [word for word in inside if word in payload["error"].replace("/ready", "")]
+    return payload["error"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,8 +139,8 @@ def test_a_client_of_the_seed_course_reads_what_it_did_before(client):
 
 def test_scores_and_winner_are_those_of_the_registered_pipeline_on_the_same_features(client, pipeline):
     drivers = random.Random(3).sample([*KNOWN, PARTIAL], 20)
-    found = features.online(features.open_store(client.folder / "features"), drivers, at=CLOCK)
-    expected = pipeline.probability(found)
+    rows = features.online(features.open_store(client.folder / "features"), drivers, moment=CLOCK)
+    expected = pipeline.probability(rows)
 
     answer = ask(client, drivers)
 
@@ -154,7 +154,7 @@ def test_scores_and_winner_are_those_of_the_registered_pipeline_on_the_same_feat
 def test_batch_and_online_give_the_same_rows_the_same_scores(client, pipeline):
     drivers = [*KNOWN, *TWINS, PARTIAL, EMPTY, UNKNOWN]
     rows = features.pd.DataFrame({CONTRACT.entity: drivers, CONTRACT.time: [features.pd.Timestamp(CLOCK)] * len(drivers)})
-    scored = batch.score(pipeline, features.historical(features.open_store(client.folder / "features"), rows))
+    scored = batch.score(pipeline, features.historical(features.open_store(client.folder / "features"), rows), CONTRACT)
 
     online = {c["driver_id"]: c["score"] for c in ask(client, drivers)["candidates"]}
 
@@ -174,11 +174,11 @@ def test_of_equal_drivers_the_lowest_number_wins_whatever_their_order_and_whenev
 
 
 def test_what_is_known_of_a_candidate_is_told_and_who_is_not_known_has_no_score(client):
-    found = {c["driver_id"]: c for c in ask(client, [KNOWN[0], PARTIAL, EMPTY, STALE, UNKNOWN])["candidates"]}
+    by_driver = {c["driver_id"]: c for c in ask(client, [KNOWN[0], PARTIAL, EMPTY, STALE, UNKNOWN])["candidates"]}
 
-    told = {KNOWN[0]: "fresh", PARTIAL: "partial", EMPTY: "missing", STALE: "stale", UNKNOWN: "missing"}
-    assert {driver: c["features"] for driver, c in found.items()} == told
-    assert {driver for driver, c in found.items() if c["score"] is None} == {EMPTY, STALE, UNKNOWN}
+    states = {KNOWN[0]: "fresh", PARTIAL: "partial", EMPTY: "missing", STALE: "stale", UNKNOWN: "missing"}
+    assert {driver: c["features"] for driver, c in by_driver.items()} == states
+    assert {driver for driver, c in by_driver.items() if c["score"] is None} == {EMPTY, STALE, UNKNOWN}
 
 
 @pytest.mark.parametrize("epsilon", [0, 1])
@@ -218,7 +218,7 @@ def test_a_promise_is_worth_it_above_the_break_even_and_the_ranking_does_not_min
     answers = [ask(client, [driver]) for driver in KNOWN]
 
     assert {answer["worth_promising"] for answer in answers} == {True, False}
-    assert all(answer["worth_promising"] == (answer["score"] > COSTS.break_even) for answer in answers)
+    assert all(answer["worth_promising"] == (answer["score"] > RIDES.costs.break_even) for answer in answers)
     assert [answer["prediction"] for answer in answers] == KNOWN
 
 
@@ -228,7 +228,7 @@ def test_whether_a_promise_is_worth_it_is_said_of_the_best_candidate_also_when_a
         best, worst = max(scores, key=scores.get), min(scores, key=scores.get)
         answers = [ask(client, [best, worst]) for _ in range(40)]
 
-    assert scores[worst] < COSTS.break_even < scores[best]
+    assert scores[worst] < RIDES.costs.break_even < scores[best]
     assert {answer["prediction"] for answer in answers} == {best, worst}
     assert {answer["worth_promising"] for answer in answers} == {True}
 
@@ -278,18 +278,18 @@ def test_a_request_id_with_other_candidates_is_refused(client):
 
 
 def test_the_same_request_twice_at_the_same_time_is_answered_once(ground, monkeypatch):
-    came, go = threading.Event(), threading.Event()
+    arrived, go = threading.Event(), threading.Event()
     with served(ground, cache_seconds=0, store_seconds=60) as client, ThreadPoolExecutor(3) as pool:
         newest = resilience.Store.newest
 
         def slow(*asked):
-            came.set()
+            arrived.set()
             go.wait(30)
             return newest(*asked)
 
         monkeypatch.setattr(resilience.Store, "newest", slow)
         first = pool.submit(ask, client, KNOWN[:3], name := new())
-        assert came.wait(30)
+        assert arrived.wait(30)
         second = pool.submit(ask, client, KNOWN[:3], name)
         wait_for(lambda: metrics(client)["serving_requests_in_progress"] == 3)  # with the one for the meters
         other = client.post("/inference", json={"request_id": name, "driver_ids": KNOWN[:2]})
@@ -386,8 +386,8 @@ def test_an_id_of_64_bits_is_found_answered_and_logged_exactly(giants, form):
     assert answer["prediction"] == form(max(BEYOND))
     assert [c["driver_id"] for c in entry["candidates"]] == BEYOND  # the log has numbers, whatever came
     assert entry["prediction"] == max(BEYOND)
-    told = CliRunner().invoke(cli.app, ["trace", name, "--env", str(giants.folder / "env.yaml")])
-    assert all(f" {driver} " in told.output for driver in BEYOND)
+    result = CliRunner().invoke(cli.app, ["trace", name, "--env", str(giants.folder / "env.yaml")])
+    assert all(f" {driver} " in result.output for driver in BEYOND)
 
 
 def test_each_driver_comes_back_as_she_was_sent(client):
@@ -583,10 +583,10 @@ ODD = ["\x00", "a\x00b", "\n", '"', "\\", "\u2028", "😀", "🇩🇪" * 60, "a"
 def test_an_odd_request_id_is_answered_logged_and_found(ground, name):
     with served(ground) as client:
         answer = ask(client, KNOWN[:2], name)
-    found = predictions.find(ground / "serving/predictions", name)
+    entry = predictions.find(ground / "serving/predictions", name)
 
-    assert answer["request_id"] == found["request_id"] == name
-    assert answer["prediction"] == found["prediction"]
+    assert answer["request_id"] == entry["request_id"] == name
+    assert answer["prediction"] == entry["prediction"]
 
 
 def test_the_greatest_driver_id_and_a_hundred_candidates_are_answered(client):
@@ -718,7 +718,7 @@ class Secret(str):
 
 @pytest.mark.parametrize(("guess", "status"), [(KEY, 200), (KEY[:-1], 401), (KEY[:-1] + "x", 401), ("x", 401)])
 def test_keys_are_compared_in_constant_time(ground, guess, status):
-    service = api.Serving(ground, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(ground, serving.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service, Secret(KEY))) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
 
@@ -727,9 +727,9 @@ def test_keys_are_compared_in_constant_time(ground, guess, status):
 
 def test_the_key_stands_in_no_answer_and_no_log(locked, tmp_path):
     with logging_to(tmp_path / "log.jsonl"):
-        told = [locked.get(path).text for path in ("/ready", "/openapi.json", "/model", "/docs")]
+        texts = [locked.get(path).text for path in ("/ready", "/openapi.json", "/model", "/docs")]
 
-    assert not any(KEY in text for text in [*told, (tmp_path / "log.jsonl").read_text()])
+    assert not any(KEY in text for text in [*texts, (tmp_path / "log.jsonl").read_text()])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -739,13 +739,13 @@ def test_beyond_loopback_no_service_starts_without_a_key(own, monkeypatch, host,
         monkeypatch.setenv("MLOPS_COURSE_API_KEY", key)
 
     with pytest.raises(project.UserError, match="set a key in the variable MLOPS_COURSE_API_KEY"):
-        api.serve(own, serving.ServingSettings(host=host, port=1))
+        api.serve(own, serving.ServingSettings(host=host, port=1), RIDES)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "nonsense"])
 def test_a_host_that_is_no_address_of_this_machine_starts_no_service(own, host):
     with pytest.raises(project.UserError, match="is no address of this machine"):
-        api.serve(own, serving.ServingSettings(host=host, port=1))
+        api.serve(own, serving.ServingSettings(host=host, port=1), RIDES)
 
 
 # --- what it says of itself ---------------------------------------------------------------------------------
@@ -779,11 +779,11 @@ def test_every_golden_signal_has_a_meter_and_it_moves(ground):
 
 
 def test_the_model_that_answers_is_described(client, pipeline):
-    told = client.get("/model").json()
+    payload = client.get("/model").json()
 
-    assert (told["version"], told["run_id"], told["digest"]) == (pipeline.version, pipeline.run_id, pipeline.digest)
-    assert told["features"] == NAMES
-    assert (told["from"], told["cache_seconds"]) == ("registry", 5)
+    assert (payload["version"], payload["run_id"], payload["digest"]) == (pipeline.version, pipeline.run_id, pipeline.digest)
+    assert payload["features"] == NAMES
+    assert (payload["from"], payload["cache_seconds"]) == ("registry", 5)
 
 
 def test_the_interactive_page_needs_no_other_host(client):
@@ -797,16 +797,16 @@ def test_an_entry_of_the_log_holds_all_that_the_answer_rested_on(client, pipelin
 
     entry = logged(client, name)
 
-    found = features.newest(features.open_store(client.folder / "features"), [KNOWN[0], PARTIAL])
+    newest_rows = features.newest(features.open_store(client.folder / "features"), [KNOWN[0], PARTIAL], CONTRACT)
     assert {key: entry[key] for key in answer if key != "candidates"} == {key: answer[key] for key in answer if key != "candidates"}
     assert (entry["run_id"], entry["model_digest"]) == (pipeline.run_id, pipeline.digest)
     assert CLOCK <= datetime.fromisoformat(entry["time"]) <= project.now()
     assert 0 < entry["latency_ms"] < 60_000
-    for told, newest, shown in zip(entry["candidates"], found, answer["candidates"], strict=False):
-        assert {key: told[key] for key in shown} == shown
+    for candidate, newest, shown in zip(entry["candidates"], newest_rows, answer["candidates"], strict=False):
+        assert {key: candidate[key] for key in shown} == shown
         values = [None if value != value else value for value in newest.values]
-        assert told["values"] == dict(zip(NAMES, values, strict=True))
-        assert datetime.fromisoformat(told["known_at"]) == newest.known
+        assert candidate["values"] == dict(zip(NAMES, values, strict=True))
+        assert datetime.fromisoformat(candidate["known_at"]) == newest.known
     assert entry["candidates"][2]["driver_id"] == UNKNOWN
 
 
@@ -822,22 +822,22 @@ def test_from_a_request_id_the_command_line_goes_back_to_model_run_and_snapshot(
     ask(client, KNOWN[:2], name := new())
     logged(client, name)
 
-    told = CliRunner().invoke(cli.app, ["trace", name, "--env", str(client.folder / "env.yaml")])
+    result = CliRunner().invoke(cli.app, ["trace", name, "--env", str(client.folder / "env.yaml")])
 
-    assert told.exit_code == 0, told.output
-    assert pipeline.run_id in told.output and "snapshot of 1.0" in told.output
-    assert told.output.count("candidate ") == 2
-    assert re.search(rf"^request_id +{name}$", told.output, re.M)
-    assert not set("{}[]\"'") & set(told.output), "what is inside of a value has a line or a column of its own"
-    header, one, two = [line for line in told.output.splitlines() if "driver_id" in line or line.startswith("candidate ")]
+    assert result.exit_code == 0, result.output
+    assert pipeline.run_id in result.output and "snapshot of 1.0" in result.output
+    assert result.output.count("candidate ") == 2
+    assert re.search(rf"^request_id +{name}$", result.output, re.M)
+    assert not set("{}[]\"'") & set(result.output), "what is inside of a value has a line or a column of its own"
+    header, one, two = [line for line in result.output.splitlines() if "driver_id" in line or line.startswith("candidate ")]
     assert header.index("score") == one.index(one.split()[2]) == two.index(two.split()[2])
 
 
 def test_a_request_that_nobody_has_answered_is_said_not_to_be_there(ground):
-    told = CliRunner().invoke(cli.app, ["trace", "never asked", "--env", str(ground / "env.yaml")])
+    result = CliRunner().invoke(cli.app, ["trace", "never asked", "--env", str(ground / "env.yaml")])
 
-    assert told.exit_code == 1
-    assert "never asked" in told.output and "Traceback" not in told.output
+    assert result.exit_code == 1
+    assert "never asked" in result.output and "Traceback" not in result.output
 
 
 # --- how old a feature may be --------------------------------------------------------------------------------
@@ -880,19 +880,19 @@ def test_within_its_time_a_driver_is_answered_from_memory(own, monkeypatch):
 
 
 def test_requests_at_the_same_time_share_a_question_to_the_store(ground, monkeypatch):
-    asked, came, go = [], threading.Event(), threading.Event()
+    asked, arrived, go = [], threading.Event(), threading.Event()
     with served(ground, cache_seconds=0, store_seconds=60) as client, ThreadPoolExecutor(20) as pool:
         newest = resilience.Store.newest
 
         def slow(store, drivers):
             asked.append(drivers)
-            came.set()
+            arrived.set()
             go.wait(30)
             return newest(store, drivers)
 
         monkeypatch.setattr(resilience.Store, "newest", slow)
         answers = [pool.submit(ask, client, [KNOWN[0]])]
-        assert came.wait(30)
+        assert arrived.wait(30)
         answers += [pool.submit(ask, client, [driver]) for driver in KNOWN[1:20]]
         wait_for(lambda: metrics(client)["serving_requests_in_progress"] == 21)
         go.set()
@@ -928,10 +928,10 @@ def test_a_store_whose_times_depend_on_a_zone_is_not_read_and_the_log_says_what_
     settings = own / "features/feature_store.yaml"
     settings.write_text(settings.read_text(encoding="utf-8").replace(features.SQLITE, "sqlite"), encoding="utf-8")
 
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
 
     with logging_to(own / "log.jsonl", service="serving"), TestClient(api.application(service, None)) as client:
-        ready = wait_for(lambda: (told := client.get("/ready")).json()["trouble"] and told)
+        ready = wait_for(lambda: (response := client.get("/ready")).json()["trouble"] and response)
 
     assert ready.status_code == 503 and ready.json()["trouble"][0] == "the feature store does not answer"
     [line] = [line for line in (own / "log.jsonl").read_text(encoding="utf-8").splitlines() if "feature store does not answer" in line]
@@ -960,8 +960,8 @@ def test_a_new_champion_is_taken_over_and_scores_also_the_drivers_in_memory(own)
         wait_for(lambda: version(client) == "1")
         back = scores(client)
 
-    found = features.online(features.open_store(own / "features"), KNOWN, at=CLOCK)
-    assert new_scores == pytest.approx(registry.load(mlflow, "2").probability(found), abs=1e-9, rel=0)
+    rows = features.online(features.open_store(own / "features"), KNOWN, moment=CLOCK)
+    assert new_scores == pytest.approx(registry.load(mlflow, "2").probability(rows), abs=1e-9, rel=0)
     assert old == back != new_scores
     assert again == answer
 
@@ -989,7 +989,7 @@ def test_new_drivers_who_come_while_a_promotion_goes_through_those_in_memory_do_
     with served(own, cache_seconds=3_600) as client:
         ask(client, KNOWN)
         for change, expected in ((lambda: registry.promote(mlflow, "2"), "2"), (lambda: registry.rollback(mlflow), "1")):
-            client.service.drivers.cache.rows = Slow(client.service.drivers.cache.rows)
+            client.service.entities.cache.rows = Slow(client.service.entities.cache.rows)
             change()
             strangers = itertools.count(50_000)
             wait_for(lambda strangers=strangers, expected=expected: ask(client, [next(strangers)])["version"] == expected)
@@ -1002,11 +1002,11 @@ def test_what_comes_while_a_promotion_scores_is_neither_lost_nor_of_the_old_mode
     "New drivers, and newer features of a driver in memory; then the store is gone, so that only memory can know."
     scores, scoring, go = serving.scores_of, threading.Event(), threading.Event()
 
-    def slow(model, found):
-        if threading.current_thread().name != "feature store" and len(found) > 1:
+    def slow(model, rows, contract):
+        if threading.current_thread().name != "feature store" and len(rows) > 1:
             scoring.set()
             go.wait(30)
-        return scores(model, found)
+        return scores(model, rows, contract)
 
     mlflow = registry.connect(own / "mlflow", RIDES.name)
     with served(own, cache_seconds=0) as client:
@@ -1021,9 +1021,9 @@ def test_what_comes_while_a_promotion_scores_is_neither_lost_nor_of_the_old_mode
         wait_for(lambda: version(client) == "2")
         answer = ask(client, [*KNOWN[:10], PARTIAL])
 
-    found = features.online(features.open_store(own / "features"), [*KNOWN[:10], PARTIAL], at=CLOCK)
-    assert answer["degraded"] and found[NAMES[0]].iloc[0] == 0.111
-    assert [c["score"] for c in answer["candidates"]] == pytest.approx(registry.load(mlflow, "2").probability(found), abs=1e-9, rel=0)
+    rows = features.online(features.open_store(own / "features"), [*KNOWN[:10], PARTIAL], moment=CLOCK)
+    assert answer["degraded"] and rows[NAMES[0]].iloc[0] == 0.111
+    assert [c["score"] for c in answer["candidates"]] == pytest.approx(registry.load(mlflow, "2").probability(rows), abs=1e-9, rel=0)
 
 
 def test_a_model_of_a_registry_that_was_made_anew_is_taken_over_although_its_version_is_the_same(own):
@@ -1061,7 +1061,7 @@ def test_a_champion_that_cannot_answer_never_takes_the_place_of_one_that_can(own
 
 def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the_next_one(own):
     promote_unfit(own)
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service)) as client:
         wait_for(lambda: "not looked" not in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
@@ -1072,7 +1072,7 @@ def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the
 
 def test_without_a_champion_the_service_lives_and_says_what_is_missing(own):
     registry.connect(own / "mlflow", RIDES.name).delete_registered_model_alias(RIDES.name, "champion")
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05))
+    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service)) as client:
         wait_for(lambda: "no champion" in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
@@ -1147,7 +1147,7 @@ def test_whatever_ends_a_question_to_the_store_is_said_and_the_next_question_is_
     with served(ground, cache_seconds=0) as client:
         client.service.background.pause = 0.05
         good = ask(client, KNOWN[:3])
-        with failing(client.service.drivers.cache.store, where, fault):
+        with failing(client.service.entities.cache.store, where, fault):
             assert ask(client, KNOWN[:3])["degraded"]
             assert client.get("/ready").status_code == 503
             assert "the feature store does not answer" in trouble(client)
@@ -1258,6 +1258,17 @@ def test_where_the_log_cannot_be_written_answers_wait_and_then_are_refused_and_n
         ask(client, KNOWN[:2], names[5])
 
     assert [entry["request_id"] for entry in entries(own)] == names
+
+
+def test_a_full_log_is_a_reason_before_its_writer_has_tried(own):
+    with served(own, log_waiting=2, log_seconds=3_600) as client:
+        assert client.get("/ready").status_code == 200
+        for _ in range(2):
+            ask(client, KNOWN[:2])
+
+        ready = client.get("/ready")
+
+        assert (ready.status_code, ready.json()["trouble"]) == (503, ["too many answers wait to be written: 2 of 2"])
 
 
 def test_half_a_line_of_a_killed_service_is_taken_away_and_the_rest_is_read(own):

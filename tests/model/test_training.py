@@ -34,7 +34,7 @@ BOOKING, ENTITY, FEATURES, LABEL, PROPENSITY, TIME = (
     CONTRACT.time,
 )
 
-TOLD = TrainingSettings(test_days=14, validation_days=7, seed=7)
+SETTINGS = TrainingSettings(test_days=14, validation_days=7, seed=7)
 
 
 @cache
@@ -43,16 +43,16 @@ def table(**changes) -> pd.DataFrame:
     return company(CONTRACT, days=35, **changes)[0]
 
 
-def windows_of(frame: pd.DataFrame, told=TOLD) -> models.Windows:
-    return models.windows_of(frame, told.test_days, told.validation_days, CONTRACT, told.train_days)
+def windows_of(frame: pd.DataFrame, settings=SETTINGS) -> models.Windows:
+    return models.windows_of(frame, settings.test_days, settings.validation_days, CONTRACT, settings.train_days)
 
 
 def history(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"statistics": frame[[ENTITY, *FEATURES]].assign(**{KNOWN: frame[TIME]})}
 
 
-def judge(frame: pd.DataFrame, told=TOLD, champion=None) -> verdicts.Judged:
-    return training.judge(frame, history(frame), told, RIDES, champion)
+def judge(frame: pd.DataFrame, settings=SETTINGS, champion=None) -> verdicts.Judged:
+    return training.judge(frame, history(frame), settings, RIDES, champion)
 
 
 def refused(judged: verdicts.Judged) -> set[str]:
@@ -74,9 +74,9 @@ def test_a_model_that_sees_a_signal_passes(good):
 
 
 def test_a_company_without_a_signal_is_refused_for_being_no_better_than_the_base_rate():
-    found = refused(judge(table(signal=0.0, near=0.0)))
+    reasons = refused(judge(table(signal=0.0, near=0.0)))
 
-    assert {"better than the base rate: log loss", "better than the base rate: RMSE", "uplift"} <= found
+    assert {"better than the base rate: log loss", "better than the base rate: RMSE", "uplift"} <= reasons
 
 
 def test_too_few_labels_are_said_before_anything_else_although_rmse_looks_good():
@@ -123,7 +123,7 @@ def test_a_feature_that_was_known_later_is_refused():
     frame = table()
     ahead = {"statistics": history(frame)["statistics"].assign(**{KNOWN: frame[TIME] + pd.Timedelta(minutes=1)})}
 
-    assert "features known in time" in refused(training.judge(frame, ahead, TOLD, RIDES))
+    assert "features known in time" in refused(training.judge(frame, ahead, SETTINGS, RIDES))
 
 
 def test_a_table_against_its_contract_is_refused():
@@ -228,7 +228,7 @@ def test_a_challenger_is_better_in_trips_when_the_champion_is_blind(good):
 
 
 def test_a_first_champion_needs_two_weeks_and_a_challenger_one(good):
-    week = TOLD.model_copy(update={"test_days": 7})
+    week = SETTINGS.model_copy(update={"test_days": 7})
 
     assert "evidence: days" in refused(judge(table(), week))
     assert judge(table(), week, champion=scores(good.model)).passed
@@ -241,14 +241,14 @@ def test_six_days_later_than_both_trainings_are_too_few_for_a_comparison(good):
 
 
 def test_a_training_on_the_newest_days_does_not_see_what_was_before(good):
-    frame, newest = table(), TOLD.model_copy(update={"train_days": 10})
-    at = windows_of(frame, newest)
-    before = frame[TIME] < at.since
+    frame, newest = table(), SETTINGS.model_copy(update={"train_days": 10})
+    windows = windows_of(frame, newest)
+    before = frame[TIME] < windows.since
     nonsense = frame.assign(**{LABEL: frame[LABEL].mask(before & frame[LABEL].notna(), 0.0)})
 
     one, other = judge(frame, newest), judge(nonsense, newest)
 
-    assert at.test - at.since == pd.Timedelta(days=10) and at[1:] == good.windows[1:]
+    assert windows.test - windows.since == pd.Timedelta(days=10) and windows[1:] == good.windows[1:]
     assert (one.tested["score"] == other.tested["score"]).all() and one.kind == other.kind
     assert [trial.metrics for trial in one.trials] == [trial.metrics for trial in other.trials]
     assert not (one.tested["score"] == good.tested["score"]).all()
@@ -324,10 +324,10 @@ def place(tmp_path):
     return registry.connect(tmp_path / "mlflow", RIDES.name), tmp_path / "snapshots"
 
 
-def train(place, frame, told=TOLD):
+def train(place, frame, settings=SETTINGS):
     client, folder = place
     snapshot = training.save_snapshot(frame, folder)
-    return training.train(client, training.load_snapshot(snapshot, folder), history(frame), told, snapshot, RIDES)[0]
+    return training.train(client, training.load_snapshot(snapshot, folder), history(frame), settings, snapshot, RIDES)[0]
 
 
 def runs(client) -> int:
@@ -363,11 +363,11 @@ def test_what_passes_is_registered_promoted_and_can_be_loaded(trained):
 
 def test_every_trial_is_a_run_with_what_is_needed_to_repeat_it(trained):
     (client, _), decision = trained
-    found = {run.info.run_name: run for run in client.search_runs([registry.experiment(client)])}
+    matches = {run.info.run_name: run for run in client.search_runs([registry.experiment(client)])}
     notes = {trial["name"]: trial["note"] for trial in decision["trials"]}
 
-    assert set(found) == {"base rate", "per driver", *models.recipes(7, CONTRACT), "final"}
-    for name, run in found.items():
+    assert set(matches) == {"base rate", "per driver", *models.recipes(7, CONTRACT), "final"}
+    for name, run in matches.items():
         assert run.data.tags["stage"] == "training" and run.data.tags["snapshot"] == decision["snapshot"]
         assert {"seed", "features", "code", "test_days"} <= set(run.data.params)
         assert "log_loss" in run.data.metrics
@@ -397,11 +397,11 @@ def without_run(decision: dict) -> dict:
 
 def test_a_found_key_does_not_undo_a_rollback(trained):
     place, first = trained
-    second = train(place, table(), TOLD.model_copy(update={"seed": 8}))
+    second = train(place, table(), SETTINGS.model_copy(update={"seed": 8}))
     assert second["decision"] == "promoted" and second["model"]["version"] != first["model"]["version"]
     registry.rollback(place[0])
 
-    again = train(place, table(), TOLD.model_copy(update={"seed": 8}))
+    again = train(place, table(), SETTINGS.model_copy(update={"seed": 8}))
 
     assert again["decision"] == "kept" and again["found"]
     assert registry.aliases(place[0])["champion"] == first["model"]["version"]
@@ -429,7 +429,7 @@ def test_labels_of_one_class_end_in_a_decision_not_in_an_error(place):
 
 def test_the_key_depends_on_data_parameters_code_and_libraries_but_not_on_the_truth(monkeypatch):
     def key(snapshot="a", **changes):
-        return training.key_of(training.recipe_of(snapshot, TOLD.model_copy(update=changes), RIDES))
+        return training.key_of(training.recipe_of(snapshot, SETTINGS.model_copy(update=changes), RIDES))
 
     assert key() == key(truth="out/truth.parquet")
     assert len({key(), key(seed=8), key(test_days=15), key(train_days=10), key("b")}) == 5
@@ -450,12 +450,12 @@ def test_a_run_is_made_again_to_the_same_digest(trained, tmp_path):
 
 
 def test_a_run_on_the_newest_days_says_since_when_it_has_learned_and_is_made_again(place, tmp_path):
-    decision = train(place, table(), TOLD.model_copy(update={"train_days": 10}))
-    at = decision["windows"]
+    decision = train(place, table(), SETTINGS.model_copy(update={"train_days": 10}))
+    windows = decision["windows"]
 
     tags = place[0].get_run(decision["model"]["run_id"]).data.tags
-    assert (tags["since"], tags["until"]) == (at["since"], at["test"])
-    assert pd.Timestamp(at["test"]) - pd.Timestamp(at["since"]) == pd.Timedelta(days=10)
+    assert (tags["since"], tags["until"]) == (windows["since"], windows["test"])
+    assert pd.Timestamp(windows["test"]) - pd.Timestamp(windows["since"]) == pd.Timedelta(days=10)
     assert len(set(training.reproduce(tmp_path / "mlflow", decision["model"]["run_id"], RIDES))) == 1
 
 
@@ -502,12 +502,12 @@ def test_reproducing_to_another_model_says_which_libraries_made_the_first(traine
     assert f"made with scipy 1.99.0 (here {registry.libraries()['scipy']}): that may be why it differs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("damage", "said"), [("deleted", "no snapshot"), ("altered", "was altered")])
-def test_reproducing_without_the_snapshot_says_what_is_wrong_with_it(trained, tmp_path, damage, said):
+@pytest.mark.parametrize(("damage", "message"), [("deleted", "no snapshot"), ("altered", "was altered")])
+def test_reproducing_without_the_snapshot_says_what_is_wrong_with_it(trained, tmp_path, damage, message):
     snapshot = tmp_path / f"snapshots/{trained[1]['snapshot']}.parquet"
     snapshot.unlink() if damage == "deleted" else snapshot.write_bytes(b"x")
 
-    with pytest.raises(project.UserError, match=said):
+    with pytest.raises(project.UserError, match=message):
         training.reproduce(tmp_path / "mlflow", trained[1]["model"]["run_id"], RIDES)
 
 
@@ -531,7 +531,7 @@ import os, sys
 from pathlib import Path
 import pandas as pd
 from mlops_course import contracts, registry, training
-folder, snapshot, told = Path(sys.argv[1]), sys.argv[2], training.TrainingSettings(test_days=14, validation_days=7, seed=7)
+folder, snapshot, settings = Path(sys.argv[1]), sys.argv[2], training.TrainingSettings(test_days=14, validation_days=7, seed=7)
 frame = training.load_snapshot(snapshot, folder / "snapshots")
 history = {{"statistics": pd.read_parquet(folder / "history.parquet")}}
 rides = contracts.read_project("projects/ride_hailing.yaml")
@@ -543,7 +543,7 @@ def once(*given, **named):
         os.kill(os.getpid(), 9)
     return made
 registry.{moment} = once
-training.train(registry.connect(folder / "mlflow", rides.name), frame, history, told, snapshot, rides)
+training.train(registry.connect(folder / "mlflow", rides.name), frame, history, settings, snapshot, rides)
 """
     place = (None, tmp_path / "snapshots")
     snapshot = training.save_snapshot(table(), place[1])
@@ -654,9 +654,9 @@ def test_a_shop_gets_a_champion_by_log_loss_and_worth_and_hears_what_was_not_mea
 
 
 def test_a_category_with_the_label_in_it_is_refused():
-    told = ORDERS.assign(device=ORDERS.returned.map({1.0: "returned", 0.0: "kept"}))
+    leaky = ORDERS.assign(device=ORDERS.returned.map({1.0: "returned", 0.0: "kept"}))
 
-    assert "leak of the label" in refused(training.judge(told, habits(told), WEEK, shop.SHOP))
+    assert "leak of the label" in refused(training.judge(leaky, habits(leaky), WEEK, shop.SHOP))
 
 
 def test_labels_alone_are_examples_with_what_the_request_brought():
@@ -679,11 +679,11 @@ def test_labels_alone_are_examples_with_what_the_request_brought():
 
 def test_one_process_trains_two_projects_in_turn(tmp_path):
     decisions = {}
-    for project_, frame, told in [(shop.SHOP, ORDERS, habits(ORDERS)), (RIDES, table(), history(table()))] * 2:
+    for project_, frame, past in [(shop.SHOP, ORDERS, habits(ORDERS)), (RIDES, table(), history(table()))] * 2:
         client = registry.connect(tmp_path / "mlflow", project_.name)
         snapshot = training.save_snapshot(frame, tmp_path / "snapshots")
-        settings = WEEK if project_ is shop.SHOP else TOLD
-        decision, _ = training.train(client, training.load_snapshot(snapshot, tmp_path / "snapshots"), told, settings, snapshot, project_)
+        settings = WEEK if project_ is shop.SHOP else SETTINGS
+        decision, _ = training.train(client, training.load_snapshot(snapshot, tmp_path / "snapshots"), past, settings, snapshot, project_)
         decisions.setdefault(project_.name, []).append(decision)
         loaded = registry.load(client)
         assert (loaded.name, loaded.kinds) == (project_.name, project_.contract.kinds)

@@ -13,7 +13,7 @@ def workshop(tmp_path_factory) -> Workshop:
 @pytest.fixture(scope="module")
 def finished(workshop) -> Workshop:
     "A copy of the project in which `mlops-course run` has ended well."
-    code, told = workshop.call("mlops-course", "run", "--env", "env.test.yaml")
-    assert code == 0, told
-    workshop.told = told
+    code, output = workshop.call("mlops-course", "run", "--env", "env.test.yaml")
+    assert code == 0, output
+    workshop.output = output
     return workshop

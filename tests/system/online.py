@@ -25,25 +25,25 @@ numbers = itertools.count()
 def wait_for(condition, seconds: float = 60):
     "What `condition` gives, as soon as that is true."
     until = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < until, "waited too long"
         time.sleep(0.02)
-    return found
+    return value
 
 
 def command(folder: Path, *words: str, **settings) -> list[str]:
     "The command line of a service on the company in `folder`."
-    told = [f"--set={name}={value}" for name, value in settings.items()]
-    return [COMMAND, "serve", "--env", str(folder / "env.yaml"), *words, *told]
+    config = [f"--set={name}={value}" for name, value in settings.items()]
+    return [COMMAND, "serve", "--env", str(folder / "env.yaml"), *words, *config]
 
 
 def refused(answer: httpx.Response, status: int) -> str:
     "The message of a refusal in the form that is promised."
     assert answer.status_code == status, answer.text
-    told = answer.json()
-    assert set(told) == {"prediction", "error", "request_id"} and told["prediction"] is None
-    assert not re.search(r"/tmp|\.py|Traceback|Error\b", told["error"])
-    return told["error"]
+    payload = answer.json()
+    assert set(payload) == {"prediction", "error", "request_id"} and payload["prediction"] is None
+    assert not re.search(r"/tmp|\.py|Traceback|Error\b", payload["error"])
+    return payload["error"]
 
 
 class Online:
@@ -125,7 +125,7 @@ class Online:
     @contextmanager
     def load(self, drivers: list[int], threads: int = 4):
         "Clients that ask as fast as they are answered, until the block ends: a list of (request id, answer or None, when)."
-        told, over = [], threading.Event()
+        answers, over = [], threading.Event()
 
         def asks():
             with httpx.Client(trust_env=False, base_url=self.client.base_url, headers=self.client.headers, timeout=30) as client:
@@ -135,7 +135,7 @@ class Online:
                         answer = self.send(drivers, name, client)
                     except httpx.TransportError:
                         answer = None
-                    told.append((name, answer, time.monotonic()))
+                    answers.append((name, answer, time.monotonic()))
                     if answer is None and self.process.poll() is not None:
                         return
 
@@ -143,7 +143,7 @@ class Online:
         for worker in workers:
             worker.start()
         try:
-            yield told
+            yield answers
         finally:
             over.set()
             for worker in workers:

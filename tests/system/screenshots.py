@@ -63,7 +63,7 @@ def lessons(folder: Path) -> None:
 def loop(scratch: Path) -> None:
     "The alert while it rings, the report that was written about it, and the distances before and after the new champion."
     environment = project.environment("env.live.yaml")
-    folder, told = project.root() / environment.out, live.LiveSettings(**environment.live)
+    folder, settings = project.root() / environment.out, live.LiveSettings(**environment.live)
     began = time.time()
     company = subprocess.Popen([COMMAND, "live", "--env", "env.live.yaml"], cwd=project.root())
 
@@ -73,7 +73,7 @@ def loop(scratch: Path) -> None:
         steps = [step for case in cases.read_cases(folder) if (step := case.last(what))]
         return any(step["real"] > time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(began)) for step in steps)
 
-    prometheus, monitoring = f"http://127.0.0.1:{told.prometheus_port}", services.services_of(environment)["monitoring"].address
+    prometheus, monitoring = f"http://127.0.0.1:{settings.prometheus_port}", services.services_of(environment)["monitoring"].address
     try:
         with page(scratch) as opened:
             wait_for(lambda: reached("waiting for fresh data"), 600)

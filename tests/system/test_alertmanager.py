@@ -15,7 +15,7 @@ from browser import free_port
 from online import wait_for
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-from mlops_course import project, retraining, services, supervision, telemetry
+from mlops_course import project, prometheus, retraining, services, supervision
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -30,8 +30,9 @@ KEY = "a key of the test"
 SERVE = """
 import sys
 from pathlib import Path
-from mlops_course import retraining
-retraining.serve(Path(sys.argv[1]), retraining.RetrainingSettings(port=int(sys.argv[2]), fresh_days=0, cooldown_hours=0), "company")
+from mlops_course import contracts, retraining
+settings = retraining.RetrainingSettings(port=int(sys.argv[2]), fresh_days=0, cooldown_hours=0)
+retraining.serve(Path(sys.argv[1]), settings, contracts.read_project("projects/ride_hailing.yaml"), "company")
 """
 
 
@@ -57,15 +58,17 @@ class World:
         supervision.start(self.folder, retraining.alertmanager(self.folder / "services", PLATFORM, receiver, manager, self.key))
         targets = {"monitoring": f"127.0.0.1:{port}", "retraining": f"127.0.0.1:{self.port}"}
         listening, place = free_port(), f"127.0.0.1:{manager}"
-        command = telemetry.prometheus(self.folder / "services", PLATFORM, targets, listening, "1s", place, self.key)
+        command = prometheus.prepare(
+            self.folder / "services", PLATFORM, targets, listening, every="1s", alertmanager=place, key_file=self.key
+        )
         service = services.SERVICES["prometheus"].model_copy(update={"command": command, "port": listening})
         self.prometheus = httpx.Client(trust_env=False, base_url=supervision.start(self.folder, service), timeout=30)
 
     def retraining(self) -> None:
         variables = {"PLOOMBER_ENV_FILENAME": str(self.folder / "env.yaml"), "MLOPS_COURSE_API_KEY": KEY}
         command = (sys.executable, "-c", SERVE, str(self.folder), str(self.port))
-        told = services.Service(name="retraining", command=command, port=self.port, health="/ready", variables=variables, seconds=120)
-        supervision.start(self.folder, told)
+        service = services.Service(name="retraining", command=command, port=self.port, health="/ready", variables=variables, seconds=120)
+        supervision.start(self.folder, service)
 
     def measure(self, version: str, kind: str, value: float) -> None:
         self.drift.labels(kind, version).set(value)
@@ -99,8 +102,8 @@ def whats(case: dict) -> list[str]:
 
 def test_amtool_accepts_the_configuration_as_it_stands_and_as_it_is_filled_in(world):
     for file in (PLATFORM / "alertmanager/alertmanager.yml", world.folder / "services/alertmanager/alertmanager.yml"):
-        told = subprocess.run(["amtool", "check-config", str(file)], capture_output=True, text=True)
-        assert told.returncode == 0, told.stdout + told.stderr
+        completed = subprocess.run(["amtool", "check-config", str(file)], capture_output=True, text=True)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_drift_is_a_case_and_a_training_that_fails_is_an_alert_that_starts_nothing(world):
@@ -147,7 +150,7 @@ def _asked(world) -> list[dict]:
 
 
 def test_the_configuration_has_the_course_s_default_addresses():
-    told = yaml.safe_load((PLATFORM / "alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
-    (hook,) = [one for receiver in told["receivers"] for one in receiver.get("webhook_configs", [])]
+    config = yaml.safe_load((PLATFORM / "alertmanager/alertmanager.yml").read_text(encoding="utf-8"))
+    (hook,) = [one for receiver in config["receivers"] for one in receiver.get("webhook_configs", [])]
 
     assert hook["url"] == f"http://127.0.0.1:{retraining.RetrainingSettings().port}/alerts" and hook["send_resolved"]

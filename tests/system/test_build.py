@@ -60,14 +60,14 @@ def wait_until(reached, work) -> None:
         time.sleep(0.01)
 
 
-def last_lines(told: str) -> list[str]:
+def last_lines(output: str) -> list[str]:
     "From the champion on: what every `run` prints."
-    lines = told.splitlines()
+    lines = output.splitlines()
     return lines[next(i for i, line in enumerate(lines) if line.startswith("Champion")) :]
 
 
 def test_a_build_ends_with_champion_metrics_uplift_and_where_things_are(finished):
-    lines = "\n".join(last_lines(finished.told))
+    lines = "\n".join(last_lines(finished.output))
 
     for word in [
         "Champion",
@@ -85,21 +85,21 @@ def test_a_build_ends_with_champion_metrics_uplift_and_where_things_are(finished
 def test_a_second_run_prints_the_same_lines_and_starts_no_stage(finished):
     before = finished.events()
 
-    code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
+    code, output = finished.call("mlops-course", "run", "--env", "env.test.yaml")
 
-    assert code == 0 and last_lines(told) == last_lines(finished.told)
-    assert "Building" not in told
+    assert code == 0 and last_lines(output) == last_lines(finished.output)
+    assert "Building" not in output
     assert finished.events() == before
 
 
 def test_a_second_run_loads_nothing_that_trains_tracks_or_serves(finished):
     finished.variables["PYTHONPROFILEIMPORTTIME"] = "1"
     try:
-        code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
+        code, output = finished.call("mlops-course", "run", "--env", "env.test.yaml")
     finally:
         del finished.variables["PYTHONPROFILEIMPORTTIME"]
 
-    loaded = set(re.findall(r"^import time:.*\| +(\w+)$", told, re.MULTILINE))
+    loaded = set(re.findall(r"^import time:.*\| +(\w+)$", output, re.MULTILINE))
     assert code == 0 and {"pandas", "mlops_course"} <= loaded
     assert not loaded & SLOW_TO_LOAD  # how long the run takes is measured by tests/benchmarks/bench_run.py
 
@@ -114,18 +114,18 @@ def test_a_build_killed_in_each_stage_resumes_to_the_same_result(finished, tmp_p
         killed.kill_in(stage)
         assert killed.started().count(stage) == 1 and ("stage finished", stage) not in killed.events()
 
-    code, told = killed.call("mlops-course", "run", "--env", "env.test.yaml")
+    code, output = killed.call("mlops-course", "run", "--env", "env.test.yaml")
 
-    assert code == 0, told
+    assert code == 0, output
     assert killed.result() == finished.result()
 
 
 def test_ploombers_own_command_finds_nothing_to_do_after_run(finished):
     before = finished.events()
 
-    code, told = finished.call("ploomber", "build")
+    code, output = finished.call("ploomber", "build")
 
-    assert code == 0, told
+    assert code == 0, output
     assert finished.events() == before
 
 
@@ -142,10 +142,10 @@ def test_a_product_that_was_lost_is_noticed_and_made_again(finished, product, fa
     finished.variables["PYTHONWARNINGS"] = "error"  # hers, and no matter of a build
     path.unlink() if fault == "deleted" else path.write_bytes(path.read_bytes()[:-10])
 
-    code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
+    code, output = finished.call("mlops-course", "run", "--env", "env.test.yaml")
 
     finished.variables.pop("PYTHONWARNINGS")
-    assert code == 0 and product in told, told
+    assert code == 0 and product in output, output
     assert finished.result() == expected
 
 
@@ -155,16 +155,16 @@ def test_a_second_build_is_refused_and_says_who_builds_and_the_first_one_comes_t
     first = finished.start("mlops-course", "run", "--env", "env.test.yaml")
     wait_until(lambda: len(finished.started()) > before, first)
 
-    code, told = finished.call("mlops-course", "run", "--env", "env.test.yaml")
-    assert code == 1 and "a build of out/test runs already: process " in told and "(ploomber build), since " in told, told
-    code, told = finished.call("ploomber", "status")
-    assert code == 0 and "batch" in told, told
-    code, told = finished.call("ploomber", "build")
+    code, output = finished.call("mlops-course", "run", "--env", "env.test.yaml")
+    assert code == 1 and "a build of out/test runs already: process " in output and "(ploomber build), since " in output, output
+    code, output = finished.call("ploomber", "status")
+    assert code == 0 and "batch" in output, output
+    code, output = finished.call("ploomber", "build")
     if first.poll() is None:
-        assert code == 1 and "a build of out/test runs already: process " in told, told
+        assert code == 1 and "a build of out/test runs already: process " in output, output
 
-    told, _ = first.communicate(timeout=600)
-    assert first.returncode == 0 and finished.result() == expected, told
+    output, _ = first.communicate(timeout=600)
+    assert first.returncode == 0 and finished.result() == expected, output
     assert len(finished.started()) == before + 1
 
 
@@ -172,14 +172,14 @@ def test_a_disk_that_is_full_or_gets_full_is_told_and_nothing_passes_for_made(sm
     (small.out / "batch/scores.parquet").unlink()
     for leave in [0, 8_000]:
         filler = fill(small.out, leave)
-        code, told = small.call("mlops-course", "run", "--env", "env.test.yaml")
-        assert code == 1 and "the disk is full (" in told and "are free in " in told and "free some space" in told, told
-        assert "Traceback" not in told and len(told.splitlines()) < 6, told
+        code, output = small.call("mlops-course", "run", "--env", "env.test.yaml")
+        assert code == 1 and "the disk is full (" in output and "are free in " in output and "free some space" in output, output
+        assert "Traceback" not in output and len(output.splitlines()) < 6, output
         filler.unlink()
 
-    code, told = small.call("mlops-course", "status", "--env", "env.test.yaml")
+    code, output = small.call("mlops-course", "status", "--env", "env.test.yaml")
 
-    assert code == 0 and "Changed" in told, told
+    assert code == 0 and "Changed" in output, output
 
 
 def test_a_kernel_that_is_killed_is_told_and_the_next_build_goes_on_from_there(finished, small):
@@ -190,12 +190,12 @@ def test_a_kernel_that_is_killed_is_told_and_the_next_build_goes_on_from_there(f
     for process in psutil.Process(work.pid).children(recursive=True):
         if any("ipykernel" in word for word in process.cmdline()):
             process.kill()
-    told, _ = work.communicate(timeout=600)
-    assert work.returncode == 1 and "stage batch stopped: it was killed" in told and "memory" in told, told
+    output, _ = work.communicate(timeout=600)
+    assert work.returncode == 1 and "stage batch stopped: it was killed" in output and "memory" in output, output
 
-    code, told = small.call("mlops-course", "run", "--env", "env.test.yaml")
+    code, output = small.call("mlops-course", "run", "--env", "env.test.yaml")
 
-    assert code == 0 and small.result() == finished.result(), told
+    assert code == 0 and small.result() == finished.result(), output
     assert small.started()[before:] == ["batch", "batch"]
 
 
@@ -204,9 +204,9 @@ def test_a_change_in_a_module_reruns_the_stages_that_use_it(finished):
     path = finished.folder / "mlops_course/features.py"
     path.write_text(path.read_text(encoding="utf-8") + "\n_A_CHANGE = True\n", encoding="utf-8")
 
-    code, told = finished.call("ploomber", "build")
+    code, output = finished.call("ploomber", "build")
 
-    assert code == 0, told
+    assert code == 0, output
     assert finished.started()[before:] == ["features", "training", "batch"]
 
 
@@ -216,12 +216,12 @@ def test_a_typo_mended_in_prose_runs_nothing_and_another_working_cell_registers_
     text = notebook.read_text(encoding="utf-8")
 
     notebook.write_text(text.replace("In this lesson you will", "In this lesson, you will"), encoding="utf-8")
-    code, told = finished.call("ploomber", "build")
-    assert code == 0 and finished.started()[before:] == [], told
+    code, output = finished.call("ploomber", "build")
+    assert code == 0 and finished.started()[before:] == [], output
 
     notebook.write_text(text.replace('"    training.run(stage)', '"    training.run(stage)  # as before'), encoding="utf-8")
-    code, told = finished.call("ploomber", "build")
-    assert code == 0 and finished.started()[before:] == ["training", "batch"], told
+    code, output = finished.call("ploomber", "build")
+    assert code == 0 and finished.started()[before:] == ["training", "batch"], output
     assert finished.result() == expected
 
 
@@ -229,18 +229,18 @@ def test_a_typo_mended_in_prose_runs_nothing_and_another_working_cell_registers_
 def seed(workshop, tmp_path_factory):
     "The environment of the seed's files, built as far as it goes; the folder of its files, which are no part of the build."
     workshop.variables["SEED_DATA"] = str(files.seed_twin(tmp_path_factory.mktemp("seed")))
-    workshop.told = workshop.call("mlops-course", "run", "--env", "env.seed.yaml")
+    workshop.output = workshop.call("mlops-course", "run", "--env", "env.seed.yaml")
     return Path(workshop.variables["SEED_DATA"])
 
 
 def test_the_seeds_environment_ends_with_the_reasons_of_its_gate(workshop, seed):
-    code, told = workshop.told
+    code, output = workshop.output
 
     assert code == 1
-    assert "stage batch stopped: there is no champion" in told and "too little evidence: 3 labels of 2,000" in told
-    code, told = workshop.call("mlops-course", "status", "--env", "env.seed.yaml")
-    assert code == 0 and "Uplift     not measurable" in told and "AUC" in told
-    assert "Changed    data" not in told
+    assert "stage batch stopped: there is no champion" in output and "too little evidence: 3 labels of 2,000" in output
+    code, output = workshop.call("mlops-course", "status", "--env", "env.seed.yaml")
+    assert code == 0 and "Uplift     not measurable" in output and "AUC" in output
+    assert "Changed    data" not in output
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,6 @@ def test_an_input_that_is_gone_is_said_by_status_and_stops_the_next_build(worksh
         (seed / "driver_orders.csv").rename(seed / "elsewhere.csv")
 
     assert "Changed    data: " in workshop.call("mlops-course", "status", "--env", "env.seed.yaml")[1]
-    code, told = workshop.call(*command)
+    code, output = workshop.call(*command)
 
-    assert code == 1 and re.search(message, told), told
+    assert code == 1 and re.search(message, output), output

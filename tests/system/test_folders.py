@@ -33,28 +33,28 @@ def checkout(tmp_path_factory) -> Workshop:
     (around / MARKS).mkdir()
     workshop = Workshop(around / MARKS)
     before = seen(around)
-    code, workshop.told = workshop.call("mlops-course", "run", "--env", "env.test.yaml")
-    assert code == 0, workshop.told
+    code, workshop.output = workshop.call("mlops-course", "run", "--env", "env.test.yaml")
+    assert code == 0, workshop.output
     yield workshop
     assert seen(around) == before
     assert all(not list(other.iterdir()) for other in before if other != workshop.folder)
 
 
 def test_a_build_ends_with_a_champion_that_can_be_followed_back(checkout):
-    code, told = checkout.call("mlops-course", "trace", "champion", "--env", "env.test.yaml")
+    code, output = checkout.call("mlops-course", "trace", "champion", "--env", "env.test.yaml")
 
-    assert code == 0 and "champion" in told and "Traceback" not in told
-    run = next(line.split()[1] for line in told.splitlines() if line.startswith("run_id"))
-    code, told = checkout.call("mlops-course", "reproduce", run, "--env", "env.test.yaml")
-    assert code == 0 and "the same model" in told
-    code, told = checkout.call("mlops-course", "run", "--env", "env.test.yaml")
-    assert code == 0 and "Building" not in told
+    assert code == 0 and "champion" in output and "Traceback" not in output
+    run = next(line.split()[1] for line in output.splitlines() if line.startswith("run_id"))
+    code, output = checkout.call("mlops-course", "reproduce", run, "--env", "env.test.yaml")
+    assert code == 0 and "the same model" in output
+    code, output = checkout.call("mlops-course", "run", "--env", "env.test.yaml")
+    assert code == 0 and "Building" not in output
 
 
 def test_its_logs_are_found(checkout):
-    code, told = checkout.call("mlops-course", "logs", "--env", "env.test.yaml", "--stage", "batch")
+    code, output = checkout.call("mlops-course", "logs", "--env", "env.test.yaml", "--stage", "batch")
 
-    assert code == 0 and "stage finished" in told
+    assert code == 0 and "stage finished" in output
 
 
 def test_mlflow_opens_on_it(checkout):
@@ -92,7 +92,7 @@ def test_a_folder_in_which_a_tool_cannot_work_is_one_line_and_nothing_is_written
         (folder / file).write_bytes((project.root() / file).read_bytes())
     before = seen(folder)
 
-    told = subprocess.run(
+    completed = subprocess.run(
         [Path(sys.executable).with_name("mlops-course"), "run", "--env", "env.test.yaml"],
         cwd=folder,
         capture_output=True,
@@ -100,6 +100,6 @@ def test_a_folder_in_which_a_tool_cannot_work_is_one_line_and_nothing_is_written
         check=False,
     )
 
-    assert told.returncode == 1 and len((told.stdout + told.stderr).splitlines()) == 1
-    assert "the course cannot work in the folder" in told.stderr and "Move or rename it" in told.stderr
+    assert completed.returncode == 1 and len((completed.stdout + completed.stderr).splitlines()) == 1
+    assert "the course cannot work in the folder" in completed.stderr and "Move or rename it" in completed.stderr
     assert seen(folder) == before and seen(tmp_path) == {folder}

@@ -47,8 +47,8 @@ def finished(request, tmp_path_factory) -> Workshop:
         nbformat.write(notebook, workshop.folder / lesson)
     workshop.variables |= {"TZ": "Pacific/Kiritimati", "PLOOMBER_ENV_FILENAME": "env.hostile.yaml"}
     workshop.out = workshop.folder / "out/é è"
-    code, told = workshop.call("mlops-course", "run")
-    assert code == 0 and "Champion   driver-completion version 1" in told, told
+    code, output = workshop.call("mlops-course", "run")
+    assert code == 0 and "Champion   driver-completion version 1" in output, output
     return workshop
 
 

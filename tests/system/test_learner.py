@@ -48,20 +48,20 @@ def test_the_linters_do_not_judge_a_learner(solved):
         ["typos", "out/lint/notebooks"],
         ["python", "tests/rules.py", *notebooks],
     ]:
-        code, told = solved.call(*command)
-        assert code == 0, told
+        code, output = solved.call(*command)
+        assert code == 0, output
 
 
 def test_the_tests_of_package_and_exercises_stay_green(solved):
-    code, told = solved.call("pytest", "tests/code/test_exercises.py", "tests/code/test_in_step.py", "tests/code/test_pipeline.py")
+    code, output = solved.call("pytest", "tests/code/test_exercises.py", "tests/code/test_in_step.py", "tests/code/test_pipeline.py")
 
-    assert code == 0, told
+    assert code == 0, output
 
 
 def test_nbval_takes_a_solved_lesson_for_what_it_is(solved):
-    code, told = solved.call("pytest", "--nbval", "notebooks/10_problem.ipynb")
+    code, output = solved.call("pytest", "--nbval", "notebooks/10_problem.ipynb")
 
-    assert code == 0, told
+    assert code == 0, output
 
 
 # A teacher's changes, and a learner's answers
@@ -234,16 +234,16 @@ def test_answers_and_own_cells_come_back_to_a_lesson_that_has_changed_near_them(
     assert STUB not in texts
 
 
-AT = {
+PLACES = {
     "the stub": lambda teacher: teacher.replace(STUB, STUB + "  # (new)"),
     "the exercise": lambda teacher: teacher.remove(STUB, 'check("00.1"'),
     "the lesson": lambda teacher: teacher.git("rm", "--quiet", LESSON),
 }
 
 
-@pytest.mark.parametrize("what", AT)
+@pytest.mark.parametrize("what", PLACES)
 def test_an_answer_whose_exercise_has_changed_is_a_conflict_that_is_shown_and_nothing_is_lost(teacher, learner, what):
-    AT[what](teacher)
+    PLACES[what](teacher)
 
     shown = update(teacher, learner)
 

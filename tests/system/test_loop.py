@@ -35,22 +35,22 @@ SERVICES = ["serving", "monitoring", "prometheus", "alertmanager", "retraining"]
 
 def environment(folder: Path, **changes) -> dict:
     "env.live.yaml for a company in `folder`, with ports that are free."
-    told = yaml.safe_load((project.root() / "env.live.yaml").read_text(encoding="utf-8").replace("{{out}}", str(folder)))
+    config = yaml.safe_load((project.root() / "env.live.yaml").read_text(encoding="utf-8").replace("{{out}}", str(folder)))
     ports = {name: {"port": free_port()} for name in ("serving", "monitoring", "retraining")}
     ports["retraining"]["serving"] = f"http://127.0.0.1:{ports['serving']['port']}"
     ports["live"] = {"prometheus_port": free_port(), "alertmanager_port": free_port()}
     for section, values in [*ports.items(), *changes.items()]:
-        told[section] = {**told.get(section, {}), **values}
-    return {**told, "out": str(folder)}
+        config[section] = {**config.get(section, {}), **values}
+    return {**config, "out": str(folder)}
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> Path:
     "A folder with the company's history and its first champion, as `mlops-course live` makes them."
     folder = tmp_path_factory.mktemp("first")
-    told = environment(folder)
-    world.write(world.WorldSettings(**told["world"]), folder / "company")
-    changes = {name: values for name, values in told.items() if name not in ("out", "live")}
+    settings = environment(folder)
+    world.write(world.WorldSettings(**settings["world"]), folder / "company")
+    changes = {name: values for name, values in settings.items() if name not in ("out", "live")}
     return run_stages(folder, "world", "data", "features", "training", "batch", **changes)
 
 
@@ -62,8 +62,12 @@ class Loop:
         shutil.copytree(first, folder)
         self.file.write_text(yaml.safe_dump(environment(folder, **changes), sort_keys=False), encoding="utf-8")
         self.passes_for_built()
-        self.said, self.told, self.story = folder.with_name(f"{folder.name}.txt"), folder / "live/truth.jsonl", folder / "live/story.json"
-        with open(self.said, "wb") as out:
+        self.output, self.truth_file, self.story = (
+            folder.with_name(f"{folder.name}.txt"),
+            folder / "live/truth.jsonl",
+            folder / "live/story.json",
+        )
+        with open(self.output, "wb") as out:
             command = [COMMAND, "live", "--env", str(self.file)]
             self.process = subprocess.Popen(command, cwd=project.root(), stdout=out, stderr=out, env={**os.environ, **(variables or {})})
 
@@ -81,7 +85,7 @@ class Loop:
         return cases.read_cases(self.folder)
 
     def text(self) -> str:
-        return self.said.read_text(encoding="utf-8")
+        return self.output.read_text(encoding="utf-8")
 
     def reached(self, what: str) -> bool:
         "Has the (only) case come to this step?"
@@ -90,12 +94,12 @@ class Loop:
     def drifts(self) -> bool:
         "Has the drift begun?"
         assert self.process.poll() is None, self.text()[-3000:]
-        known = self.told.is_file() and self.story.is_file() and self.told.stat().st_size > 0
+        known = self.truth_file.is_file() and self.story.is_file() and self.truth_file.stat().st_size > 0
         return known and (self.truth().phase != "before the drift").any()
 
     def truth(self) -> pd.DataFrame:
         "The bookings, as far as they are written, and what is true of them; `real` in seconds since 1970."
-        lines = self.told.read_text(encoding="utf-8").split("\n")[:-1]
+        lines = self.truth_file.read_text(encoding="utf-8").split("\n")[:-1]
         truth, drift = pd.DataFrame(map(json.loads, lines)), json.loads(self.story.read_text(encoding="utf-8"))["drift"]
         return truth.assign(phase=phases(truth, datetime.fromisoformat(drift)))
 
@@ -210,7 +214,7 @@ def a_day_later(loop: Loop) -> tuple[datetime, datetime]:
     clock = json.loads((loop.folder / "clock.json").read_text(encoding="utf-8"))
     write_json(loop.folder / "clock.json", {**clock, "real": str(datetime.now(UTC) - timedelta(days=1))})
     newest = max(json.loads(line)["time"] for line in lines_of(loop.folder / "serving/predictions", "*.jsonl"))
-    with open(loop.said, "ab") as out:
+    with open(loop.output, "ab") as out:
         serving = subprocess.Popen([COMMAND, "serve", "--env", str(loop.file)], cwd=project.root(), stdout=out, stderr=out)
     try:
         wait_for(lambda: "serving" in supervision._unsupervised(loop.folder) and (loop.folder / "logs/serving.jsonl").is_file(), 60)

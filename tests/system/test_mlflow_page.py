@@ -69,6 +69,6 @@ def test_a_server_that_cannot_start_says_why(workshop, tmp_path):
     (tmp_path / "mlflow").mkdir()
     (tmp_path / "mlflow/mlflow.db").write_text("no database")
 
-    code, told = workshop.call("mlops-course", "ui", "--folder", str(tmp_path / "mlflow"), "--port", str(free_port()))
+    code, output = workshop.call("mlops-course", "ui", "--folder", str(tmp_path / "mlflow"), "--port", str(free_port()))
 
-    assert code == 1 and "could not start. Its last lines:\n" in told and "Traceback" not in told.splitlines()[0]
+    assert code == 1 and "could not start. Its last lines:\n" in output and "Traceback" not in output.splitlines()[0]

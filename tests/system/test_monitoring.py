@@ -23,7 +23,7 @@ from rides import CONTRACT, RIDES
 from mlops_course import drift, project, references
 from mlops_course.monitoring import MonitoringSettings
 
-TOLD = {"window_requests": 100, "min_labels": 10, "refresh_seconds": 0.1}
+SETTINGS = {"window_requests": 100, "min_labels": 10, "refresh_seconds": 0.1}
 SEED = {
     "driver_id": {"3": 1004},
     "conv_rate": {"3": 0.2},
@@ -39,7 +39,7 @@ class Watch:
     "A monitoring service that runs, or that has just been killed."
 
     def __init__(self, folder: Path, key: str | None = None, **settings):
-        self.folder, self.port, self.settings = folder, free_port(), {**TOLD, **settings}
+        self.folder, self.port, self.settings = folder, free_port(), {**SETTINGS, **settings}
         self.pushed = 0  # predictions that stand in no log of serving
         self.variables = {**os.environ, **({"MLOPS_COURSE_API_KEY": key} if key else {})}
         self.client = httpx.Client(
@@ -48,8 +48,8 @@ class Watch:
         self.start()
 
     def start(self) -> None:
-        told = [f"--set={name}={value}" for name, value in self.settings.items()]
-        words = [COMMAND, "monitor", "--env", str(self.folder / "env.yaml"), "--port", str(self.port), *told]
+        settings = [f"--set={name}={value}" for name, value in self.settings.items()]
+        words = [COMMAND, "monitor", "--env", str(self.folder / "env.yaml"), "--port", str(self.port), *settings]
         with open(self.folder / "monitoring.log", "ab") as out:
             self.process = subprocess.Popen(words, cwd=project.root(), env=self.variables, stdout=out, stderr=out, start_new_session=True)
 
@@ -63,10 +63,10 @@ class Watch:
     def meter(self, name: str) -> float:
         "A line of /metrics; 0 if it is not there (yet), or nobody answers."
         try:
-            found = re.search(rf"^{re.escape(name)} (\S+)$", self.client.get("/metrics").text, re.M)
+            match = re.search(rf"^{re.escape(name)} (\S+)$", self.client.get("/metrics").text, re.M)
         except httpx.TransportError:
             return 0.0
-        return float(found[1]) if found else 0.0
+        return float(match[1]) if match else 0.0
 
     def predictions(self, version: str = "1") -> int:
         return int(self.meter(f'monitoring_predictions_total{{version="{version}"}}'))
@@ -101,9 +101,9 @@ def usual() -> pd.DataFrame:
 def both(template, tmp_path_factory):
     "A serving and a monitoring service on one company, whose champion has a reference for drift."
     folder = company.copy(template, tmp_path_factory.mktemp("both") / "company")
-    told = MonitoringSettings(**TOLD)
-    made = drift.reference_of(usual(), told, pd.Timestamp(company.CLOCK), CONTRACT)
-    references.keep_reference(folder, "1", made, told, RIDES)
+    settings = MonitoringSettings(**SETTINGS)
+    made = drift.reference_of(usual(), settings, pd.Timestamp(company.CLOCK), CONTRACT)
+    references.keep_reference(folder, "1", made, settings, RIDES)
     online, watch = Online(folder), Watch(folder)
     try:
         wait_for(online.ready, 120)
@@ -121,16 +121,16 @@ def answered(online: Online, name: str) -> tuple[str, int, int]:
 
 def test_labels_find_their_predictions_late_doubled_early_or_never(both):
     online, watch = both
-    told = [answered(online, f"trip {n}") for n in range(20)]
+    answers = [answered(online, f"trip {n}") for n in range(20)]
     early = ("early", *answered(online, "as early")[1:])  # the same candidates, so the same driver
 
     assert watch.tell(early) == {"early": 1}
     answered(online, "early")
     wait_for(lambda: watch.predictions() == 22)
     assert watch.labels("joined") == 1, "the one that had waited"
-    assert watch.tell(*told[:10][::-1]) == {"joined": 10}
-    assert watch.tell(told[3], (*told[3][:2], 1 - told[3][2]), told[11]) == {"duplicate": 2, "joined": 1}
-    assert watch.tell((told[12][0], 9999, 1)) == {"unknown": 1}
+    assert watch.tell(*answers[:10][::-1]) == {"joined": 10}
+    assert watch.tell(answers[3], (*answers[3][:2], 1 - answers[3][2]), answers[11]) == {"duplicate": 2, "joined": 1}
+    assert watch.tell((answers[12][0], 9999, 1)) == {"unknown": 1}
 
     wait_for(lambda: watch.meter('monitoring_window_labels{version="1"}') == 12)
     assert watch.meter('monitoring_unlabelled_share{version="1"}') == pytest.approx(10 / 22)
@@ -170,7 +170,7 @@ def test_times_of_the_future_are_refused_and_told_and_move_nothing(both):
     assert watch.predictions() == before
     assert watch.meter('monitoring_refused_total{of="predictions",reason="future"}') == 30
     assert watch.client.post("/predictions", json=future).json() == {"new": 0, "refused_future": 30}, "the clock has not moved either"
-    refused = [told for told in (watch.folder / "logs/monitoring.jsonl").read_text().splitlines() if "times refused" in told]
+    refused = [text for text in (watch.folder / "logs/monitoring.jsonl").read_text().splitlines() if "times refused" in text]
     assert len(refused) == 2, "not a line for each"
 
 
@@ -179,10 +179,10 @@ def test_killed_twice_in_the_middle_it_has_each_prediction_and_each_label_once(b
     before, joined = watch.predictions(), watch.labels("joined")
     sent, over = [], threading.Event()
 
-    def label(told: list) -> None:
+    def label(given: list) -> None:
         "As a booking app does: sends what has ended, and sends it again if it hears nothing."
-        while not over.is_set() or len(sent) < len(told):
-            batch = [(name, answer.json()["prediction"], len(name) % 2) for name, answer, _ in told[len(sent) : len(sent) + 20]]
+        while not over.is_set() or len(sent) < len(given):
+            batch = [(name, answer.json()["prediction"], len(name) % 2) for name, answer, _ in given[len(sent) : len(sent) + 20]]
             try:
                 if batch:
                     watch.tell(*batch)
@@ -191,8 +191,8 @@ def test_killed_twice_in_the_middle_it_has_each_prediction_and_each_label_once(b
                 time.sleep(0.05)
             time.sleep(0.02)
 
-    with online.load(KNOWN[:5], threads=2) as told:
-        sender = threading.Thread(target=label, args=[told])
+    with online.load(KNOWN[:5], threads=2) as given:
+        sender = threading.Thread(target=label, args=[given])
         sender.start()
         for _ in range(2):
             enough = len(sent) + 200
@@ -203,8 +203,8 @@ def test_killed_twice_in_the_middle_it_has_each_prediction_and_each_label_once(b
     over.set()
     sender.join(60)
 
-    answers = {name for name, answer, _ in told if answer is not None and answer.status_code == 200}
-    assert len(answers) == len(told) == len(sent)
+    answers = {name for name, answer, _ in given if answer is not None and answer.status_code == 200}
+    assert len(answers) == len(given) == len(sent)
     wait_for(lambda: watch.predictions() >= before + len(answers))
     wait_for(lambda: watch.labels("joined") >= joined + len(answers))
     assert (watch.predictions(), watch.labels("joined")) == (before + len(answers), joined + len(answers))

@@ -18,7 +18,7 @@ from online import Online, wait_for
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from conftest import run_stages
-from mlops_course import project, services, stages, supervision, telemetry
+from mlops_course import exposition, project, prometheus, services, stages, supervision
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -31,19 +31,24 @@ A_DAY_AGO = {"pipeline.yml StageRowsDropped"}  # compares with yesterday, of whi
 
 def rules() -> list[tuple[str, str]]:
     "Where it stands, and what it computes: of an alert without the limit that it is compared with."
-    found = []
+    rules_there = []
     for path in sorted((PLATFORM / "prometheus/rules").glob("*.yml")):
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
             for rule in group["rules"]:
-                found.append((f"{path.name} {rule.get('alert') or rule['record']}", re.sub(r" (>|<|==) [\d.]+$", "", rule["expr"])))
-    return found
+                rules_there.append((f"{path.name} {rule.get('alert') or rule['record']}", re.sub(r" (>|<|==) [\d.]+$", "", rule["expr"])))
+    return rules_there
 
 
 def panels() -> list[tuple[str, str]]:
     "Where it stands, and the query, of each panel of each dashboard."
-    told = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted((PLATFORM / "grafana/dashboards").glob("*.json"))}
+    dashboards = {
+        path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted((PLATFORM / "grafana/dashboards").glob("*.json"))
+    }
     return [
-        (f"{name} {p['title']}", target["expr"]) for name, dashboard in told.items() for p in dashboard["panels"] for target in p["targets"]
+        (f"{name} {p['title']}", target["expr"])
+        for name, dashboard in dashboards.items()
+        for p in dashboard["panels"]
+        for target in p["targets"]
     ]
 
 
@@ -73,7 +78,7 @@ VALUES = {"kind": ["features", "predictions", "performance", "quality"], "result
 
 def promised(folder: Path):
     "What monitoring and retraining promise to export, each metric once, as their pages say it; and the pipeline's metrics beside it."
-    registry = telemetry.pipeline_metrics(folder)
+    registry = exposition.pipeline_metrics(folder)
     for lesson in ("920_health", "64_alerts_and_retraining"):
         notebook = (project.root() / f"notebooks/{lesson}.ipynb").read_text(encoding="utf-8")
         for names, labels in re.findall(r"\| (`(?:monitoring|retraining)_[^|]*)\|([^|]*)\|", notebook):
@@ -97,7 +102,7 @@ def world(template, tmp_path_factory):
     key.write_text(KEY)
     targets = {"serving": f"127.0.0.1:{online.port}", "monitoring": f"127.0.0.1:{port}"}
     listening = free_port()
-    command = telemetry.prometheus(folder / "services", PLATFORM, targets, listening, every="1s", key_file=key)
+    command = prometheus.prepare(folder / "services", PLATFORM, targets, listening, every="1s", key_file=key)
     service = services.SERVICES["prometheus"].model_copy(update={"command": command, "port": listening})
     try:
         wait_for(online.ready, 120)
@@ -175,20 +180,20 @@ def test_promtool_accepts_configuration_and_rules():
         ["check", "config", "prometheus.yml"],
         ["check", "rules", "--lint-fatal", *map(str, (PLATFORM / "prometheus/rules").glob("*.yml"))],
     ):
-        told = subprocess.run(["promtool", *words], cwd=PLATFORM / "prometheus", capture_output=True, text=True)
-        assert told.returncode == 0, told.stdout + told.stderr
+        completed = subprocess.run(["promtool", *words], cwd=PLATFORM / "prometheus", capture_output=True, text=True)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_each_alert_rings_when_it_must_and_not_before():
     tests = sorted(map(str, (PLATFORM / "prometheus/tests").glob("*.yml")))
-    told = subprocess.run(["promtool", "test", "rules", *tests], capture_output=True, text=True)
+    completed = subprocess.run(["promtool", "test", "rules", *tests], capture_output=True, text=True)
 
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_a_registry_of_the_pipeline_can_stand_beside_metrics_of_a_service(tmp_path):
     both = CollectorRegistry()
     Gauge("serving_something", "of a service", registry=both)
-    both.register(telemetry.pipeline_metrics(tmp_path))
+    both.register(exposition.pipeline_metrics(tmp_path))
 
     assert {family.name for family in both.collect()} >= {"serving_something", "pipeline_stage_rows"}

@@ -68,18 +68,18 @@ def folder(tmp_path):
 
 def ours(folder: Path) -> list[int]:
     "The numbers of all living processes that belong to a folder, by what is in their environment."
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(supervision.MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+                processes.append(process.pid)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def state(folder: Path, name: str) -> supervision.State:
-    return next(found for found in supervision.states(folder) if found.name == name)
+    return next(service for service in supervision.states(folder) if service.name == name)
 
 
 def wait_for(condition, seconds: float = 15):
@@ -169,9 +169,9 @@ def test_the_command_stop_ends_what_another_process_has_started_in_the_project(f
     address = supervision.start(folder / "out/lab", web())
     command = [str(Path(sys.executable).with_name("mlops-course")), "stop"]
 
-    told = [subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)]
+    printed = [subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)]
 
-    assert told == ["stopped: web", "nothing was running"]
+    assert printed == ["stopped: web", "nothing was running"]
     assert services.trouble(web(port=int(address.rpartition(":")[2])))
 
 
@@ -289,9 +289,9 @@ def test_a_service_is_told_its_variables_and_nothing_of_the_kernel(folder, monke
 
     supervision.start(folder, script(text, variables=values))
 
-    told = json.loads(supervision.log_of(folder, "script").read_text().splitlines()[0])
-    assert {name: told[name] for name in values} == values
-    assert not {"MPLBACKEND", "JPY_PARENT_PID"} & set(told)
+    variables = json.loads(supervision.log_of(folder, "script").read_text().splitlines()[0])
+    assert {name: variables[name] for name in values} == values
+    assert not {"MPLBACKEND", "JPY_PARENT_PID"} & set(variables)
 
 
 def test_starting_what_runs_changes_nothing(folder):
@@ -327,8 +327,8 @@ def test_a_service_may_change_and_keep_its_port(folder):
 
 
 def test_two_starts_at_the_same_time_make_one_service(folder):
-    service, told = web(), []
-    threads = [threading.Thread(target=lambda: told.append(supervision.start(folder, service))) for _ in range(4)]
+    service, results = web(), []
+    threads = [threading.Thread(target=lambda: results.append(supervision.start(folder, service))) for _ in range(4)]
     processes = [subprocess.Popen([sys.executable, "-c", START, folder, service.model_dump_json()]) for _ in range(2)]
 
     for thread in threads:
@@ -337,7 +337,7 @@ def test_two_starts_at_the_same_time_make_one_service(folder):
         thread.join()
 
     assert [process.wait(30) for process in processes] == [0, 0]
-    assert told == [service.address] * 4
+    assert results == [service.address] * 4
     assert len(ours(folder)) == 2, "one supervisor and one service"
 
 
@@ -355,20 +355,20 @@ def test_a_port_of_another_service_is_an_error_and_both_keep_what_they_have(fold
     one, two = web("one"), web("two")
     supervision.start(folder, one)
     supervision.start(folder, two)
-    before = [found.pid for found in supervision.states(folder)]
+    before = [state.pid for state in supervision.states(folder)]
 
     with pytest.raises(UserError, match="the service one of .* has it"):
         supervision.start(folder, web("two", port=one.port))
 
-    assert [found.pid for found in supervision.states(folder)] == before
-    assert all(found.healthy for found in supervision.states(folder))
+    assert [state.pid for state in supervision.states(folder)] == before
+    assert all(state.healthy for state in supervision.states(folder))
 
 
 def test_a_service_that_ends_at_once_is_an_error_with_its_last_words(folder):
-    with pytest.raises(UserError, match="(?s)ended before it could be used.*No module named nono") as told:
+    with pytest.raises(UserError, match="(?s)ended before it could be used.*No module named nono") as refused:
         supervision.start(folder, script("", command=("python", "-m", "nono")))
 
-    assert "services/script.log" in str(told.value)
+    assert "services/script.log" in str(refused.value)
     assert ours(folder) == []
     assert state(folder, "script") == ("script", "stopped", None, state(folder, "script").port, False)
 
@@ -434,7 +434,7 @@ def test_a_service_that_runs_in_vain_is_not_started_by_another(folder):
 
     supervision.start(folder, web("two"))
 
-    assert [(found.name, found.state, found.healthy) for found in supervision.states(folder)] == [
+    assert [(state.name, state.state, state.healthy) for state in supervision.states(folder)] == [
         ("one", "stopped", False),
         ("two", "running", True),
     ]

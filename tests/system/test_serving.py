@@ -192,16 +192,17 @@ def with_redis(keep, redis) -> Online:
 def test_in_redis_too_a_time_is_the_same_moment_in_every_zone_and_nobody_is_known_since_1970(redis, tmp_path):
     redis.fill(tmp_path)
     code = f"from pathlib import Path; from mlops_course.features import newest, open_store; store = open_store(Path({str(tmp_path)!r}) / 'features')"
-    code += f"; print([str(row.known) for row in newest(store, {[KNOWN[0], UNKNOWN]})])"
+    code += "; from mlops_course.contracts import read_project; contract = read_project('projects/ride_hailing.yaml').contract"
+    code += f"; print([str(row.known) for row in newest(store, {[KNOWN[0], UNKNOWN]}, contract)])"
 
-    told = [
+    printed = [
         subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code], env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=True
         )
         for zone in ("America/New_York", "Asia/Kathmandu")
     ]
 
-    assert [done.stdout.strip() for done in told] == [str([str(CLOCK - timedelta(hours=2)), "None"])] * 2
+    assert [done.stdout.strip() for done in printed] == [str([str(CLOCK - timedelta(hours=2)), "None"])] * 2
 
 
 @REDIS
@@ -241,7 +242,7 @@ def test_a_registry_that_is_gone_is_no_reason_to_stop(online):
 
 def test_a_service_that_starts_without_its_registry_takes_the_model_that_it_kept(ground, started, tmp_path):
     folder = company.copy(ground, tmp_path / "company")
-    registry.keep(registry.connect(folder / "mlflow", RIDES.name), "champion", folder / "serving/model")  # as an earlier service did
+    registry.save_copy(registry.connect(folder / "mlflow", RIDES.name), "champion", folder / "serving/model")  # as an earlier service did
     with moved(folder, "mlflow"):
         online = started(folder)
         wait_for(online.ready, 120)
@@ -297,16 +298,16 @@ def test_a_service_that_starts_with_a_damaged_model_lives_says_why_and_recovers(
 
 def test_champions_come_and_go_under_load_without_one_failed_request(online):
     client = registry.connect(online.folder / "mlflow", RIDES.name)
-    with online.load(KNOWN) as told:
+    with online.load(KNOWN) as responses:
         for change, version in ((lambda: registry.promote(client, "2"), "2"), (lambda: registry.rollback(client), "1")):
-            wait_for(lambda: len(told) > 20)
+            wait_for(lambda: len(responses) > 20)
             change()
             wait_for(lambda expected=version: online.model()["version"] == expected)
-            told_so_far = len(told)
-            wait_for(lambda known=told_so_far: len(told) > known + 20)
+            count = len(responses)
+            wait_for(lambda known=count: len(responses) > known + 20)
 
-    answers = [answer.json() for _, answer, _ in told if answer is not None and answer.status_code == 200]
-    assert len(answers) == len(told)
+    answers = [answer.json() for _, answer, _ in responses if answer is not None and answer.status_code == 200]
+    assert len(answers) == len(responses)
     assert {answer["version"] for answer in answers} == {"1", "2"}
     scores = {(answer["version"], tuple(c["score"] for c in answer["candidates"])) for answer in answers}
     assert len(scores) == 2, "an answer mixes the scores of two models"
@@ -324,8 +325,8 @@ def test_a_full_disk_is_bridged_by_memory_then_refused_and_no_answer_is_lost(onl
     hard = process.rlimit(resource.RLIMIT_FSIZE)[1]
     process.rlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 3_000, hard))  # the kernel refuses more, as on a full disk
     try:
-        with online.load(KNOWN[:2]) as told:
-            wait_for(lambda: told and told[-1][1].status_code == 503, 120)
+        with online.load(KNOWN[:2]) as answers:
+            wait_for(lambda: answers and answers[-1][1].status_code == 503, 120)
         assert "log cannot be written" in refused(online.send(KNOWN), 503)
         assert online.client.get("/ready").status_code == 503
         assert "the prediction log cannot be written" in online.trouble()
@@ -338,8 +339,8 @@ def test_a_full_disk_is_bridged_by_memory_then_refused_and_no_answer_is_lost(onl
     online.ask(KNOWN, "after the disk was full")
     wait_for(lambda: "after the disk was full" in online.logged())
 
-    answered = [name for name, answer, _ in told if answer.status_code == 200]
-    assert {answer.status_code for _, answer, _ in told} == {200, 503}
+    answered = [name for name, answer, _ in answers if answer.status_code == 200]
+    assert {answer.status_code for _, answer, _ in answers} == {200, 503}
     logged = [name for name in online.logged() if name not in already]
     assert not online.torn()
     assert sorted(name for name in logged if name != "after the disk was full") == sorted(answered)
@@ -361,12 +362,12 @@ def test_where_other_machines_can_reach_it_a_caller_shows_the_key(guarded):
 
 
 def test_told_to_end_under_load_it_finishes_what_it_has_begun_and_its_log_is_complete(guarded):
-    with guarded.load(KNOWN) as told:
-        wait_for(lambda: len(told) > 200)
+    with guarded.load(KNOWN) as answers:
+        wait_for(lambda: len(answers) > 200)
         seconds = guarded.terminate()
 
-    answered = [name for name, answer, _ in told if answer is not None]
-    assert {answer.status_code for _, answer, _ in told if answer is not None} == {200}
+    answered = [name for name, answer, _ in answers if answer is not None]
+    assert {answer.status_code for _, answer, _ in answers if answer is not None} == {200}
     logged = guarded.logged()
     assert set(answered) <= set(logged)
     assert len(logged) == len(set(logged)) and not guarded.torn()
@@ -378,8 +379,8 @@ def test_killed_under_load_it_loses_the_last_moment_and_a_restart_mends_the_rest
     online = started(log_seconds=0.1)
     wait_for(online.ready, 120)
     began = time.monotonic()
-    with online.load(KNOWN) as told:
-        wait_for(lambda: len(told) > 200 and time.monotonic() > began + 4)
+    with online.load(KNOWN) as answers:
+        wait_for(lambda: len(answers) > 200 and time.monotonic() > began + 4)
         online.process.kill()
         killed = time.monotonic()
     [file] = (online.folder / "serving/predictions").glob("*.jsonl")
@@ -390,10 +391,10 @@ def test_killed_under_load_it_loses_the_last_moment_and_a_restart_mends_the_rest
     wait_for(again.ready, 120)
 
     logged = again.logged()
-    lost = {name: when for name, answer, when in told if answer is not None and name not in logged}
+    lost = {name: when for name, answer, when in answers if answer is not None and name not in logged}
     assert len(logged) == len(set(logged)) > 0 and not again.torn()
     assert all(when > killed - 0.1 - 1.5 for when in lost.values()), "an answer older than log_seconds and a margin is lost"
-    last = next(answer for name, answer, _ in reversed(told) if name == logged[-1])
+    last = next(answer for name, answer, _ in reversed(answers) if name == logged[-1])
     assert again.ask(KNOWN, logged[-1]) == last.json(), "a request that is sent again gets its answer again"
     assert again.logged() == logged
 
@@ -438,11 +439,11 @@ def test_of_two_services_that_start_at_the_same_time_on_a_port_or_a_folder_one_r
     try:
         wait_for(lambda: any(each.poll() is not None for each in both), 120)
         [loser] = [each for each in both if each.poll() is not None]
-        told = loser.communicate()
+        output = loser.communicate()
 
         assert loser.returncode == 1
-        assert [len(text.strip().splitlines()) for text in told] == [0, 1]
-        assert re.search(why.format(port=port, folder=re.escape(project.shown(folders[names[0]]))), told[1])
+        assert [len(text.strip().splitlines()) for text in output] == [0, 1]
+        assert re.search(why.format(port=port, folder=re.escape(project.shown(folders[names[0]]))), output[1])
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
     finally:
         for each in both:
@@ -497,8 +498,8 @@ def test_in_a_terminal_it_says_that_it_starts_and_where_it_answers_and_ends_with
         lines = [work.stdout.readline()]
         if last == "answers":
             lines.append(work.stdout.readline())
-            told = httpx.post(f"http://127.0.0.1:{port}/inference", json={"request_id": "at once", "driver_ids": KNOWN}, trust_env=False)
-            assert told.status_code == 200, "a line that says where must be true"
+            result = httpx.post(f"http://127.0.0.1:{port}/inference", json={"request_id": "at once", "driver_ids": KNOWN}, trust_env=False)
+            assert result.status_code == 200, "a line that says where must be true"
         work.send_signal(end)
         rest = work.communicate(timeout=60)[0]
     finally:

@@ -27,17 +27,17 @@ def lacking(folder, what: str) -> str:
 
 
 def test_make_alone_lists_the_targets(workshop):
-    told = make(workshop)
+    output = make(workshop)
 
-    assert told.returncode == 0
+    assert output.returncode == 0
     for target in ["run", "test", "test-all", "lab", "ui", "bench", "clean"]:
-        assert f"make {target} " in told.stdout
+        assert f"make {target} " in output.stdout
 
 
 def test_an_old_make_is_one_clear_line(workshop):
-    told = make(workshop, "MAKE_VERSION=3.81")
+    output = make(workshop, "MAKE_VERSION=3.81")
 
-    assert "GNU make 4 or newer is needed, this is 3.81" in told.stderr and len(told.stderr.splitlines()) == 1
+    assert "GNU make 4 or newer is needed, this is 3.81" in output.stderr and len(output.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_an_old_make_is_one_clear_line(workshop):
     [("version_info", "Python 3.11 or newer is needed and was not found (Python 3.9.2)"), ("ensurepip", "has no venv module")],
 )
 def test_a_python_that_will_not_do_is_one_clear_line_and_changes_nothing(workshop, tmp_path, what, message):
-    told = make(workshop, "setup", f"PYTHON={lacking(tmp_path, what)}")
+    output = make(workshop, "setup", f"PYTHON={lacking(tmp_path, what)}")
 
-    assert told.returncode != 0
-    assert len(told.stdout.splitlines()) == 1 and message in told.stdout
+    assert output.returncode != 0
+    assert len(output.stdout.splitlines()) == 1 and message in output.stdout
     assert not (workshop.folder / ".venv").exists()
 
 
@@ -60,11 +60,11 @@ def test_a_python_that_was_tried_is_taken_before_a_newer_one(workshop, tmp_path)
         (tmp_path / name).write_text("#!/bin/sh\nexit 127\n")
         (tmp_path / name).chmod(0o755)
 
-    told = make(workshop, "setup", PATH=f"{tmp_path}:{workshop.variables['PATH']}")
+    output = make(workshop, "setup", PATH=f"{tmp_path}:{workshop.variables['PATH']}")
     (tmp_path / "python3.12").unlink()
     last = make(workshop, "setup", PATH=f"{tmp_path}:/usr/bin:/bin")
 
-    assert "made by python3.12" in told.stdout and "made by python3\n" in last.stdout
+    assert "made by python3.12" in output.stdout and "made by python3\n" in last.stdout
     assert last.stdout.splitlines()[-1] == "python3 -m venv has failed, as said above: nothing was set up"
     assert not (workshop.folder / ".venv").exists()
 
@@ -76,10 +76,10 @@ def test_a_folder_in_which_a_tool_cannot_work_is_one_clear_line_before_anything_
     for file in ("Makefile", "requirements.lock", "settings.ini", "setup.py", "pyproject.toml", "platform/setup.sh"):
         (folder / file).write_bytes((workshop.folder / file).read_bytes())
 
-    told = subprocess.run(["make", "setup"], cwd=folder, env=workshop.variables, capture_output=True, text=True, check=False)
+    completed = subprocess.run(["make", "setup"], cwd=folder, env=workshop.variables, capture_output=True, text=True, check=False)
 
-    assert told.returncode != 0 and len(told.stdout.splitlines()) == 1
-    assert "The course cannot work in the folder" in told.stdout and "Move or rename it" in told.stdout
+    assert completed.returncode != 0 and len(completed.stdout.splitlines()) == 1
+    assert "The course cannot work in the folder" in completed.stdout and "Move or rename it" in completed.stdout
     assert not (folder / ".venv").exists()
 
 

@@ -18,5 +18,5 @@ class Request(BaseModel):
 
 @app.post("/inference")
 async def inference(request: Request) -> Response:
-    told = {**answer, "request_id": request.request_id, "prediction": request.driver_ids[0]}
-    return Response(orjson.dumps(told), media_type="application/json")
+    payload = {**answer, "request_id": request.request_id, "prediction": request.driver_ids[0]}
+    return Response(orjson.dumps(payload), media_type="application/json")

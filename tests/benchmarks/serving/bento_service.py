@@ -38,11 +38,11 @@ class DriverCompletion:
 
     @bentoml.api
     def inference(self, request_id: str, driver_ids: list[int]) -> dict:
-        found = self.store.get_online_features(
+        rows = self.store.get_online_features(
             entity_rows=[{"driver_id": driver} for driver in driver_ids],
             features=[f"statistics:{name}" for name in self.features],
         )
-        frame = pd.DataFrame.from_dict(found.to_dict())
+        frame = pd.DataFrame.from_dict(rows.to_dict())
         frame["prediction"] = self.model.predict_proba(frame[self.features])[:, 1]
         best = frame.iloc[frame["prediction"].argmax()]
         self.log.info(json.dumps({"request_id": request_id, **best.to_dict()}))

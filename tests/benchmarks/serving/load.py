@@ -39,10 +39,10 @@ def ask(port: int, path: str, body: str | None, request_id: str = "") -> bytes:
 
 def find_wrk() -> str:
     "The path of wrk. Raises Missing."
-    found = shutil.which("wrk")
-    if not found:
+    program = shutil.which("wrk")
+    if not program:
         raise Missing("wrk is missing. On Debian or Ubuntu: sudo apt install wrk. On macOS: brew install wrk")
-    return found
+    return program
 
 
 class Closed(NamedTuple):

@@ -18,27 +18,34 @@ from serving.load import ID
 from serving.services import HERE, OURS, UNCACHED, Ground, by_number, link
 
 from mlops_course import features, registry
-from mlops_course.problem import CONTRACT
+from mlops_course.contracts import read_project
 
 HTTP, LOOKUP, FRAME, MODEL, REST = "the bare endpoint", "feature look-up", "data frame", "model", "all the rest"
 PLAIN = "the plain way"
+RIDES = read_project("projects/ride_hailing.yaml")
+CONTRACT = RIDES.contract
 
 
 def parts(folder: Path, scratch: Path, answer: dict, n: int) -> dict[str, dict[str, float]]:
     "The parts of a request in the plain way and in ours, from `n` requests each; to be called in a process of its own."
-    ground = Ground.at(folder)
+    ground = Ground.of(folder)
     asked = ground.requests(4, n)
     bodies = [by_number(rows).replace(ID, f"part{i}").encode() for i, rows in enumerate(asked)]
     everyone = [by_number(ground.known.iloc[i : i + 50]) for i in range(0, len(ground.known), 50)]
     met = [body.replace(ID, f"met{i}").encode() for i, body in enumerate(everyone)]
     endpoint = asyncio.run(_bare(scratch, answer, bodies))
-    found = {PLAIN: {HTTP: endpoint, **_plain(ground, asked)}}
+    seconds = {PLAIN: {HTTP: endpoint, **_plain(ground, asked)}}
     for name, settings in [(UNCACHED, {"cache_seconds": 0}), (OURS, {})]:
-        folder = scratch / str(len(found))
+        folder = scratch / str(len(seconds))
         folder.mkdir()
-        told = asyncio.run(_ours(link(ground, folder), settings, met, bodies))
-        found[name] = {HTTP: endpoint, LOOKUP: told[LOOKUP], MODEL: told[MODEL], REST: told[REST] - endpoint - told[LOOKUP] - told[MODEL]}
-    return found
+        measured = asyncio.run(_ours(link(ground, folder), settings, met, bodies))
+        seconds[name] = {
+            HTTP: endpoint,
+            LOOKUP: measured[LOOKUP],
+            MODEL: measured[MODEL],
+            REST: measured[REST] - endpoint - measured[LOOKUP] - measured[MODEL],
+        }
+    return seconds
 
 
 async def _bare(scratch: Path, answer: dict, bodies: list[bytes]) -> float:
@@ -54,9 +61,9 @@ def _plain(ground: Ground, asked: list[pd.DataFrame]) -> dict[str, float]:
     for rows in asked:
         drivers = [{CONTRACT.entity: driver} for driver in rows[CONTRACT.entity].tolist()]
         times = [time.perf_counter()]
-        found = store.get_online_features(features.references(), drivers).to_dict()
+        response = store.get_online_features(features.references(), drivers).to_dict()
         times.append(time.perf_counter())
-        frame = pd.DataFrame(found)[list(CONTRACT.features)]
+        frame = pd.DataFrame(response)[list(CONTRACT.features)]
         times.append(time.perf_counter())
         ground.champion.model.predict_proba(frame)
         times.append(time.perf_counter())
@@ -71,7 +78,7 @@ async def _ours(folder: Path, settings: dict, met: list[bytes], bodies: list[byt
     spent = {}
     clocks = [(resilience.Store, "newest", LOOKUP), (registry.Loaded, "probability", MODEL)]
     patches = [mock.patch.object(owner, name, _timed(spent, part, getattr(owner, name))) for owner, name, part in clocks]
-    app, took = api.application(api.Serving(folder, serving.ServingSettings(**settings))), []
+    app, took = api.application(api.Serving(folder, serving.ServingSettings(**settings), RIDES)), []
     with patches[0], patches[1]:
         async with app.router.lifespan_context(app):
             await _ready(app, met[0])

@@ -35,14 +35,14 @@ STAGES = ("world", "data", "features", "training")
 
 def make_ground(folder: Path) -> None:
     "A thousand drivers, their features online, and a champion: made once for this code, in a process of its own."
-    told = yaml.safe_load((project.root() / "env.yaml").read_text(encoding="utf-8"))
-    told |= {"name": "bench", "world": told["world"] | {"drivers": 1_000}}
-    made, key = folder / "ground.json", project.digest_of([told, stages.digest_of_code(*STAGES, "problem", "registry")])
+    config = yaml.safe_load((project.root() / "env.yaml").read_text(encoding="utf-8"))
+    config |= {"name": "bench", "world": config["world"] | {"drivers": 1_000}}
+    made, key = folder / "ground.json", project.digest_of([config, stages.digest_of_code(*STAGES, "problem", "registry")])
     if made.is_file() and json.loads(made.read_text(encoding="utf-8")) == key:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / "env.yaml").write_text(yaml.safe_dump({**told, "out": str(folder)}), encoding="utf-8")
+    (folder / "env.yaml").write_text(yaml.safe_dump({**config, "out": str(folder)}), encoding="utf-8")
     variables = {"PLOOMBER_ENV_FILENAME": str(folder / "env.yaml"), "MLOPS_COURSE_LAB": str(folder), "PYTHONPATH": str(HERE.parent)}
     subprocess.run([sys.executable, __file__], check=True, stdout=sys.stderr, env={**os.environ, **variables})
     write_json(made, key)
@@ -63,12 +63,12 @@ class Ground(NamedTuple):
     champion: registry.Loaded
 
     @classmethod
-    def at(cls, folder: Path) -> "Ground":
+    def of(cls, folder: Path) -> "Ground":
         "The ground in the folder of a build."
         drivers = pd.read_parquet(folder / "data/statistics.parquet", columns=[CONTRACT.entity])[CONTRACT.entity].unique()
-        found = features.online(features.open_store(folder / "features"), sorted(drivers), at=project.environment("env.yaml").clock)
+        rows = features.online(features.open_store(folder / "features"), sorted(drivers), moment=project.environment("env.yaml").clock)
         return cls(
-            folder.resolve(), found.dropna(subset=list(CONTRACT.features)), registry.load(registry.connect(folder / "mlflow", RIDES.name))
+            folder.resolve(), rows.dropna(subset=list(CONTRACT.features)), registry.load(registry.connect(folder / "mlflow", RIDES.name))
         )
 
     def requests(self, seed: int, n: int) -> list[pd.DataFrame]:
@@ -122,9 +122,9 @@ def mlflow(ground: Ground) -> Service:
 def bento(ground: Ground, scratch: Path) -> Service:
     "The seed course's service: the champion in BentoML's store, a feature repository on the same files."
     python = bento_environment()
-    told = yaml.safe_load((ground.folder / "features/feature_store.yaml").read_text(encoding="utf-8"))
-    told |= {"offline_store": {"type": "file"}, "online_store": {"type": "sqlite", "path": "online.db"}}  # Feast's own, as there
-    (scratch / "feature_store.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+    config = yaml.safe_load((ground.folder / "features/feature_store.yaml").read_text(encoding="utf-8"))
+    config |= {"offline_store": {"type": "file"}, "online_store": {"type": "sqlite", "path": "online.db"}}  # Feast's own, as there
+    (scratch / "feature_store.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     fill(scratch, ground)
     variables = {
         "BENTOML_HOME": str(scratch / "bentoml"),
@@ -183,8 +183,8 @@ def running(service: Service, scratch: Path, body: str) -> Iterator[tuple[int, p
     port, log = free_port(), scratch / "service.log"
     words = [str(word).replace("{port}", str(port)) for word in service.command]
     where, variables = (project.root() if service.name in (OURS, UNCACHED) else scratch), {**_variables(), **service.variables}
-    with open(log, "wb") as told:
-        work = subprocess.Popen(words, cwd=where, env=variables, stdout=told, stderr=told, start_new_session=True)
+    with open(log, "wb") as output:
+        work = subprocess.Popen(words, cwd=where, env=variables, stdout=output, stderr=output, start_new_session=True)
         try:
             until = time.monotonic() + 120
             while not _answers(port, service.path, body):
@@ -202,9 +202,9 @@ def _variables() -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind((LOOPBACK, 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        return listener.getsockname()[1]
 
 
 def _answers(port: int, path: str, body: str) -> bool:
