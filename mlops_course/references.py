@@ -13,6 +13,7 @@ import pandas as pd
 
 from . import registry
 from .drift import SCORE
+from .kinds import typed
 from .problem import Contract, Project
 from .project import UserError, shown
 
@@ -36,6 +37,7 @@ def candidates_for(
     rows = rows[rows[time] > rows[time].max() - pd.Timedelta(days=days)]
     rows = rows[rows[time] >= pd.Timestamp(story["since"])] if "since" in story else rows
     rows = rows.sort_values([time, contract.booking, contract.entity], ignore_index=True)
+    rows = rows.assign(**typed(rows, contract.kinds))
     known = rows[list(contract.features)].notna().any(axis=1)
     score = registry.load(client, version).probability(rows)
     return rows.assign(**{SCORE: np.where(known, score, np.nan)}), pd.Timestamp(story["until"])
