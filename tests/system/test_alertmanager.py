@@ -57,7 +57,9 @@ class World:
         supervision.start(self.folder, retraining.alertmanager(self.folder / "services", PLATFORM, receiver, manager, self.key))
         targets = {"monitoring": f"127.0.0.1:{port}", "retraining": f"127.0.0.1:{self.port}"}
         listening, place = free_port(), f"127.0.0.1:{manager}"
-        command = prometheus.prepare(self.folder / "services", PLATFORM, targets, listening, "1s", place, self.key)
+        command = prometheus.prepare(
+            self.folder / "services", PLATFORM, targets, listening, every="1s", alertmanager=place, key_file=self.key
+        )
         service = services.SERVICES["prometheus"].model_copy(update={"command": command, "port": listening})
         self.prometheus = httpx.Client(trust_env=False, base_url=supervision.start(self.folder, service), timeout=30)
 
