@@ -206,7 +206,7 @@ class _Works:
         settings: ServingSettings,
     ):
         self.folder, self.settings = folder, settings
-        self.predictions = predictions.folder_of(folder)
+        self.predictions = project.Paths(folder).predictions
         self.background, self.metrics = in_background(), Metrics()
         self.drivers = Drivers(folder, settings, self.background)
         self.answers = IdempotencyCache(settings.idempotency_ttl_seconds)
@@ -446,9 +446,9 @@ from .web import check_built
 
 def _check_champion(folder: Path) -> None:
     "Raise `UserError` if there is no model to answer with, nor a copy of an earlier one."
-    check_built(folder, folder / "serving/model")
+    check_built(folder, project.Paths(folder).model)
     with suppress(sqlite3.Error):  # the service can live with that, on its copy
-        if not registry.champion(folder / "mlflow"):
+        if not registry.champion(project.Paths(folder).mlflow):
             raise project.UserError(
                 f"no model of {project.shown(folder)} has passed the gate yet: "
                 f"`{project.in_make('run')}` says why"
@@ -483,7 +483,7 @@ def serve(
     key = key_for(settings.host)
     with (
         present(folder, "serving", settings.host, settings.port) as listening,
-        predictions.only_writer(predictions.folder_of(folder)),
+        predictions.only_writer(project.Paths(folder).predictions),
         logging_to(folder / services.SERVICES["serving"].log, service="serving", environment=name),
     ):
         _check_champion(folder)

@@ -105,7 +105,7 @@ def place(
     folder: Path,  # an environment's
 ) -> Path:
     "Where the cases are kept."
-    return folder / "retraining/cases"
+    return project.Paths(folder).retraining / "cases"
 
 
 def save(
@@ -241,11 +241,11 @@ class CaseStore:
         return self.cases[-1]
 
     def champion(self) -> str | None:
-        registered = registry.champion(self.folder / "mlflow")
+        registered = registry.champion(project.Paths(self.folder).mlflow)
         return registered.version if registered else None
 
     def rolled_back(self, champion: str | None) -> str | None:
-        return rolled_back(self.folder / "mlflow", champion) if champion else None
+        return rolled_back(project.Paths(self.folder).mlflow, champion) if champion else None
 
 # %% ../notebooks/904_cases.ipynb #b81bc3bc
 def story(

@@ -68,7 +68,7 @@ class _Known(Trials):
     ):
         super().__init__()
         self.folder, self.settings = folder, settings
-        self.reports = folder / "monitoring/reports"
+        self.reports = project.Paths(folder).monitoring / "reports"
         self.references = Shared()  # by version, as are the next two
         self.verdicts: dict[str, Verdict] = {}
         self.judged: dict[str, float] = {}  # until when a verdict holds, by `time.monotonic`
@@ -86,7 +86,9 @@ class _Stored(_Known):
 
     @cached_property
     def store(self) -> LabelStore:
-        opened = LabelStore(self.folder / "monitoring/state.db", partial(span_of, self.settings))
+        opened = LabelStore(
+            project.Paths(self.folder).monitoring / "state.db", partial(span_of, self.settings)
+        )
         self.refused = self._before = opened.counts("refused")
         return opened
 

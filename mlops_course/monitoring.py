@@ -24,7 +24,7 @@ class MonitoringSettings(WindowSettings):
 # %% ../notebooks/62_model_monitoring.ipynb #9c0e2f27
 from pathlib import Path
 
-from . import predictions
+from . import predictions, project
 from .joined import LabelStore
 
 
@@ -84,7 +84,7 @@ class Monitor(Judge):
     def look(self) -> None:
         "Read what is new, and judge if anything has come."
         began = time.monotonic()
-        while read_log(self.store, predictions.folder_of(self.folder)):
+        while read_log(self.store, project.Paths(self.folder).predictions):
             if time.monotonic() - began > 2:
                 break  # a long log is read in several looks
         else:
@@ -124,7 +124,7 @@ def refer(monitor: Monitor) -> None:
 # %% ../notebooks/62_model_monitoring.ipynb #71c3c6c5
 def champion_of(folder: Path) -> str | None:
     try:
-        registered = registry.champion(folder / "mlflow")
+        registered = registry.champion(project.Paths(folder).mlflow)
     except sqlite3.Error:
         return None
     return registered.version if registered else None

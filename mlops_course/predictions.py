@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEYOND', 'Number', 'Digits', 'Entity', 'Name', 'Probability', 'LINE', 'PIECE', 'SeenCandidate', 'Prediction',
-           'folder_of', 'only_writer', 'day_files', 'append', 'PredictionLog', 'entry_of', 'find', 'tail', 'last_time',
-           'Piece', 'unread', 'expire']
+           'only_writer', 'day_files', 'append', 'PredictionLog', 'entry_of', 'find', 'tail', 'last_time', 'Piece',
+           'unread', 'expire']
 
 # %% ../notebooks/95_predictions.ipynb #d228d8a1
 from typing import Annotated
@@ -55,13 +55,6 @@ from pathlib import Path
 
 from .files import locked
 from .project import shown
-
-
-def folder_of(
-    out: Path,  # the folder of an environment
-) -> Path:
-    "Where its prediction log stands."
-    return out / "serving/predictions"
 
 
 def only_writer(

@@ -22,9 +22,9 @@ def candidates_for(
     days: int,  # the newest of the snapshot
 ) -> tuple[pd.DataFrame, pd.Timestamp]:
     "Logged candidates with scores, and until when it has learned. Raises `UserError`."
-    client = registry.connect(folder / "mlflow")
+    client = registry.connect(project.Paths(folder).mlflow)
     story = registry.trace(client, version)
-    file = folder / f"snapshots/{story.get('snapshot')}.parquet"
+    file = project.Paths(folder).snapshots / f"{story.get('snapshot')}.parquet"
     if not file.is_file() or "until" not in story:
         raise UserError(
             f"the snapshot that version {version} was trained from "
@@ -59,7 +59,7 @@ def _made_of(folder: Path, version: str, settings: WindowSettings) -> dict[str, 
 
 def _run_of(folder: Path, version: str) -> str | None:
     "The training run of a version; MLflow takes seconds to import, so its table is read as it is."
-    uri = f"{(folder / 'mlflow').resolve().as_uri()}/mlflow.db?mode=ro"
+    uri = f"{project.Paths(folder).mlflow.resolve().as_uri()}/mlflow.db?mode=ro"
     sql = "SELECT run_id FROM model_versions WHERE name = ? AND version = ?"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as db:
@@ -76,7 +76,7 @@ from .files import atomic_write, write_json
 
 
 def _place(folder: Path, version: str) -> Path:
-    return folder / f"monitoring/reference/{version}.parquet"
+    return project.Paths(folder).monitoring / f"reference/{version}.parquet"
 
 
 def keep_reference(

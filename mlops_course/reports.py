@@ -83,7 +83,7 @@ from functools import partial
 
 from . import clocks
 from .joined import LabelStore, span_of, window_of
-from .project import UserError
+from .project import Paths, UserError
 from .references import kept_reference
 from .jobs import Job
 
@@ -98,12 +98,12 @@ def write_report(
     if reference is None or reference.traffic is None:
         raise UserError(f"there is no normal traffic of version {version} to compare with")
     span = partial(span_of, settings)
-    with closing(LabelStore(folder / "monitoring/state.db", span)) as store:
+    with closing(LabelStore(Paths(folder).monitoring / "state.db", span)) as store:
         window, _, _ = window_of(store, version, settings)
     if window.empty:
         raise UserError(f"version {version} has answered no requests that can be compared")
     name = f"{window[TIME].max():%Y%m%dT%H%M%S}-version-{version}.html"
-    report(window, reference, settings, folder / "monitoring/reports" / name)
+    report(window, reference, settings, Paths(folder).monitoring / "reports" / name)
     return name
 
 

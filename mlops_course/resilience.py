@@ -285,8 +285,9 @@ class _Drivers:
         settings: ServingSettings,
         background: Background | None = None,
     ):
-        self.champion = Champion(folder / "mlflow", folder / "serving/model")
-        self.store = Store(folder / "features")
+        paths = project.Paths(folder)
+        self.champion = Champion(paths.mlflow, paths.model)
+        self.store = Store(paths.features)
         self.cache = FeatureCache(self._read, settings, background)
         self._ttl = timedelta(0)  # how old features may be; the store says it
 

@@ -479,7 +479,7 @@ def reproduce(
     client = registry.connect(folder)
     run = _made_by(client, run_id)
     tags = run.data.tags
-    frame = load_snapshot(tags["snapshot"], Path(folder).parent / "snapshots")
+    frame = load_snapshot(tags["snapshot"], project.Paths(Path(folder).parent).snapshots)
     if tags["code"] != stages.digest_of_code(*CODE):
         print("the code has changed since this run: if the models differ, that may be why")
     since = pd.Timestamp(tags["since"]) if "since" in tags else None
@@ -530,12 +530,12 @@ def run(
     stage: stages.Stage,
 ) -> None:
     "The stage: training table kept, decision and report written, champion promoted or refused."
-    settings = stage.settings(TrainingSettings)
+    settings, snapshots = stage.settings(TrainingSettings), project.Paths(stage.out).snapshots
     history = pd.read_parquet(stage.upstream["data"]["statistics"])
-    snapshot = save_snapshot(_extracted(stage), stage.out / "snapshots")
-    stage.record(stage.out / f"snapshots/{snapshot}.parquet")
+    snapshot = save_snapshot(_extracted(stage), snapshots)
+    stage.record(snapshots / f"{snapshot}.parquet")
     client = registry.connect(stage.product["mlflow"])
-    frame = load_snapshot(snapshot, stage.out / "snapshots")
+    frame = load_snapshot(snapshot, snapshots)
     stage.count("frame", len(frame))
     decision, files = train(client, frame, history, settings, snapshot)
     write_json(stage.product["decision"], decision)
