@@ -488,7 +488,7 @@ def _quarantine(reads: dict[str, Read], path: Path) -> int:
     return len(rows)
 
 # %% ../notebooks/30_data_pipeline.ipynb #f684074f
-from .project import shown
+from .project import Paths, shown
 
 
 def _stop_if_too_many(reads: dict[str, Read], limit: float, quarantine: Path) -> None:
@@ -575,7 +575,7 @@ def write_all(
         table, cleaned = CONTRACT.tables[name], reads.get(name)
         frames[name] = cleaned.kept if cleaned else _empty(table)
         write_table(frames[name], arrow_schema(table), stage.product[name])
-        snapshot = stage.record(snapshot_of(stage.product[name], stage.out / "snapshots")).stem
+        snapshot = stage.record(snapshot_of(stage.product[name], Paths(stage.out).snapshots)).stem
         known = sources[name].known if cleaned else None
         catalogue[name] = entry(table, frames[name], cleaned, known, snapshot)
         _warn_if_stale(name, table, catalogue[name])

@@ -20,9 +20,9 @@ def free_port() -> int:
 # %% ../notebooks/11_platform.ipynb #52979e80
 from typing import Annotated, Literal
 
+from . import project
 from pydantic import Field
 
-from . import project
 from .project import Settings
 
 
