@@ -191,7 +191,6 @@ def state(
     query = f"WITH quarters AS ({QUARTERS.format(key=key)}) SELECT {key}, moment, {shares} "
     query += f"FROM quarters WINDOW {windows} ORDER BY {key}, moment"
     with sql.connect() as connection:
-        connection.execute("SET enable_progress_bar = false")
         connection.register("news", news)
         rows = connection.execute(query).df()
     return rows.assign(moment=rows.moment.dt.tz_convert("UTC").dt.as_unit("us"))
