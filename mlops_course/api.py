@@ -101,8 +101,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from . import project
 from .candidates import Asked, Reader
 from .resilience import IdempotencyCache
@@ -195,9 +193,7 @@ class Metrics(_Meters):
         self.degraded.inc(answer["degraded"])
 
 # %% ../notebooks/903_serving_api.ipynb #54a545da
-import asyncio
 from datetime import date
-from pathlib import Path
 
 from . import predictions
 
@@ -226,6 +222,7 @@ from collections.abc import Callable
 from functools import partial
 
 from . import clocks
+from .project import Paths
 from .registry import Loaded
 from .resilience import Entities, in_background
 from .serving import ServingSettings
@@ -242,7 +239,7 @@ class _Works:
         project: Project,
     ):
         self.folder, self.settings, self.project = folder, settings, project
-        self.predictions = predictions.folder_of(folder)
+        self.predictions = Paths(folder).predictions
         self.background, self.metrics = in_background(), Metrics()
         self.entities = Entities(folder, settings, project, self.background)
         self.reader = self.entities.reader
@@ -300,7 +297,6 @@ class Serving(_Works):
         return {"ready": bool(champion.model) and store and not self.log.full, "trouble": trouble}
 
 # %% ../notebooks/903_serving_api.ipynb #43f486ff
-import time
 from typing import NamedTuple
 
 from .serving import answer_of, candidates_of
@@ -578,9 +574,9 @@ from .web import check_built
 
 def _check_champion(folder: Path, name: str) -> None:
     "Raise `UserError` if there is no model to answer with, nor a copy of an earlier one."
-    check_built(folder, folder / "serving/model")
+    check_built(folder, Paths(folder).model)
     with suppress(sqlite3.Error):  # the service can live with that, on its copy
-        if not registry.champion(folder / "mlflow", name):
+        if not registry.champion(Paths(folder).mlflow, name):
             raise project.UserError(
                 f"no model of {project.shown(folder)} has passed the gate yet: "
                 f"`{project.in_make('run')}` says why"
@@ -617,7 +613,7 @@ def serve(
     key = key_for(settings.host)
     with (
         present(folder, "serving", settings.host, settings.port) as listening,
-        predictions.only_writer(predictions.folder_of(folder)),
+        predictions.only_writer(Paths(folder).predictions),
         logging_to(folder / services.SERVICES["serving"].log, service="serving", environment=name),
     ):
         _check_champion(folder, project.name)

@@ -119,12 +119,12 @@ class _Names:
         "A key by which the store is asked whether it answers."
         return self.key([0 if number else "0" for number in self.numbers])
 
-    def _asked(self, result: list[tuple[Sequence, tuple]], texts: dict[int, str]) -> Asked:
-        entities = [names[0] for names, _ in result]
+    def _asked(self, pairs: list[tuple[Sequence, tuple]], texts: dict[int, str]) -> Asked:
+        entities = [names[0] for names, _ in pairs]
         if self.short:
             return Asked(entities, entities, None, texts)
-        own = None if self.keeps else [own for _, own in result]
-        return Asked(entities, [self.key(names) for names, _ in result], own, texts)
+        own = None if self.keeps else [own for _, own in pairs]
+        return Asked(entities, [self.key(names) for names, _ in pairs], own, texts)
 
 # %% ../notebooks/942_candidates.ipynb #94200014
 from .web import Refusal
@@ -151,18 +151,18 @@ class Reader(_Names):
     def of_candidates(self, candidates: Sequence[BaseModel]) -> Asked:
         "Candidates with all that they bring. Raises `Refusal` where one contradicts itself."
         kinds, n = [self.contract.kind(name) for name in self.own], len(self.names)
-        result, texts = {}, {}
+        pairs, texts = {}, {}
         for candidate in candidates:
             arrived = [getattr(candidate, f"field_{i}") for i in range(n + len(kinds))]
-            pairs = zip(arrived, self.numbers, strict=False)
-            names = tuple(int(name) if number else name for name, number in pairs)
+            both = zip(arrived, self.numbers, strict=False)
+            names = tuple(int(name) if number else name for name, number in both)
             own = tuple(map(_brought, arrived[n:], kinds))
-            if result.setdefault(names[0], (names, own)) != (names, own):
+            if pairs.setdefault(names[0], (names, own)) != (names, own):
                 reason = "stands there twice, with different keys or features"
                 raise Refusal(422, f"{self.names[0]} {names[0]} {reason}")
             if self.numbers[0] and isinstance(arrived[0], str):
                 texts[names[0]] = arrived[0]
-        return self._asked(list(result.values()), texts)
+        return self._asked(list(pairs.values()), texts)
 
     def of_log(self, candidates: Sequence[dict]) -> Asked:
         "The candidates of an entry of the prediction log."
@@ -182,7 +182,7 @@ from .serving import Row, is_known, row_of, rows_of, scores_of, share_of, state_
 def rows_found(
     model,  # a `registry.Loaded`
     keys: Sequence,
-    result: Sequence[Newest],  # beside `keys`
+    stored: Sequence[Newest],  # beside `keys`
     before: dict,  # by key; a row whose features are the same keeps its score
     read: float,
     oldest: datetime,
@@ -190,12 +190,12 @@ def rows_found(
 ) -> dict:
     "Rows by key, with a score where it can be kept."
     if reader.keeps:
-        return rows_of(model, keys, result, before, read, oldest, reader.contract)
+        return rows_of(model, keys, stored, before, read, oldest, reader.contract)
     return {
         key: Row(
             read, share_of(key), newest, model.run_id, state_of(newest, oldest), None, None, None
         )
-        for key, newest in zip(keys, result, strict=True)
+        for key, newest in zip(keys, stored, strict=True)
     }
 
 # %% ../notebooks/942_candidates.ipynb #94200019

@@ -101,11 +101,14 @@ def resolve(
     return case.note("resolved", alert=name, fingerprint=fingerprint)
 
 # %% ../notebooks/904_cases.ipynb #90400013
+from .project import Paths
+
+
 def place(
     folder: Path,  # an environment's
 ) -> Path:
     "Where the cases are kept."
-    return folder / "retraining/cases"
+    return Paths(folder).retraining / "cases"
 
 
 def save(
@@ -243,11 +246,11 @@ class CaseStore:
         return self.cases[-1]
 
     def champion(self) -> str | None:
-        registered = registry.champion(self.folder / "mlflow", self.name)
+        registered = registry.champion(Paths(self.folder).mlflow, self.name)
         return registered.version if registered else None
 
     def rolled_back(self, champion: str | None) -> str | None:
-        return champion and rolled_back(self.folder / "mlflow", champion, self.name)
+        return champion and rolled_back(Paths(self.folder).mlflow, champion, self.name)
 
 # %% ../notebooks/904_cases.ipynb #b81bc3bc
 def story(

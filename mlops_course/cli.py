@@ -19,7 +19,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, BinaryIO
 
 # What PYTHONPATH brings from another Python is not for this one, nor for what it starts.
@@ -312,13 +311,13 @@ def build(
     stages.check_cells()
     console = Console()
     out = project.root() / project.environment(file).out
-    log, run = out / "logs/pipeline.jsonl", telemetry.run_name()
+    log, run = project.Paths(out).pipeline_log, telemetry.run_name()
     variables = {name: value for name, value in os.environ.items() if name not in stages.PERSONAL}
     variables |= {"PLOOMBER_ENV_FILENAME": file, telemetry.RUN: run}
     command = [str(Path(sys.executable).with_name("ploomber")), "build"]
     shown = 0
     with (
-        _printed(out / "logs/ploomber.log") as printed,
+        _printed(project.Paths(out).logs / "ploomber.log") as printed,
         console.status("loading the pipeline ...") as status,
     ):
         work = subprocess.Popen(
@@ -349,7 +348,7 @@ def _failure(
     "What to tell a person whose build has failed."
     errors = [event for event in events if "error" in event]
     stage = next((event["stage"] for event in reversed(events) if "stage" in event), None)
-    log, printed = out / "logs/ploomber.log", re.sub(r"\x1b\[[\d;]*m", "", printed)
+    log, printed = project.Paths(out).logs / "ploomber.log", re.sub(r"\x1b\[[\d;]*m", "", printed)
     where = f"\n(all of it: {project.shown(log)})" if log.is_file() else ""
     if errors:
         return (
@@ -481,23 +480,23 @@ def summary(
 ) -> str:
     "What the last build made, in a few lines for a person. Raises `UserError` if there is none."
     out = project.root() / project.environment(file).out
-    where = project.shown(out)
-    if not (out / "training/decision.json").is_file():
+    paths, where = project.Paths(out), project.shown(out)
+    if not (paths.training / "decision.json").is_file():
         raise _absent(f"nothing was built in {where}", file, "run")
     lines = [
         spoken_of(file),
-        f"Champion   {_champion(out / 'mlflow', _project(file).name)}",
-        *_judged(_read(out / "training/decision.json")),
+        f"Champion   {_champion(paths.mlflow, _project(file).name)}",
+        *_judged(_read(paths.training / "decision.json")),
     ]
-    if (out / "training/truth.json").is_file():
-        truth = _read(out / "training/truth.json")
+    if (paths.training / "truth.json").is_file():
+        truth = _read(paths.training / "truth.json")
         lines.append(
             f"Truth      {_percent(truth['model_uplift'])} is what the simulated company "
             f"would gain; the best that anyone could reach is {_percent(truth['oracle_uplift'])}"
         )
-    if (out / "batch/scores.parquet").is_file():
+    if (paths.batch / "scores.parquet").is_file():
         lines.append(
-            f"Scores     {_rows(out / 'batch/scores.parquet'):,} drivers "
+            f"Scores     {_rows(paths.batch / 'scores.parquet'):,} drivers "
             f"in {where}/batch/scores.parquet"
         )
     return "\n".join(
@@ -574,7 +573,7 @@ def run(file: _File = "env.yaml"):
         )
         before = stages.fingerprint(file)  # what is edited while the build runs counts as changed
         build(file)
-        write_json(out / "made/build.json", {"fingerprint": before})
+        write_json(project.Paths(out).build, {"fingerprint": before})
     typer.echo(summary(file))
 
 
@@ -670,7 +669,7 @@ def _inside(name: str, value) -> dict:
 # %% ../notebooks/91_command_line.ipynb #d18f5bfd
 def _mlflow(file: str) -> Path:
     "The MLflow folder of the environment. Raises `UserError` if nothing was built."
-    folder = project.root() / project.environment(file).out / "mlflow"
+    folder = project.Paths(project.root() / project.environment(file).out).mlflow
     if not (folder / "mlflow.db").is_file():
         raise _absent(f"no model in {project.shown(folder)}", file, "run")
     return folder
@@ -694,7 +693,7 @@ def trace(
     folder = _mlflow(file)
     _check_given(which, "a request's id, champion, a version or a run id")
     typer.echo(spoken_of(file))
-    entry = predictions.find(predictions.folder_of(folder.parent), which)
+    entry = predictions.find(project.Paths(folder.parent).predictions, which)
     if entry:
         _show({name: value for name, value in entry.items() if name != "candidates"})
         _show_rows("candidate", entry["candidates"])

@@ -40,11 +40,13 @@ def _live_by(folder: Path, mine: Clock) -> Clock:
     leave()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _members = ReadWriteLock(folder / "clock.lock", is_singleton=False)
+        _members = ReadWriteLock(
+            project.Paths(folder).clock.with_suffix(".lock"), is_singleton=False
+        )
         with suppress(Timeout), _members.write_lock(blocking=False):  # others hold it for reading
-            write_json(folder / "clock.json", mine._asdict())
+            write_json(project.Paths(folder).clock, mine._asdict())
         _members.acquire_read()
-        running = _clock_in(json.loads((folder / "clock.json").read_text(encoding="utf-8")))
+        running = _clock_in(json.loads((project.Paths(folder).clock).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         leave()
         raise UserError(
@@ -78,7 +80,9 @@ def reached(
 ) -> datetime:
     "How far a clock of the folder can have come. What is dated later was written by a wrong one."
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return _clock_in(json.loads((folder / "clock.json").read_text(encoding="utf-8"))).time()
+        return _clock_in(
+            json.loads((project.Paths(folder).clock).read_text(encoding="utf-8"))
+        ).time()
     return max(project.environment().clock or datetime.now(UTC), datetime.now(UTC))
 
 # %% ../notebooks/99_clocks.ipynb #99c10c08
@@ -88,7 +92,7 @@ def join(
 ) -> None:
     "Let the clock of this process run, once: that of others of the folder, if they live."
     fixed, real = project.environment().clock, datetime.now(UTC)
-    answered = predictions.last_time(predictions.folder_of(folder), reached(folder))
+    answered = predictions.last_time(project.Paths(folder).predictions, reached(folder))
     written = [moment for moment in (newest, answered) if moment]
     _live_by(folder, _handed(folder) or Clock(max([fixed, *written]) if fixed else real, real))
 

@@ -518,7 +518,7 @@ def _quarantine(reads: dict[str, Read], path: Path) -> int:
     return len(rows)
 
 # %% ../notebooks/30_data_pipeline.ipynb #f684074f
-from .project import shown
+from .project import Paths, shown
 
 
 def _stop_if_too_many(
@@ -621,7 +621,7 @@ def write_all(
         cleaned, path = reads.get(name), stage.record(table_file(stage.product, name))
         frames[name] = cleaned.kept if cleaned else _empty(table)
         write_table(frames[name], arrow_schema(table), path)
-        snapshot = stage.record(snapshot_of(path, stage.out / "snapshots")).stem
+        snapshot = stage.record(snapshot_of(path, Paths(stage.out).snapshots)).stem
         known = sources[name].known if cleaned else None
         catalogue[name] = entry(table, frames[name], cleaned, known, snapshot)
         _warn_if_stale(name, table, catalogue[name])

@@ -56,6 +56,7 @@ from . import project
 from .drift import Verdict
 from .joined import LabelStore, WindowSettings, forget, span_of
 from .problem import Project
+from .project import Paths
 from .web import Shared
 
 
@@ -70,7 +71,7 @@ class _Known(Trials):
     ):
         super().__init__()
         self.folder, self.settings, self.project = folder, settings, project
-        self.reports = folder / "monitoring/reports"
+        self.reports = Paths(folder).monitoring / "reports"
         self.references = Shared()  # by version, as are the next two
         self.verdicts: dict[str, Verdict] = {}
         self.judged: dict[str, float] = {}  # until when a verdict holds, by `time.monotonic`
@@ -88,7 +89,7 @@ class _Stored(_Known):
 
     @cached_property
     def store(self) -> LabelStore:
-        file, span = self.folder / "monitoring/state.db", partial(span_of, self.settings)
+        file, span = Paths(self.folder).monitoring / "state.db", partial(span_of, self.settings)
         opened = LabelStore(file, self.project.contract, span)
         self.refused = self._before = opened.counts("refused")
         return opened

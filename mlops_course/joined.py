@@ -7,8 +7,9 @@ __all__ = ['LAST', 'OUTCOMES', 'REFUSED', 'WINDOWS', 'WindowSettings', 'Label', 
            'LabelStore', 'versions_of', 'window_of', 'positive_share', 'last_kept', 'forget']
 
 # %% ../notebooks/906_joined.ipynb #821256a0
-from .drift import DriftSettings
 from pydantic import Field
+
+from .drift import DriftSettings
 
 
 class WindowSettings(DriftSettings):

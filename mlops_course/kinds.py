@@ -90,4 +90,7 @@ def promised(
     if rows.empty:
         return np.empty(0)
     full = np.arange(len(rows) + -len(rows) % _ROWS) % len(rows)
-    return model.predict_proba(typed(rows, kinds).iloc[full])[: len(rows), 1]
+    table = typed(rows, kinds).iloc[full]
+    if "category" not in kinds.values():
+        table = pd.DataFrame(np.ascontiguousarray(table.to_numpy()), columns=table.columns)
+    return model.predict_proba(table)[: len(rows), 1]

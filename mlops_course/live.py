@@ -187,8 +187,8 @@ class Live:
     def __init__(self, life: Life, folder: Path, settings: LiveSettings, ask, push, tell):
         "For `ask`, `push` and `tell` see `Answers`, `FeaturePusher` and `Outbox`."
         self.life, self.settings, self.began = life, settings, life.begin
-        self.files = CompanyFiles(folder / "company")
-        self.truth = Truth(folder / "live/truth.jsonl")
+        self.files = CompanyFiles(project.Paths(folder).company)
+        self.truth = Truth(project.Paths(folder).truth)
         self.statistics = FeaturePusher(self.files.taken()["driver_stats"], push)
         self.bookings, self.labels = Answers(ask, settings, self._sent), Outbox(tell)
         self.background = web.Background(pause=None)  # knows what does not work now

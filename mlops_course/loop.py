@@ -42,7 +42,7 @@ def history_of(
     environment = project.environment(file)
     paths = [source["path"] for source in environment.data.get("sources", {}).values()]
     sources = [Path(path if isinstance(path, str) else "several") for path in paths]
-    if {source.parent for source in sources} != {environment.out / "company"}:
+    if {source.parent for source in sources} != {project.Paths(environment.out).company}:
         raise project.UserError(
             f"{file}: `data.sources` are not the files of a company that lives on, "
             f"in {environment.out}/company. See env.live.yaml"
@@ -53,7 +53,6 @@ def history_of(
 
 # %% ../notebooks/916_loop.ipynb #a5448a40
 FIRST = "first"  # a copy of the build, below the environment's folder
-_BUILT = Path("made/build.json")
 _STAYS = {FIRST, "services", "logs", "clock.lock", "clock.json"}
 
 
@@ -64,9 +63,9 @@ def prepare(
     "Write the history if there is none; take back what earlier runs have done since the build."
     if ended := supervision.stop(folder):
         print(f"ended in {project.shown(folder)}: {', '.join(ended)}")
-    if not (folder / "company/labels.parquet").is_file():
-        world.write(settings, folder / "company")
-    elif _same(folder / FIRST / _BUILT, folder / _BUILT):
+    if not (project.Paths(folder).company / "labels.parquet").is_file():
+        world.write(settings, project.Paths(folder).company)
+    elif _same(project.Paths(folder / FIRST).build, project.Paths(folder).build):
         for path in folder.iterdir():
             if path.name not in _STAYS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -79,7 +78,7 @@ def save_build(
     folder: Path,  # of the environment, with a finished build
 ) -> None:
     "Keep a copy of the build, if it is another one than that which was kept before."
-    if _same(folder / FIRST / _BUILT, folder / _BUILT):
+    if _same(project.Paths(folder / FIRST).build, project.Paths(folder).build):
         return
     beside = folder / f".{FIRST}.part"
     shutil.rmtree(beside, ignore_errors=True)
@@ -292,10 +291,10 @@ def summary(
     folder: Path,  # of the environment
 ) -> str:
     "What came of the last run."
-    story = json.loads((folder / "live/story.json").read_text(encoding="utf-8"))
+    story = json.loads((project.Paths(folder).story).read_text(encoding="utf-8"))
     drift = datetime.fromisoformat(story["drift"])
     types = {"version": "string"}
-    truth = pd.read_json(folder / "live/truth.jsonl", lines=True, dtype=types, convert_dates=False)
+    truth = pd.read_json(project.Paths(folder).truth, lines=True, dtype=types, convert_dates=False)
     seconds = recovery_seconds(truth, drift, story["moments"])
     table = [f"{'Completed trips':<17} {'trips':>7}   of those sent   at best   old policy"]
     for phase, row in recovery(truth, drift).iterrows():
@@ -338,7 +337,7 @@ async def watched(
                     "moments": watch.moments,
                     "unanswered": dict(company.bookings.reasons.most_common(5)),
                 }
-                write_json(folder / "live/story.json", story)
+                write_json(project.Paths(folder).story, story)
                 line = present(company, watch.version, watch.detected, console.width - 2)
                 status.update(Text(line, overflow="ellipsis", no_wrap=True))
                 await asyncio.wait([task], timeout=1)
@@ -370,12 +369,12 @@ def run(
     save_build(folder)
     # seconds, in which no clock runs yet
     contract = read_project(environment.project).contract
-    push = partial(features.push, features.open_store(folder / "features"), "statistics")
+    push = partial(features.push, features.open_store(project.Paths(folder).features), "statistics")
     push = partial(push, contract=contract)
     listed = platform(file, settings)
     end = clock_end(environment, history, settings, listed)
     clocks.begin(folder, history.end, settings.speed, end)
-    written = folder / "logs/live.jsonl"
+    written = project.Paths(folder).logs / "live.jsonl"
     with (
         telemetry.logging_to(written, service="live", environment=environment.name),
         suppress(KeyboardInterrupt),
@@ -390,5 +389,5 @@ def run(
             log.info("service stopped")
             supervision.stop(folder, terminals=False)
             clocks.leave()
-    if (folder / "live/story.json").is_file():
+    if (project.Paths(folder).story).is_file():
         print(summary(folder))

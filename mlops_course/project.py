@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'HATCHES', 'UserError', 'root', 'shown', 'Settings', 'Environment', 'validated', 'Secrets', 'environment',
-           'in_make', 'Clock', 'now', 'by_clock_of', 'live_by', 'digest_of', 'lab', 'show_figure']
+           'Paths', 'in_make', 'Clock', 'now', 'by_clock_of', 'live_by', 'digest_of', 'lab', 'show_figure']
 
 # %% ../notebooks/00_start_here.ipynb #69325a5a
 class UserError(Exception):
@@ -131,6 +131,35 @@ def environment(
     if fault := fault_of_out(made.out, file):
         raise UserError(fault)
     return made
+
+# %% ../notebooks/00_start_here.ipynb #00aa0002
+class Paths:
+    "Where an environment keeps what more than one module looks for."
+
+    def __init__(
+        self,
+        out: Path,  # the environment's folder
+    ):
+        self.clock = out / "clock.json"  # the time by which its processes live
+        self.company = out / "company"  # raw files of a company that lives on,
+        self.truth, self.story = (
+            out / "live/truth.jsonl",
+            out / "live/story.json",
+        )  # and of its life
+        self.snapshots = out / "snapshots"  # tables, by their digests
+        self.features = out / "features"  # the feature store
+        self.mlflow = out / "mlflow"  # runs and models
+        self.training, self.batch = out / "training", out / "batch"  # what these stages made
+        self.model = out / "serving/model"  # a copy of the champion, for a day without MLflow
+        self.predictions = out / "serving/predictions"  # the prediction log, a file a day
+        self.monitoring = out / "monitoring"  # what it has read, its references and reports
+        self.retraining = out / "retraining"  # cases, and the trainings that they began
+        self.logs, self.metrics = out / "logs", out / "metrics"
+        self.pipeline_log = self.logs / "pipeline.jsonl"
+        self.made = out / "made"  # what each stage has read and made,
+        self.build = self.made / "build.json"  # and that all of them have
+        self.services = out / "services"  # notes and output of what runs
+        self.prometheus, self.alertmanager = out / "prometheus", out / "alertmanager"
 
 # %% ../notebooks/00_start_here.ipynb #935a9e2e
 import shlex

@@ -47,6 +47,9 @@ def _pattern(folder: Path) -> str:
     return re.sub(r"[*?[]", lambda mark: "[)-+]" if mark[0] == "*" else f"[{mark[0]}]", str(folder))
 
 # %% ../notebooks/925_prometheus.ipynb #ea734d87
+from . import project
+
+
 def prepare(
     folder: Path,  # gets its configuration and its data
     platform: Path,  # the project's folder platform/
@@ -55,14 +58,15 @@ def prepare(
     **more,  # what else `configuration` takes
 ) -> tuple[str, ...]:
     "The command that starts Prometheus; its configuration is written."
-    (folder / "prometheus").mkdir(parents=True, exist_ok=True)
-    file = folder / "prometheus/prometheus.yml"
+    home = project.Paths(folder).prometheus
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "prometheus.yml"
     config = configuration(platform, targets, **more)
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return (
         "prometheus",
         f"--config.file={file}",
-        f"--storage.tsdb.path={folder / 'prometheus/data'}",
+        f"--storage.tsdb.path={home / 'data'}",
         "--storage.tsdb.retention.time=15d",
         f"--web.listen-address=127.0.0.1:{port}",
         "--rules.alert.resend-delay=2s",

@@ -13,8 +13,9 @@ import pandas as pd
 
 from . import registry
 from .drift import SCORE
+from .kinds import typed
 from .problem import Contract, Project
-from .project import UserError, shown
+from .project import Paths, UserError, shown
 
 
 def candidates_for(
@@ -24,10 +25,10 @@ def candidates_for(
     project: Project,
 ) -> tuple[pd.DataFrame, pd.Timestamp]:
     "Logged candidates with scores, and until when it has learned. Raises `UserError`."
-    client = registry.connect(folder / "mlflow", project.name)
+    client = registry.connect(Paths(folder).mlflow, project.name)
     contract = project.contract
     story = registry.trace(client, version)
-    file = folder / f"snapshots/{story.get('snapshot')}.parquet"
+    file = Paths(folder).snapshots / f"{story.get('snapshot')}.parquet"
     if not file.is_file() or "until" not in story:
         raise UserError(
             f"the snapshot that version {version} was trained from is not in {shown(file.parent)}"
@@ -36,6 +37,7 @@ def candidates_for(
     rows = rows[rows[time] > rows[time].max() - pd.Timedelta(days=days)]
     rows = rows[rows[time] >= pd.Timestamp(story["since"])] if "since" in story else rows
     rows = rows.sort_values([time, contract.booking, contract.entity], ignore_index=True)
+    rows = rows.assign(**typed(rows, contract.kinds))
     known = rows[list(contract.features)].notna().any(axis=1)
     score = registry.load(client, version).probability(rows)
     return rows.assign(**{SCORE: np.where(known, score, np.nan)}), pd.Timestamp(story["until"])
@@ -72,7 +74,7 @@ def _made_of(
 
 def _run_of(folder: Path, version: str, model: str) -> str | None:
     "The training run of a version; MLflow takes seconds to import, so its table is read as it is."
-    uri = f"{(folder / 'mlflow').resolve().as_uri()}/mlflow.db?mode=ro"
+    uri = f"{Paths(folder).mlflow.resolve().as_uri()}/mlflow.db?mode=ro"
     sql = "SELECT run_id FROM model_versions WHERE name = ? AND version = ?"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as db:
@@ -89,7 +91,7 @@ from .files import atomic_write, write_json
 
 
 def _place(folder: Path, version: str) -> Path:
-    return folder / f"monitoring/reference/{version}.parquet"
+    return Paths(folder).monitoring / f"reference/{version}.parquet"
 
 
 def keep_reference(

@@ -9,8 +9,7 @@ __all__ = ['report', 'write_report', 'begin_report', 'offer_reports']
 import numpy as np
 import pandas as pd
 
-from .drift import MISSING, UNSEEN, Grid, Reference, Shares
-from .drift import entity_hours, same_hours
+from .drift import MISSING, UNSEEN, Grid, Reference, Shares, entity_hours, same_hours
 from .joined import WindowSettings
 from .problem import Contract, Project
 
@@ -131,10 +130,10 @@ from contextlib import closing
 from functools import partial
 
 from . import clocks
-from .joined import LabelStore, span_of, window_of
-from .project import UserError
-from .references import kept_reference
 from .jobs import Job
+from .joined import LabelStore, span_of, window_of
+from .project import Paths, UserError
+from .references import kept_reference
 
 
 def write_report(
@@ -148,12 +147,12 @@ def write_report(
     if reference is None or reference.traffic is None:
         raise UserError(f"there is no normal traffic of version {version} to compare with")
     contract, span = project.contract, partial(span_of, settings)
-    with closing(LabelStore(folder / "monitoring/state.db", contract, span)) as store:
+    with closing(LabelStore(Paths(folder).monitoring / "state.db", contract, span)) as store:
         window, _, _ = window_of(store, version, settings)
     if window.empty:
         raise UserError(f"version {version} has answered no requests that can be compared")
     name = f"{window[contract.time].max():%Y%m%dT%H%M%S}-version-{version}.html"
-    report(window, reference, settings, folder / "monitoring/reports" / name, contract)
+    report(window, reference, settings, Paths(folder).monitoring / "reports" / name, contract)
     return name
 
 

@@ -238,6 +238,7 @@ class Champion(_Copy):
 from datetime import timedelta
 
 from . import features
+from .project import Paths
 
 
 class Store:
@@ -294,8 +295,8 @@ class _Entities:
         background: Background | None = None,
     ):
         self.reader = Reader(project.contract)
-        self.champion = Champion(folder / "mlflow", folder / "serving/model", project)
-        self.store = Store(folder / "features", project.contract)
+        self.champion = Champion(Paths(folder).mlflow, Paths(folder).model, project)
+        self.store = Store(Paths(folder).features, project.contract)
         self.cache = FeatureCache(self._read, settings, background)
         self._ttl = timedelta(0)  # how old features may be; the store says it
 

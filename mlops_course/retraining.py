@@ -221,8 +221,9 @@ def trainings(
     folder: Path,  # an environment's
 ) -> Path:
     "Where trainings keep their lock, their output and what came of them; it is made."
-    (folder / "retraining/trainings").mkdir(parents=True, exist_ok=True)
-    return folder / "retraining/trainings"
+    place = project.Paths(folder).retraining / "trainings"
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #6b33c9de
 def read_outcome(
@@ -621,15 +622,16 @@ def alertmanager(
     key_file: Path | None = None,  # has the key that the receiver wants to see
 ) -> Service:
     "Alertmanager; the configuration is written."
-    (folder / "alertmanager").mkdir(parents=True, exist_ok=True)
-    file = folder / "alertmanager/alertmanager.yml"
+    home = project.Paths(folder).alertmanager
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "alertmanager.yml"
     template = platform / "alertmanager/alertmanager.yml"
     file.write_text(receivers(template, receiver, key_file), encoding="utf-8")
     service = SERVICES["alertmanager"]  # under the name that Debian gives it
     command = (
         "alertmanager" if shutil.which("alertmanager") else service.command[0],
         f"--config.file={file}",
-        f"--storage.path={folder / 'alertmanager/data'}",
+        f"--storage.path={home / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--cluster.listen-address=",
         "--log.level=warn",

@@ -36,7 +36,7 @@ class Matches(NamedTuple):
 # %% ../notebooks/97_search.ipynb #a6caf7df
 from pathlib import Path
 
-from . import predictions
+from . import predictions, project
 
 
 def log_files(
@@ -51,7 +51,7 @@ def log_files(
         or query.service not in (None, "serving")
         or query.level not in (None, *LEVELS[:2])
     ):
-        files += predictions.day_files(predictions.folder_of(out)).values()
+        files += predictions.day_files(project.Paths(out).predictions).values()
     return sorted(map(str, files))
 
 # %% ../notebooks/97_search.ipynb #51892863
@@ -60,7 +60,7 @@ _SOURCE = """read_csv($files, columns = {'line': 'VARCHAR'}, delim = '\x01', quo
     escape = '', header = false, auto_detect = false, filename = true, max_line_size = 20_000_000,
     strict_mode = false, store_rejects = true)"""  # a line is one column, whatever it holds
 # in the path of each file of the prediction log
-_ANSWERS = f"/{predictions.folder_of(Path()).as_posix()}/"
+_ANSWERS = f"/{project.Paths(Path()).predictions.as_posix()}/"
 # what stands in braces is filled in by `format`; a doubled brace is one of the line itself
 _TABLES = """
 WITH looked AS (
@@ -198,7 +198,7 @@ def _searched(out: Path, query: Query, most: int) -> Matches:
     if not files:
         return Matches([], 0, 0, [])
     patterns = [glob.escape(file) for file in files]
-    newest = predictions.last_time(predictions.folder_of(out))
+    newest = predictions.last_time(project.Paths(out).predictions)
     with duckdb.connect() as connection:
         matches = _ask(connection, _SOURCE, {"files": patterns}, query, newest, most)
         unread = connection.execute(

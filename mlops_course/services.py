@@ -22,7 +22,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from . import project
 from .project import Settings
 
 

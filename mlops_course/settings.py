@@ -31,13 +31,19 @@ class SettingsError(ValueError):
 
 
 class _EachNameOnce(yaml.SafeLoader):
-    "YAML, in which otherwise the last of two equal names would win."
+    "YAML with names that are texts, each once: else the last of two equal ones would win."
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         names = [key.value for key, _ in node.value]
         for number, (key, _) in enumerate(node.value):
             if key.value in names[:number]:
                 raise SettingsError(f"line {key.start_mark.line + 1}: `{key.value}` is there twice")
+            # Ploomber can do nothing with another; merged keys (<<) are no names
+            if isinstance(key.value, str) and not key.tag.endswith((":str", ":merge")):
+                raise SettingsError(
+                    f"line {key.start_mark.line + 1}: {key.value}: Keys should be strings, and "
+                    f"YAML reads this one as another thing. Put it in quotes: '{key.value}'"
+                )
         return super().construct_mapping(node, deep)
 
 

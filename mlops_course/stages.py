@@ -187,7 +187,7 @@ def building(
     if above == str(out.resolve()):
         yield
         return
-    with locked(out / "logs/.build.lock", f"{what} of {shown(out)}", wait):
+    with locked(project.Paths(out).logs / ".build.lock", f"{what} of {shown(out)}", wait):
         os.environ[BUILDING] = str(out.resolve())
         try:
             yield
@@ -270,7 +270,7 @@ def _noted(stage: Stage) -> Iterator[None]:
     "Log how a stage begins and ends; note what it has read and made only when it has ended well."
     began = time.monotonic()
     with logging_to(
-        stage.out / "logs/pipeline.jsonl",
+        project.Paths(stage.out).pipeline_log,
         environment=stage.environment.name,
         run=run_name(),
         stage=stage.name,
@@ -356,7 +356,7 @@ from filelock import FileLock
 
 def _measure(stage: Stage, seconds: float, failed: bool = False) -> None:
     "Keep how a stage has ended in the folder's metrics/, and all of them as text for Prometheus."
-    folder = stage.out / "metrics"
+    folder = project.Paths(stage.out).metrics
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # stages may end at the same time
@@ -510,7 +510,8 @@ def changed(
 ) -> list[str]:
     "What is missing or altered of all that a stage made, read and ran on, by its own list."
     out = root() / environment.out
-    listed, notes = _json(out / f"made/{name}.json"), out / "made/digests.json"
+    made = project.Paths(out).made
+    listed, notes = _json(made / f"{name}.json"), made / "digests.json"
     if not listed:
         return [f"made/{name}.json"]
     files = _differences(listed["files"], _digests({k: out / k for k in listed["files"]}, notes))
@@ -618,7 +619,7 @@ def stale(
         _cells(root() / task["source"])
     settings = project.environment(file)
     changes = {name: changed(settings, name) for name in tasks()}
-    built = root() / settings.out / "made/build.json"
+    built = project.Paths(root() / settings.out).build
     if not built.is_file():
         changes["build"] = ["not finished"]
     elif not any(changes.values()) and _json(built).get("fingerprint") != fingerprint(file):
@@ -716,12 +717,14 @@ def executor(
                 with building(folder):
                     if any(task.exec_status.name != "Skipped" for task in dag.values()):
                         # what says that there is nothing to do
-                        (folder / "made/build.json").unlink(missing_ok=True)
+                        project.Paths(folder).build.unlink(missing_ok=True)
                     return super().__call__(dag, show_progress)
             except UserError as error:
                 with (
                     suppress(OSError),
-                    telemetry.logging_to(folder / "logs/pipeline.jsonl", run=telemetry.run_name()),
+                    telemetry.logging_to(
+                        project.Paths(folder).pipeline_log, run=telemetry.run_name()
+                    ),
                 ):
                     telemetry.log.error("build refused", error=str(error))
                 raise DAGBuildError(str(error)) from None

@@ -189,7 +189,7 @@ def home(
     folder: Path,  # of an environment
 ) -> Path:
     "Where the notes, definitions and logs of a folder's services are."
-    return folder / "services"
+    return project.Paths(folder).services
 
 
 def _socket(folder: Path) -> Path:
@@ -705,7 +705,7 @@ def _folders(below: Path) -> tuple[list[Path], list[str]]:
             hidden.append(project.shown(Path(error.filename)))
 
     for place, inner, _ in os.walk(below, onerror=unseen):
-        if "services" in inner and os.access(Path(place) / "services", os.R_OK | os.X_OK):
+        if home(Path()).name in inner and os.access(home(Path(place)), os.R_OK | os.X_OK):
             folders.add(Path(place))
     for note in below.glob(f"{ELSEWHERE}/*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):

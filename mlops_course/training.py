@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .project import Settings, UserError, digest_of, in_make, root, shown
+from .project import Paths, Settings, UserError, digest_of, in_make, root, shown
 
 
 class TrainingSettings(Settings):
@@ -490,7 +490,7 @@ def reproduce(
     client = registry.connect(folder, project.name)
     run = _made_by(client, run_id)
     tags = run.data.tags
-    frame = load_snapshot(tags["snapshot"], Path(folder).parent / "snapshots")
+    frame = load_snapshot(tags["snapshot"], Paths(Path(folder).parent).snapshots)
     if tags["code"] != stages.digest_of_code(*CODE):
         print("the code has changed since this run: if the models differ, that may be why")
     if run.data.params.get("project") != digest_of(project.model_dump(mode="json")):
@@ -552,12 +552,12 @@ def run(
     stage: stages.Stage,
 ) -> None:
     "The stage: training table kept, decision and report written, champion promoted or refused."
-    settings = stage.settings(TrainingSettings)
+    settings, snapshots = stage.settings(TrainingSettings), Paths(stage.out).snapshots
     history = {view: _cleaned(stage, view) for view in stage.project.contract.views}
-    snapshot = save_snapshot(_extracted(stage), stage.out / "snapshots")
-    stage.record(stage.out / f"snapshots/{snapshot}.parquet")
+    snapshot = save_snapshot(_extracted(stage), snapshots)
+    stage.record(snapshots / f"{snapshot}.parquet")
     client = registry.connect(stage.product["mlflow"], stage.project.name)
-    frame = load_snapshot(snapshot, stage.out / "snapshots")
+    frame = load_snapshot(snapshot, snapshots)
     stage.count("frame", len(frame))
     decision, files = train(client, frame, history, settings, snapshot, stage.project)
     write_json(stage.product["decision"], decision)

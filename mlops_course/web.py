@@ -465,7 +465,6 @@ def service(
 # %% ../notebooks/94_web.ipynb #1deabb34
 import socket
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 from . import project, supervision
 
@@ -512,9 +511,9 @@ def check_built(
     *instead: Path,  # what will do as well
 ) -> None:
     "Raise `UserError` if no build has made the models that a service stands on."
-    if not any(path.exists() for path in (folder / "mlflow/mlflow.db", *instead)):
+    if not any(path.exists() for path in (project.Paths(folder).mlflow / "mlflow.db", *instead)):
         raise UserError(
-            f"no models in {project.shown(folder / 'mlflow')} yet: "
+            f"no models in {project.shown(project.Paths(folder).mlflow)} yet: "
             f"`{project.in_make('run')}` makes them"
         )
 
@@ -566,7 +565,7 @@ from .files import atomic_write
 
 
 def _key_file(folder: Path) -> Path:
-    return Path(folder).resolve() / "services/key"
+    return project.Paths(Path(folder).resolve()).services / "key"
 
 
 def keep_key(

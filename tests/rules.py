@@ -179,6 +179,18 @@ def pictures_are_readable(notebook: Notebook) -> Iterator[str]:
 
 
 @rule
+def names_pages_as_they_are(notebook: Notebook) -> Iterator[str]:
+    titles = {
+        path.stem.split("_")[0]: Notebook(path).markdown[0].splitlines()[0].removeprefix("# ")
+        for path in notebook.path.parent.glob("[0-9]*.ipynb")
+    }
+    for part in notebook.markdown:
+        for number, name in re.findall(r"(?<![*\w])\*(\d\d\d?) ([A-Z][^*\n]*)\*(?!\*)", part):
+            if titles.get(number, name) != name:
+                yield f"calls page {number} `{name}`, its title is `{titles[number]}`"
+
+
+@rule
 def local_links_lead_somewhere(notebook: Notebook) -> Iterator[str]:
     for part in notebook.markdown:
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", part):

@@ -8,7 +8,7 @@ import orjson
 import pandas as pd
 from rides import CONTRACT
 
-from mlops_course import predictions, project
+from mlops_course import project
 from mlops_course.drift import Reference, Verdict, judge, reference_of
 from mlops_course.joined import Label
 from mlops_course.monitoring import MonitoringSettings
@@ -39,7 +39,7 @@ def entry(request: str, driver: int = 1001, version: str = "1", minutes: float =
 
 def write(folder, entries: list[dict], day: str = "2026-03-02", end: bytes = b"\n") -> None:
     "Append lines to the prediction log."
-    log = predictions.folder_of(folder)
+    log = project.Paths(folder).predictions
     log.mkdir(parents=True, exist_ok=True)
     with open(log / f"{day}.jsonl", "ab") as opened:
         opened.write(b"\n".join(orjson.dumps(each, option=orjson.OPT_SERIALIZE_NUMPY) for each in entries) + end)

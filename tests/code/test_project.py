@@ -1,8 +1,11 @@
 """The map, the root, the settings of an environment, the clock."""
 
+import ast
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from imports import sources
 
 from mlops_course import project, settings, topics
 from mlops_course.project import UserError
@@ -87,3 +90,27 @@ def test_a_missing_environment_lists_those_that_are_there():
 
 def test_the_clock_is_fixed_by_the_environment():
     assert project.now() == datetime(2026, 3, 16, tzinfo=UTC)
+
+
+def joined(source: str) -> set[str]:
+    "The texts that a source joins to a path, but not to that of a platform: `folder / text`."
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)]
+    ends = [ast.unparse(node.right).strip("f'\"") for node in nodes if ast.unparse(node.left) not in ("platform", "written")]
+    return {end.split("{")[0].rstrip("/") for end in ends}
+
+
+PLACES = {place.as_posix() for place in vars(project.Paths(Path())).values()}
+
+
+def names_a_place(text: str) -> bool:
+    return any(text == place or text.startswith(f"{place}/") for place in PLACES)
+
+
+@pytest.mark.parametrize("module", sorted(sources().keys() - {"project"}))
+def test_where_an_environment_keeps_what_is_said_in_one_place(module):
+    assert {text for text in joined(sources()[module]) if names_a_place(text)} == set()
+
+
+@pytest.mark.parametrize("line", ['out / "mlflow"', 'x = stage.out / f"made/{name}.json"', "registry.connect(folder / 'mlflow/mlflow.db')"])
+def test_a_planted_path_is_seen(line):
+    assert any(names_a_place(text) for text in joined(line))

@@ -57,6 +57,7 @@ def test_a_good_lesson_has_no_fault(tmp_path):
         (lambda c: [c[0], ("code", "import matplotlib.pyplot as plt"), *c[1:]], "draws without `plt.style.use(STYLE)`"),
         (lambda c: [c[0], ("code", "ax.legend(fontsize=8)"), *c[1:]], "fewer than 9"),
         (lambda c: [c[0], ("markdown", "[there](nowhere.ipynb)"), *c[1:]], "link to nowhere.ipynb"),
+        (lambda c: [c[0], ("markdown", "See *01 Sown*."), *c[1:]], "calls page 01 `Sown`"),
         (lambda c: [c[0], ("code", "open('/ho" + "me/me/data.csv')"), *c[1:]], "path of a machine"),
         (lambda c: [c[0], ("code", "#| export\n" + "a = 1\n" * 30), *c[1:]], "an exported cell of 31 lines"),
         (lambda c: [c[0], *[("code", "#| export\n" + "a = 1\n" * 20)] * 3, *c[1:]], "more than 60 lines of definitions before"),

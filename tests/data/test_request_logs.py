@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_a_log_with_words_two_forms_of_times_and_na_is_read_by_configuration_alo
     assert read.kept.event_timestamp[2] == pd.Timestamp("2026-07-02T03:47:26Z") and read.kept.created.isna().tolist() == [0, 0, 1, 0]
     assert read.provenance["left_out"] == {"where From": 1, "without a label": 2} and read.provenance["rows"] == 7
     assert "From" in read.provenance["ignored"] and "From" not in read.kept
+
+
+def test_the_example_of_the_manual_is_read_as_it_stands_there(tmp_path, monkeypatch):
+    section = (project.root() / "docs/USING.md").read_text(encoding="utf-8").partition("## Files of others")[2]
+    [log] = re.findall(r"```text\n(.*?)```", section, re.S)[:1]
+    [written] = re.findall(r"```yaml\n(.*?)```", section, re.S)[:1]
+    source = project.validated(data.Data, yaml.safe_load(written)["data"], "the manual").sources["labels"]
+    monkeypatch.setenv("LOGS", str(tmp_path))
+    placed(tmp_path, gzip.compress(log.encode()), "requests_2026_07.csv.gz")
+
+    read = data.read(source, LABELS, NOW)
+
+    assert read.kept.trip_completed.tolist() == [1, 0] and read.refused.empty
+    assert read.provenance["left_out"] == {"where From": 1, "without a label": 1}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

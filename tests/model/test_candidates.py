@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+import warnings
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -16,17 +17,19 @@ import yaml
 from feast import types
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from rides import RIDES
 from shop import SHOP
-from starlette.testclient import TestClient
 
-from mlops_course import api, batch, candidates, clocks, features, lookup, models, predictions, project, registry, serving
+from mlops_course import api, batch, clocks, features, lookup, models, predictions, project, registry, serving
 from mlops_course.lookup import Newest
-from mlops_course.problem import KNOWN, Project
+from mlops_course.problem import KNOWN, Column, Project
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it prefers another client's library
+    from fastapi.testclient import TestClient
 
 NAMES, KINDS = list(shop.CONTRACT.features), shop.CONTRACT.kinds
-STORED = [name for name in NAMES if name not in shop.CONTRACT.own]
 HABITS = {  # orders, member, city, constant
     "Ann": (3.0, 1.0, "Hue", 1.0),
     "Ben": (0.0, 0.0, "Hanoi", 1.0),
@@ -51,7 +54,7 @@ def frame(rows: list[tuple]) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def model() -> registry.Loaded:
     "As training makes it, of past orders; saved and opened again."
-    fitted = models.fit("gradient boosting", shop.examples(), 1, shop.CONTRACT)
+    fitted = models.fit("logistic regression", shop.examples(), 1, shop.CONTRACT)
     opened = registry.loads(registry.canonical(skops.io.dumps(fitted)))
     return registry.Loaded(opened, SHOP.name, "1", "a run", KINDS, "a digest")
 
@@ -92,7 +95,6 @@ def served(folder, model, of: Project = SHOP, rows: dict | None = None, store: b
         while client.get("/ready").status_code != 200:
             assert time.monotonic() < until
             time.sleep(0.01)
-        seen.trouble = None
         yield client
     clocks.leave()
 
@@ -142,7 +144,7 @@ def test_a_row_has_the_same_score_alone_among_others_ranked_in_a_batch_and_of_th
     named = rows.assign(customer=[who for who, *_ in drawn], event_timestamp=pd.Timestamp(project.now()))
     expected = batch.score(model, named, shop.CONTRACT).score.tolist()
     assert expected == [model.probability(rows.iloc[[i]])[0] for i in range(len(rows))]
-    expected = [round(score, 12) for score in expected]
+    expected = np.round(expected, 12).tolist()
     asked = [dict(zip(ORDER, row, strict=True)) for row in drawn]
 
     together, alone = score(client, *asked), [score(client, row)[0] for row in asked]
@@ -190,7 +192,7 @@ def test_the_best_candidate_wins_and_equal_ones_go_by_name(client):
 
 
 def test_a_row_is_worth_it_above_the_projects_own_break_even(client):
-    result = score(client, *({**ORDER, "basket": float(basket)} for basket in range(0, 90, 3)))
+    result = score(client, *({**ORDER, "customer": "Ben", "basket": float(basket)} for basket in range(0, 90, 3)))
 
     assert {row["worth_promising"] for row in result} == {True, False}
     assert all(row["worth_promising"] == (row["score"] > SHOP.costs.break_even) for row in result)
@@ -325,8 +327,8 @@ def test_a_process_serves_two_projects_one_after_the_other(tmp_path, model):
     ],
 )  # fmt: skip
 def test_a_number_comes_within_the_contracts_limit_and_64_bits(low, given, fine):
-    column = candidates.Column(name="who", kind="integer", about="who", low=low)
-    form = predictions.create_model("Form", who=(predictions.stored_type(column), ...))
+    column = Column(name="who", kind="integer", about="who", low=low)
+    form = create_model("Form", who=(predictions.stored_type(column), ...))
 
     if fine:
         assert form(who=given).who == int(given)
@@ -373,7 +375,7 @@ def two_views(tmp_path_factory):
             "customer": ["Ann", "7", "Eva", "Cem"],
             "orders": [3.0, 2.0, 5.0, np.nan],
             "member": [True, False, True, None],
-            "city": ["Ulm", "Bonn", "Ulm", None],
+            "city": ["Hue", "Vinh", "Hue", None],
             KNOWN: [ago(0.1), ago(0.2), ago(30), ago(0.1)],
         }
     )
@@ -397,13 +399,14 @@ def test_each_view_is_asked_for_its_own_entity_and_what_is_too_old_in_one_is_not
     result = features.newest(two_views, keys, branches.contract)
 
     assert branches.contract.keys == ["customer", "branch"]
-    assert [row.values for row in result] == [
-        (3.0, 4.0, 1.0, "Ulm"),
-        (2.0, None, 0.0, "Bonn"),
+    known = [tuple(value if serving.is_known(value) else None for value in row.values) for row in result]
+    assert known == [
+        (3.0, 4.0, 1.0, "Hue"),
+        (2.0, None, 0.0, "Vinh"),
         (None, 4.0, None, None),
         (None, 1.0, None, None),
         (None, None, None, None),
-        (3.0, 4.0, 1.0, "Ulm"),
+        (3.0, 4.0, 1.0, "Hue"),
     ]
     assert result[0].known > result[2].known and result[4].known is None
 
@@ -416,7 +419,7 @@ def test_a_row_of_several_entities_is_kept_with_its_score_and_logged_with_its_ke
         return rows.queue.to_numpy(float) / 10
 
     model = plain(branches, probability)
-    rows = {("Ann", 7): (3.0, 4.0, 1.0, "Ulm"), ("Ann", 8): (3.0, 6.0, 1.0, "Ulm"), ("Ben", 7): (None, 4.0, None, None)}
+    rows = {("Ann", 7): (3.0, 4.0, 1.0, "Hue"), ("Ann", 8): (3.0, 6.0, 1.0, "Hue"), ("Ben", 7): (None, 4.0, None, None)}
     with served(tmp_path, model, branches, rows, cache_seconds=3_600) as client:
         body = {"candidates": [{"customer": "Ann", "branch": "8"}, {"customer": "Ben", "branch": 7}]}
         first, again = (client.post("/rank", json={"request_id": new(), **body}).json() for _ in range(2))

@@ -9,8 +9,10 @@ import shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rides import CONTRACT
+from sklearn.linear_model import LogisticRegression
 
 from mlops_course import models, registry
+from mlops_course.kinds import promised
 from mlops_course.problem import KNOWN
 from mlops_course.project import UserError
 from mlops_course.toy import company
@@ -194,3 +196,14 @@ def test_a_feature_that_is_known_only_of_late_leaves_every_recipe_a_candidate():
     tried = {trial.name: trial.note for trial in models.compare(parts, 7, shop.CONTRACT)}
 
     assert tried["gradient boosting"] == ""
+
+
+@pytest.mark.parametrize("features", [3, 8, 20])
+def test_a_row_of_many_numbers_has_one_probability_too(features):
+    draw = np.random.default_rng(features)
+    table = pd.DataFrame(draw.normal(size=(301, features)), columns=[f"f{i}" for i in range(features)])
+    model = LogisticRegression().fit(table, table.f0 + draw.normal(size=301) > 0)
+
+    together = promised(model, table, dict.fromkeys(table, "number"))
+
+    assert together.tolist() == [promised(model, table.iloc[[row]], dict.fromkeys(table, "number"))[0] for row in range(301)]

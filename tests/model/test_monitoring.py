@@ -204,7 +204,7 @@ def test_the_seed_courses_message_is_understood_and_counts_once(door):
         assert (answer.status_code, answer.text) == (200, "ok")
     ((entity, score, candidates),) = monitor.store.ask("SELECT entity, score, candidates FROM predictions")
     assert (entity, score) == (1004, 0.7)
-    assert [c[0] for c in orjson.loads(candidates)] == [1004, 1005]
+    assert [c[0] for c in orjson.loads(candidates)["rows"]] == [1004, 1005]
 
 
 def test_predictions_and_labels_can_be_pushed(door):

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -92,6 +93,26 @@ STRANGE = {
     "the first year, before UTC": ("0001-01-01T00:00:00+23:59", "old"),
     "older than what is kept": (CLOCK - KEPT - timedelta(hours=1), "old"),
 }
+
+
+def test_two_looks_at_once_count_a_refused_prediction_once(monitor, monkeypatch):
+    write(monitor.folder, [entry("r1"), dated(STRANGE["before 1970"][0])])
+    unread, both = predictions.unread, threading.Barrier(2, timeout=1)
+
+    def slow(*arguments):
+        pieces = list(unread(*arguments))
+        with suppress(threading.BrokenBarrierError):  # the other one has to wait, or both have read the same
+            both.wait()
+        return iter(pieces)
+
+    monkeypatch.setattr(predictions, "unread", slow)
+    looks = [threading.Thread(target=monitor.look) for _ in range(2)]
+    for look in looks:
+        look.start()
+    for look in looks:
+        look.join()
+
+    assert monitor.store.counts("refused")["predictions old"] == 1
 
 
 @pytest.mark.parametrize("way", ["posted", "read"])

@@ -7,6 +7,7 @@ from contextlib import closing
 import orjson
 import pandas as pd
 import pytest
+import shop
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from shop import CONTRACT, SHOP
 from traffic import SETTINGS as TRAFFIC
 from traffic import entry
 
-from mlops_course import clocks, joined, monitoring, references, reports
+from mlops_course import clocks, joined, models, monitoring, references, registry, reports
 from mlops_course.drift import judge, known_columns, reference_of
 from mlops_course.joined import Label, LabelStore
 from mlops_course.monitoring import Monitor
@@ -172,6 +173,27 @@ def test_where_nobody_chose_each_row_is_a_request():
     nameless = references._requests(rows.drop(columns=CONTRACT.booking), CONTRACT)
     assert nameless[CONTRACT.booking].nunique() == len(rows)
     assert references._requests(rows.assign(request_id=None), RIDES_CONTRACT).empty
+
+
+def test_a_reference_is_made_of_what_a_version_has_learned_from(tmp_path):
+    rows = shop.examples()
+    client = registry.connect(tmp_path / "mlflow", SHOP.name)
+    run = client.create_run(registry.experiment(client)).info.run_id
+    registry.log_model(client, run, models.fit("logistic regression", rows, 1, CONTRACT), CONTRACT.kinds)
+    client.set_tag(run, "until", rows[CONTRACT.time].quantile(0.6).isoformat())
+    client.set_terminated(run)
+    registry.promote(client, registry.register(client, run, "key", {"snapshot": "orders", "code": "abc"}))
+    (tmp_path / "snapshots").mkdir()
+    rows.to_parquet(tmp_path / "snapshots/orders.parquet", index=False)
+    monitor = Monitor(tmp_path, SETTINGS, SHOP)
+    monitoring.refer(monitor)
+    made = monitor.references["1"]
+    assert dict(monitor.trouble) == {} and made.traffic and made.performance
+    assert made.categories["city"] == {"Hanoi", "Hue", "Vinh", "Sa Pa"}
+    moved = rows.tail(SETTINGS.window_requests).assign(score=made.units.score.mean(), city="Bern")
+    found = judge(moved, moved[[CONTRACT.label, "score"]], made, SETTINGS, CONTRACT)
+    assert found.scores["city"] >= 1 and found.quality["new_category"] == 1
+    monitor.store.close()
 
 
 def test_a_kept_reference_has_its_categories_again(tmp_path, usual):

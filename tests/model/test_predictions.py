@@ -10,7 +10,7 @@ import pytest
 from company import CLOCK
 from traffic import ages, days_of, entry, write
 
-from mlops_course import predictions
+from mlops_course import predictions, project
 from mlops_course.project import UserError
 from mlops_course.web import Background
 
@@ -168,7 +168,7 @@ def read_on(folder, read: dict[str, int]) -> list[str | None]:
 
 
 def test_a_follower_reads_each_whole_line_once(tmp_path):
-    folder, read = predictions.folder_of(tmp_path), {}
+    folder, read = project.Paths(tmp_path).predictions, {}
     write(tmp_path, [entry("a")], day="2026-03-01")
     write(tmp_path, [entry("b"), entry("c")], end=b"")
 
@@ -179,7 +179,7 @@ def test_a_follower_reads_each_whole_line_once(tmp_path):
 
 
 def test_a_follower_begins_a_file_again_that_is_shorter_than_it_was(tmp_path):
-    folder, read = predictions.folder_of(tmp_path), {}
+    folder, read = project.Paths(tmp_path).predictions, {}
     write(tmp_path, [entry("a"), entry("b")])
     assert read_on(folder, read) == ["a", "b"]
     (folder / "2026-03-02.jsonl").unlink()
@@ -189,7 +189,7 @@ def test_a_follower_begins_a_file_again_that_is_shorter_than_it_was(tmp_path):
 
 
 def test_the_last_time_is_that_of_the_newest_file_with_one_that_can_be_believed(tmp_path):
-    folder = predictions.folder_of(tmp_path)
+    folder = project.Paths(tmp_path).predictions
     assert predictions.last_time(folder) is None
     write(tmp_path, [entry("a", minutes=1), entry("b", minutes=2)])
     write(tmp_path, [{"time": "2099-01-01T00:00:00Z"}, {}], day="2026-03-03")
