@@ -101,6 +101,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+import orjson
 from . import project
 from .candidates import Asked, Reader
 from .resilience import IdempotencyCache
@@ -193,7 +194,9 @@ class Metrics(_Meters):
         self.degraded.inc(answer["degraded"])
 
 # %% ../notebooks/903_serving_api.ipynb #54a545da
+import asyncio
 from datetime import date
+from pathlib import Path
 
 from . import predictions
 
@@ -297,6 +300,7 @@ class Serving(_Works):
         return {"ready": bool(champion.model) and store and not self.log.full, "trouble": trouble}
 
 # %% ../notebooks/903_serving_api.ipynb #43f486ff
+import time
 from typing import NamedTuple
 
 from .serving import answer_of, candidates_of

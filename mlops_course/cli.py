@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, BinaryIO
 
 # What PYTHONPATH brings from another Python is not for this one, nor for what it starts.

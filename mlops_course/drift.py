@@ -38,6 +38,9 @@ NEAR = 1e-12  # and values so near each other are one
 CHANCE = 5  # standard errors of a share that are still chance
 
 # %% ../notebooks/61_drift.ipynb #b7c77e83
+from scipy.stats import wasserstein_distance
+
+
 class Grid(NamedTuple):
     "The cells in which numbers are counted; the outermost ones are for unseen values."
 

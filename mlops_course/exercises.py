@@ -8,16 +8,9 @@ __all__ = ['Feedback', 'check', 'solution', 'Attempt', 'progress', 'show_progres
 # %% ../notebooks/90_exercises.ipynb #0750168b
 import json
 
-from mlops_course import (  # noqa: F401  # noqa: F401
-    project,
-    solutions_data,
-    solutions_monitoring,
-    solutions_serving,
-    solutions_start,
-    solutions_training,
-    solutions_world,
-    stages,
-)
+from . import project, stages
+from . import solutions_data, solutions_monitoring, solutions_serving  # noqa: F401
+from . import solutions_start, solutions_training, solutions_world  # noqa: F401
 from .questions import EXERCISES, LESSONS, NUMBERING, RENUMBERED, Exercise
 
 # %% ../notebooks/90_exercises.ipynb #f4bc7686

@@ -23,7 +23,10 @@ class MonitoringSettings(WindowSettings):
     report_seconds: float = 3_600  # a report at least this often; and one when something changes
 
 # %% ../notebooks/62_model_monitoring.ipynb #9c0e2f27
+from pathlib import Path
+
 from . import predictions, project
+from .joined import LabelStore
 
 
 def read_log(
@@ -38,6 +41,9 @@ def read_log(
     )
 
 # %% ../notebooks/62_model_monitoring.ipynb #62f0aa02
+import time
+
+
 def catch_up(
     store: LabelStore,
     folder: Path,  # of serving's prediction log
@@ -239,7 +245,7 @@ def entry_of_row(
     return {**about, **chosen, "candidates": [candidate]}
 
 # %% ../notebooks/62_model_monitoring.ipynb #0d82c9ec
-from .joined import REFUSED
+from .joined import REFUSED, Label
 
 
 def _take(app, monitor: Monitor) -> None:

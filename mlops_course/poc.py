@@ -6,6 +6,9 @@
 __all__ = ['rmse', 'fit_by_hand', 'by_hand', 'digests_of', 'track', 'table', 'passed', 'link']
 
 # %% ../notebooks/21_poc.ipynb #791a7119
+import numpy as np
+
+
 def rmse(
     label,  # 0 or 1
     probability,  # of 1; one for each label, or one for all

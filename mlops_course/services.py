@@ -20,6 +20,7 @@ def free_port() -> int:
 # %% ../notebooks/11_platform.ipynb #52979e80
 from typing import Annotated, Literal
 
+from . import project
 from pydantic import Field
 
 from .project import Settings

@@ -38,7 +38,7 @@ def string(
     return "'" + str(value).replace("'", "''") + "'"
 
 # %% ../notebooks/913_duckdb.ipynb #8ba60efa
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 def utc(column: str) -> str:

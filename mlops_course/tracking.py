@@ -45,6 +45,7 @@ def alone(
         yield
 
 # %% ../notebooks/912_tracking.ipynb #57fafaf4
+import logging
 import warnings
 
 from .files import atomic_write

@@ -465,6 +465,7 @@ def service(
 # %% ../notebooks/94_web.ipynb #1deabb34
 import socket
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from . import project, supervision
 
