@@ -86,7 +86,7 @@ def asked(
     """The rows of a request that can be used, and how many cannot.
     Raises `UserError` if that is all of them."""
     table = contract.tables[contract.request]
-    requested = data.read(source, table, now)
+    requested = data.read(source, table, contract, now)
     refused = readers.in_files(requested.refused, requested.provenance["files"])
     refused["source"] = [Path(path).name for path in refused.source]
     tables.write_table(refused, REFUSED, quarantine)
@@ -120,7 +120,7 @@ def run(
     quarantine = stage.record(path.with_name("quarantine.parquet"))
     rows, refused = asked(settings.request, quarantine, contract)
     store = features.open_store(stage.upstream["features"]["store"])
-    scores = score(model, features.historical(store, rows), contract)
+    scores = score(model, features.historical(store, rows, contract), contract)
     tables.write_table(scores, schema(model.kinds, contract), path)
     unknown = int(scores.score.isna().sum())
     made_by = {"version": model.version, "run_id": model.run_id}

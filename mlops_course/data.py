@@ -44,7 +44,8 @@ class Ingested(NamedTuple):
     frame: pd.DataFrame
     refused: pd.DataFrame  # what could not be read: row, reason, column, value
     provenance: dict[str, Any]  # where it came from
-    entities: Any  # all that the file names readably, also in refused rows; None: it names none
+    # whom a file of features names readably, also in refused rows; None: nobody
+    entities: Any
     left_out: pd.Series  # why, for each row that `where` and `values` leave out
 
 # %% ../notebooks/30_data_pipeline.ipynb #30f00005
@@ -98,18 +99,19 @@ def _typed(file: RawFile, table: Table, key: str | None) -> tuple[pd.DataFrame, 
     return pd.DataFrame(columns, index=file.rows), refused
 
 # %% ../notebooks/30_data_pipeline.ipynb #24ccfc1d
-from .problem import CONTRACT, KNOWN
+from .problem import Contract
 from .readers import public_json, read_files
 
 
 def ingest(
     source: Source,
     table: Table,
+    contract: Contract,
     key: str | None = None,  # for pseudonyms; None: such columns are emptied
 ) -> Ingested:
     "Read what is given by configuration. Raises `BadFile` if it cannot be read at all."
     files, frames, refused = [], [], [refusals([])]
-    for file in read_files(source, table, CONTRACT):
+    for file in read_files(source, table, contract):
         frame, wrong = _typed(file, table, key)
         wrong["value"] = public_json(file, table, wrong.row)
         broken = refusals(file.broken, "unreadable", "", '"too many or too few values"')
@@ -119,7 +121,7 @@ def ingest(
     frame = pd.concat(frames) if len(frames) > 1 else frames[0]
     refused = pd.concat(refused, ignore_index=True)
     good = frame[~frame.index.isin(refused.row)]
-    named = frame[CONTRACT.entity].dropna().unique() if CONTRACT.entity in frame else []
+    named = frame[table.entity].dropna().unique() if table.entity else []
     left_out = pd.concat([file.left_out for file in files])
     provenance = _provenance(source, files, table, key)
     return Ingested(good, refused, provenance, named if len(named) else None, left_out)
@@ -212,11 +214,12 @@ def future(frame: pd.DataFrame, table: Table, now: datetime) -> pd.Series:
     )
 
 # %% ../notebooks/30_data_pipeline.ipynb #30f0000b
-def duplicate(frame: pd.DataFrame, table: Table) -> pd.Series:
+def duplicate(frame: pd.DataFrame, table: Table, contract: Contract) -> pd.Series:
     """Rows that say again what another says; the first one is kept.
     That a copy was written later is no news."""
-    compared = [name for name in frame if name != "created" or name in table.key]
-    order = frame.sort_values("created", kind="stable") if "created" in frame else frame
+    written = contract.created
+    compared = [name for name in frame if name != written or name in table.key]
+    order = frame.sort_values(written, kind="stable") if written in frame else frame
     return _first({",".join(table.key): order.duplicated(compared).reindex(frame.index)})
 
 # %% ../notebooks/30_data_pipeline.ipynb #30f0000c
@@ -225,46 +228,59 @@ def conflict(frame: pd.DataFrame, table: Table) -> pd.Series:
     return _first({",".join(table.key): frame.duplicated(list(table.key), keep=False)})
 
 # %% ../notebooks/30_data_pipeline.ipynb #30f0000f
-def unknown(frame: pd.DataFrame, entities) -> pd.Series:
-    "Rows about an entity of which no statistics ever came."
-    entity = CONTRACT.entity
+def unknown(
+    frame: pd.DataFrame,
+    entities: dict[str, Any],  # those that are known, by the column that names them
+) -> pd.Series:
+    "Rows about an entity of which no table of features says anything."
     return _first(
-        {entity: ~frame[entity].isin(entities)} if entities is not None and entity in frame else {}
+        {
+            name: frame[name].notna() & ~frame[name].isin(known)
+            for name, known in entities.items()
+            if name in frame
+        }
     )
 
 # %% ../notebooks/30_data_pipeline.ipynb #8bbd7fd9
+from .problem import KNOWN
+
+
 def known_at(
     frame: pd.DataFrame,
     table: Table,
+    contract: Contract,
     known: str | None = None,  # event or created; None: as the contract says
 ) -> pd.Series:
     "From when each row may be used: its event, or its span's end, or its writing if later."
     if (known or table.known) == "event":
         return frame[table.time]
-    end = frame[table.time] + table.span
-    return end.where(~(frame["created"] > end), frame["created"])
+    end, written = frame[table.time] + table.span, frame[contract.created]
+    return end.where(~(written > end), written)
 
 # %% ../notebooks/30_data_pipeline.ipynb #2250df38
 import numpy as np
 
 
-def _newness(frame: pd.DataFrame, table: Table) -> pd.Series:
+def _newness(frame: pd.DataFrame, table: Table, contract: Contract) -> pd.Series:
     "The place of each row from the oldest to the newest, by time and then by writing."
-    order = frame.sort_values([table.time, "created"], na_position="first", kind="stable").index
+    times = [name for name in (table.time, contract.created) if name in frame]
+    order = frame.sort_values(times, na_position="first", kind="stable").index
     return pd.Series(np.arange(len(order)), index=order).reindex(frame.index)
 
 # %% ../notebooks/30_data_pipeline.ipynb #30f00010
 def superseded(
     frame: pd.DataFrame,
     table: Table,
+    contract: Contract,
     known: str | None = None,  # as in `known_at`
 ) -> pd.Series:
-    """Rows that became known after, or together with, a newer one of the same entity.
+    """Rows of features that became known after, or together with, a newer one of the same entity.
     They are never the newest known row."""
-    if not table.span:
+    if not table.entity:
         return _first({})
-    rows = pd.DataFrame({"entity": frame[CONTRACT.entity], "known": known_at(frame, table, known)})
-    rows = rows.assign(newness=_newness(frame, table))
+    when = known_at(frame, table, contract, known)
+    rows = pd.DataFrame({"entity": frame[table.entity], "known": when})
+    rows = rows.assign(newness=_newness(frame, table, contract))
     rows = rows.sort_values(["entity", "known", "newness"], kind="stable")
     newest = rows.groupby("entity").newness.cummax()
     newest = newest.groupby([rows.entity, rows.known]).transform("last")
@@ -277,16 +293,18 @@ from collections.abc import Callable
 UNCOUNTED = ["duplicate", "superseded"]
 
 
-def _rules(table: Table, now: datetime, entities, known: str | None) -> dict[str, Callable]:
+def _rules(
+    table: Table, now: datetime, contract: Contract, entities: dict, known: str | None
+) -> dict[str, Callable]:
     "The rules in their order, by the reason that they give."
     return {
         "missing": lambda rows: missing(rows, table),
         "out of range": lambda rows: validate(rows.astype(_integers(table)), table),
         "future time": lambda rows: future(rows, table, now),
-        "duplicate": lambda rows: duplicate(rows, table),
+        "duplicate": lambda rows: duplicate(rows, table, contract),
         "conflict": lambda rows: conflict(rows, table),
         "unknown entity": lambda rows: unknown(rows, entities),
-        "superseded": lambda rows: superseded(rows, table, known),
+        "superseded": lambda rows: superseded(rows, table, contract, known),
     }
 
 
@@ -308,27 +326,30 @@ def clean(
     frame: pd.DataFrame,  # as `ingest` gives it
     table: Table,
     now: datetime,
-    entities=None,  # those that are known; None: any
+    contract: Contract,
+    entities: dict[str, Any] | None = None,  # as in `unknown`; None: any
     known: str | None = None,  # as in `known_at`
 ) -> Cleaned:
     "Apply the rules one after another. Kept rows are sorted, and say from when they may be used."
     shown = [c.name for c in table.columns if c.personal == "no"]
     refused = [refusals([])]
-    for reason, rule in _rules(table, now, entities, known).items():
+    for reason, rule in _rules(table, now, contract, entities or {}, known).items():
         broken = rule(frame).sort_index()
         if len(broken):
             values = as_json(frame.loc[broken.index, shown])
             refused.append(refusals(broken.index, reason, broken.to_numpy(), values))
             frame = frame[~frame.index.isin(broken.index)]
-    kept = _sorted(frame.astype(_integers(table)), table, known)
+    kept = _sorted(frame.astype(_integers(table)), table, contract, known)
     return Cleaned(kept, pd.concat(refused, ignore_index=True))
 
 # %% ../notebooks/30_data_pipeline.ipynb #8231f682
-def _sorted(frame: pd.DataFrame, table: Table, known: str | None) -> pd.DataFrame:
+def _sorted(
+    frame: pd.DataFrame, table: Table, contract: Contract, known: str | None
+) -> pd.DataFrame:
     "With the time at which each row became known, in the order in which it will be read."
     if table.time:
-        frame = frame.assign(**{KNOWN: known_at(frame, table, known)})
-    first = [CONTRACT.entity, KNOWN] if table.span else [table.time] if table.time else []
+        frame = frame.assign(**{KNOWN: known_at(frame, table, contract, known)})
+    first = [table.entity, KNOWN] if table.entity else [table.time] if table.time else []
     return frame.sort_values([*first, *(k for k in table.key if k not in first)], kind="stable")
 
 # %% ../notebooks/30_data_pipeline.ipynb #797860d3
@@ -341,19 +362,20 @@ class Read(NamedTuple):
     kept: pd.DataFrame
     refused: pd.DataFrame  # row, reason, column, value
     provenance: dict[str, Any]
-    entities: Any  # all that the file names readably, also in refused rows; None: it names none
+    entities: Any  # as in `Ingested`
 
 # %% ../notebooks/30_data_pipeline.ipynb #5cb3cd13
 def read(
     source: Source,
     table: Table,
+    contract: Contract,
     now: datetime | None = None,  # None: the clock's
-    entities=None,  # those that are known; None: any
+    entities: dict[str, Any] | None = None,  # as in `unknown`; None: any
 ) -> Read:
     "Ingest and clean a source; each of its rows is kept, refused or left out."
     secret = Secrets().pseudonym_key
-    ingested = ingest(source, table, secret.get_secret_value() if secret else None)
-    kept, refused = clean(ingested.frame, table, now or _now(), entities, source.known)
+    ingested = ingest(source, table, contract, secret.get_secret_value() if secret else None)
+    kept, refused = clean(ingested.frame, table, now or _now(), contract, entities, source.known)
     refused = pd.concat([ingested.refused, refused]).sort_values("row", ignore_index=True)
     rows = kept.index.append([pd.Index(refused.row), ingested.left_out.index]).sort_values()
     if not rows.equals(pd.RangeIndex(ingested.provenance["rows"])):
@@ -371,17 +393,22 @@ class TooManyRefused(UserError):
     "A file in which so much is wrong that the rest is not to be believed."
 
 # %% ../notebooks/30_data_pipeline.ipynb #96d6836a
+import re
+
+
 def _counted(rows: int) -> str:
     return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 
 
-def _worst(wrong: pd.DataFrame) -> list[str]:
+def _worst(wrong: pd.DataFrame, entity: str, table: Table) -> list[str]:
     "The reasons and the entities with most of the refused rows."
     where = wrong.column.map(lambda column: f" in {column}" if column else "")
     reasons = (wrong.reason + where).value_counts().head(3)
     # no other text: it may be personal
-    entities = wrong.value.str.extract(rf'"{CONTRACT.entity}":"?(\d+)"?[,}}]')[0]
-    worst = entities.value_counts().head(3).rename(lambda entity: f"{CONTRACT.entity} {entity}")
+    kinds = {column.name: column.kind for column in table.columns}
+    word = r"[\w.-]{1,40}" if kinds.get(entity) == "text" else r"\d+"
+    entities = wrong.value.str.extract(rf'"{re.escape(entity)}":"?({word})"?[,}}]')[0]
+    worst = entities.value_counts().head(3).rename(lambda name: f"{entity} {name}")
     return [f"{_counted(rows)}: {what}" for what, rows in [*reasons.items(), *worst.items()]]
 
 # %% ../notebooks/30_data_pipeline.ipynb #7231181e
@@ -392,6 +419,7 @@ def over_limit(
     name: str,  # of the table
     read: Read,
     limit: float,  # share of the rows
+    contract: Contract,
 ) -> str | None:
     "What to tell the owner of a file of which too much, or all, is refused; None: all is well."
     wrong, provenance = read.refused[~read.refused.reason.isin(UNCOUNTED)], read.provenance
@@ -407,8 +435,10 @@ def over_limit(
         f"{name}: {len(wrong):,} of {rows:,} rows are refused "
         f"({len(wrong) / rows:.1%}; the limit is {limit:.1%}), {origin}"
     )
-    guesses = hints(read.refused, rows, CONTRACT.tables[name])
-    return "\n  ".join([first, *_worst(wrong), *(f"perhaps {guess}" for guess in guesses)])
+    table = contract.tables[name]
+    worst = _worst(wrong, table.entity or contract.entity, table)
+    guesses = hints(read.refused, rows, table)
+    return "\n  ".join([first, *worst, *(f"perhaps {guess}" for guess in guesses)])
 
 # %% ../notebooks/30_data_pipeline.ipynb #7addc7aa
 import shutil
@@ -491,9 +521,11 @@ def _quarantine(reads: dict[str, Read], path: Path) -> int:
 from .project import Paths, shown
 
 
-def _stop_if_too_many(reads: dict[str, Read], limit: float, quarantine: Path) -> None:
-    stops = [text for name, one in reads.items() if (text := over_limit(name, one, limit))]
-    if stops:
+def _stop_if_too_many(
+    reads: dict[str, Read], limit: float, quarantine: Path, contract: Contract
+) -> None:
+    limited = (over_limit(name, one, limit, contract) for name, one in reads.items())
+    if stops := list(filter(None, limited)):
         where = (
             f"Each refused row is in {shown(quarantine)}. "
             "Mend the file, or raise data.quarantine_limit and know why"
@@ -511,13 +543,11 @@ def run(
     "Ingest, clean, validate, explore and keep the files that the environment names."
     settings = stage.settings(Data)
     reads = read_all(settings.sources, stage)
-    quarantined = _quarantine(reads, stage.product["quarantine"])
-    _stop_if_too_many(reads, settings.quarantine_limit, stage.product["quarantine"])
+    limit, quarantine = settings.quarantine_limit, stage.product["quarantine"]
+    quarantined = _quarantine(reads, quarantine)
+    _stop_if_too_many(reads, limit, quarantine, stage.project.contract)
     catalogue = write_all(reads, settings.sources, stage)
-    write_json(
-        stage.product["catalogue"],
-        {"tables": catalogue, "quarantine_limit": settings.quarantine_limit},
-    )
+    write_json(stage.product["catalogue"], {"tables": catalogue, "quarantine_limit": limit})
     files = sum(len(one.provenance["files"]) for one in reads.values())
     rows, kept = (sum(line[n] for line in catalogue.values()) for n in ("rows_in", "rows_out"))
     left_out = f", {left:,} left out" if (left := rows - kept - quarantined) else ""
@@ -537,20 +567,35 @@ def read_all(
     sources: dict[str, Source],  # by table
     stage: Stage,
 ) -> dict[str, Read]:
-    "Read each source; statistics first, because they say which entities there are."
-    tables = {name: table for name, table in CONTRACT.tables.items() if name in stage.product}
+    "Read each source; tables of features first, because they say which entities there are."
+    contract, tables = stage.project.contract, _cleaned(stage.project.contract)
     if strange := ", ".join(sorted(set(sources) - set(tables))):
         raise UserError(f"data.sources names {strange}; the tables are {', '.join(tables)}")
     reads: dict[str, Read] = {}
-    names = [name for name in tables if name in sources]
+    named = [name for name in tables if name in sources]
+    names = sorted(named, key=lambda name: tables[name].entity is None)
     for name in tqdm(names, "data", unit="file", leave=False, delay=10):
-        entities = reads["statistics"].entities if "statistics" in reads else None
-        one = reads[name] = read(sources[name], tables[name], now(), entities)
+        entities = {} if tables[name].entity else _named(reads, tables)
+        one = reads[name] = read(sources[name], tables[name], contract, now(), entities)
         for place in [one.provenance, *one.provenance["files"]]:
             place["path"] = _path_in(stage, place["path"])
         rows = {"rows_in": one.provenance["rows"], "rows_out": len(one.kept)}
         log.info("table cleaned", table=name, **rows, refused=len(one.refused))
     return reads
+
+
+def _cleaned(contract: Contract) -> dict[str, Table]:
+    "All but the request: whoever asks sends it, and the stage `batch` reads it."
+    return {name: table for name, table in contract.tables.items() if name != contract.request}
+
+# %% ../notebooks/30_data_pipeline.ipynb #30e00001
+def _named(reads: dict[str, Read], tables: dict[str, Table]) -> dict[str, pd.Series]:
+    "All whom tables of features name, by the column that names them."
+    named: dict[str, list[pd.Series]] = {}
+    for name, one in reads.items():
+        if one.entities is not None:
+            named.setdefault(tables[name].entity, []).append(pd.Series(one.entities))
+    return {entity: pd.concat(parts) for entity, parts in named.items()}
 
 
 def _path_in(stage: Stage, path: str | tuple[str, ...]) -> str | list[str]:
@@ -562,6 +607,7 @@ def _path_in(stage: Stage, path: str | tuple[str, ...]) -> str | list[str]:
 
 # %% ../notebooks/30_data_pipeline.ipynb #f2b6d1a8
 from .profiles import page
+from .stages import table_file
 
 
 def write_all(
@@ -571,11 +617,11 @@ def write_all(
 ) -> dict[str, dict]:
     "Write each table, its snapshot and the profile; what the catalogue says of them."
     catalogue, frames = {}, {}
-    for name in (name for name in CONTRACT.tables if name in stage.product):
-        table, cleaned = CONTRACT.tables[name], reads.get(name)
+    for name, table in _cleaned(stage.project.contract).items():
+        cleaned, path = reads.get(name), stage.record(table_file(stage.product, name))
         frames[name] = cleaned.kept if cleaned else _empty(table)
-        write_table(frames[name], arrow_schema(table), stage.product[name])
-        snapshot = stage.record(snapshot_of(stage.product[name], Paths(stage.out).snapshots)).stem
+        write_table(frames[name], arrow_schema(table), path)
+        snapshot = stage.record(snapshot_of(path, Paths(stage.out).snapshots)).stem
         known = sources[name].known if cleaned else None
         catalogue[name] = entry(table, frames[name], cleaned, known, snapshot)
         _warn_if_stale(name, table, catalogue[name])

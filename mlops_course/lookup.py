@@ -32,7 +32,7 @@ def nothing(
     return Newest((None,) * len(names), None)
 
 # %% ../notebooks/918_lookup.ipynb #73ae6bd1
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def view_of(
     store: "FeatureStore",
     name: str,
@@ -149,10 +149,10 @@ def of_view(
 def together(
     parts: dict[str, Newest],  # what each view has of a request's entities
     contract: Contract,
-    oldest: datetime,  # what was known before this is not known
+    oldest: dict[str, datetime],  # of each view: what was known before this is not known
 ) -> Newest:
     "One row of all features that a store has, in the contract's order."
-    good = {view: row for view, row in parts.items() if row.known and row.known >= oldest}
+    good = {view: row for view, row in parts.items() if row.known and row.known >= oldest[view]}
     pairs = [zip(contract.views[view], row.values, strict=True) for view, row in good.items()]
     values = {name: value for pair in pairs for name, value in pair}
     stored = [name for name in contract.features if name not in contract.own]

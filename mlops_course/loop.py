@@ -26,6 +26,7 @@ import pandas as pd
 
 from . import cases, clocks, live, project, prometheus, retraining, services
 from . import supervision, telemetry, web, world
+from .contracts import read_project
 from .events import Life
 from .files import file_digest, write_json
 from .live import Live, LiveSettings
@@ -367,7 +368,9 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the services end too
     save_build(folder)
     # seconds, in which no clock runs yet
-    push = partial(features.push, features.open_store(project.Paths(folder).features))
+    contract = read_project(environment.project).contract
+    push = partial(features.push, features.open_store(project.Paths(folder).features), "statistics")
+    push = partial(push, contract=contract)
     listed = platform(file, settings)
     end = clock_end(environment, history, settings, listed)
     clocks.begin(folder, history.end, settings.speed, end)

@@ -414,11 +414,6 @@ def _check_settings(
             f"{source.path}: `columns` maps to {', '.join(strange)}, "
             f"which the contract of {table.name} does not have"
         )
-    if source.known == "created" and table.time and "created" not in wanted:
-        raise UserError(
-            f"{source.path}: `known: created`, but the contract of {table.name} "
-            "has no column `created`. Set `known: event`"
-        )
 
 
 def _check_first_line(renamed: list[str], wanted: dict[str, Column], source: Source) -> None:
@@ -435,6 +430,19 @@ def _check_first_line(renamed: list[str], wanted: dict[str, Column], source: Sou
         raise BadFile(
             f"{source.path}: column {_listed(doubled)} is there twice. "
             "Rename one in the file, or correct `columns`"
+        )
+
+# %% ../notebooks/908_readers.ipynb #908f0001
+from .problem import Roles
+
+
+def _check_known(source: Source, table: Table, roles: Roles) -> None:
+    "Raise `UserError` if rows are to count from when they were written, and no column says when."
+    written = roles.created
+    if source.known == "created" and table.time and written not in table.names:
+        raise UserError(
+            f"{source.path}: `known: created`, but the contract of {table.name} "
+            f"has no column `{written}`. Set `known: event`"
         )
 
 # %% ../notebooks/908_readers.ipynb #908c0026
@@ -611,21 +619,20 @@ def _parquet_rows(source: Source, file: BinaryIO, kept: dict[str, str]) -> Rows:
 # %% ../notebooks/908_readers.ipynb #9310800d
 import pyarrow.compute as pc
 
-from .problem import Roles
 from .words import fulfilled, is_text, numbered, plain, words_of
 
 
-def _usual(column: Column | None, roles: Roles | None) -> bool:
+def _usual(column: Column | None, roles: Roles) -> bool:
     """Whether the usual words for nothing mean it in a column.
     In text `NA` may be a place, but it names no person and no booking."""
     if column is None:
         return False
-    booking = roles is not None and column.name == roles.booking
+    booking = column.name == roles.booking
     return booking or column.kind != "text" or column.personal != "no"
 
 
 def _held(
-    array: pa.ChunkedArray, column: Column | None, source: Source, roles: Roles | None
+    array: pa.ChunkedArray, column: Column | None, source: Source, roles: Roles
 ) -> tuple[pa.Array, pa.Array]:
     "The words of a column, and where they mean that nothing stands there."
     nothing = plain(array, source.missing, _usual(column, roles)).is_null()
@@ -647,7 +654,7 @@ class RawFile(NamedTuple):
     columns: dict[str, str]  # the file's column for each of the contract
     values: dict[str, dict]  # of columns of the contract: the numbers of words
     digest: str  # SHA-256 of the file
-    roles: Roles | None  # of the columns; None: none
+    roles: Roles  # of the columns; None: none
 
     @property
     def count(self) -> int:
@@ -667,7 +674,7 @@ def _left_out(
     values: dict[str, dict],
     source: Source,
     table: Table,
-    roles: Roles | None,
+    roles: Roles,
 ) -> pd.Series:
     "Why each row is left out; missing where it is taken."
     why = pd.Series(None, range(raw.num_rows), dtype=object)
@@ -680,7 +687,7 @@ def _left_out(
         for name, new in conditions.items():
             held, nothing = _held(raw[new], columns.get(new), source, roles)
             leave(pc.invert(fulfilled(held, source.where[name], nothing)), f"where {name}")
-        if roles and (words := values.get(roles.label)):
+        if words := values.get(roles.label):
             held, nothing = _held(raw[roles.label], columns[roles.label], source, roles)
             leave(numbered(held, words, nothing).unnumbered, "without a label")
     except pa.ArrowException:  # its message may quote a value
@@ -692,9 +699,10 @@ def _left_out(
 def read_raw(
     source: Source,  # of one file
     table: Table,
-    roles: Roles | None = None,  # which column is the label, and which names a booking
+    roles: Roles,  # which column is the label, and which say the booking and when it was written
 ) -> RawFile:
     "Read a file given by configuration. Raises `BadFile` if it cannot be read at all."
+    _check_known(source, table, roles)
     with _opened(source) as file:
         head = _head(source, file)
         columns = matched(head.names, source, table)
@@ -722,7 +730,7 @@ def read_raw(
 def read_files(
     source: Source,
     table: Table,
-    roles: Roles | None = None,  # which column is the label, and which names a booking
+    roles: Roles,  # as in `read_raw`
 ) -> Iterator[RawFile]:
     """The files of a source, one after another; their rows are counted on from file to file.
     Raises `BadFile` if they have other columns than the first, or no row at all."""
@@ -823,11 +831,14 @@ def as_numbers(
     source: Source,
 ) -> tuple[pd.Series, dict[str, pd.Series]]:
     "A column of numbers, and for each reason to refuse a value those that have it."
-    whole = column.kind == "integer"
-    flag = whole and (column.low, column.high) == (0, 1)
+    whole, boolean = column.kind in ("integer", "boolean"), column.kind == "boolean"
+    flag = boolean or (whole and (column.low, column.high) == (0, 1))
     read = numbers(array, whole, source.decimal, flag)
+    if boolean:
+        read = pc.if_else(pc.is_in(read, pa.array([0, 1])), read, None).cast(pa.bool_())
     unreadable = pc.and_(array.is_valid(), read.is_null())
-    return read.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get), {
+    types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return read.to_pandas(types_mapper=types.get), {
         "unreadable": pd.Series(unreadable.to_numpy(False))
     }
 
@@ -1062,7 +1073,7 @@ _HINTS = [("unreadable", *line) for line in _UNREADABLE] + [
         ".*",
         "two formats of `time_format` that read it differently: keep the one that is meant",
     ),
-    ("unknown entity", "integer", ".*", "statistics of another system, or of another time"),
+    ("unknown entity", "integer", ".*", "features of another system, or of another time"),
 ]
 
 # %% ../notebooks/908_readers.ipynb #6be6dcb4

@@ -255,8 +255,7 @@ class Store:
         identity = self._identity()
         if identity != self._opened_identity:
             self._opened, self._opened_identity = features.open_store(self.folder), identity
-        until = project.now() + features.SLACK
-        stored = features.newest(self._opened, keys, self.contract, until)
+        stored = features.newest(self._opened, keys, self.contract, project.now())
         return stored, features.time_to_live(self._opened, self.contract)
 
     def _identity(self) -> list[tuple[str, int]]:

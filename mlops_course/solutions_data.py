@@ -59,8 +59,8 @@ def _(answer):
 
     import pandas as pd
 
+    from mlops_course.contracts import read_project
     from mlops_course.data import ingest
-    from mlops_course.problem import STATISTICS
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tai_xe.csv"
@@ -70,7 +70,8 @@ def _(answer):
         )
         source = answer(str(file))
         assert hasattr(source, "separator"), "give back a `Source`"
-        batch = ingest(source, STATISTICS)
+        contract = read_project("projects/ride_hailing.yaml").contract
+        batch = ingest(source, contract.tables["statistics"], contract)
     hours = batch.frame.datetime.tolist()
     moment = pd.Timestamp("2026-01-05T02:00Z")
     assert moment + pd.Timedelta(hours=7) not in hours, (
@@ -105,17 +106,19 @@ _30_2 = exercise(
             "is left."
         ),
         (
-            "`once = frame.drop(duplicate(frame, STATISTICS).index)`, then the same with "
-            "`conflict` on `once`."
+            "`once = frame.drop(duplicate(frame, statistics, contract).index)`, then the same "
+            "with `conflict` on `once`."
         ),
     ],
     solution="""
     def believed(frame):
+        from mlops_course.contracts import read_project
         from mlops_course.data import conflict, duplicate
-        from mlops_course.problem import STATISTICS
 
-        once = frame.drop(duplicate(frame, STATISTICS).index)
-        return once.drop(conflict(once, STATISTICS).index)
+        contract = read_project("projects/ride_hailing.yaml").contract
+        statistics = contract.tables["statistics"]
+        once = frame.drop(duplicate(frame, statistics, contract).index)
+        return once.drop(conflict(once, statistics).index)
     """,
     wrong="""
     def believed(frame):
@@ -498,21 +501,25 @@ _32_1 = exercise(
         raise NotImplementedError
     """,
     hints=[
-        "`online` takes a moment as its third argument; without it, it means now.",
+        "`online` takes a moment as its fourth argument; without it, it means now.",
         "It gives a row for each driver, known or not. Whoever is unknown has NaN in the features.",
-        "`online(store, ids, moment).conv_rate.notna().sum()`",
+        "`online(store, ids, contract, moment).conv_rate.notna().sum()`",
     ],
     solution="""
     def still_known(store, ids, moment):
+        from mlops_course.contracts import read_project
         from mlops_course.features import online
 
-        return online(store, ids, moment).conv_rate.notna().sum()
+        contract = read_project("projects/ride_hailing.yaml").contract
+        return online(store, ids, contract, moment).conv_rate.notna().sum()
     """,
     wrong="""
     def still_known(store, ids, moment):
+        from mlops_course.contracts import read_project
         from mlops_course.features import online
 
-        return len(online(store, ids, moment))
+        contract = read_project("projects/ride_hailing.yaml").contract
+        return len(online(store, ids, contract, moment))
     """,
     message="also for a driver of whom nothing is known",
 )
@@ -554,7 +561,7 @@ _32_2 = exercise(
         "After `dropna` there are fewer rows than `ids`: whose score is the first one?",
         (
             "The rows that are left say whose they are. Pair the scores with "
-            "`known[CONTRACT.entity]`, not with `ids`."
+            "`known[contract.entity]`, not with `ids`."
         ),
         (
             "`by_driver = dict(zip(known.driver_id, model(...), strict=True))`, then "
@@ -563,21 +570,23 @@ _32_2 = exercise(
     ],
     solution="""
     def scored(store, model, ids, moment):
+        from mlops_course.contracts import read_project
         from mlops_course.features import online
-        from mlops_course.problem import CONTRACT
 
-        known = online(store, ids, moment).dropna()
-        scores = model(known[list(CONTRACT.features)]) if len(known) else []
-        by_driver = dict(zip(known[CONTRACT.entity], scores, strict=True))
+        contract = read_project("projects/ride_hailing.yaml").contract
+        known = online(store, ids, contract, moment).dropna()
+        scores = model(known[list(contract.features)]) if len(known) else []
+        by_driver = dict(zip(known[contract.entity], scores, strict=True))
         return {i: by_driver.get(i) for i in ids}
     """,
     wrong="""
     def scored(store, model, ids, moment):
+        from mlops_course.contracts import read_project
         from mlops_course.features import online
-        from mlops_course.problem import CONTRACT
 
-        known = online(store, ids, moment).dropna()
-        return dict(zip(ids, model(known[list(CONTRACT.features)])))
+        contract = read_project("projects/ride_hailing.yaml").contract
+        known = online(store, ids, contract, moment).dropna()
+        return dict(zip(ids, model(known[list(contract.features)])))
     """,
     message="somebody else's score",
 )
@@ -587,13 +596,14 @@ _32_2 = exercise(
 def _(answer):
     from datetime import UTC, datetime, timedelta
 
-    from mlops_course.problem import CONTRACT
+    from mlops_course.contracts import read_project
 
+    features = list(read_project("projects/ride_hailing.yaml").contract.features)
     monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
     store = _store({1001: (monday, 0.9), 1002: (monday, 0.3), 1003: (monday, 0.6)})
 
     def model(table):
-        assert list(table.columns) == list(CONTRACT.features), (
+        assert list(table.columns) == features, (
             "the model takes the contract's features, in the contract's order"
         )
         assert len(table), "the model was asked about nobody; many models stop with an error then"

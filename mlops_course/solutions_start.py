@@ -170,16 +170,16 @@ def _(answer):
     """,
     wrong="""
     def break_even_when_riders_leave():
-        from mlops_course.problem import COSTS
+        from mlops_course.problem import Costs
 
-        return COSTS.break_even
+        return Costs().break_even
     """,
     message="the price of today",
 )
 def _(answer):
-    from mlops_course.problem import COSTS, Costs
+    from mlops_course.problem import Costs
 
-    assert answer() != COSTS.break_even, "this is the break-even at the price of today"
+    assert answer() != Costs().break_even, "this is the break-even at the price of today"
     assert abs(answer() - Costs(cancelled=8).break_even) < 1e-9, (
         "at 8 for a broken promise and 4 for a kept one it is another number"
     )

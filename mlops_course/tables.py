@@ -13,13 +13,14 @@ from .problem import KNOWN, Table
 _TYPES = {
     "integer": pa.int64(),
     "number": pa.float64(),
+    "boolean": pa.bool_(),
     "text": pa.string(),
     "time": pa.timestamp("us", "UTC"),
 }
 
 
 def schema_of(
-    kinds: dict[str, str],  # name of a column: integer, number, text or time
+    kinds: dict[str, str],  # name of a column: as in `Column`
 ) -> pa.Schema:
     "The columns as Arrow has them."
     return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])

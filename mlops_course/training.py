@@ -506,9 +506,12 @@ def reproduce(
     return Reproduced(tags["model_digest"], made)
 
 # %% ../notebooks/45_training_pipeline.ipynb #c6fc554d
+from functools import partial
+
+
 def _cleaned(stage: stages.Stage, name: str) -> pd.DataFrame:
     "A table of the project, as the stage `data` has cleaned it."
-    return pd.read_parquet(stage.upstream["data"]["catalogue"].with_name(f"{name}.parquet"))
+    return pd.read_parquet(stages.table_file(stage.upstream["data"], name))
 
 
 def _extracted(stage: stages.Stage) -> pd.DataFrame:
@@ -518,7 +521,7 @@ def _extracted(stage: stages.Stage) -> pd.DataFrame:
     store = features.open_store(stage.upstream["features"]["store"])
     names = filter(None, [contract.labels, contract.bookings, contract.candidates])
     tables = {name: _cleaned(stage, name) for name in names}
-    frame = extract(tables, lambda rows: features.historical(store, rows), contract)
+    frame = extract(tables, partial(features.historical, store, contract=contract), contract)
     if frame.empty:
         raise UserError(
             "nothing to train on: there are no labels and no bookings in the cleaned tables. "

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-from rides import RIDES
+from rides import CONTRACT, RIDES
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mlops_course import features, problem, registry
-from mlops_course.problem import CONTRACT
 
 CLOCK = datetime(2026, 3, 16, tzinfo=UTC)  # of env.test.yaml, where the service's clock begins
 KNOWN = list(range(1001, 1031))  # drivers whose features are all there
@@ -39,7 +38,7 @@ def put(store, drivers: list[int], values: list[float], known: datetime) -> None
     "Newer features of drivers go online, as a later materialization would bring them."
     rows = pd.DataFrame({CONTRACT.entity: drivers, **dict(zip(NAMES, values, strict=True))})
     moment = pd.Timestamp(known).as_unit("us")
-    store.write_to_online_store(features.VIEW, rows.assign(**{problem.KNOWN: moment}, created=moment))
+    store.write_to_online_store("statistics", rows.assign(**{problem.KNOWN: moment}, created=moment))
 
 
 def make_store(folder: Path, online_store: dict | None = None):
@@ -47,7 +46,7 @@ def make_store(folder: Path, online_store: dict | None = None):
     (folder / "data").mkdir(exist_ok=True)
     statistics().to_parquet(folder / "data/statistics.parquet", index=False)
     settings = features.FeatureSettings(**({"online_store": online_store} if online_store else {}))
-    store = features.build(folder / "features", folder / "data/statistics.parquet", "company", settings, CLOCK)
+    store = features.build(folder / "features", {"statistics": folder / "data/statistics.parquet"}, "company", settings, CLOCK, CONTRACT)
     put(store, [STALE], [0.9, 0.9, 20.0], CLOCK - timedelta(hours=settings.ttl_hours + 1))
     return store
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rides import CONTRACT
 
 from mlops_course import data, readers, search
-from mlops_course.problem import STATISTICS
 
 ROWS, LINES, TURNS = 250_000, 200_000, 3
 LIMIT_CLEANED, LIMIT_SEARCHED = 100, 3  # times what reading takes
@@ -60,7 +60,9 @@ def main() -> dict:
         folder = Path(name)
         statistics().to_parquet(folder / "statistics.parquet", index=False)
         source = readers.Source(path=str(folder / "statistics.parquet"), owner="a benchmark")
-        cleaned = seconds(lambda: data.read(source, STATISTICS, NOW)) / seconds(lambda: pd.read_parquet(folder / "statistics.parquet"))
+        cleaned = seconds(lambda: data.read(source, CONTRACT.tables["statistics"], CONTRACT, NOW)) / seconds(
+            lambda: pd.read_parquet(folder / "statistics.parquet")
+        )
         lines = [log(n) for n in range(LINES)]
         (folder / "logs").mkdir()
         (folder / "logs/serving.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -75,14 +75,17 @@ def _feast(folder: Path, kind: str, days: int) -> tuple[float, float]:
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
+    from mlops_course.contracts import read_project
     from mlops_course.features import definitions, references
+
+    contract, ttl = read_project("projects/ride_hailing.yaml").contract, timedelta(days=days)
 
     with tempfile.TemporaryDirectory() as own:
         online = {"type": "sqlite", "path": f"{own}/online.db"}
         config = RepoConfig(project="bench", provider="local", registry=f"{own}/r.db", online_store=online, offline_store={"type": kind})
         store = FeatureStore(config=config)
-        store.apply(definitions(str(folder / ROWS), timedelta(days=days)))
-        retrieve = lambda: store.get_historical_features(pd.read_parquet(folder / LABELS), references()).to_df()
+        store.apply(definitions({"statistics": str(folder / ROWS)}, {"statistics": ttl}, contract))
+        retrieve = lambda: store.get_historical_features(pd.read_parquet(folder / LABELS), references(contract)).to_df()
         return _timed(retrieve, pq.read_metadata(folder / LABELS).num_rows)
 
 

@@ -19,15 +19,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import psutil
+from rides import CONTRACT, RIDES
 from serving import load, parts, services
 from serving.services import BARE, BENTO, MLFLOW, OURS, UNCACHED, Ground, Service, by_features, by_number
 
 from mlops_course import project
-from mlops_course.problem import ACCEPTANCE, CONTRACT
 
 TIMES = {OURS: 5, UNCACHED: 3}  # BentoML's requests/s, at least
 P99_MS = 25
-RATE = 10 * ACCEPTANCE.requests_per_second
+RATE = 10 * RIDES.acceptance.requests_per_second
 BODIES = 4_000
 OTHERS = 0.05  # of the machine: more work of other programs disturbs a measurement
 
@@ -157,7 +157,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def report(figures: Figures, seconds: int) -> None:
     "Print the tables."
     floor, base = figures.services[BARE], figures.services.get(BENTO)
-    print(f"{ACCEPTANCE.candidates} candidates, {load.CONNECTIONS} connections, one worker each, {seconds} s of load:\n")
+    print(f"{RIDES.acceptance.candidates} candidates, {load.CONNECTIONS} connections, one worker each, {seconds} s of load:\n")
     rows = [
         [name, f"{m.rate:,.0f}", f"{m.p50:.1f}", f"{m.p99:.1f}", f"{m.cpu:.2f}", _times(m, base), f"{m.rate / floor.rate:.0%}"]
         for name, m in figures.services.items()
@@ -190,7 +190,7 @@ def verdicts(figures: Figures) -> list[tuple[bool, str]]:
         lines.append(
             (measurements[name].p99 <= P99_MS, f"{name}: {measurements[name].p99:.1f} ms at the 99th percentile, at most {P99_MS}")
         )
-    limit = ACCEPTANCE.latency_ms
+    limit = RIDES.acceptance.latency_ms
     text = f"{OURS}, {RATE:.0f} requests/s, ten times the expected: {figures.paced:.1f} ms at the 99th percentile, at most {limit:.0f}"
     return [*lines, (figures.paced <= limit, text)]
 

@@ -91,7 +91,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("said", FAULTS)
+@pytest.mark.parametrize("message", FAULTS)
 def test_what_does_not_fit_together_is_said_with_its_place(written, message):
     with pytest.raises(UserError) as refused:
         written(FAULTS[message])

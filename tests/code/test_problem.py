@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 from pandera.errors import SchemaErrors
+from rides import CONTRACT, RIDES
 
-from mlops_course.problem import ACCEPTANCE, CONTRACT, COSTS, schema
+from mlops_course.problem import schema
 
 
 def frame(table, **values) -> pd.DataFrame:
@@ -56,11 +57,11 @@ def test_personal_columns_to_drop_are_not_kept():
 
 
 def test_the_numbers_of_the_course_are_those_of_the_company():
-    assert (ACCEPTANCE.latency_ms, ACCEPTANCE.requests_per_second, ACCEPTANCE.candidates) == (500, 50, 20)
-    assert (ACCEPTANCE.rmse, ACCEPTANCE.uplift) == (0.5, 0.10)
+    assert (RIDES.acceptance.latency_ms, RIDES.acceptance.requests_per_second, RIDES.acceptance.candidates) == (500, 50, 20)
+    assert (RIDES.acceptance.rmse, RIDES.acceptance.uplift) == (0.5, 0.10)
 
 
 def test_a_false_positive_costs_more_than_a_false_negative():
-    assert COSTS.cancelled > COSTS.passed_over
-    assert COSTS.value(COSTS.break_even) == pytest.approx(0)
-    assert COSTS.value(1.0) == COSTS.completed
+    assert RIDES.costs.cancelled > RIDES.costs.passed_over
+    assert RIDES.costs.value(RIDES.costs.break_even) == pytest.approx(0)
+    assert RIDES.costs.value(1.0) == RIDES.costs.completed

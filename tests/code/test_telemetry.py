@@ -15,10 +15,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from rides import CONTRACT
 
 from mlops_course import cli, exposition, logfiles, project, prometheus, stages, telemetry
 from mlops_course.files import write_json
-from mlops_course.problem import CONTRACT
 from mlops_course.telemetry import log, logging_to, masked
 
 PLATFORM = project.root() / "platform"

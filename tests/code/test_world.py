@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rides import CONTRACT
 
 from conftest import run_stages
 from mlops_course import problem, project, stages, tables, world
@@ -98,7 +99,7 @@ def test_the_size_of_the_blocks_bounds_memory_and_loses_nobody(tmp_path, monkeyp
 
 @pytest.mark.parametrize("name", CONTRACTED)
 def test_every_file_keeps_the_contract(normal, name):
-    table = problem.CONTRACT.tables[CONTRACTED[name]]
+    table = CONTRACT.tables[CONTRACTED[name]]
     absent = [c.name for c in table.columns if c.personal == "pseudonymize"]
     problem.schema(table).remove_columns(absent).validate(normal[name], lazy=True)
     assert not normal[name].duplicated(list(table.key)).any()
@@ -106,7 +107,7 @@ def test_every_file_keeps_the_contract(normal, name):
 
 
 def test_no_personal_column_is_written():
-    personal = {c.name for table in problem.CONTRACT.tables.values() for c in table.columns if c.personal != "no"}
+    personal = {c.name for table in CONTRACT.tables.values() for c in table.columns if c.personal != "no"}
     assert personal and not personal & {name for schema in world.SCHEMAS.values() for name in schema.names}
 
 

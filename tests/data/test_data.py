@@ -12,10 +12,11 @@ import pytest
 from data import files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rides import CONTRACT
 
 from mlops_course import data, project, readers, stages
 from mlops_course.files import file_digest
-from mlops_course.problem import CONTRACT, KNOWN, schema
+from mlops_course.problem import KNOWN, schema
 
 STATISTICS, BOOKINGS, LABELS, REQUEST = (CONTRACT.tables[name] for name in ["statistics", "bookings", "labels", "request"])
 NOW = datetime(2026, 1, 8, tzinfo=UTC)
@@ -55,7 +56,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_cure(tmp_path, text, mes
     source = text_source(tmp_path, text)
 
     with pytest.raises(readers.BadFile) as refused:
-        data.read(source, STATISTICS, NOW)
+        data.read(source, STATISTICS, CONTRACT, NOW)
 
     assert message in str(refused.value) and "driver_stats.csv" in str(refused.value)
 
@@ -74,19 +75,19 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path, mo
         return matched(*arguments)
 
     monkeypatch.setattr(readers, "matched", replaced)
-    ingested = data.ingest(source, STATISTICS)
+    ingested = data.ingest(source, STATISTICS, CONTRACT)
 
     assert len(ingested.frame) == 1 and ingested.provenance["digest"] == before != file_digest(source.file)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(readers.BadFile, match=r"nowhere\.csv: no such file\. Put it there, or change `path`"):
-        data.read(readers.Source(path=str(tmp_path / "nowhere.csv"), owner="x"), STATISTICS, NOW)
+        data.read(readers.Source(path=str(tmp_path / "nowhere.csv"), owner="x"), STATISTICS, CONTRACT, NOW)
 
 
 def test_text_that_calls_itself_parquet_is_refused(tmp_path):
     with pytest.raises(readers.BadFile, match="not a whole Parquet file. If it is text, set `format: csv`"):
-        data.read(text_source(tmp_path, HEADER + GOOD, "driver_stats.parquet"), STATISTICS, NOW)
+        data.read(text_source(tmp_path, HEADER + GOOD, "driver_stats.parquet"), STATISTICS, CONTRACT, NOW)
 
 
 def test_a_parquet_file_that_was_cut_off_is_refused(tmp_path):
@@ -94,14 +95,14 @@ def test_a_parquet_file_that_was_cut_off_is_refused(tmp_path):
     source.file.write_bytes(source.file.read_bytes()[:2000])
 
     with pytest.raises(readers.BadFile, match="not a whole Parquet file"):
-        data.read(source, STATISTICS, NOW)
+        data.read(source, STATISTICS, CONTRACT, NOW)
 
 
 def test_parquet_that_calls_itself_text_is_refused(tmp_path):
     source = files.source(files.statistics(), tmp_path / "driver_stats.parquet").model_copy(update={"format": "csv"})
 
     with pytest.raises(readers.BadFile, match="set `format: parquet`"):
-        data.read(source, STATISTICS, NOW)
+        data.read(source, STATISTICS, CONTRACT, NOW)
 
 
 def test_text_in_another_encoding_is_refused(tmp_path):
@@ -110,28 +111,28 @@ def test_text_in_another_encoding_is_refused(tmp_path):
     )
 
     with pytest.raises(readers.BadFile, match="not text in UTF-8"):
-        data.read(readers.Source(path=str(tmp_path / "bookings.csv"), owner="x"), BOOKINGS, NOW)
+        data.read(readers.Source(path=str(tmp_path / "bookings.csv"), owner="x"), BOOKINGS, CONTRACT, NOW)
 
 
 def test_two_columns_mapped_to_one_are_refused(tmp_path):
     source = text_source(tmp_path, HEADER.replace("created", "rate") + GOOD, columns={"rate": "conv_rate"})
 
     with pytest.raises(readers.BadFile, match="column conv_rate is there twice"):
-        data.read(source, STATISTICS, NOW)
+        data.read(source, STATISTICS, CONTRACT, NOW)
 
 
 def test_a_mapping_to_a_column_that_the_contract_lacks_is_refused(tmp_path):
     source = text_source(tmp_path, HEADER + GOOD, columns={"created": "written"})
 
     with pytest.raises(project.UserError, match="maps to written, which the contract of statistics does not have"):
-        data.read(source, STATISTICS, NOW)
+        data.read(source, STATISTICS, CONTRACT, NOW)
 
 
 def test_a_path_with_a_variable_that_is_not_set_says_so(monkeypatch):
     monkeypatch.delenv("SEED_DATA", raising=False)
 
     with pytest.raises(project.UserError, match="the environment variable SEED_DATA is not set"):
-        data.read(readers.Source(path="${SEED_DATA}/driver_stats.parquet", owner="x"), STATISTICS, NOW)
+        data.read(readers.Source(path="${SEED_DATA}/driver_stats.parquet", owner="x"), STATISTICS, CONTRACT, NOW)
 
 
 def test_a_zone_that_does_not_exist_is_refused():
@@ -163,7 +164,7 @@ def test_a_wrong_value_costs_its_row_and_no_other(tmp_path, column, value, reaso
     frame = files.statistics(drivers=1, hours=20).astype(str)
     frame.loc[7, column] = value
 
-    read = data.read(files.source(frame, tmp_path / f"driver_stats.{suffix}"), STATISTICS, NOW)
+    read = data.read(files.source(frame, tmp_path / f"driver_stats.{suffix}"), STATISTICS, CONTRACT, NOW)
 
     assert reasons(read) == [(7, reason, column)]
     assert len(read.kept) == 19
@@ -174,7 +175,7 @@ def test_a_parquet_column_of_floats_with_half_a_trip_refuses_only_that(tmp_path)
     frame = files.statistics(drivers=1, hours=20).astype({"avg_daily_trips": float})
     frame.loc[3, "avg_daily_trips"] = 2.5
 
-    read = data.read(files.source(frame, tmp_path / "driver_stats.parquet"), STATISTICS, NOW)
+    read = data.read(files.source(frame, tmp_path / "driver_stats.parquet"), STATISTICS, CONTRACT, NOW)
 
     assert reasons(read) == [(3, "unreadable", "avg_daily_trips")]
 
@@ -183,7 +184,7 @@ def test_a_row_with_too_many_values_is_refused_by_its_number(tmp_path):
     lines = [GOOD.replace("T00", f"T{hour:02d}").replace("T01:05", f"T{hour + 1:02d}:05") for hour in range(6)]
     lines[2] = lines[2].replace("0.5", "0.5,+84 90 1234567", 1)
 
-    read = data.read(text_source(tmp_path, HEADER + "".join(lines)), STATISTICS, NOW)
+    read = data.read(text_source(tmp_path, HEADER + "".join(lines)), STATISTICS, CONTRACT, NOW)
 
     assert reasons(read) == [(2, "unreadable", "")]
     assert read.kept.datetime.dt.hour.tolist() == [0, 1, 3, 4, 5]
@@ -193,7 +194,7 @@ def test_a_row_with_too_many_values_is_refused_by_its_number(tmp_path):
 def test_unknown_drivers_are_refused(tmp_path):
     booked = files.bookings(drivers=5).assign(driver_id=lambda rows: rows.driver_id.where(rows.index != 4, 77))
 
-    read = data.read(files.source(booked, tmp_path / "b.parquet"), BOOKINGS, NOW, entities=range(1001, 1006))
+    read = data.read(files.source(booked, tmp_path / "b.parquet"), BOOKINGS, CONTRACT, NOW, entities={"driver_id": range(1001, 1006)})
 
     assert reasons(read) == [(4, "unknown entity", "driver_id")]
 
@@ -202,7 +203,7 @@ def test_one_key_with_two_stories_refuses_both_and_a_copy_only_the_copy(tmp_path
     frame = files.statistics(drivers=1, hours=6).drop(columns="driver_phone")
     frame = pd.concat([frame, frame.loc[[1]], frame.loc[[4]].assign(conv_rate=0.123456)], ignore_index=True)
 
-    read = data.read(files.source(frame, tmp_path / "s.parquet"), STATISTICS, NOW)
+    read = data.read(files.source(frame, tmp_path / "s.parquet"), STATISTICS, CONTRACT, NOW)
 
     key = "driver_id,datetime,created"
     assert reasons(read) == [(4, "conflict", key), (6, "duplicate", key), (7, "conflict", key)]
@@ -213,7 +214,9 @@ def test_a_label_that_comes_again_later_is_a_duplicate_and_the_first_one_is_kept
     again = sent.head(1).assign(created=sent.created[0] + pd.Timedelta(hours=5))
     contradicts = sent.tail(1).assign(created=sent.created[2] + pd.Timedelta(hours=5), trip_completed=1 - sent.trip_completed[2])
 
-    read = data.read(files.source(pd.concat([again, sent, contradicts]), tmp_path / "labels.parquet"), CONTRACT.tables["labels"], NOW)
+    read = data.read(
+        files.source(pd.concat([again, sent, contradicts]), tmp_path / "labels.parquet"), CONTRACT.tables["labels"], CONTRACT, NOW
+    )
 
     assert dict(zip(read.refused.row, read.refused.reason, strict=True)) == {0: "duplicate", 3: "conflict", 4: "conflict"}
     assert read.kept.created.tolist() == sent.created.head(2).tolist()
@@ -224,14 +227,14 @@ def test_whole_numbers_keep_all_their_digits(tmp_path):
     frame = files.statistics(drivers=1, hours=3).assign(driver_id=pd.array([large, large, None], "Int64"))
 
     for name in ["s.parquet", "s.csv"]:
-        assert set(data.read(files.source(frame, tmp_path / name), STATISTICS, NOW).kept.driver_id) == {large}
+        assert set(data.read(files.source(frame, tmp_path / name), STATISTICS, CONTRACT, NOW).kept.driver_id) == {large}
 
 
 def test_times_of_a_clock_change_that_never_were_are_refused(tmp_path):
     frame = files.statistics(drivers=1, hours=2).drop(columns=["created", "driver_phone"]).astype(str)
     frame["datetime"] = ["2025-03-30 02:30", "2025-03-30 03:30"]
 
-    read = data.read(files.source(frame, tmp_path / "s.csv", zone="Europe/Berlin"), STATISTICS, NOW)
+    read = data.read(files.source(frame, tmp_path / "s.csv", zone="Europe/Berlin"), STATISTICS, CONTRACT, NOW)
 
     assert reasons(read) == [(0, "local time skipped", "datetime")]
     assert read.kept.datetime[0] == pd.Timestamp("2025-03-30T01:30Z")
@@ -253,7 +256,7 @@ def test_kept_tables_satisfy_the_contract(tmp_path):
 def test_statistics_are_sorted_by_driver_and_the_time_at_which_they_were_known(tmp_path):
     frame = files.statistics().sample(frac=1, random_state=1)
 
-    kept = data.read(files.source(frame, tmp_path / "s.csv"), STATISTICS, NOW).kept
+    kept = data.read(files.source(frame, tmp_path / "s.csv"), STATISTICS, CONTRACT, NOW).kept
 
     assert kept.equals(kept.sort_values(["driver_id", "known_at"], ignore_index=True))
     assert kept.groupby("driver_id").datetime.is_monotonic_increasing.all()
@@ -273,7 +276,7 @@ def test_a_row_is_known_at_the_end_of_its_hour_or_when_it_was_written_if_later(t
     frame = files.statistics(drivers=1, hours=3)
     frame["created"] = [frame.datetime[0] + timedelta(minutes=10), frame.datetime[1] + timedelta(minutes=95), None]
 
-    kept = data.read(files.source(frame, tmp_path / "s.parquet"), STATISTICS, NOW).kept
+    kept = data.read(files.source(frame, tmp_path / "s.parquet"), STATISTICS, CONTRACT, NOW).kept
 
     assert (kept.known_at - kept.datetime).tolist() == [timedelta(minutes=m) for m in (60, 95, 60)]
 
@@ -281,7 +284,7 @@ def test_a_row_is_known_at_the_end_of_its_hour_or_when_it_was_written_if_later(t
 def test_where_created_is_not_trusted_the_event_time_counts(tmp_path):
     frame = files.statistics(drivers=1, hours=3)
 
-    kept = data.read(files.source(frame, tmp_path / "s.parquet", known="event"), STATISTICS, NOW).kept
+    kept = data.read(files.source(frame, tmp_path / "s.parquet", known="event"), STATISTICS, CONTRACT, NOW).kept
 
     assert kept.known_at.equals(kept.datetime.rename("known_at"))
 
@@ -289,7 +292,7 @@ def test_where_created_is_not_trusted_the_event_time_counts(tmp_path):
 def test_labels_without_created_count_from_their_booking(tmp_path):
     frame = files.labels(files.bookings()).drop(columns=["created", "request_id"])
 
-    kept = data.read(files.source(frame, tmp_path / "l.csv"), LABELS, NOW).kept
+    kept = data.read(files.source(frame, tmp_path / "l.csv"), LABELS, CONTRACT, NOW).kept
 
     assert kept.known_at.equals(kept.event_timestamp.rename("known_at")) and kept.request_id.isna().all()
 
@@ -306,7 +309,7 @@ def test_the_newest_known_row_is_the_newest_hour_known_at_every_moment(raw):
     frame = pd.DataFrame(raw, columns=["driver_id", "datetime", "created", "conv_rate"]).assign(acc_rate=0.5, avg_daily_trips=3)
     frame = frame.astype(dict.fromkeys(["datetime", "created"], "datetime64[us, UTC]"))[[*STATISTICS.names]]
 
-    kept = data.clean(frame, STATISTICS, NOW).kept
+    kept = data.clean(frame, STATISTICS, NOW, CONTRACT).kept
 
     def known(row):
         return max(row[1] + timedelta(hours=1), row[2] or datetime.min.replace(tzinfo=UTC))
@@ -339,7 +342,7 @@ def test_every_row_is_kept_or_refused_exactly_once(tmp_path, raw):
     raw = [("2026-01-05T03:00Z", "1003", "0.1", "0.1", "1", "2026-01-05T04:00Z"), *raw]
     source = text_source(tmp_path, HEADER + "\n".join(",".join(row) for row in raw) + "\n")
 
-    read = data.read(source, STATISTICS, NOW)
+    read = data.read(source, STATISTICS, CONTRACT, NOW)
 
     assert read.provenance["rows"] == len(raw) == len(read.kept) + len(read.refused)
     assert read.refused.row.is_unique and (read.refused.reason != "").all()
@@ -537,7 +540,7 @@ def test_many_rows_are_cleaned(tmp_path):
     frame.loc[::50, "conv_rate"] = 1.35
     source = files.source(frame, tmp_path / "s.parquet")
 
-    read = data.read(source, STATISTICS, datetime(2026, 3, 1, tzinfo=UTC))
+    read = data.read(source, STATISTICS, CONTRACT, datetime(2026, 3, 1, tzinfo=UTC))
 
     assert len(read.kept) == 245_000  # tests/benchmarks/bench_files.py says what it takes
 

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import yaml
 from feast import FeatureStore
+from rides import CONTRACT
 
 from conftest import run_stages
 from mlops_course import features, lookup, project
-from mlops_course.problem import CONTRACT, KNOWN
+from mlops_course.problem import KNOWN
 
 UNTIL = datetime(2026, 3, 15, tzinfo=UTC)
 FEATURES = list(CONTRACT.features)
@@ -39,7 +40,7 @@ def made(folder: Path, frame: pd.DataFrame, settings=WEEK, until: datetime = UNT
     "A store in `folder` over `frame`."
     (folder / "data").mkdir(exist_ok=True)
     frame.to_parquet(folder / "data/statistics.parquet", index=False)
-    return features.build(folder / "features", folder / "data/statistics.parquet", "test", settings, until)
+    return features.build(folder / "features", {"statistics": folder / "data/statistics.parquet"}, "test", settings, until, CONTRACT)
 
 
 def moments(ids, moment) -> pd.DataFrame:
@@ -57,7 +58,7 @@ def store(tmp_path_factory, frame):
 
 
 def test_the_definitions_say_what_the_contract_says():
-    entity, source, view = features.definitions("file.parquet", timedelta(days=7))
+    entity, source, view = features.definitions({"statistics": "file.parquet"}, {"statistics": timedelta(days=7)}, CONTRACT)
 
     assert (entity.join_key, source.timestamp_field, view.ttl) == (CONTRACT.entity, KNOWN, timedelta(days=7))
     kinds = {c.name: c.kind for c in CONTRACT.tables["statistics"].columns}
@@ -74,7 +75,7 @@ def test_historical_keeps_rows_order_index_and_other_columns(store, frame):
     rows = frame.sample(40, random_state=1)[["driver_id", "known_at"]].rename(columns={"known_at": "event_timestamp"})
     rows["trip_completed"], rows["request_id"] = 1, [f"r{i}" for i in range(40)]
 
-    joined = features.historical(store, rows)
+    joined = features.historical(store, rows, CONTRACT)
 
     pd.testing.assert_frame_equal(joined[list(rows)], rows)
     assert list(joined)[-3:] == FEATURES
@@ -83,7 +84,7 @@ def test_historical_keeps_rows_order_index_and_other_columns(store, frame):
 
 def test_what_nobody_knew_is_unknown(store, frame):
     first = frame.known_at.min()
-    rows = features.historical(store, moments([9, 1001, 1001], [UNTIL, first - timedelta(days=1), UNTIL + timedelta(days=8)]))
+    rows = features.historical(store, moments([9, 1001, 1001], [UNTIL, first - timedelta(days=1), UNTIL + timedelta(days=8)]), CONTRACT)
 
     assert rows[FEATURES].isna().all(axis=None)
     assert set(rows[FEATURES].dtypes.astype(str)) == {"float64"}
@@ -92,13 +93,13 @@ def test_what_nobody_knew_is_unknown(store, frame):
 def test_no_rows_are_an_answer_too(store):
     none = moments([], []).astype({"driver_id": "int64"})
 
-    assert list(features.historical(store, none)) == ["driver_id", "event_timestamp", *FEATURES]
-    assert list(features.online(store, [], moment=UNTIL)) == ["driver_id", *FEATURES, KNOWN]
+    assert list(features.historical(store, none, CONTRACT)) == ["driver_id", "event_timestamp", *FEATURES]
+    assert list(features.online(store, [], CONTRACT, moment=UNTIL)) == ["driver_id", *FEATURES, KNOWN]
 
 
 def test_online_answers_in_the_order_of_the_question_with_the_time_of_each_row(store, frame):
     ids = [1003, 9, 1001, 1003]
-    rows = features.online(store, np.array(ids), moment=UNTIL)
+    rows = features.online(store, np.array(ids), CONTRACT, moment=UNTIL)
 
     newest = frame.sort_values("known_at").groupby("driver_id").tail(1).set_index("driver_id")
     assert rows.driver_id.tolist() == ids
@@ -107,23 +108,23 @@ def test_online_answers_in_the_order_of_the_question_with_the_time_of_each_row(s
 
 
 def test_online_forgets_what_is_older_than_the_time_to_live_but_says_how_old_it_is(store):
-    rows = features.online(store, [1001], moment=UNTIL + timedelta(days=8))
+    rows = features.online(store, [1001], CONTRACT, moment=UNTIL + timedelta(days=8))
 
     assert rows[FEATURES].isna().all(axis=None) and rows.known_at.notna().all()
 
 
 def test_the_live_service_gets_what_training_would_have_got(store):
     ids = [*range(1001, 1006), 9]
-    past = features.historical(store, moments(ids, [UNTIL] * 6))
+    past = features.historical(store, moments(ids, [UNTIL] * 6), CONTRACT)
 
-    pd.testing.assert_frame_equal(features.online(store, ids, moment=UNTIL)[FEATURES], past[FEATURES])
+    pd.testing.assert_frame_equal(features.online(store, ids, CONTRACT, moment=UNTIL)[FEATURES], past[FEATURES])
 
 
 def test_what_becomes_known_later_does_not_go_online(tmp_path, frame):
     until = UNTIL - timedelta(days=3)
     store = made(tmp_path, frame, until=until)
 
-    rows = features.online(store, [1001, 1002], moment=until)
+    rows = features.online(store, [1001, 1002], CONTRACT, moment=until)
 
     assert (rows.known_at <= until).all() and rows[FEATURES].notna().all(axis=None)
 
@@ -132,7 +133,7 @@ def test_rows_that_do_not_say_when_they_were_written_go_online_too(tmp_path, fra
     gaps = frame.assign(created=frame.created.where(frame.index % 2 == 0))  # the newest rows are odd
     without = frame.drop(columns="created")
 
-    answers = [features.online(made(tmp_path, f), [1001, 1002, 1003], moment=UNTIL) for f in (frame, gaps, without)]
+    answers = [features.online(made(tmp_path, f), [1001, 1002, 1003], CONTRACT, moment=UNTIL) for f in (frame, gaps, without)]
 
     pd.testing.assert_frame_equal(answers[0], answers[1])
     pd.testing.assert_frame_equal(answers[0], answers[2])
@@ -141,19 +142,19 @@ def test_rows_that_do_not_say_when_they_were_written_go_online_too(tmp_path, fra
 def test_a_table_without_rows_makes_a_store_that_knows_nothing(tmp_path, frame):
     store = made(tmp_path, frame.head(0))
 
-    assert features.online(store, [1001], moment=UNTIL)[FEATURES].isna().all(axis=None)
-    assert features.historical(store, moments([1001], [UNTIL]))[FEATURES].isna().all(axis=None)
+    assert features.online(store, [1001], CONTRACT, moment=UNTIL)[FEATURES].isna().all(axis=None)
+    assert features.historical(store, moments([1001], [UNTIL]), CONTRACT)[FEATURES].isna().all(axis=None)
 
 
 def test_a_second_run_gives_equal_answers_and_a_killed_one_is_made_good(tmp_path, frame):
-    first = features.online(made(tmp_path, frame), range(1001, 1006), moment=UNTIL)
+    first = features.online(made(tmp_path, frame), range(1001, 1006), CONTRACT, moment=UNTIL)
     folder, part, old = (tmp_path / name for name in ("features", ".features.part", ".features.old"))
 
     shutil.copytree(folder, part)  # as if killed while it was filled
     (part / "online.db").write_bytes(b"half")
-    pd.testing.assert_frame_equal(features.online(made(tmp_path, frame), range(1001, 1006), moment=UNTIL), first)
+    pd.testing.assert_frame_equal(features.online(made(tmp_path, frame), range(1001, 1006), CONTRACT, moment=UNTIL), first)
     os.replace(folder, old)  # as if killed between the two renames
-    pd.testing.assert_frame_equal(features.online(made(tmp_path, frame), range(1001, 1006), moment=UNTIL), first)
+    pd.testing.assert_frame_equal(features.online(made(tmp_path, frame), range(1001, 1006), CONTRACT, moment=UNTIL), first)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "features"]
 
@@ -163,7 +164,7 @@ def test_a_build_that_fails_leaves_the_old_store_in_its_place(tmp_path, frame):
     with pytest.raises(Exception, match="sqllite"):
         made(tmp_path, frame, features.FeatureSettings(online_store={"type": "sqllite"}))
 
-    rows = features.online(features.open_store(tmp_path / "features"), [1001], moment=UNTIL)
+    rows = features.online(features.open_store(tmp_path / "features"), [1001], CONTRACT, moment=UNTIL)
     assert rows[FEATURES].notna().all(axis=None) and not (tmp_path / ".features.part").exists()
 
 
@@ -175,8 +176,8 @@ def test_a_store_may_be_moved_and_opened_from_anywhere(tmp_path, frame, monkeypa
 
     store = features.open_store(tmp_path / "y/features")
 
-    assert features.historical(store, moments([1001], [UNTIL]))[FEATURES].notna().all(axis=None)
-    assert features.online(store, [1001], moment=UNTIL)[FEATURES].notna().all(axis=None)
+    assert features.historical(store, moments([1001], [UNTIL]), CONTRACT)[FEATURES].notna().all(axis=None)
+    assert features.online(store, [1001], CONTRACT, moment=UNTIL)[FEATURES].notna().all(axis=None)
 
 
 ZONES = ["UTC", "Asia/Ho_Chi_Minh", "America/New_York", "Asia/Kathmandu"]
@@ -206,18 +207,18 @@ rows = pd.read_parquet(folder / "rows.parquet")
 ids = rows.driver_id.tolist()
 
 def write(zone):
-    store = features.build(folder / zone.replace("/", " "), folder / "rows.parquet", "test", features.FeatureSettings(ttl_hours=3_000_000), UNTIL)
-    features.push(store, rows[rows.driver_id % 2 == 0], moment=UNTIL)
+    store = features.build(folder / zone.replace("/", " "), {"statistics": folder / "rows.parquet"}, "test", features.FeatureSettings(ttl_hours=3_000_000), UNTIL, CONTRACT)
+    features.push(store, "statistics", rows[rows.driver_id % 2 == 0], CONTRACT, UNTIL)
 
 def read(zone, writer):
     store = features.open_store(folder / writer.replace("/", " "))
     asked = [{"driver_id": i} for i in ids]
     keys = [lookup.key_of("driver_id", i) for i in ids]
-    view = store.get_feature_view(features.VIEW)
-    theirs = store.get_online_features(features.references(), asked).proto.results[1].event_timestamps
+    view = store.get_feature_view("statistics")
+    theirs = store.get_online_features(features.references(CONTRACT), asked).proto.results[1].event_timestamps
     moments = {
         "newest": [online.microseconds_of(row.known) for row in features.newest(store, ids, CONTRACT)],
-        "online": [online.microseconds_of(t) for t in features.online(store, ids, moment=UNTIL).known_at],
+        "online": [online.microseconds_of(t) for t in features.online(store, ids, CONTRACT, moment=UNTIL).known_at],
         "online_read": [online.microseconds_of(t) for t, _ in store.provider.online_read(store.config, view, keys)],
         "get_online_features": [t.ToMicroseconds() for t in theirs],
     }
@@ -281,8 +282,8 @@ def feasts_own(folder: Path, frame: pd.DataFrame):
     written = features.store_settings("test", {}) | {"online_store": {"type": "sqlite", "path": "online.db"}}
     (folder / "features/feature_store.yaml").write_text(yaml.safe_dump(written))
     store = FeatureStore(repo_path=str(folder / "features"))
-    store.apply(features.definitions("../statistics.parquet", timedelta(days=7)))
-    features.push(store, frame, moment=UNTIL)
+    store.apply(features.definitions({"statistics": "../statistics.parquet"}, {"statistics": timedelta(days=7)}, CONTRACT))
+    features.push(store, "statistics", frame, CONTRACT, UNTIL)
     return folder / "features"
 
 
@@ -311,12 +312,12 @@ def test_nor_is_its_file_read_or_written_under_newer_settings(tmp_path, frame):
     folder = feasts_own(tmp_path, frame)
     (folder / "feature_store.yaml").write_text(yaml.safe_dump(features.store_settings("test", {})))
     before, store = (folder / "online.db").read_bytes(), features.open_store(folder)
-    definitions = features.definitions("../statistics.parquet", timedelta(days=7))
+    definitions = features.definitions({"statistics": "../statistics.parquet"}, {"statistics": timedelta(days=7)}, CONTRACT)
 
     doors = {
         "read": lambda: features.newest(store, [1001], CONTRACT),
-        "read by Feast": lambda: store.get_online_features(features.references(), [{CONTRACT.entity: 1001}]),
-        "pushed": lambda: features.push(store, frame, moment=UNTIL),
+        "read by Feast": lambda: store.get_online_features(features.references(CONTRACT), [{CONTRACT.entity: 1001}]),
+        "pushed": lambda: features.push(store, "statistics", frame, CONTRACT, UNTIL),
         "materialized": lambda: store.materialize(UNTIL - timedelta(days=7), UNTIL),
         "applied": lambda: store.apply(definitions),
     }
@@ -327,8 +328,8 @@ def test_nor_is_its_file_read_or_written_under_newer_settings(tmp_path, frame):
 
     (folder / "online.db").unlink()
     store.apply(definitions)
-    features.push(store, frame, moment=UNTIL)
-    assert features.online(store, [1001], moment=UNTIL)[FEATURES].notna().all(axis=None)
+    features.push(store, "statistics", frame, CONTRACT, UNTIL)
+    assert features.online(store, [1001], CONTRACT, moment=UNTIL)[FEATURES].notna().all(axis=None)
 
 
 def stage_run(out: Path, frame: pd.DataFrame, **changes) -> None:
@@ -358,7 +359,7 @@ def test_the_time_to_live_is_that_of_the_environment(tmp_path):
     now = project.environment("env.test.yaml").clock
     stage_run(tmp_path, statistics(2, end=now - timedelta(hours=10)), features={"ttl_hours": 6})
 
-    rows = features.online(features.open_store(tmp_path / "features"), [1001], moment=now)
+    rows = features.online(features.open_store(tmp_path / "features"), [1001], CONTRACT, moment=now)
     assert rows[FEATURES].isna().all(axis=None)
 
 
@@ -371,9 +372,9 @@ def test_in_a_whole_build_online_and_historical_agree_for_every_driver(built):
     store, now = features.open_store(built / "features"), project.environment("env.test.yaml").clock
     ids = sorted(pd.read_parquet(built / "data/statistics.parquet", columns=["driver_id"]).driver_id.unique())
 
-    live = features.online(store, ids, moment=now)
+    live = features.online(store, ids, CONTRACT, moment=now)
 
-    pd.testing.assert_frame_equal(live[FEATURES], features.historical(store, moments(ids, [now] * len(ids)))[FEATURES])
+    pd.testing.assert_frame_equal(live[FEATURES], features.historical(store, moments(ids, [now] * len(ids)), CONTRACT)[FEATURES])
     assert live[FEATURES].notna().all(axis=1).mean() > 0.9
 
 
@@ -399,7 +400,7 @@ def test_feasts_own_command_line_applies_and_materializes(tmp_path):
         assert done.returncode == 0, done.stderr
 
     store = features.open_store(tmp_path / "platform/feast")
-    assert features.online(store, [1001], moment=UNTIL)[FEATURES].notna().all(axis=None)
+    assert features.online(store, [1001], CONTRACT, moment=UNTIL)[FEATURES].notna().all(axis=None)
 
 
 def test_the_quick_way_to_read_sqlite_finds_what_feast_finds(built):
@@ -408,7 +409,7 @@ def test_the_quick_way_to_read_sqlite_finds_what_feast_finds(built):
 
     newest_rows = features.newest(store, ids, CONTRACT)
 
-    theirs = store.get_online_features(features.references(), [{CONTRACT.entity: i} for i in ids]).to_dict()
+    theirs = store.get_online_features(features.references(CONTRACT), [{CONTRACT.entity: i} for i in ids]).to_dict()
     assert [list(row.values) for row in newest_rows] == [[theirs[name][i] for name in CONTRACT.features] for i in range(len(ids))]
     assert newest_rows[1].known is None and newest_rows[0] == newest_rows[3]
 
@@ -434,7 +435,7 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
     values = dict.fromkeys(CONTRACT.features, (1, 0))
     rows = pd.DataFrame({CONTRACT.entity: 1001, **values, KNOWN: times, "created": times})
 
-    features.push(store, rows)
+    features.push(store, "statistics", rows, CONTRACT)
 
     assert features.newest(store, [1001], CONTRACT) == [lookup.Newest((1.0, 1.0, 1.0), datetime(2026, 3, 16, tzinfo=UTC))]
 
@@ -453,7 +454,7 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
 def test_however_the_time_of_a_pushed_row_is_written_it_is_the_same_moment(own, times):
     rows = row([1001], ["2026-03-14"]).assign(**{KNOWN: times})
 
-    features.push(own, rows, moment=UNTIL)
+    features.push(own, "statistics", rows, CONTRACT, UNTIL)
 
     assert features.newest(own, [1001], CONTRACT)[0] == lookup.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
 
@@ -467,7 +468,7 @@ def test_however_the_time_of_a_pushed_row_is_written_it_is_the_same_moment(own, 
 def test_a_pushed_row_need_not_say_when_it_was_written(tmp_path, frame, in_file, change):
     store = made(tmp_path, frame if in_file else frame.drop(columns="created"))
 
-    features.push(store, change(row([1001], [UNTIL])), moment=UNTIL)
+    features.push(store, "statistics", change(row([1001], [UNTIL])), CONTRACT, UNTIL)
 
     assert features.newest(store, [1001], CONTRACT)[0] == lookup.Newest((1.0,) * 3, UNTIL)
 
@@ -482,7 +483,7 @@ def test_a_row_that_nobody_can_know_yet_stays_out_is_named_and_keeps_no_other_ro
     rows.loc[0, KNOWN] = known
 
     with pytest.raises(project.UserError, match="^1 of 2 rows are not online.*driver_id 1001: "):
-        features.push(own, rows, moment=UNTIL)
+        features.push(own, "statistics", rows, CONTRACT, UNTIL)
 
     assert features.newest(own, [1001], CONTRACT) == before
     assert features.newest(own, [1002], CONTRACT)[0] == lookup.Newest((2.0,) * 3, UNTIL)
@@ -492,57 +493,57 @@ def test_a_column_of_times_beyond_what_nanoseconds_can_say_is_refused_too(own):
     rows = row([1001], [UNTIL]).assign(**{KNOWN: pd.Series([datetime(9999, 1, 1)]).astype("datetime64[us]")})
 
     with pytest.raises(project.UserError, match="1 of 1 rows .*9999-01-01"):
-        features.push(own, rows, moment=UNTIL)
+        features.push(own, "statistics", rows, CONTRACT, UNTIL)
 
 
 def test_a_row_of_now_wins_over_one_of_the_same_driver_from_the_future(own):
     with pytest.raises(project.UserError, match="1 of 2"):
-        features.push(own, row([1001, 1001], [UNTIL, UNTIL + timedelta(days=1)]), moment=UNTIL)
+        features.push(own, "statistics", row([1001, 1001], [UNTIL, UNTIL + timedelta(days=1)]), CONTRACT, UNTIL)
 
     assert features.newest(own, [1001], CONTRACT)[0].known == UNTIL
 
 
 def test_many_rows_from_the_future_are_counted_and_the_message_stays_short(own):
     with pytest.raises(project.UserError, match="^100 of 100 rows") as refused:
-        features.push(own, row(range(100), ["2099-01-01"] * 100), moment=UNTIL)
+        features.push(own, "statistics", row(range(100), ["2099-01-01"] * 100), CONTRACT, UNTIL)
 
     assert "and 97 more" in str(refused.value) and len(str(refused.value)) < 400
 
 
 def test_now_is_that_of_the_environment(own):
     now = project.environment("env.test.yaml").clock
-    features.push(own, row([1001], [now]))
+    features.push(own, "statistics", row([1001], [now]), CONTRACT)
 
     with pytest.raises(project.UserError, match="later than now"):
-        features.push(own, row([1001], [now + timedelta(hours=1)]))
+        features.push(own, "statistics", row([1001], [now + timedelta(hours=1)]), CONTRACT)
     assert features.newest(own, [1001], CONTRACT)[0].known == now
 
 
 def test_clocks_may_differ_a_little(own):
-    features.push(own, row([1001], [UNTIL + features.SLACK]), moment=UNTIL)
+    features.push(own, "statistics", row([1001], [UNTIL + features.SLACK]), CONTRACT, UNTIL)
 
-    assert features.online(own, [1001], moment=UNTIL)[FEATURES].notna().all(axis=None)
+    assert features.online(own, [1001], CONTRACT, moment=UNTIL)[FEATURES].notna().all(axis=None)
 
 
 def test_a_row_from_the_future_that_is_in_the_store_is_not_there_until_its_time_comes(own):
     known = UNTIL + timedelta(days=1)
-    own.write_to_online_store(features.VIEW, row([1001], [known], 9.0))  # Feast asks no clock
+    own.write_to_online_store("statistics", row([1001], [known], 9.0))  # Feast asks no clock
 
-    early, later = (features.online(own, [1001, 1002], moment=moment) for moment in (UNTIL, known))
+    early, later = (features.online(own, [1001, 1002], CONTRACT, moment=moment) for moment in (UNTIL, known))
 
     assert early.loc[0, FEATURES].isna().all() and pd.isna(early.known_at[0]) and early.loc[1, FEATURES].notna().all()
     assert later.loc[0, FEATURES].eq(9.0).all() and later.known_at[0] == known
     assert features.newest(own, [1001], CONTRACT)[0].known == known
-    assert features.newest(own, [1001], CONTRACT, until=UNTIL) == [lookup.Newest((None,) * 3, None)]
+    assert features.newest(own, [1001], CONTRACT, UNTIL - features.SLACK) == [lookup.Newest((None,) * 3, None)]
 
 
 def test_online_counts_the_time_to_live_to_the_microsecond_as_training_does(own):
     known = datetime(2026, 3, 14, 12, 0, 0, 999_999, tzinfo=UTC)
-    features.push(own, row([1001], [known]), moment=UNTIL)
+    features.push(own, "statistics", row([1001], [known]), CONTRACT, UNTIL)
     ttl = features.time_to_live(own, CONTRACT)
 
     for moment, there in [(known + ttl, True), (known + ttl + timedelta(microseconds=1), False)]:
-        assert features.online(own, [1001], moment=moment)[FEATURES].notna().all(axis=None) == there
+        assert features.online(own, [1001], CONTRACT, moment=moment)[FEATURES].notna().all(axis=None) == there
 
 
 @pytest.fixture
@@ -565,13 +566,13 @@ def test_any_number_of_drivers_is_one_question(few_variables, own, n):
     newest_rows = features.newest(own, ids, CONTRACT)
 
     assert [row.known is not None for row in newest_rows] == [False] * (n - 5) + [True] * 5
-    assert len(features.online(own, ids, moment=UNTIL)) == n
+    assert len(features.online(own, ids, CONTRACT, moment=UNTIL)) == n
 
 
 def test_any_number_of_drivers_is_one_question_to_feast_too(few_variables, own):
     ids = list(range(1006 - 40_000, 1006))
 
-    rows = own.get_online_features(features.references(), [{CONTRACT.entity: i} for i in ids]).to_dict()
+    rows = own.get_online_features(features.references(CONTRACT), [{CONTRACT.entity: i} for i in ids]).to_dict()
 
     assert [value is not None for value in rows[FEATURES[0]]] == [False] * (len(ids) - 5) + [True] * 5
 
@@ -581,29 +582,29 @@ EDGES = [2**63 - 1, -(2**63), 2**53 + 1, 2**53, 0, -1]
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series, lambda ids: [np.int64(i) for i in ids]])
 def test_every_number_of_64_bits_is_an_entity(own, kind):
-    features.push(own, row(EDGES, [UNTIL] * len(EDGES)).assign(**{FEATURES[0]: range(len(EDGES))}), moment=UNTIL)
+    features.push(own, "statistics", row(EDGES, [UNTIL] * len(EDGES)).assign(**{FEATURES[0]: range(len(EDGES))}), CONTRACT, UNTIL)
 
     asked = [*EDGES, *reversed(EDGES), 2**53 - 1]
     newest_rows = features.newest(own, kind(asked), CONTRACT)
 
     assert [row.values[0] for row in newest_rows] == [*range(6), *reversed(range(6)), None]
-    assert features.online(own, kind(asked), moment=UNTIL)[CONTRACT.entity].tolist() == asked
+    assert features.online(own, kind(asked), CONTRACT, moment=UNTIL)[CONTRACT.entity].tolist() == asked
 
 
 @pytest.mark.parametrize("none", [[], (), np.array([], "int64"), pd.Series([], dtype="int64"), range(0)], ids=repr)
 def test_of_nobody_nothing_is_asked(own, none):
-    assert features.newest(own, none, CONTRACT) == [] and len(features.online(own, none, moment=UNTIL)) == 0
+    assert features.newest(own, none, CONTRACT) == [] and len(features.online(own, none, CONTRACT, moment=UNTIL)) == 0
 
 
 def test_a_store_is_read_by_many_threads_while_it_is_written(own):
     def reads(_):
         return {row.values[0] for _ in range(200) for row in features.newest(own, [1001, 1002], CONTRACT)}
 
-    features.push(own, row([1001, 1002], [UNTIL] * 2, 0.0), moment=UNTIL)
+    features.push(own, "statistics", row([1001, 1002], [UNTIL] * 2, 0.0), CONTRACT, UNTIL)
     with ThreadPoolExecutor(4) as pool:
         readers = pool.map(reads, range(4))
         for value in range(1, 20):
-            features.push(own, row([1001, 1002], [UNTIL] * 2, value), moment=UNTIL)
+            features.push(own, "statistics", row([1001, 1002], [UNTIL] * 2, value), CONTRACT, UNTIL)
         seen = set().union(*readers)
 
     assert seen <= set(map(float, range(20)))
@@ -615,4 +616,4 @@ def test_a_store_that_was_torn_down_has_nothing(own):
     own.teardown()
 
     with pytest.raises(sqlite3.OperationalError):
-        own.provider.online_store.rows(own.config, lookup.view_of(own, features.VIEW), [])
+        own.provider.online_store.rows(own.config, lookup.view_of(own, "statistics"), [])

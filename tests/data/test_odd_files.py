@@ -13,6 +13,7 @@ import unicodedata
 import zipfile
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ import pytest
 from data import files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rides import CONTRACT
 
 from mlops_course import data, profiles, project, readers, tables
-from mlops_course.problem import CONTRACT
 
 TABLES = CONTRACT.tables
 STATISTICS, LABELS = TABLES["statistics"], TABLES["labels"]
@@ -45,7 +46,7 @@ def placed(folder: Path, content: bytes | str, name: str = "stats.csv", **more) 
 
 def refused(source: readers.Source, table=STATISTICS) -> str:
     with pytest.raises(readers.BadFile) as stopped:
-        data.read(source, table, NOW)
+        data.read(source, table, CONTRACT, NOW)
     return str(stopped.value)
 
 
@@ -252,7 +253,7 @@ def test_a_file_to_which_somebody_writes_meanwhile_is_refused_and_not_blamed(tmp
     ],
 )
 def test_a_first_line_as_others_write_it_is_understood(tmp_path, text, more):
-    read = data.read(placed(tmp_path, text, **more), STATISTICS, NOW)
+    read = data.read(placed(tmp_path, text, **more), STATISTICS, CONTRACT, NOW)
 
     assert (len(read.kept), len(read.refused)) == (4, 0)
 
@@ -262,7 +263,9 @@ def test_names_in_parquet_are_compared_in_the_same_way(tmp_path, name):
     columns = {"tài_xế": "driver_id", "a.b": "driver_id"}
     used = {key: value for key, value in columns.items() if key == unicodedata.normalize("NFC", name)}
 
-    read = data.read(files.source(FRAME.rename(columns={"driver_id": name}), tmp_path / "s.parquet", columns=used), STATISTICS, NOW)
+    read = data.read(
+        files.source(FRAME.rename(columns={"driver_id": name}), tmp_path / "s.parquet", columns=used), STATISTICS, CONTRACT, NOW
+    )
 
     assert len(read.kept) == 4 and read.provenance["columns"]["driver_id"] == name
 
@@ -272,14 +275,16 @@ def test_names_of_bookings_are_the_same_however_an_accent_is_written(tmp_path):
     booked = files.bookings(count=2).assign(request_id=[composed, apart])
 
     for name in ["b.csv", "b.parquet"]:
-        read = data.read(files.source(booked, tmp_path / name), TABLES["bookings"], NOW)
+        read = data.read(files.source(booked, tmp_path / name), TABLES["bookings"], CONTRACT, NOW)
         assert read.kept.request_id.tolist() == [composed, unicodedata.normalize("NFC", apart)]
 
 
 def test_a_file_is_found_however_an_accent_of_its_name_is_written(tmp_path):
     source = placed(tmp_path, TEXT, unicodedata.normalize("NFD", "tài xế.csv"))
 
-    assert len(data.read(source.model_copy(update={"path": unicodedata.normalize("NFC", source.path)}), STATISTICS, NOW).kept) == 4
+    assert (
+        len(data.read(source.model_copy(update={"path": unicodedata.normalize("NFC", source.path)}), STATISTICS, CONTRACT, NOW).kept) == 4
+    )
 
 
 PHONE = "+84 90 1234567"
@@ -317,7 +322,7 @@ def test_a_message_lists_no_more_names_than_a_person_reads(tmp_path):
 def test_true_and_false_are_one_and_nought_where_the_contract_has_these_two(tmp_path, name):
     sent = files.labels(files.bookings(count=6)).assign(trip_completed=["True", "FALSE", " true", "false", "1", "yes"])
 
-    read = data.read(files.source(sent, tmp_path / name), LABELS, NOW)
+    read = data.read(files.source(sent, tmp_path / name), LABELS, CONTRACT, NOW)
 
     assert read.kept.trip_completed.tolist() == [1, 0, 1, 0, 1]
     assert reasons(read) == {5: "unreadable"}
@@ -326,9 +331,9 @@ def test_true_and_false_are_one_and_nought_where_the_contract_has_these_two(tmp_
 def test_true_and_false_of_parquet_are_read_in_the_same_columns_only(tmp_path):
     sent = files.labels(files.bookings(count=2)).assign(trip_completed=[True, False])
 
-    assert data.read(files.source(sent, tmp_path / "l.parquet"), LABELS, NOW).kept.trip_completed.tolist() == [1, 0]
+    assert data.read(files.source(sent, tmp_path / "l.parquet"), LABELS, CONTRACT, NOW).kept.trip_completed.tolist() == [1, 0]
     for column in ["driver_id", "conv_rate"]:
-        read = data.read(files.source(FRAME.assign(**{column: True}), tmp_path / "s.parquet"), STATISTICS, NOW)
+        read = data.read(files.source(FRAME.assign(**{column: True}), tmp_path / "s.parquet"), STATISTICS, CONTRACT, NOW)
         assert set(reasons(read).values()) == {"unreadable"} and read.kept.empty
 
 
@@ -337,21 +342,21 @@ def test_true_and_false_of_parquet_are_read_in_the_same_columns_only(tmp_path):
 def test_ids_of_nineteen_digits_are_exact(tmp_path, number, kind):
     for name in ["s.csv", "s.parquet"]:
         source = files.source(FRAME.head(1).assign(driver_id=[kind(number)]), tmp_path / name)
-        assert data.read(source, STATISTICS, NOW).kept.driver_id.tolist() == [number]
+        assert data.read(source, STATISTICS, CONTRACT, NOW).kept.driver_id.tolist() == [number]
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 - 1, 10**25, "1" * 60])
 def test_ids_that_are_too_large_are_refused_and_do_not_wrap(tmp_path, number):
     source = placed(tmp_path, TEXT.replace("1001", str(number), 1))
 
-    assert reasons(data.read(source, STATISTICS, NOW)) == {0: "unreadable"}
+    assert reasons(data.read(source, STATISTICS, CONTRACT, NOW)) == {0: "unreadable"}
 
 
 def test_where_a_comma_is_the_decimal_mark_a_point_is_between_thousands_and_not_taken_for_one(tmp_path):
     rows = [row.replace(",", ";").replace("0.5", "0,5") for row in ROWS]
     rows[2] = rows[2].replace(";3;", ";1.000;")
 
-    read = data.read(placed(tmp_path, "\n".join(["sep=;", HEADER.replace(",", ";"), *rows]), decimal=","), STATISTICS, NOW)
+    read = data.read(placed(tmp_path, "\n".join(["sep=;", HEADER.replace(",", ";"), *rows]), decimal=","), STATISTICS, CONTRACT, NOW)
 
     assert read.kept.conv_rate.tolist() == [0.5] * 3 and reasons(read) == {2: "unreadable"}
 
@@ -361,7 +366,7 @@ def test_the_decimal_mark_of_text_does_not_touch_numbers_of_parquet(tmp_path, de
     exact = ARROW.set_column(2, "conv_rate", ARROW["conv_rate"].cast(pa.decimal128(5, 3)))
     pq.write_table(exact, tmp_path / "s.parquet")
 
-    read = data.read(readers.Source(path=str(tmp_path / "s.parquet"), owner="x", decimal=decimal), STATISTICS, NOW)
+    read = data.read(readers.Source(path=str(tmp_path / "s.parquet"), owner="x", decimal=decimal), STATISTICS, CONTRACT, NOW)
 
     assert read.kept.conv_rate.tolist() == FRAME.conv_rate.tolist()
 
@@ -372,7 +377,7 @@ def test_text_of_any_arrow_type_is_text(tmp_path, to):
         pa.table({"request_id": pa.array(["a", "b"]).cast(to), "driver_id": pa.array(["1001", "x"]).cast(to)}), tmp_path / "c.parquet"
     )
 
-    read = data.read(readers.Source(path=str(tmp_path / "c.parquet"), owner="x"), TABLES["candidates"], NOW)
+    read = data.read(readers.Source(path=str(tmp_path / "c.parquet"), owner="x"), TABLES["candidates"], CONTRACT, NOW)
 
     assert read.kept.values.tolist() == [["a", 1001]] and reasons(read) == {1: "unreadable"}
 
@@ -405,7 +410,7 @@ def timed(path: Path, times, table=STATISTICS, **more) -> data.Read:
         pq.write_table(written, path, **more.pop("parquet", {}))
     else:
         written.to_pandas().to_csv(path, index=False)
-    return data.read(readers.Source(path=str(path), owner="x", **more), table, more.pop("now", NOW))
+    return data.read(readers.Source(path=str(path), owner="x", **more), table, CONTRACT, more.pop("now", NOW))
 
 
 CLOCK_CHANGES = ["2025-03-30 02:30", "2025-10-26 02:30", "2025-10-26 03:00", "2025-03-30 01:59:59.999999"]
@@ -434,7 +439,10 @@ def test_local_times_follow_the_clock_also_after_the_tables_of_many_libraries_en
     assert set(source.refused.reason) == {"future time"}
 
     read = data.read(
-        readers.Source(path=str(tmp_path / "s.csv"), owner="x", zone="Europe/Berlin"), STATISTICS, datetime(2100, 1, 1, tzinfo=UTC)
+        readers.Source(path=str(tmp_path / "s.csv"), owner="x", zone="Europe/Berlin"),
+        STATISTICS,
+        CONTRACT,
+        datetime(2100, 1, 1, tzinfo=UTC),
     )
     assert read.kept.datetime.dt.hour.tolist() == [10, 10]
 
@@ -517,7 +525,7 @@ def test_each_time_of_each_table_that_is_later_than_now_costs_its_row(tmp_path, 
     sent = good_rows(name).astype({column: object})
     sent.loc[1, column] = moment
 
-    read = data.read(files.source(sent, tmp_path / f"{name}.csv"), TABLES[name], NOW)
+    read = data.read(files.source(sent, tmp_path / f"{name}.csv"), TABLES[name], CONTRACT, NOW)
 
     assert list(read.refused[["row", "reason", "column"]].itertuples(index=False, name=None)) == [(1, "future time", column)]
 
@@ -585,9 +593,9 @@ def test_statistics_that_are_all_wrong_end_with_reason_guess_and_quarantine(tmp_
 
 
 def test_rows_of_another_length_than_the_first_line_are_guessed_at(tmp_path):
-    read = data.read(placed(tmp_path, "\n".join([HEADER, *[row.replace("0.5", "0,5") for row in ROWS]])), STATISTICS, NOW)
+    read = data.read(placed(tmp_path, "\n".join([HEADER, *[row.replace("0.5", "0,5") for row in ROWS]])), STATISTICS, CONTRACT, NOW)
 
-    assert "rows: another `separator`, or commas in numbers" in data.over_limit("statistics", read, 0.05)
+    assert "rows: another `separator`, or commas in numbers" in data.over_limit("statistics", read, 0.05, CONTRACT)
 
 
 def test_bookings_are_not_blamed_for_statistics_that_cannot_be_read(tmp_path):
@@ -600,9 +608,9 @@ def test_bookings_are_not_blamed_for_statistics_that_cannot_be_read(tmp_path):
 
 
 def test_the_message_names_drivers_by_number_and_nothing_else_that_stands_in_their_column(tmp_path):
-    read = data.read(placed(tmp_path, TEXT.replace("1001", PHONE)), STATISTICS, NOW)
+    read = data.read(placed(tmp_path, TEXT.replace("1001", PHONE)), STATISTICS, CONTRACT, NOW)
 
-    assert PHONE in read.refused.value[0] and "84" not in data.over_limit("statistics", read, 0.05)
+    assert PHONE in read.refused.value[0] and "84" not in data.over_limit("statistics", read, 0.05, CONTRACT)
 
 
 # The rules, one by one, on frames that hold nothing, one row, nothing but gaps, or the same again and again.
@@ -610,7 +618,7 @@ def test_the_message_names_drivers_by_number_and_nothing_else_that_stands_in_the
 
 def frames(table) -> dict[str, pd.DataFrame]:
     columns = tables.arrow_schema(table.model_copy(update={"time": None})).names
-    good = data.read(readers.Source(path=str(_good_file(table)), owner="x"), table, NOW).kept[columns]
+    good = data.read(readers.Source(path=str(_good_file(table)), owner="x"), table, CONTRACT, NOW).kept[columns]
     good = good.astype({c.name: "Int64" for c in table.columns if c.kind == "integer"})
     return {
         "empty": good.head(0),
@@ -635,15 +643,16 @@ def _good_file(table) -> Path:
 @pytest.mark.parametrize("name", TABLES)
 def test_each_rule_takes_a_frame_of_any_shape(name, shape):
     table, frame = TABLES[name], frames(TABLES[name])[shape]
-    rules = [data.missing, data.duplicate, data.conflict, data.superseded, lambda rows, t: data.future(rows, t, NOW)]
+    rules = [data.missing, data.conflict, lambda rows, t: data.future(rows, t, NOW)]
+    rules += [partial(rule, contract=CONTRACT) for rule in (data.duplicate, data.superseded)]
 
-    for rule in [*rules, lambda rows, t: data.unknown(rows, []), lambda rows, t: data.unknown(rows, None)]:
+    for rule in [*rules, lambda rows, t: data.unknown(rows, {CONTRACT.entity: []}), lambda rows, t: data.unknown(rows, {})]:
         assert rule(frame, table).index.isin(frame.index).all()
     if shape != "gaps":
         whole = frame.astype({c.name: "int64" for c in table.columns if c.kind == "integer"})
         assert data.validate(whole, table).empty
     if table.time:
-        assert len(data.known_at(frame, table)) == len(frame)
+        assert len(data.known_at(frame, table, CONTRACT)) == len(frame)
 
 
 @pytest.mark.parametrize("shape", ["empty", "one", "gaps", "same", "good"])
@@ -651,11 +660,11 @@ def test_each_rule_takes_a_frame_of_any_shape(name, shape):
 def test_a_table_of_any_shape_is_cleaned_summed_up_shown_and_written(tmp_path, name, shape):
     table, frame = TABLES[name], frames(TABLES[name])[shape]
 
-    cleaned = data.clean(frame, table, NOW)
+    cleaned = data.clean(frame, table, NOW, CONTRACT)
 
     assert len(cleaned.kept) + len(cleaned.refused) == len(frame)
     read = data.Read(cleaned.kept, cleaned.refused, {"rows": len(frame), "path": "x", "owner": "x"}, None)
-    assert (data.over_limit(name, read, 0.0) is None) == (shape in ("one", "good", "same"))
+    assert (data.over_limit(name, read, 0.0, CONTRACT) is None) == (shape in ("one", "good", "same"))
     entry = data.entry(table, cleaned.kept, read, None, "0" * 64)
     assert "<h2>" in profiles.page({name: cleaned.kept}, {name: entry}) and len(profiles.summary(cleaned.kept)) == len(cleaned.kept.columns)
     tables.write_table(cleaned.kept, tables.arrow_schema(table), tmp_path / "t.parquet")
@@ -734,7 +743,7 @@ described = st.fixed_dictionaries(
 
 def each_row_is_somewhere(source: readers.Source, name: str) -> None:
     try:
-        read = data.read(source, TABLES[name], NOW)
+        read = data.read(source, TABLES[name], CONTRACT, NOW)
     except project.UserError as error:
         assert PHONE not in str(error) and "The fault is ours" not in str(error)
         return
@@ -742,7 +751,7 @@ def each_row_is_somewhere(source: readers.Source, name: str) -> None:
     assert len(read.kept) + len(read.refused) + left_out == read.provenance["rows"]
     assert read.refused.row.is_unique and read.refused.reason.all()
     assert all(json.loads(value) is not None for value in read.refused.value)
-    message = data.over_limit(name, read, 0.05)
+    message = data.over_limit(name, read, 0.05, CONTRACT)
     assert message or len(read.kept)
     assert PHONE not in (message or "")
     tables.write_table(read.kept, tables.arrow_schema(TABLES[name]), source.file.with_suffix(".kept"))
@@ -814,4 +823,4 @@ def test_known_by_a_column_that_the_contract_lacks_is_refused(tmp_path):
     source = files.source(files.bookings(), tmp_path / "b.csv", known="created")
 
     with pytest.raises(project.UserError, match="the contract of bookings has no column `created`. Set `known: event`"):
-        data.read(source, TABLES["bookings"], NOW)
+        data.read(source, TABLES["bookings"], CONTRACT, NOW)

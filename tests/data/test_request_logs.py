@@ -15,9 +15,10 @@ from data import files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rides import CONTRACT
 
 from mlops_course import batch, data, project, readers, words
-from mlops_course.problem import CONTRACT, Column, Table
+from mlops_course.problem import Column, Table
 
 NOW = datetime(2026, 7, 8, tzinfo=UTC)
 LABELS, CANDIDATES, REQUEST = (CONTRACT.tables[name] for name in ["labels", "candidates", "request"])
@@ -60,7 +61,7 @@ def reasons(read: data.Read) -> dict[int, str]:
 
 def stopped(source: readers.Source, table: Table = LABELS) -> str:
     with pytest.raises(project.UserError) as error:
-        data.read(source, table, NOW)
+        data.read(source, table, CONTRACT, NOW)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -74,7 +75,7 @@ def wrong(**more) -> str:
 
 
 def test_a_log_with_words_two_forms_of_times_and_na_is_read_by_configuration_alone(tmp_path):
-    read = data.read(configured(placed(tmp_path)), LABELS, NOW)
+    read = data.read(configured(placed(tmp_path)), LABELS, CONTRACT, NOW)
 
     assert read.kept.request_id.tolist() == ["619", "867", "1807", "3112"] and read.refused.empty
     assert read.kept.trip_completed.tolist() == [1, 1, 0, 1] and read.kept.driver_id.tolist() == [1, 1, 1, 2]
@@ -102,7 +103,7 @@ def test_the_same_of_both_kinds_of_file(tmp_path, suffix):
     frame = pd.read_csv(placed(tmp_path), keep_default_na=False, dtype=str)
     files.write(frame.astype({"Request no": int}), tmp_path / f"again.{suffix}")
 
-    one, other = (data.read(configured(tmp_path / name), LABELS, NOW) for name in ["log.csv", f"again.{suffix}"])
+    one, other = (data.read(configured(tmp_path / name), LABELS, CONTRACT, NOW) for name in ["log.csv", f"again.{suffix}"])
 
     assert one.kept.equals(other.kept) and one.provenance["left_out"] == other.provenance["left_out"]
 
@@ -122,12 +123,12 @@ def test_the_stage_counts_what_is_left_out_and_does_not_take_it_for_refused(tmp_
 
 
 def test_of_the_rows_that_count_a_share_is_refused_and_of_none_it_is_said(tmp_path):
-    some = data.read(configured(placed(tmp_path, LOG.replace("Cancelled by rider", "in progress"))), LABELS, NOW)
-    none = data.read(configured(tmp_path / "log.csv", where={"From": "Station"}), LABELS, NOW)
+    some = data.read(configured(placed(tmp_path, LOG.replace("Cancelled by rider", "in progress"))), LABELS, CONTRACT, NOW)
+    none = data.read(configured(tmp_path / "log.csv", where={"From": "Station"}), LABELS, CONTRACT, NOW)
 
-    assert "labels: 1 of 4 rows are refused (25.0%" in data.over_limit("labels", some, 0.05)
-    assert data.over_limit("labels", some, 0.25) is None
-    assert data.over_limit("labels", none, 0.05).splitlines() == [
+    assert "labels: 1 of 4 rows are refused (25.0%" in data.over_limit("labels", some, 0.05, CONTRACT)
+    assert data.over_limit("labels", some, 0.25, CONTRACT) is None
+    assert data.over_limit("labels", none, 0.05, CONTRACT).splitlines() == [
         f"labels: no row is left of those from {tmp_path}/log.csv (owner: dispatch)",
         "  7 rows: where From",
     ]
@@ -138,10 +139,10 @@ def test_of_the_rows_that_count_a_share_is_refused_and_of_none_it_is_said(tmp_pa
 
 def test_a_word_that_the_map_does_not_have_is_refused_for_that_and_counted(tmp_path):
     text = LOG.replace("Arrived", "arrived", 2).replace("Cancelled by rider", "+84 90 1234567")
-    read = data.read(configured(placed(tmp_path, text)), LABELS, NOW)
+    read = data.read(configured(placed(tmp_path, text)), LABELS, CONTRACT, NOW)
 
     assert reasons(read) == dict.fromkeys([0, 1, 2], "unknown word") and set(read.refused.column) == {"trip_completed"}
-    message = data.over_limit("labels", read, 0.05)
+    message = data.over_limit("labels", read, 0.05, CONTRACT)
     assert "3 rows: unknown word in trip_completed" in message and "2 words that the setting `values` does not have" in message
     assert "+84" not in message and "arrived" not in message and "arrived" in read.refused.value[0]
 
@@ -161,7 +162,7 @@ def test_a_word_is_what_people_wrote_also_where_yaml_reads_another_thing(tmp_pat
     frame = files.labels(files.bookings(count=5)).assign(trip_completed=sent)
     source = files.source(frame, tmp_path / f"l.{suffix}", values={"trip_completed": yaml.safe_load(mapping)})
 
-    read = data.read(source, LABELS, NOW)
+    read = data.read(source, LABELS, CONTRACT, NOW)
 
     fate = [None] * 5
     for row, reason in reasons(read).items():
@@ -176,7 +177,7 @@ def test_numbers_and_truths_of_parquet_are_words_too(tmp_path):
     booked = files.bookings(count=3)
     for sent, mapping in [([1.0, 2.0, None], {1: 1, 2: 0}), ([True, False, None], {True: 0, False: 1})]:
         frame = files.labels(booked).assign(trip_completed=pd.array(sent, dtype="Float64" if mapping.get(2) == 0 else "boolean"))
-        read = data.read(files.source(frame, tmp_path / "l.parquet", values={"trip_completed": mapping}), LABELS, NOW)
+        read = data.read(files.source(frame, tmp_path / "l.parquet", values={"trip_completed": mapping}), LABELS, CONTRACT, NOW)
         assert read.kept.trip_completed.tolist() == ([1, 0] if 2 in mapping else [0, 1]) and reasons(read) == {2: "missing"}
 
 
@@ -184,7 +185,7 @@ def test_numbers_and_truths_of_parquet_are_words_too(tmp_path):
 def test_a_column_is_named_as_the_file_or_as_the_contract_does(tmp_path, name):
     mapping = yaml.safe_load(CONFIGURATION)["values"]["Outcome"]
 
-    assert len(data.read(configured(placed(tmp_path), values={name: mapping}), LABELS, NOW).kept) == 4
+    assert len(data.read(configured(placed(tmp_path), values={name: mapping}), LABELS, CONTRACT, NOW).kept) == 4
 
 
 def test_a_name_that_is_two_columns_is_refused(tmp_path):
@@ -265,7 +266,7 @@ def test_a_condition_takes_rows_by_what_they_hold(tmp_path, suffix, where, rows)
     frame = pd.read_csv(placed(tmp_path), keep_default_na=False, dtype=str)
     path = files.write(frame, tmp_path / f"again.{suffix}")["path"]
 
-    read = data.ingest(configured(path, values={}, where=yaml.safe_load(where)), LABELS)
+    read = data.ingest(configured(path, values={}, where=yaml.safe_load(where)), LABELS, CONTRACT)
 
     assert sorted(set(range(7)) - set(read.left_out.index)) == rows
     assert set(read.refused.row) | set(read.frame.index) == set(rows)
@@ -275,7 +276,7 @@ def test_whether_a_field_outside_the_contract_is_empty_the_source_says(tmp_path)
     path = placed(tmp_path, LOG.replace("Harbour", "-").replace("City,NA", ",NA"))
 
     for missing, left in [([], 1), (["-"], 2)]:
-        read = data.read(configured(path, where={"From": {"empty": False}}, missing=missing), LABELS, NOW)
+        read = data.read(configured(path, where={"From": {"empty": False}}, missing=missing), LABELS, CONTRACT, NOW)
         assert read.provenance["left_out"]["where From"] == left
 
 
@@ -288,7 +289,7 @@ def test_what_is_personal_and_dropped_is_not_even_compared(tmp_path):
 def test_a_row_that_is_left_out_is_not_refused_for_what_else_is_wrong_with_it(tmp_path):
     text = LOG.replace("4/7/2026 08:33", "yesterday").replace("5/7/2026 21:57", "5/7/2099 21:57") + "1,2\n"
 
-    read = data.read(configured(placed(tmp_path, text)), LABELS, NOW)
+    read = data.read(configured(placed(tmp_path, text)), LABELS, CONTRACT, NOW)
 
     assert reasons(read) == {7: "unreadable"} and read.provenance["left_out"] == {"where From": 1, "without a label": 2}
 
@@ -325,7 +326,7 @@ def test_each_time_is_read_by_the_format_that_fits_and_refused_if_two_differ(tmp
     frame = pd.DataFrame({"driver_id": range(1, len(TIMES) + 1), "event_timestamp": list(TIMES)})
     source = files.source(frame, tmp_path / f"r.{suffix}", zone="Asia/Kolkata", time_format=formats)
 
-    read = data.read(source, REQUEST, NOW)
+    read = data.read(source, REQUEST, CONTRACT, NOW)
 
     held = {row.driver_id - 1: f"{row.event_timestamp:%Y-%m-%d %H:%M}" for row in read.kept.itertuples()}
     assert held | reasons(read) == dict(enumerate(TIMES.values()))
@@ -333,17 +334,17 @@ def test_each_time_is_read_by_the_format_that_fits_and_refused_if_two_differ(tmp
 
 def test_two_formats_that_differ_everywhere_are_guessed_at(tmp_path):
     source = configured(placed(tmp_path), time_format=["%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M"], where={"Requested at": {"not": "x"}})
-    read = data.read(source, LABELS, NOW)
+    read = data.read(source, LABELS, CONTRACT, NOW)
 
     assert "ambiguous time" in set(read.refused.reason)
-    assert "event_timestamp: two formats of `time_format` that read it differently" in data.over_limit("labels", read, 0.05)
+    assert "event_timestamp: two formats of `time_format` that read it differently" in data.over_limit("labels", read, 0.05, CONTRACT)
 
 
 def test_a_list_of_one_format_is_that_format_and_real_times_need_none(tmp_path):
     for form in ["%d/%m/%Y %H:%M", ["%d/%m/%Y %H:%M"]]:
-        assert set(reasons(data.read(configured(placed(tmp_path), time_format=form), LABELS, NOW)).values()) == {"unreadable"}
+        assert set(reasons(data.read(configured(placed(tmp_path), time_format=form), LABELS, CONTRACT, NOW)).values()) == {"unreadable"}
     source = files.source(files.statistics(), tmp_path / "s.parquet", time_format=FORMATS)
-    assert len(data.read(source, CONTRACT.tables["statistics"], NOW).kept) == 120
+    assert len(data.read(source, CONTRACT.tables["statistics"], CONTRACT, NOW).kept) == 120
 
 
 # Words for nothing.
@@ -377,7 +378,7 @@ def test_na_is_a_text_like_any_other_until_the_source_says_that_it_means_nothing
         {"airport": ["NA", "None", "null", ""], "region": ["NA", "-", "", "n/a"], "delay": ["NA", "-5", "", "n/a"], "pilot": "NA"}
     )
 
-    read = data.read(files.source(frame, tmp_path / f"a.{suffix}", missing=missing), AIRPORTS, NOW)
+    read = data.read(files.source(frame, tmp_path / f"a.{suffix}", missing=missing), AIRPORTS, CONTRACT, NOW)
 
     assert read.kept.airport.tolist() == airports and reasons(read)[3] == "missing"
     assert read.kept.delay.dropna().tolist() == [-5] and read.kept.pilot.isna().all()  # nobody is called NA
@@ -386,7 +387,7 @@ def test_na_is_a_text_like_any_other_until_the_source_says_that_it_means_nothing
 def test_a_number_may_mean_nothing(tmp_path):
     for name, delays in [("a.csv", ["-999", "-999.0", "5"]), ("a.parquet", [-999.0, -999.0, 5.0])]:
         frame = pd.DataFrame({"airport": ["a", "b", "c"], "delay": delays})
-        read = data.read(files.source(frame, tmp_path / name, missing=[-999]), AIRPORTS, NOW)
+        read = data.read(files.source(frame, tmp_path / name, missing=[-999]), AIRPORTS, CONTRACT, NOW)
         assert read.kept.delay.isna().tolist() == [True, True, False]
 
 
@@ -394,7 +395,7 @@ def test_names_of_requests_and_people_are_never_na(tmp_path):
     frame = files.bookings(count=2).assign(request_id=["NA", "b1"], rider_id="n/a")
 
     for name in ["b.csv", "b.parquet"]:
-        read = data.read(files.source(frame, tmp_path / name), CONTRACT.tables["bookings"], NOW)
+        read = data.read(files.source(frame, tmp_path / name), CONTRACT.tables["bookings"], CONTRACT, NOW)
         assert reasons(read) == {0: "missing"} and read.kept.rider_id.isna().all()
 
 
@@ -412,7 +413,7 @@ HALVES = ["\n".join([HEADER, *part]) + "\n" for part in (LOG.splitlines()[1:4], 
     "named", ["log_*.csv", "*", "**/*.csv", ["log_2.csv", "log_0.csv", "log_1.csv"], ["log_2.csv", "log_[01].csv", "log_*"]]
 )
 def test_several_files_are_one_table_and_each_row_knows_its_file(tmp_path, named):
-    one = data.read(configured(placed(tmp_path, LOG.replace("3112,City,2", "3112,City,x"), "all.txt")), LABELS, NOW)
+    one = data.read(configured(placed(tmp_path, LOG.replace("3112,City,2", "3112,City,x"), "all.txt")), LABELS, CONTRACT, NOW)
     (tmp_path / "in").mkdir()
     paths = several(tmp_path / "in", *(half.replace("3112,City,2", "3112,City,x") for half in HALVES))
     placed(tmp_path / "in", HALVES[1], "log_[01].csv")
@@ -420,7 +421,7 @@ def test_several_files_are_one_table_and_each_row_knows_its_file(tmp_path, named
         (tmp_path / "in/log_[01].csv").unlink()
     path = [str(tmp_path / "in" / name) for name in ([named] if isinstance(named, str) else named)]
 
-    read = data.read(configured(path[0] if isinstance(named, str) else path), LABELS, NOW)
+    read = data.read(configured(path[0] if isinstance(named, str) else path), LABELS, CONTRACT, NOW)
 
     files = read.provenance["files"]
     assert read.kept.equals(one.kept) and read.provenance["left_out"] == one.provenance["left_out"]
@@ -481,7 +482,7 @@ def test_columns_in_another_order_are_the_same_columns(tmp_path):
     several(tmp_path, HALVES[0])
     frame.to_csv(tmp_path / "log_1.csv", index=False)
 
-    assert len(data.read(configured(tmp_path / "log_*.csv"), LABELS, NOW).kept) == 4
+    assert len(data.read(configured(tmp_path / "log_*.csv"), LABELS, CONTRACT, NOW).kept) == 4
 
 
 @pytest.mark.parametrize("name", ["log_*.csv", "nowhere/*.csv"])
@@ -499,10 +500,10 @@ def test_headers_and_no_rows_in_all_files_are_no_data(tmp_path):
 def test_a_variable_stands_for_the_folder_also_before_a_star(tmp_path, monkeypatch):
     several(tmp_path, *HALVES)
     with pytest.raises(project.UserError, match="the environment variable LOGS is not set"):
-        data.read(configured("${LOGS}/log_*.csv"), LABELS, NOW)
+        data.read(configured("${LOGS}/log_*.csv"), LABELS, CONTRACT, NOW)
     monkeypatch.setenv("LOGS", str(tmp_path))
 
-    files = data.read(configured("${LOGS}/log_*.csv"), LABELS, NOW).provenance
+    files = data.read(configured("${LOGS}/log_*.csv"), LABELS, CONTRACT, NOW).provenance
     assert [file["path"] for file in files["files"]] == [f"${{LOGS}}/log_{n}.csv" for n in range(3)]
 
 
@@ -526,8 +527,8 @@ CHECKED = "28b52ffd0458d90000726571756573745f69642c6472697665725f69640a722d312c3
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.csv.zst", "log"])
 @pytest.mark.parametrize("how", HOW)
 def test_what_is_packed_is_read_whatever_it_is_called(tmp_path, how, name):
-    plain = data.read(configured(placed(tmp_path, LOG + "1,2\n", "plain.csv")), LABELS, NOW)
-    read = data.read(configured(placed(tmp_path, packed(LOG + "1,2\n", how), name)), LABELS, NOW)
+    plain = data.read(configured(placed(tmp_path, LOG + "1,2\n", "plain.csv")), LABELS, CONTRACT, NOW)
+    read = data.read(configured(placed(tmp_path, packed(LOG + "1,2\n", how), name)), LABELS, CONTRACT, NOW)
 
     assert read.kept.equals(plain.kept) and read.refused.equals(plain.refused)
     assert read.provenance["digest"] != plain.provenance["digest"]
@@ -540,7 +541,7 @@ def test_a_long_packed_file_is_read_to_its_end_and_beside_one_that_is_not(tmp_pa
     placed(tmp_path, packed(text, how), "a.csv")
     placed(tmp_path, "request_id,driver_id\nr,1\n", "b.csv")
 
-    assert len(data.read(readers.Source(path=str(tmp_path / "*.csv"), owner="x"), CANDIDATES, NOW).kept) == 200_001
+    assert len(data.read(readers.Source(path=str(tmp_path / "*.csv"), owner="x"), CANDIDATES, CONTRACT, NOW).kept) == 200_001
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -634,7 +635,7 @@ def test_each_row_of_each_file_is_kept_refused_or_left_out_exactly_once(tmp_path
         assert "a header and no rows" in stopped(source)
         return
 
-    ingested, read = data.ingest(source, LABELS), data.read(source, LABELS, NOW)
+    ingested, read = data.ingest(source, LABELS, CONTRACT), data.read(source, LABELS, CONTRACT, NOW)
 
     left = set(ingested.left_out.index)
     assert left == {n for n, line in enumerate(every) if fate(line) == "left out"}

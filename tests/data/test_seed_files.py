@@ -6,10 +6,10 @@ import os
 import pandas as pd
 import pytest
 from data import files
+from rides import CONTRACT
 
 from conftest import run_stages
 from mlops_course import data, project, readers
-from mlops_course.problem import CONTRACT
 
 
 @pytest.fixture(scope="module", params=files.SEEDS)
@@ -64,7 +64,7 @@ def test_the_request_for_scores_is_read_by_the_same_rules(seed, tmp_path):
     request = project.environment("env.seed.yaml").batch["request"]
     source = readers.Source(**{**request, "path": request["path"].replace("${SEED_DATA}", folder)})
 
-    read = data.read(source, CONTRACT.tables["request"], project.environment("env.seed.yaml").clock)
+    read = data.read(source, CONTRACT.tables["request"], CONTRACT, project.environment("env.seed.yaml").clock)
 
     assert len(read.kept) == 10 and read.refused.empty
 

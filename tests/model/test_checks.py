@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from rides import CONTRACT
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from mlops_course import checks
-from mlops_course.problem import LABELS
 
 FEATURES = ["conv_rate", "acc_rate"]
 
@@ -30,16 +30,16 @@ def halves(trips: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def test_a_table_that_keeps_its_contract_passes_and_a_broken_rule_is_counted(trips):
-    labels = trips[LABELS.names]
+    labels = trips[CONTRACT.tables["labels"].names]
 
-    assert checks.meets(labels, LABELS).passed
-    broken = checks.meets(labels.assign(trip_completed=labels.trip_completed * 2), LABELS)
+    assert checks.meets(labels, CONTRACT.tables["labels"]).passed
+    broken = checks.meets(labels.assign(trip_completed=labels.trip_completed * 2), CONTRACT.tables["labels"])
     assert broken.passed is False
     assert f"({(labels.trip_completed == 1).sum()} times)" in broken.message
 
 
 def test_a_missing_column_breaks_the_contract(trips):
-    assert checks.meets(trips[LABELS.names].drop(columns="driver_id"), LABELS).passed is False
+    assert checks.meets(trips[CONTRACT.tables["labels"].names].drop(columns="driver_id"), CONTRACT.tables["labels"]).passed is False
 
 
 def test_a_value_out_of_its_range_is_found_and_an_empty_column_cannot_be_judged(trips):

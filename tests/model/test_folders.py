@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 import yaml
 from company import CLOCK, KNOWN, NAMES
-from rides import RIDES
+from rides import CONTRACT, RIDES
 
 from mlops_course import asof, data, features, problem, project, prometheus, readers, registry, search, telemetry, training
-from mlops_course.problem import CONTRACT
 
 MARKS = "-a?b%41 %s%(h)s $HOME ~ &d=e;f, *g [h] 'i\" #j k é e\u0301 😀 <l>|m!(n)^`o`."
 ALIKE = MARKS.replace("?", "x").replace("*", "yy").replace("[h]", "h")
@@ -81,10 +80,10 @@ def test_a_point_in_time_join_reads_the_file_or_folder_that_it_was_given_and_no_
 def test_a_feature_store_is_built_asked_and_added_to(place):
     store = company.make_store(place)
     more = company.statistics().head(2).assign(**{NAMES[0]: 0.25, "created": CLOCK, problem.KNOWN: CLOCK})
-    store.write_to_offline_store(features.VIEW, more[pd.read_parquet(place / "data/statistics.parquet").columns])
+    store.write_to_offline_store("statistics", more[pd.read_parquet(place / "data/statistics.parquet").columns])
     labels = pd.DataFrame({CONTRACT.entity: KNOWN, CONTRACT.time: pd.Timestamp(CLOCK)})
 
-    history, now = features.historical(store, labels), features.online(features.open_store(place / "features"), KNOWN)
+    history, now = features.historical(store, labels, CONTRACT), features.online(features.open_store(place / "features"), KNOWN, CONTRACT)
 
     assert history[NAMES[0]].head(2).tolist() == [0.25, 0.25]
     assert history[NAMES[0]].tolist()[2:] == now[NAMES[0]].tolist()[2:]
@@ -99,12 +98,12 @@ def test_logs_are_searched_there_and_nowhere_else(place):
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_a_source_is_read(place, kind, monkeypatch):
-    table = CONTRACT.tables[features.VIEW]
+    table = CONTRACT.tables["statistics"]
     rows = company.statistics().drop(columns=problem.KNOWN).dropna()
     rows.to_parquet(place / "s.parquet") if kind == "parquet" else rows.to_csv(place / "s.csv", index=False)
     monkeypatch.setenv("INBOX", str(place))
 
-    read = data.read(readers.Source(path=f"${{INBOX}}/s.{kind}", owner="us"), table, CLOCK)
+    read = data.read(readers.Source(path=f"${{INBOX}}/s.{kind}", owner="us"), table, CONTRACT, CLOCK)
 
     assert len(read.kept) == len(rows) and read.refused.empty
 

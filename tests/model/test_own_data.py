@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from own_data import ENVIRONMENT, NAME, SECTION, write_files
+from rides import CONTRACT
 
 from conftest import run_stages
 from mlops_course import cli
@@ -42,8 +43,6 @@ def test_the_last_lines_say_what_labels_alone_could_not_measure(mine, monkeypatc
 
 
 def test_readme_names_the_columns_that_the_contract_needs():
-    from mlops_course.problem import CONTRACT
-
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", SECTION, re.M))
     assert set(rows) == set(CONTRACT.tables)
     for name, table in CONTRACT.tables.items():

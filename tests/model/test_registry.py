@@ -24,7 +24,7 @@ import pytest
 import skops.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rides import RIDES
+from rides import CONTRACT, RIDES
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -35,7 +35,6 @@ from sklearn.preprocessing import FunctionTransformer, SplineTransformer, Standa
 
 from mlops_course import project, registry
 from mlops_course.files import write_json
-from mlops_course.problem import CONTRACT
 
 FILES = ["MLmodel", "conda.yaml", "model.skops", "python_env.yaml", "requirements.txt"]
 

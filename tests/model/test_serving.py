@@ -139,7 +139,7 @@ def test_a_client_of_the_seed_course_reads_what_it_did_before(client):
 
 def test_scores_and_winner_are_those_of_the_registered_pipeline_on_the_same_features(client, pipeline):
     drivers = random.Random(3).sample([*KNOWN, PARTIAL], 20)
-    rows = features.online(features.open_store(client.folder / "features"), drivers, moment=CLOCK)
+    rows = features.online(features.open_store(client.folder / "features"), drivers, CONTRACT, moment=CLOCK)
     expected = pipeline.probability(rows)
 
     answer = ask(client, drivers)
@@ -154,7 +154,7 @@ def test_scores_and_winner_are_those_of_the_registered_pipeline_on_the_same_feat
 def test_batch_and_online_give_the_same_rows_the_same_scores(client, pipeline):
     drivers = [*KNOWN, *TWINS, PARTIAL, EMPTY, UNKNOWN]
     rows = features.pd.DataFrame({CONTRACT.entity: drivers, CONTRACT.time: [features.pd.Timestamp(CLOCK)] * len(drivers)})
-    scored = batch.score(pipeline, features.historical(features.open_store(client.folder / "features"), rows), CONTRACT)
+    scored = batch.score(pipeline, features.historical(features.open_store(client.folder / "features"), rows, CONTRACT), CONTRACT)
 
     online = {c["driver_id"]: c["score"] for c in ask(client, drivers)["candidates"]}
 
@@ -907,7 +907,9 @@ def test_a_store_that_a_build_has_put_in_its_place_is_noticed(own):
         before = used(client)
         rows = company.statistics().assign(**{NAMES[0]: 0.222})
         rows.to_parquet(own / "data/statistics.parquet", index=False)
-        features.build(own / "features", own / "data/statistics.parquet", "company", features.FeatureSettings(), CLOCK)
+        features.build(
+            own / "features", {"statistics": own / "data/statistics.parquet"}, "company", features.FeatureSettings(), CLOCK, CONTRACT
+        )
         after = used(client)
 
     assert (before != 0.222, after) == (True, 0.222)
@@ -960,7 +962,7 @@ def test_a_new_champion_is_taken_over_and_scores_also_the_drivers_in_memory(own)
         wait_for(lambda: version(client) == "1")
         back = scores(client)
 
-    rows = features.online(features.open_store(own / "features"), KNOWN, moment=CLOCK)
+    rows = features.online(features.open_store(own / "features"), KNOWN, CONTRACT, moment=CLOCK)
     assert new_scores == pytest.approx(registry.load(mlflow, "2").probability(rows), abs=1e-9, rel=0)
     assert old == back != new_scores
     assert again == answer
@@ -1021,7 +1023,7 @@ def test_what_comes_while_a_promotion_scores_is_neither_lost_nor_of_the_old_mode
         wait_for(lambda: version(client) == "2")
         answer = ask(client, [*KNOWN[:10], PARTIAL])
 
-    rows = features.online(features.open_store(own / "features"), [*KNOWN[:10], PARTIAL], moment=CLOCK)
+    rows = features.online(features.open_store(own / "features"), [*KNOWN[:10], PARTIAL], CONTRACT, moment=CLOCK)
     assert answer["degraded"] and rows[NAMES[0]].iloc[0] == 0.111
     assert [c["score"] for c in answer["candidates"]] == pytest.approx(registry.load(mlflow, "2").probability(rows), abs=1e-9, rel=0)
 

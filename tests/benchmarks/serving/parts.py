@@ -61,7 +61,7 @@ def _plain(ground: Ground, asked: list[pd.DataFrame]) -> dict[str, float]:
     for rows in asked:
         drivers = [{CONTRACT.entity: driver} for driver in rows[CONTRACT.entity].tolist()]
         times = [time.perf_counter()]
-        response = store.get_online_features(features.references(), drivers).to_dict()
+        response = store.get_online_features(features.references(CONTRACT), drivers).to_dict()
         times.append(time.perf_counter())
         frame = pd.DataFrame(response)[list(CONTRACT.features)]
         times.append(time.perf_counter())

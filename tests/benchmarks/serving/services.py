@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import yaml
-from rides import RIDES
+from rides import CONTRACT, RIDES
 from serving.load import ID, LOOPBACK, ask
 
 from mlops_course import features, project, registry, stages
 from mlops_course.files import write_json
-from mlops_course.problem import ACCEPTANCE, CONTRACT, KNOWN
+from mlops_course.problem import KNOWN
 
 HERE, BIN = Path(__file__).parent, Path(sys.executable).parent
 BARE, BENTO, MLFLOW, UNCACHED, OURS = "bare FastAPI endpoint", "BentoML, seed's design", "`mlflow models serve`", "ours, no cache", "ours"
@@ -66,7 +66,9 @@ class Ground(NamedTuple):
     def of(cls, folder: Path) -> "Ground":
         "The ground in the folder of a build."
         drivers = pd.read_parquet(folder / "data/statistics.parquet", columns=[CONTRACT.entity])[CONTRACT.entity].unique()
-        rows = features.online(features.open_store(folder / "features"), sorted(drivers), moment=project.environment("env.yaml").clock)
+        rows = features.online(
+            features.open_store(folder / "features"), sorted(drivers), CONTRACT, moment=project.environment("env.yaml").clock
+        )
         return cls(
             folder.resolve(), rows.dropna(subset=list(CONTRACT.features)), registry.load(registry.connect(folder / "mlflow", RIDES.name))
         )
@@ -74,7 +76,7 @@ class Ground(NamedTuple):
     def requests(self, seed: int, n: int) -> list[pd.DataFrame]:
         "Distinct drivers for each request, with their features."
         draw = np.random.default_rng(seed)
-        return [self.known.iloc[draw.choice(len(self.known), ACCEPTANCE.candidates, replace=False)] for _ in range(n)]
+        return [self.known.iloc[draw.choice(len(self.known), RIDES.acceptance.candidates, replace=False)] for _ in range(n)]
 
     @property
     def tracking(self) -> str:
@@ -145,7 +147,7 @@ def fill(folder: Path, ground: Ground) -> None:
 
     store, ours = FeatureStore(repo_path=str(folder)), features.open_store(ground.folder / "features")
     store.apply([*ours.list_entities(), *ours.list_feature_views()])
-    store.write_to_online_store(features.VIEW, ground.known.assign(created=ground.known[KNOWN]))
+    store.write_to_online_store("statistics", ground.known.assign(created=ground.known[KNOWN]))
 
 
 def bento_environment() -> Path:
