@@ -551,10 +551,20 @@ def _typed(words: str, file: str) -> str:
     )
     return f"{program} {words}" + ("" if file == "env.yaml" else f" --env {shlex.quote(file)}")
 
+# %% ../notebooks/91_command_line.ipynb #91e00001
+def _check_project(file: str) -> None:
+    "Raise `UserError` if an environment does not say what is predicted from what."
+    if "project" not in project.environment(file).model_fields_set:
+        raise project.UserError(
+            f"{file} names no project: write `project: projects/ride_hailing.yaml` into it, "
+            "or the file of your own"
+        )
+
 # %% ../notebooks/91_command_line.ipynb #69089ee7
 @app.command()
 def run(file: _File = "env.yaml"):
     "Build what has changed, from raw files to scored drivers, and say what there is."
+    _check_project(file)
     out = project.root() / project.environment(file).out
     changes = stages.stale(file)
     if changes:

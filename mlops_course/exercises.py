@@ -9,7 +9,8 @@ __all__ = ['Feedback', 'check', 'solution', 'Attempt', 'progress', 'show_progres
 import json
 
 from . import project, stages
-from . import solutions_data, solutions_monitoring, solutions_serving  # noqa: F401
+from . import solutions_capstone, solutions_data, solutions_monitoring  # noqa: F401
+from . import solutions_serving  # noqa: F401
 from . import solutions_start, solutions_training, solutions_world  # noqa: F401
 from .questions import EXERCISES, LESSONS, NUMBERING, RENUMBERED, Exercise
 

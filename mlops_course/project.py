@@ -67,6 +67,7 @@ class Environment(Settings):
     clock: AwareDatetime | None = None  # the time that `now` gives; None: the real one
     project: str = "projects/ride_hailing.yaml"  # what is predicted from what, from the root
     world: dict[str, Any] = {}
+    capstone: dict[str, Any] = {}
     data: dict[str, Any] = {}
     features: dict[str, Any] = {}
     training: dict[str, Any] = {}

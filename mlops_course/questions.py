@@ -68,6 +68,7 @@ LESSONS = [
     "62_model_monitoring",
     "64_alerts_and_retraining",
     "65_live_company",
+    "80_capstone",
 ]
 
 NUMBERING = 2  # of the exercises; what does not say its own has numbering 1

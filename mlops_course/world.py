@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ZONES', 'USUAL', 'WEEK', 'FEWEST', 'MOST', 'EXPLORATION', 'SCENARIOS', 'SECOND', 'DAY', 'DEMAND', 'SCHEMAS', 'BLOCK',
-           'NOTE', 'Drivers', 'generator', 'hire', 'on_shift', 'Scenario', 'sigmoid', 'completion', 'work', 'Week',
-           'report', 'delay', 'distinct', 'propensities', 'draw', 'WorldSettings', 'Company', 'statistics', 'Offers',
-           'offers', 'request_ids', 'bookings', 'tables', 'write', 'oracle', 'value', 'uplift', 'run']
+           'Drivers', 'generator', 'hire', 'on_shift', 'Scenario', 'sigmoid', 'completion', 'work', 'Week', 'report',
+           'delay', 'distinct', 'propensities', 'draw', 'WorldSettings', 'Company', 'statistics', 'Offers', 'offers',
+           'request_ids', 'bookings', 'tables', 'write', 'oracle', 'value', 'uplift', 'run']
 
 # %% ../notebooks/20_world.ipynb #a3838855
 from typing import NamedTuple
@@ -569,9 +569,7 @@ def uplift(
 
 # %% ../notebooks/20_world.ipynb #8d25725f
 from .project import now, shown
-from .stages import Stage
-
-NOTE = "README.md"  # in `raw` when nothing is simulated
+from .stages import NOTE, Stage, leave_out
 
 
 def run(
@@ -579,8 +577,12 @@ def run(
 ) -> None:
     "The stage: write the company's files to `raw`, or a note that there are none."
     settings, raw = stage.settings(WorldSettings), stage.product["raw"]
-    raw.mkdir(parents=True, exist_ok=True)
-    print(_simulated(stage, settings, raw) if settings.simulate else _left_out(stage, raw))
+    if settings.simulate and stage.project.raw == stage.name:
+        raw.mkdir(parents=True, exist_ok=True)
+        print(_simulated(stage, settings, raw))
+    else:
+        why = "Nothing is simulated: the sources of this environment are files of its own."
+        print(leave_out(stage, [f"{file}.parquet" for file in SCHEMAS], why))
 
 # %% ../notebooks/20_world.ipynb #4c77ce7f
 def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
@@ -605,8 +607,6 @@ import glob
 
 import duckdb
 
-from .files import atomic_write
-
 
 def _most(truth: Path) -> float:
     "The uplift of the best choice in each booking."
@@ -620,13 +620,3 @@ def _most(truth: Path) -> float:
             f"SELECT avg(best), avg(logged) FROM ({each})", [glob.escape(str(truth))]
         ).fetchone()
     return max(best / logged - 1, 0)
-
-
-def _left_out(stage: Stage, raw: Path) -> str:
-    text = "Nothing is simulated: the sources of this environment are files of its own."
-    for file in SCHEMAS:
-        (raw / f"{file}.parquet").unlink(missing_ok=True)
-    with atomic_write(raw / NOTE) as beside:
-        beside.write_text(f"{text}\n", encoding="utf-8")
-    stage.record(raw / NOTE)
-    return text

@@ -11,7 +11,14 @@ from filelock import FileLock
 
 from mlops_course import clocks, stages, telemetry
 
-UPSTREAM = {"world": [], "data": ["world"], "features": ["data"], "training": ["data", "features"], "batch": ["features", "training"]}
+UPSTREAM = {
+    "world": [],
+    "capstone": [],
+    "data": ["world", "capstone"],
+    "features": ["data"],
+    "training": ["data", "features"],
+    "batch": ["features", "training"],
+}
 """The stages and what each needs, as the notebooks' parameter cells say; test_pipeline.py compares the two."""
 
 

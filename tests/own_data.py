@@ -1,4 +1,4 @@
-"""README's section "Your own data": its text, and files of the shape that it describes."""
+"""README's section "Your own project": its text, and files of the shape that its example describes."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 from mlops_course import project
 
 README = (project.root() / "README.md").read_text(encoding="utf-8")
-SECTION = re.search(r"## Your own data\n(.*?)\n## ", README, re.S)[1]
+SECTION = re.search(r"## Your own project\n(.*?)\n## ", README, re.S)[1]
 NAME, ENVIRONMENT = re.search(r"```yaml\n# (env\.\w+\.yaml)\n(.*?)```", SECTION, re.S).groups()
 ZONE = re.search(r"zone: (\S+/\S+)", ENVIRONMENT)[1]
 

@@ -10,7 +10,7 @@ from imports import ROOT, graph, loads, reached, sources
 FLOORS = {
     1: "settings topics project logfiles telemetry exposition prometheus files services questions sql",
     2: "problem contracts web stages engine supervision jobs answers",
-    3: "world readers profiles data asof offline online lookup tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words",
+    3: "world capstone readers profiles data asof offline online lookup tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words",
     4: "features registry models gate worth poc verdicts cases events references reports",
     5: "stream training batch serving candidates resilience api monitoring experiments",
     6: "release orchestration",
@@ -65,7 +65,7 @@ def test_a_module_is_seen_however_it_is_loaded(source):
 
 @pytest.mark.parametrize("name", ["f'mlops_course.{stage}'", "'mlops_course.' + stage", "stage", "f'.{stage}', __package__"])
 def test_a_name_that_is_made_up_while_a_program_runs_may_be_any_stage(name):
-    assert loads(f"import_module({name})", set(FLOOR)) == {"world", "data", "features", "training", "batch"}
+    assert loads(f"import_module({name})", set(FLOOR)) == {"world", "capstone", "data", "features", "training", "batch"}
 
 
 def test_what_loads_nothing_is_not_seen():

@@ -51,12 +51,15 @@ class Company:
         for name, before in UPSTREAM.items():
             about = {"name": settings.name, "out": settings.out, "clock": settings.clock, name: getattr(settings, name)}
             product = {key: project.root() / path for key, path in paths[name].items()}
-            with stages.stage(name, product, {task: {} for task in before}, about):
+            with stages.stage(name, product, {task: {} for task in before}, about) as stage:
                 for path in product.values():
                     if path.suffix == ".parquet":
                         pd.DataFrame({"made by": [name]}).to_parquet(path)
                     else:
                         path.write_text(name) if path.suffix else path.mkdir(exist_ok=True)
+                if name == "data":
+                    labels = stage.record(stages.table_file(product, "labels"))
+                    pd.DataFrame({"made by": [name]}).to_parquet(labels)
         for name in (dag := self.dag()):
             dag[name].product.metadata.update(str(dag[name].source), dag[name].params.to_json_serializable(params_only=True))
         write_json(self.out / "made/build.json", {"fingerprint": stages.fingerprint("env.test.yaml")})

@@ -1,5 +1,8 @@
 """The contract and the acceptance numbers."""
 
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 from pandera.errors import SchemaErrors
@@ -65,3 +68,25 @@ def test_a_false_positive_costs_more_than_a_false_negative():
     assert RIDES.costs.cancelled > RIDES.costs.passed_over
     assert RIDES.costs.value(RIDES.costs.break_even) == pytest.approx(0)
     assert RIDES.costs.value(1.0) == RIDES.costs.completed
+
+
+def test_no_module_binds_a_project_when_it_is_imported():
+    "What is imported is the same for all projects: a contract, an acceptance, a price comes as an argument."
+    code = """
+import papermill, pkgutil
+from importlib import import_module
+import mlops_course
+from mlops_course.problem import Acceptance, Contract, Costs, Feature, Project, Table
+
+def of_a_project(thing):
+    inside = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple, set)) else []
+    return isinstance(thing, (Acceptance, Contract, Costs, Feature, Project, Table)) or any(map(of_a_project, inside))
+
+for module in sorted(module.name for module in pkgutil.iter_modules(mlops_course.__path__)):
+    for name, thing in vars(import_module(f"mlops_course.{module}")).items():
+        if of_a_project(thing):
+            print(f"{module}.{name}")
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+
+    assert done.stdout == ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from rides import CONTRACT
+from rides import CONTRACT, RIDES
 
 from conftest import run_stages
 from mlops_course import problem, project, stages, tables, world
@@ -234,7 +234,7 @@ def test_without_the_weights_a_policy_looks_better_than_it_is(normal, log):
 
 def test_the_best_known_conv_rate_gains_more_than_the_company_asks_for(normal):
     gained = world.uplift(normal["truth"], newest_rate(normal))
-    assert problem.ACCEPTANCE.uplift + 0.05 < gained < world.uplift(normal["truth"], world.oracle(normal["truth"]))
+    assert RIDES.acceptance.uplift + 0.05 < gained < world.uplift(normal["truth"], world.oracle(normal["truth"]))
 
 
 def test_a_choice_outside_of_the_candidates_is_refused(normal):

@@ -192,7 +192,7 @@ def test_a_reference_is_made_of_what_a_version_has_learned_from(tmp_path):
     assert made.categories["city"] == {"Hanoi", "Hue", "Vinh", "Sa Pa"}
     moved = rows.tail(SETTINGS.window_requests).assign(score=made.units.score.mean(), city="Bern")
     verdict = judge(moved, moved[[CONTRACT.label, "score"]], made, SETTINGS, CONTRACT)
-    assert verdict.scores["city"] >= 1 and found.quality["new_category"] == 1
+    assert verdict.scores["city"] >= 1 and verdict.quality["new_category"] == 1
     monitor.store.close()
 
 

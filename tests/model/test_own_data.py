@@ -1,4 +1,4 @@
-"""README's section "Your own data", followed to the letter with files of its shape: they lead to a champion."""
+"""README's section "Your own project", followed to the letter with files of its shape: they lead to a champion."""
 
 import json
 import re

@@ -25,7 +25,7 @@ KEPT = re.compile(r"(PIP|UV)_.*|.*_(PROXY|proxy|CERT_FILE|CA_BUNDLE)|LANG|LC_.*|
 
 def commands() -> list[str]:
     "The commands of the code blocks, in order, without what they say of themselves; README sends its reader to USING half-way."
-    before, own_data = README.split("## Your own data")
+    before, own_data = README.split("## Your own project")
     using = (project.root() / "docs/USING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", before + using + own_data, re.S)
     return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
