@@ -30,7 +30,8 @@ def checkout(tmp_path) -> Path:
     "What a command needs of a project, with an out of its own."
     for name in ["pipeline.yaml", "settings.ini", *(path.name for path in project.root().glob("env*.yaml"))]:
         shutil.copy(project.root() / name, tmp_path / name)
-    shutil.copytree(project.root() / "notebooks", tmp_path / "notebooks")
+    for name in ("notebooks", "projects"):
+        shutil.copytree(project.root() / name, tmp_path / name)
     return tmp_path
 
 

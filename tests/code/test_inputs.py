@@ -30,6 +30,7 @@ class Company:
             "settings.ini",
             "requirements.lock",
             "mlops_course",
+            "projects",
             *(t["source"] for t in stages.tasks().values()),
         ]:
             source, path = project.root() / name, self.root / name
