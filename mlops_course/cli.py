@@ -892,7 +892,7 @@ def live_on(
     settings: _Set = None,
 ):
     with supervision.ended_quietly("the live company"):
-        _, (folder, chosen, _) = _service(
+        _, (folder, chosen, *_) = _service(
             file, "live", "LiveSettings", None, None, None, settings, starts=False
         )
         from mlops_course import loop
