@@ -46,7 +46,7 @@ def _live_by(folder: Path, mine: Clock) -> Clock:
         with suppress(Timeout), _members.write_lock(blocking=False):  # others hold it for reading
             write_json(project.Paths(folder).clock, mine._asdict())
         _members.acquire_read()
-        running = _clock_in(json.loads((project.Paths(folder).clock).read_text(encoding="utf-8")))
+        running = _clock_of(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         leave()
         raise UserError(
@@ -65,6 +65,11 @@ def _clock_in(settings: dict[str, Any]) -> Clock:
     }
     return Clock(times["began"], times["real"], float(settings["speed"]), times.get("until"))
 
+
+def _clock_of(folder: Path) -> Clock:
+    "The clock that stands in a folder."
+    return _clock_in(json.loads(project.Paths(folder).clock.read_text(encoding="utf-8")))
+
 # %% ../notebooks/99_clocks.ipynb #2f8ff18f
 def _handed(folder: Path) -> Clock | None:
     "The clock that the starter of this process has set. All services may die, and go on by it."
@@ -80,9 +85,7 @@ def reached(
 ) -> datetime:
     "How far a clock of the folder can have come. What is dated later was written by a wrong one."
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return _clock_in(
-            json.loads((project.Paths(folder).clock).read_text(encoding="utf-8"))
-        ).time()
+        return _clock_of(folder).time()
     return max(project.environment().clock or datetime.now(UTC), datetime.now(UTC))
 
 # %% ../notebooks/99_clocks.ipynb #99c10c08
