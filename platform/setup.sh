@@ -130,10 +130,11 @@ if [ -z "$cache" ] || ! mkdir -p "$cache" 2>/dev/null || [ ! -w "$cache" ]; then
     export UV_CACHE_DIR="$here/.venv/cache"
 fi
 install=".venv/bin/uv pip install --quiet --python .venv/bin/python"
+# uv compiles what a command installs, and nothing else; without bytecode each process would spend seconds on that
 # shellcheck disable=SC2086 # several words
 {
-    step "$(grep -c '^[a-z0-9].*==' requirements.lock) packages of requirements.lock" $install --require-hashes -r requirements.lock
-    step "this course, and bytecode of all packages" $install --compile-bytecode --no-deps -e .
+    step "$(grep -c '^[a-z0-9].*==' requirements.lock) packages of requirements.lock" $install --compile-bytecode --require-hashes -r requirements.lock
+    step "this course" $install --no-deps -e .
 }
 
 mkdir -p .venv/etc/jupyter/labconfig .venv/etc/ipython .venv/share/jupyter/lab/settings
