@@ -35,6 +35,7 @@ from sklearn.preprocessing import FunctionTransformer, SplineTransformer, Standa
 
 from mlops_course import project, registry
 from mlops_course.files import write_json
+from mlops_course.kinds import promised
 
 FILES = ["MLmodel", "conda.yaml", "model.skops", "python_env.yaml", "requirements.txt"]
 
@@ -341,7 +342,7 @@ def test_a_model_that_was_registered_before_its_class_moved_is_loaded_as_it_was(
     loaded = registry.load(client)
 
     assert b"mlops_course.training" in old and loaded.digest == sha256(old).hexdigest()
-    assert (loaded.probability(rows) == model.predict_proba(rows)[:, 1]).all()
+    assert (loaded.probability(rows) == promised(model, rows, CONTRACT.kinds)).all()
 
 
 def test_only_the_class_that_has_moved_is_looked_for_in_another_place():
@@ -359,7 +360,7 @@ def test_a_registered_model_is_loaded_with_its_names(client):
     features, _ = trips()
     assert (loaded.name, loaded.version, loaded.features) == (RIDES.name, version, tuple(CONTRACT.features))
     assert loaded.digest == registry.model_digest(stored(client, version))
-    assert np.array_equal(loaded.probability(features[features.columns[::-1]]), trained().predict_proba(features)[:, 1])
+    assert np.array_equal(loaded.probability(features[features.columns[::-1]]), promised(trained(), features, CONTRACT.kinds))
 
 
 def test_a_model_folder_holds_the_files_that_are_checked(client):
