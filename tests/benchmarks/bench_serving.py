@@ -19,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import psutil
-from rides import CONTRACT, RIDES
 from serving import load, parts, services
-from serving.services import BARE, BENTO, MLFLOW, OURS, UNCACHED, Ground, Service, by_features, by_number
+from serving.services import BARE, BENTO, CONTRACT, MLFLOW, OURS, RIDES, UNCACHED, Ground, Service, by_features, by_number
 
 from mlops_course import project
 
