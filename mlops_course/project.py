@@ -53,7 +53,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, mode
 class Settings(BaseModel):
     "A section of an environment. Unknown names are refused and values do not change."
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 # %% ../notebooks/00_start_here.ipynb #15bd8a94
 from .settings import under_new_names
