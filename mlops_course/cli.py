@@ -539,10 +539,15 @@ def _read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _rows(path: Path) -> int:
+def _scored(path: Path, contract) -> str:
+    "How many rows were scored, and of how many entities, where these are fewer."
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    return pq.read_metadata(path).num_rows
+    entities = pq.read_table(path, columns=[contract.entity])[contract.entity]
+    rows, several = len(entities), pc.count_distinct(entities).as_py()
+    whom = f"{several:,} {contract.noun}s"
+    return whom if several == rows else f"{rows:,} rows of {whom}"
 
 # %% ../notebooks/91_command_line.ipynb #a535bca7
 def _project(file: str):
@@ -574,7 +579,7 @@ def summary(
         )
     if (paths.batch / "scores.parquet").is_file():
         lines.append(
-            f"Scores     {_rows(paths.batch / 'scores.parquet'):,} {contract.noun}s "
+            f"Scores     {_scored(paths.batch / 'scores.parquet', contract)} "
             f"in {where}/batch/scores.parquet"
         )
     return "\n".join(
