@@ -181,18 +181,16 @@ def _of_own(contract: Contract) -> Iterator[str]:
                 yield f"contract.features.{name}: {each}; one kind is wanted"
 
 # %% ../notebooks/930_project_files.ipynb #a9300006
-import yaml
-
 from .problem import Project
 from .project import root
+from .settings import tasks_of
 
 
 def _of_raw(project: Project) -> list[str]:
     "Only a stage that makes raw files can be named."
     if project.raw is None:
         return []
-    tasks = (yaml.safe_load((root() / "pipeline.yaml").read_text("utf-8")) or {}).get("tasks", [])
-    makers = [task["name"] for task in tasks if "raw" in task["product"]]
+    makers = [name for name, task in tasks_of(root()).items() if "raw" in task["product"]]
     names = " and ".join(makers) or "none"
     return (
         [] if project.raw in makers else [f"raw: no stage {project.raw} makes files, but {names}"]

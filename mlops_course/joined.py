@@ -162,7 +162,7 @@ class Database(_Transactions):
 from collections import Counter
 from collections.abc import Iterable
 
-OUTCOMES = ("joined", "early", "duplicate", "unknown")
+OUTCOMES = ("joined", "early", "duplicate", "conflict", "unknown")
 
 
 class _Placed(Database):
@@ -182,7 +182,10 @@ class _Placed(Database):
         if not db.execute(
             "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, 0, NULL, NULL, NULL)", label
         ).rowcount:
-            return "duplicate"
+            first = db.execute(
+                "SELECT entity, label FROM labels WHERE request_id = ?", (label.request_id,)
+            ).fetchone()
+            return "duplicate" if first == (label.entity, label.label) else "conflict"
         if not row:
             return "early"
         version, booked, score, _ = row

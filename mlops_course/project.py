@@ -89,13 +89,22 @@ def validated(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_line(wrong) for wrong in error.errors()]
+        lines = [_line(wrong, values) for wrong in error.errors()]
         raise UserError("\n".join([f"settings that cannot be used, in {where}:", *lines])) from None
 
 # %% ../notebooks/00_start_here.ipynb #1c20bc5b
-def _line(wrong: dict) -> str:
-    name = ".".join(map(str, wrong["loc"]))
-    return f"  {name}: {wrong['msg']}" if name else f"  {wrong['msg']}"
+def _line(wrong: dict, values: Any) -> str:
+    names, message = [], wrong["msg"].removeprefix("Value error, ")
+    for step in wrong["loc"]:
+        try:
+            values = values[step]
+            step = values["name"] if isinstance(step, int) else step  # an item of a list
+        except (KeyError, IndexError, TypeError):
+            values = None  # it is missing, or has no name
+        names.append(str(step))
+    if wrong["type"] == "time_delta_parsing":
+        message = "a duration is wanted here, such as P3D (three days) or PT4H (four hours)"
+    return f"  {'.'.join(names)}: {message}" if names else f"  {message}"
 
 # %% ../notebooks/00_start_here.ipynb #f1659d60
 from pydantic import SecretStr

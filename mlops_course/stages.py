@@ -20,21 +20,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from . import exposition, project, telemetry
 from .contracts import read_project
 from .files import atomic_write, file_digest, is_full, locked, unwritten, write_json
 from .problem import Project
 from .project import Environment, Settings, UserError, digest_of, root, shown
+from .settings import tasks_of
 
 # %% ../notebooks/93_stages.ipynb #4bc22640
 def tasks() -> dict[str, dict]:
     "The tasks of pipeline.yaml by name, as they stand there."
-    return {
-        task["name"]: task
-        for task in yaml.safe_load((root() / "pipeline.yaml").read_text(encoding="utf-8"))["tasks"]
-    }
+    return tasks_of(root())
 
 # %% ../notebooks/93_stages.ipynb #935a9e06
 def upstream(

@@ -140,8 +140,13 @@ FAULTS = {
         "contract.features.acc_rate", {"table": "statistics", "kind": "category", "score": "falls"}
     ),
     "name: String should match pattern": _setting("name", "My model"),
-    "contract.tables.labels.columns.0.kind: Input should be": _setting(
+    "contract.tables.labels.columns.a.kind: Input should be": _setting(
         "contract.tables.labels.columns", [{"name": "a", "kind": "b", "about": ""}]
+    ),
+    "contract.tables.labels.columns.0.name: Field required": _setting("contract.tables.labels.columns", [{"kind": "text", "about": ""}]),
+    "contract.tables.labels.columns.0: Input should be": _setting("contract.tables.labels.columns", ["a"]),
+    "contract.tables.statistics.fresh: a duration is wanted here, such as P3D": _setting(
+        "contract.tables.statistics.fresh", "3 days or so"
     ),
     "driver_id names an entity: one kind everywhere": _setting(
         "contract.tables.request.columns",

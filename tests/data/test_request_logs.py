@@ -219,7 +219,7 @@ def test_a_setting_about_a_column_that_is_none_says_so(tmp_path, more, says):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"values": {"a": {}}}, "values.a: Value error, give each word a number or null, such as {Completed: 1, Cancelled: 0}"),
+        ({"values": {"a": {}}}, "values.a: give each word a number or null, such as {Completed: 1, Cancelled: 0}"),
         ({"values": {"a": ["x"]}}, "give each word a number or null"),
         ({"values": {"a": {"x": "one"}}}, "`x` has no number and not null, but `one`"),
         ({"values": {"a": {"x": float("nan")}}}, "`x` has no number"),
@@ -231,11 +231,11 @@ def test_a_setting_about_a_column_that_is_none_says_so(tmp_path, more, says):
         ({"where": {"a": {"empty": "x"}}}, "write the word that a row must hold"),
         ({"where": {"a": {"empty": True, "not": "x"}}}, "write the word that a row must hold"),
         ({"where": {"a": ["x", ["y"]]}}, "one word is wanted here"),
-        ({"missing": [["x"]]}, "missing: Value error, one word is wanted here"),
-        ({"time_format": []}, "time_format: Value error, a format as strptime has it is wanted here, or a list of such"),
+        ({"missing": [["x"]]}, "missing: one word is wanted here"),
+        ({"time_format": []}, "time_format: a format as strptime has it is wanted here, or a list of such"),
         ({"time_format": ["%d/%m/%Y", "yesterday"]}, "yesterday does not say day and time as strptime does"),
-        ({"path": []}, "path: Value error, a file is wanted here, or a list of such"),
-        ({"path": 5}, "path: Value error, a file is wanted here, or a list of such"),
+        ({"path": []}, "path: a file is wanted here, or a list of such"),
+        ({"path": 5}, "path: a file is wanted here, or a list of such"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line(more, says):

@@ -212,6 +212,10 @@ def test_predictions_and_labels_can_be_pushed(door):
     assert client.post("/predictions", json=[entry("r1"), entry("r1"), entry("r2")]).json() == {"new": 2}
     label = {"request_id": "r1", "driver_id": 1001, "trip_completed": 1, "event_timestamp": MONDAY.isoformat()}
     assert client.post("/labels", json=[label, label]).json() == {"joined": 1, "duplicate": 1}
+    contradicts = {**label, "trip_completed": 0}
+    assert client.post("/labels", json=[contradicts]).json() == {"conflict": 1}
+    early = {**label, "request_id": "r9"}
+    assert client.post("/labels", json=[early, early, {**early, "driver_id": 1002}]).json() == {"early": 1, "duplicate": 1, "conflict": 1}
 
 
 def test_ids_come_as_numbers_or_as_text_and_great_ones_stay_exact(door):

@@ -53,7 +53,9 @@ def test_the_linters_do_not_judge_a_learner(solved):
 
 
 def test_the_tests_of_package_and_exercises_stay_green(solved):
-    code, output = solved.call("pytest", "tests/code/test_exercises.py", "tests/code/test_in_step.py", "tests/code/test_pipeline.py")
+    of_the_package = "not the_solution_passes and not typical_wrong_answer"  # whatever stands in the lessons
+    tests = [f"tests/code/test_{name}.py" for name in ("exercises", "in_step", "pipeline")]
+    code, output = solved.call("pytest", *tests, "-k", of_the_package)
 
     assert code == 0, output
 
