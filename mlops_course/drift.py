@@ -20,10 +20,11 @@ SCORE, HOUR = "score", "entity_hour"
 def entity_hours(
     candidates: pd.DataFrame,  # a row a candidate, in the order of time
     contract: Contract,
+    zone: str = "UTC",  # by whose clocks it is this hour
 ) -> pd.DataFrame:
     "A row for each entity and hour in which it was a candidate, as seen last; with that hour."
-    hour = candidates[contract.time].dt.floor("h")
-    named = candidates.assign(**{HOUR: hour})
+    wall = candidates[contract.time].dt.tz_convert(zone).dt.tz_localize(None)
+    named = candidates.assign(**{HOUR: wall.dt.floor("h")})
     return named.drop_duplicates([contract.entity, HOUR], keep="last")
 
 # %% ../notebooks/61_drift.ipynb #1b4a76e9
@@ -202,6 +203,7 @@ def null_distances(
     candidates: pd.DataFrame,  # what `traffic` was counted from
     requests: int,
     contract: Contract,
+    zone: str = "UTC",  # as in `entity_hours`
 ) -> pd.DataFrame:
     "Distances of normal traffic from the rest of it, and entity-hours, a row a window."
     if traffic.days < 14:
@@ -212,7 +214,7 @@ def null_distances(
     rows, names = [], [contract.booking, contract.time, contract.entity, *traffic.columns]
     needed, step = candidates[list(dict.fromkeys(names))], max(1, requests // 5)
     for window in sliding_windows(needed, contract.booking, requests, step):
-        units = entity_hours(window, contract)
+        units = entity_hours(window, contract, zone)
         days = (units[HOUR].dt.floor("D") - traffic.begin).dt.days
         around = max(0, 8 - (days.max() - days.min() + 1)) // 2
         left_out = int(days.min()) - around, int(days.max()) + around + 1
@@ -277,11 +279,26 @@ def performance_of(
     return Performance(float(residual), float(squared), tuple(map(float, errors)), effective)
 
 # %% ../notebooks/61_drift.ipynb #e0e6216f
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator
+
 from .project import Settings
+
+
+def _zone(name: str) -> str:
+    "The name of a time zone. Raises `ValueError` for one that does not exist."
+    try:
+        return ZoneInfo(name).key
+    except (OSError, ValueError, ZoneInfoNotFoundError):
+        raise ValueError(f"no time zone {name}; one is Asia/Ho_Chi_Minh") from None
 
 
 class DriftSettings(Settings):
     "What a person decides: how much is judged at once, and when it is an alarm."
+
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"  # traffic of the same hours there is alike
 
     window_requests: int = 1_000  # of a version, the newest: so many are judged, at most
     min_requests: int = 100  # with fewer, quality is not judged
@@ -341,10 +358,12 @@ def reference_of(
     if candidates.empty:
         raise UserError("there are no logged candidates to compare with")
     kinds, size = watched(contract), settings.window_requests
-    units = entity_hours(candidates, contract)[[contract.time, HOUR, contract.entity, *kinds]]
+    # an entity may be a feature
+    columns = list(dict.fromkeys([contract.time, HOUR, contract.entity, *kinds]))
+    units = entity_hours(candidates, contract, settings.zone)[columns]
     usual = performance_of(candidates[candidates[contract.time] >= until], contract)
     try:
-        null = null_distances(Traffic(units, kinds), candidates, size, contract)
+        null = null_distances(Traffic(units, kinds), candidates, size, contract, settings.zone)
     except UserError:
         if usual is None:
             raise
@@ -469,7 +488,8 @@ def judge(
     unlabelled: float = float("nan"),
 ) -> Verdict:
     "The verdict on a window; drift waits until it is full, the rest until there is enough."
-    units, requests = entity_hours(window, contract), window[contract.booking].nunique()
+    units = entity_hours(window, contract, settings.zone)
+    requests = window[contract.booking].nunique()
     scores = dict.fromkeys([*watched(contract), *ERRORS], float("nan"))
     if reference and reference.traffic and requests >= settings.window_requests:
         limits = reference.limits(units, settings.distance)
