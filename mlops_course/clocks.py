@@ -9,7 +9,7 @@ __all__ = ['CLOCK', 'leave', 'reached', 'join', 'begin']
 import json
 import os
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,10 @@ def begin(
     began: datetime,  # the time that it is now
     speed: float,  # seconds in a real second
     until: datetime,  # here it stops
+    after: float = 0,  # real seconds in which it stands still: until services are there, say
 ) -> None:
     "Begin a clock for this process and all that it starts. `UserError` while others run."
-    mine = Clock(began, datetime.now(UTC), speed, until)
+    mine = Clock(began, datetime.now(UTC) + timedelta(seconds=after), speed, until)
     if _live_by(folder, mine) != mine:
         leave()
         raise UserError(

@@ -279,27 +279,14 @@ def performance_of(
     return Performance(float(residual), float(squared), tuple(map(float, errors)), effective)
 
 # %% ../notebooks/61_drift.ipynb #e0e6216f
-from typing import Annotated
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-from pydantic import AfterValidator
-
 from .project import Settings
-
-
-def _zone(name: str) -> str:
-    "The name of a time zone. Raises `ValueError` for one that does not exist."
-    try:
-        return ZoneInfo(name).key
-    except (OSError, ValueError, ZoneInfoNotFoundError):
-        raise ValueError(f"no time zone {name}; one is Asia/Ho_Chi_Minh") from None
+from .readers import Zone
 
 
 class DriftSettings(Settings):
     "What a person decides: how much is judged at once, and when it is an alarm."
 
-    zone: Annotated[str, AfterValidator(_zone)] = "UTC"  # traffic of the same hours there is alike
-
+    zone: Zone = "UTC"  # whose clocks say which hour of the week it is
     window_requests: int = 1_000  # of a version, the newest: so many are judged, at most
     min_requests: int = 100  # with fewer, quality is not judged
     min_labels: int = 200  # with fewer, performance is not judged
@@ -332,6 +319,11 @@ class Reference:
         texts = [name for name, kind in self.kinds.items() if kind == "category"]
         return {name: set(self.units[name].dropna()) for name in texts}
 
+    @cached_property
+    def sparse(self) -> set[str]:
+        "Columns that are mostly empty in normal traffic: a window without any value is no fault."
+        return {name for name in self.kinds if self.units[name].isna().mean() > 0.5}
+
     def limits(self, units: pd.DataFrame, times: float) -> dict[str, float]:
         "The distances of a window that are an alarm; NaN: nothing is known of the column."
         farthest = self.farthest.items()
@@ -346,6 +338,12 @@ def _limit(reference: Reference, name: str, units: pd.DataFrame, far: float) -> 
     known, usual = max(here.sum(), 1), reference.usual_units * there.mean()
     least = max(FEW, CHANCE * np.sqrt(grid.rare * known)) / known
     return float(np.maximum(far * np.sqrt(max(1, usual / known)), least))
+
+
+def _moved(reference: Reference, units: pd.DataFrame, settings: DriftSettings) -> dict[str, float]:
+    "The distances of a window over those that are an alarm."
+    limits = reference.limits(units, settings.distance)
+    return {name: far / limits[name] for name, far in reference.traffic.distance(units).items()}
 
 # %% ../notebooks/61_drift.ipynb #ecc8305f
 def reference_of(
@@ -398,10 +396,11 @@ def known_columns(
     return {view: KNOWN if len(views) == 1 else f"{KNOWN} {view}" for view in views}
 
 
-def _missing(units: pd.DataFrame, contract: Contract) -> pd.Series:
+def _missing(units: pd.DataFrame, contract: Contract, sparse: set[str]) -> pd.Series:
     missing = units[list(contract.features)].isna()
     columns = [contract.column(f.table, name) for name, f in contract.features.items()]
-    needed = missing.all() | np.array([not column.empty for column in columns])
+    gone = missing.all() & ~missing.columns.isin(sparse)
+    needed = gone | np.array([not column.empty for column in columns])
     return (missing & needed).any(axis=1)
 
 
@@ -431,11 +430,12 @@ def quality(
     units: pd.DataFrame,  # of `entity_hours`, with the times from which the features were known
     categories: dict[str, set],  # that normal traffic has, by column; others are not judged
     contract: Contract,
+    sparse: set[str] = frozenset(),  # columns that are mostly empty in normal traffic
 ) -> dict[str, float]:
     "The shares of entity-hours with a problem, and the hours since any features were new."
     old, hours = _ages(units, contract)
     problems = {
-        "missing": _missing(units, contract),
+        "missing": _missing(units, contract, sparse),
         "out_of_range": _outside(units, contract),
         "stale": old,
     }
@@ -492,13 +492,12 @@ def judge(
     requests = window[contract.booking].nunique()
     scores = dict.fromkeys([*watched(contract), *ERRORS], float("nan"))
     if reference and reference.traffic and requests >= settings.window_requests:
-        limits = reference.limits(units, settings.distance)
-        moved = reference.traffic.distance(units)
-        scores |= {name: distance / limits[name] for name, distance in moved.items()}
+        scores |= _moved(reference, units, settings)
     usual, label = reference and reference.performance, labelled[contract.label]
     if usual and len(label) >= settings.min_labels:
         scores |= usual.scores(label, labelled[SCORE], settings.z_threshold)
-    problems = quality(units, reference.categories if reference else {}, contract)
+    normal = (reference.categories, contract, reference.sparse) if reference else ({}, contract)
+    problems = quality(units, *normal)
     return Verdict(
         requests=requests,
         labels=len(label),

@@ -76,6 +76,7 @@ class Environment(Settings):
     monitoring: dict[str, Any] = {}
     retraining: dict[str, Any] = {}
     live: dict[str, Any] = {}
+    replay: dict[str, Any] = {}
 
     _new_names = model_validator(mode="before")(under_new_names)
 
