@@ -22,9 +22,12 @@ def entity_hours(
     contract: Contract,
     zone: str = "UTC",  # by whose clocks it is this hour
 ) -> pd.DataFrame:
-    "A row for each entity and hour in which it was a candidate, as seen last; with that hour."
+    """A row for each entity and hour in which it was a candidate, as seen last; with that hour.
+    Where requests bring features of their own, each row is a fact of its own."""
     wall = candidates[contract.time].dt.tz_convert(zone).dt.tz_localize(None)
     named = candidates.assign(**{HOUR: wall.dt.floor("h")})
+    if contract.own:
+        return named
     return named.drop_duplicates([contract.entity, HOUR], keep="last")
 
 # %% ../notebooks/61_drift.ipynb #1b4a76e9
@@ -496,8 +499,8 @@ def judge(
     usual, label = reference and reference.performance, labelled[contract.label]
     if usual and len(label) >= settings.min_labels:
         scores |= usual.scores(label, labelled[SCORE], settings.z_threshold)
-    normal = (reference.categories, contract, reference.sparse) if reference else ({}, contract)
-    problems = quality(units, *normal)
+    usual_values = (reference.categories, reference.sparse) if reference else ({}, contract.kinds)
+    problems = quality(units, usual_values[0], contract, set(usual_values[1]))
     return Verdict(
         requests=requests,
         labels=len(label),

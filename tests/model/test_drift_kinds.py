@@ -138,8 +138,10 @@ def test_no_kind_of_category_breaks_a_verdict(values):
     assert judged(usual, rows.assign(city="Genf")).scores["city"] >= 1
 
 
-def test_where_each_entity_comes_once_each_row_is_a_unit():
+def test_where_a_request_brings_features_of_its_own_each_row_is_a_unit():
+    "One customer may order twice in an hour, and one airline has more than a flight."
     rows = orders(1, 3)
+    rows[CONTRACT.entity] = "the only one"
     pd.testing.assert_frame_equal(drift.entity_hours(rows, CONTRACT).drop(columns=drift.HOUR), rows)
 
 
@@ -203,6 +205,8 @@ def test_what_was_mostly_empty_in_normal_traffic_may_be_wholly_empty():
     few = orders(1).assign(city=lambda rows: rows.city.where(rows.index % 5 == 0))
     usual, window = reference_of(few, SETTINGS, START, CONTRACT), orders(50, 7, LATER).assign(city=None)
     assert usual.sparse == {"city"} and judged(usual, window).quality["missing"] == 0
+    unknown = judge(newest(window), window[[CONTRACT.label, "score"]], None, SETTINGS, CONTRACT)
+    assert unknown.quality["missing"] == 0, "while nothing is known of normal traffic, nobody can say"
 
 
 def test_a_range_that_nobody_has_set_is_not_left():
