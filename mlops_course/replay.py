@@ -17,9 +17,7 @@ class ReplaySettings(Settings):
     "The section `replay` of an environment."
 
     until: AwareDatetime | None = None  # here it ends; None: when the last label has come
-    speed: float = Field(
-        10_800, gt=0, le=1_000_000
-    )  # clock seconds in a real one, at most: a day in 8
+    speed: float = Field(10_800, gt=0, le=1_000_000)  # clock seconds in a real one, at most
     step_minutes: float = Field(60, gt=0)  # the clock waits this often, until all is done
     prometheus_port: int = SERVICES["prometheus"].port
     alertmanager_port: int = SERVICES["alertmanager"].port

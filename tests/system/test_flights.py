@@ -82,7 +82,8 @@ def alarms(printed: str) -> dict[str, pd.Timestamp]:
 
 
 def moment(case: cases.Case, what: str) -> pd.Timestamp:
-    return pd.Timestamp(case.last(what)["time"])
+    "When a step was taken for the first time."
+    return pd.Timestamp(next(step["time"] for step in case.steps if step["what"] == what))
 
 
 def test_each_flight_was_asked_about_once_and_its_label_came(workshop, out, printed):
