@@ -60,8 +60,13 @@ def printed(workshop) -> str:
     "What `mlops-course replay` has printed: it builds, starts the services, and lets the rest of the year come."
     write_files(workshop.folder / "files")
     write_environment(workshop.folder)
-    code, output = workshop.call("mlops-course", "replay", "--env", FILE)
-    assert code == 0, output[-3_000:]
+    work = workshop.start("mlops-course", "replay", "--env", FILE)
+    try:
+        output, _ = work.communicate(timeout=900)
+    finally:
+        if work.poll() is None:
+            workshop.stop(work)
+    assert work.returncode == 0, output[-3_000:]
     return output
 
 
