@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['END', 'ROWS', 'SECOND', 'ReplaySettings', 'tables_ahead', 'Happened', 'Ahead', 'asked', 'ended', 'Replay', 'replayed',
-           'answers_of', 'compared', 'by_week', 'News', 'watched', 'run']
+           'answers_of', 'compared', 'by_week', 'Story', 'watched', 'run']
 
 # %% ../notebooks/926_replay.ipynb #92600005
 from pydantic import AwareDatetime, Field
@@ -294,7 +294,7 @@ from . import cases
 from .loop import Observer
 
 
-class News(Observer):
+class Story(Observer):
     "What happens in a replay, each thing once."
 
     def __init__(self, serving, monitoring, folder: Path):
@@ -337,7 +337,7 @@ async def watched(
     pace = {"seconds": pace / settings.speed, "lead": partial(clocks.lead, folder)}
     sessions = [web.async_client(service.address, folder) for service in listed[:2]]
     async with sessions[0] as serving, sessions[1] as monitoring:
-        replay, news = Replay(ahead, serving, monitoring, push), News(serving, monitoring, folder)
+        replay, news = Replay(ahead, serving, monitoring, push), Story(serving, monitoring, folder)
         task = asyncio.create_task(replayed(replay, until, step, **pace))
         while True:
             done, _ = await asyncio.wait([task], timeout=0.5)

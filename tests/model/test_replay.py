@@ -49,34 +49,34 @@ def test_what_is_left_out_today_comes_when_the_clock_has_come_to_it(environment,
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 72 * 60), min_size=1, max_size=8).map(sorted))
 def test_each_row_happens_once_whenever_somebody_looks(tables, minutes):
-    ahead, came = replay.Ahead(tables, CONTRACT, BEGAN), []
+    ahead, taken = replay.Ahead(tables, CONTRACT, BEGAN), []
     for minute in [*minutes, 90 * 60]:
-        came.append(ahead.until(BEGAN + timedelta(minutes=minute)))
-        assert came[-1].requests[CONTRACT.time].max() is pd.NaT or came[-1].requests[CONTRACT.time].max() <= ahead.reached
+        taken.append(ahead.until(BEGAN + timedelta(minutes=minute)))
+        assert taken[-1].requests[CONTRACT.time].max() is pd.NaT or taken[-1].requests[CONTRACT.time].max() <= ahead.reached
     later = tables["labels"]
     for part, time in (("requests", CONTRACT.time), ("labels", KNOWN)):
-        names = pd.concat([getattr(each, part) for each in came])[CONTRACT.booking]
+        names = pd.concat([getattr(each, part) for each in taken])[CONTRACT.booking]
         assert sorted(names) == sorted(later[later[time] > BEGAN][CONTRACT.booking])
     habits = tables["habits"]
-    assert sum(len(each.features["habits"]) for each in came) == (habits[KNOWN] > BEGAN).sum() > 0
+    assert sum(len(each.features["habits"]) for each in taken) == (habits[KNOWN] > BEGAN).sum() > 0
 
 
 class Services:
     "Serving and monitoring: what came, in its order; serving may be away."
 
     def __init__(self, monkeypatch):
-        self.came, self.away = [], False
+        self.taken, self.away = [], False
         monkeypatch.setattr(web, "answer", self.answer)
 
     async def answer(self, session, path, body):
         if self.away:
             raise ConnectionError("nobody is there")
         rows = orjson.loads(body)
-        self.came += [(path, row) for row in (rows["rows"] if path == "/score" else rows)]
+        self.taken += [(path, row) for row in (rows["rows"] if path == "/score" else rows)]
         return 200, b"{}"
 
     def push(self, view, rows):
-        self.came += [("features", moment) for moment in rows[KNOWN]]
+        self.taken += [("features", moment) for moment in rows[KNOWN]]
 
 
 def replayed(tables, services, hours: int = 72, step: int = 4) -> replay.Replay:
@@ -92,16 +92,16 @@ def test_a_request_is_sent_with_what_it_brings_and_before_the_features_that_were
 
     orders = tables["labels"].set_index(CONTRACT.booking)
     newest = BEGAN
-    for what, thing in services.came:
+    for what, thing in services.taken:
         if what == "features":
             newest = max(newest, thing)
         elif what == "/score":
             order = orders.loc[thing["request_id"]]
             assert newest <= order[CONTRACT.time] and thing["basket"] == order.basket
             assert thing["device"] == (None if pd.isna(order.device) else order.device)
-    labels = [row for what, row in services.came if what == "/labels"]
+    labels = [row for what, row in services.taken if what == "/labels"]
     assert {row["returned"] for row in labels} == {0, 1} and made.labels.taken == len(labels) > 100
-    assert made.answered == sum(what == "/score" for what, _ in services.came) and not made.unanswered
+    assert made.answered == sum(what == "/score" for what, _ in services.taken) and not made.unanswered
 
 
 def test_without_an_answer_a_request_is_counted_and_labels_wait(tables, monkeypatch):
@@ -149,7 +149,7 @@ def test_news_are_told_once_with_their_moment(tmp_path, monkeypatch):
         return 200, b'{"version": "1"}' if path == "/model" else b'monitoring_drift_detected{kind="features",version="1"} 1\n'
 
     monkeypatch.setattr(web, "answer", answer)
-    news = replay.News(None, None, tmp_path)
+    news = replay.Story(None, None, tmp_path)
     first, again = asyncio.run(news.look()), asyncio.run(news.look())
 
     assert again == [] and "2026-02-12 07:00  case 1: alerted: DriftDetected (features)" in first

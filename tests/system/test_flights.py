@@ -76,14 +76,14 @@ def out(workshop, printed):
 
 
 @pytest.fixture(scope="module")
-def told(out) -> list[cases.Case]:
+def handled(out) -> list[cases.Case]:
     return cases.read_cases(out)
 
 
 def alarms(printed: str) -> dict[str, pd.Timestamp]:
     "When each alarm rang first, by the clock of the replay."
-    found = re.findall(r"^(\S+ \S+)  alarm: (.+)$", printed, re.M)
-    return {what: pd.Timestamp(moment, tz="UTC") for moment, what in found}
+    rung = re.findall(r"^(\S+ \S+)  alarm: (.+)$", printed, re.M)
+    return {what: pd.Timestamp(moment, tz="UTC") for moment, what in rung}
 
 
 def moment(case: cases.Case, what: str) -> pd.Timestamp:
@@ -101,16 +101,16 @@ def test_each_flight_was_asked_about_once_and_its_label_came(workshop, out, prin
     assert f"{len(asked):,} requests answered" in printed and "without an answer" not in printed
 
 
-def test_monitoring_sees_the_storm_before_thanksgiving_and_nothing_when_clocks_changed(printed, told):
+def test_monitoring_sees_the_storm_before_thanksgiving_and_nothing_when_clocks_changed(printed, handled):
     first = alarms(printed)["features of version 1"]
 
     assert pd.Timestamp("2013-11-27", tz="UTC") < first < pd.Timestamp("2013-12-01", tz="UTC"), alarms(printed)
-    assert told[0].version == "1" and abs(moment(told[0], "alerted") - first) < pd.Timedelta(days=2)
+    assert handled[0].version == "1" and abs(moment(handled[0], "alerted") - first) < pd.Timedelta(days=2)
     assert first == min(alarms(printed).values()), "nothing rang before"
 
 
-def test_the_loop_trains_a_week_later_and_the_gate_says_why(out, told):
-    case = told[0]
+def test_the_loop_trains_a_week_later_and_the_gate_says_why(out, handled):
+    case = handled[0]
 
     assert moment(case, "training") - moment(case, "alerted") > pd.Timedelta(days=6)
     assert case.result == "promoted" and case.promoted == "2", case.steps
