@@ -89,6 +89,10 @@ live: export PLOOMBER_ENV_FILENAME := $(LIVE)
 live: $(READY) ## the whole loop on a company that lives on, in five minutes the first time, then in three
 	@mlops-course live
 
+.PHONY: replay
+replay: $(READY) ## what an environment's files hold after its clock happens, and the services answer: make replay ENV=env.flights.yaml
+	@mlops-course replay
+
 .PHONY: stop
 stop: $(READY) ## end every service that the course has started
 	@mlops-course stop

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEW_YORK', 'ISLANDS', 'LEAD', 'GRACE', 'ENTITIES', 'SPANS', 'QUARTERS', 'SHARE', 'WINDOW', 'TABLES', 'folder', 'read',
-           'wall_clock', 'utc', 'flights', 'asked', 'ended', 'weather', 'departures', 'arrivals', 'state', 'tables',
-           'contributions', 'run']
+           'wall_clock', 'utc', 'flights', 'asked', 'ended', 'weather', 'departures', 'arrivals', 'state', 'last_day',
+           'tables', 'contributions', 'run']
 
 # %% ../notebooks/80_capstone.ipynb #80000010
 from importlib.util import find_spec
@@ -199,6 +199,14 @@ def state(
 from datetime import datetime
 
 
+def last_day(
+    questions: pd.DataFrame,  # as `asked` gives them
+    now: datetime,
+) -> pd.DataFrame:
+    "Those of the day before a moment."
+    return questions[(questions.asked_at > now - timedelta(days=1)) & (questions.asked_at <= now)]
+
+
 def tables(
     frame: pd.DataFrame,  # as `flights` gives it
     hours: pd.DataFrame,  # as `weather` gives them
@@ -214,7 +222,7 @@ def tables(
         **{name: rows[rows.moment <= now] for name, rows in states.items()},
         "schedule": questions,
         "arrivals": labels[labels.created <= now],
-        "request": questions[questions.asked_at > now - timedelta(days=1)],
+        "request": last_day(questions, now),
     }
 
 # %% ../notebooks/80_capstone.ipynb #80000077
@@ -256,13 +264,15 @@ TABLES = ["weather", *(f"{key}_state" for key in ENTITIES), "schedule", "arrival
 def run(
     stage: Stage,
 ) -> None:
-    "The stage: write what was known of the flights at the clock, or a note that nobody asks."
+    "The stage: write what was known of the flights, and since when, or a note that nobody asks."
     if stage.project.raw != stage.name:
         why = "No flights are written: the sources of this environment are other files."
         print(leave_out(stage, [f"{table}.parquet" for table in TABLES], why))
         return
     frame = flights(read("flights.csv.zip"), read("airports.csv"))
-    made = tables(frame, weather(read("weather.csv")), now())
+    end = frame.scheduled_departure.max() + timedelta(days=2)  # all of them have arrived
+    made = tables(frame, weather(read("weather.csv")), end)
+    made["request"] = last_day(made["schedule"], now())
     folder, contract = stage.product["raw"], stage.project.contract
     for name, rows in made.items():
         kinds = {column.name: column.kind for column in contract.tables[name].columns}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'SECTIONS', 'explained', 'check_writable', 'file_fault', 'check_sections', 'build', 'summary', 'spoken_of',
            'run', 'status', 'trace', 'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain',
-           'live_on', 'stop', 'progress', 'answers', 'ui', 'logs']
+           'live_on', 'replay', 'stop', 'progress', 'answers', 'ui', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -322,6 +322,7 @@ SECTIONS = {
     "monitoring": "MonitoringSettings",
     "retraining": "RetrainingSettings",
     "live": "LiveSettings",
+    "replay": "ReplaySettings",
 }
 
 
@@ -995,6 +996,28 @@ def live_on(
             f"\nNext       `{_typed('status', file)}` tells the story of the loop, "
             f"`{project.in_make('ui', file)}` opens its models"
         )
+
+# %% ../notebooks/91_command_line.ipynb #91000re1
+@app.command(
+    help="Let happen what an environment's files hold after its clock: requests, features and "
+    "labels come in their order, and its services answer.",
+)
+def replay(file: _File = "env.yaml", settings: _Set = None):
+    with supervision.ended_quietly("the replay"):
+        replayed, (folder, chosen, contract, _) = _service(
+            file, "replay", "ReplaySettings", None, None, None, settings, starts=False
+        )
+        from mlops_course import loop
+
+        web.key_shown()  # a key that cannot be used is said now
+        with supervision.running(folder, "replay"):
+            with stages.building(folder):  # it takes back what was made since the build
+                loop.take_back(folder)
+            loop.check_platform(file, chosen)
+            if stages.stale(file):
+                run(file)
+            replayed.run(file, chosen, contract)
+        typer.echo(f"\nNext       `{_typed('status', file)}` tells the story of the loop")
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
 def _folders() -> list[Path]:

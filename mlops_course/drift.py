@@ -20,10 +20,14 @@ SCORE, HOUR = "score", "entity_hour"
 def entity_hours(
     candidates: pd.DataFrame,  # a row a candidate, in the order of time
     contract: Contract,
+    zone: str = "UTC",  # by whose clocks it is this hour
 ) -> pd.DataFrame:
-    "A row for each entity and hour in which it was a candidate, as seen last; with that hour."
-    hour = candidates[contract.time].dt.floor("h")
-    named = candidates.assign(**{HOUR: hour})
+    """A row for each entity and hour in which it was a candidate, as seen last; with that hour.
+    Where requests bring features of their own, each row is a fact of its own."""
+    wall = candidates[contract.time].dt.tz_convert(zone).dt.tz_localize(None)
+    named = candidates.assign(**{HOUR: wall.dt.floor("h")})
+    if contract.own:
+        return named
     return named.drop_duplicates([contract.entity, HOUR], keep="last")
 
 # %% ../notebooks/61_drift.ipynb #1b4a76e9
@@ -202,6 +206,7 @@ def null_distances(
     candidates: pd.DataFrame,  # what `traffic` was counted from
     requests: int,
     contract: Contract,
+    zone: str = "UTC",  # as in `entity_hours`
 ) -> pd.DataFrame:
     "Distances of normal traffic from the rest of it, and entity-hours, a row a window."
     if traffic.days < 14:
@@ -212,7 +217,7 @@ def null_distances(
     rows, names = [], [contract.booking, contract.time, contract.entity, *traffic.columns]
     needed, step = candidates[list(dict.fromkeys(names))], max(1, requests // 5)
     for window in sliding_windows(needed, contract.booking, requests, step):
-        units = entity_hours(window, contract)
+        units = entity_hours(window, contract, zone)
         days = (units[HOUR].dt.floor("D") - traffic.begin).dt.days
         around = max(0, 8 - (days.max() - days.min() + 1)) // 2
         left_out = int(days.min()) - around, int(days.max()) + around + 1
@@ -278,11 +283,13 @@ def performance_of(
 
 # %% ../notebooks/61_drift.ipynb #e0e6216f
 from .project import Settings
+from .readers import Zone
 
 
 class DriftSettings(Settings):
     "What a person decides: how much is judged at once, and when it is an alarm."
 
+    zone: Zone = "UTC"  # whose clocks say which hour of the week it is
     window_requests: int = 1_000  # of a version, the newest: so many are judged, at most
     min_requests: int = 100  # with fewer, quality is not judged
     min_labels: int = 200  # with fewer, performance is not judged
@@ -315,6 +322,11 @@ class Reference:
         texts = [name for name, kind in self.kinds.items() if kind == "category"]
         return {name: set(self.units[name].dropna()) for name in texts}
 
+    @cached_property
+    def sparse(self) -> set[str]:
+        "Columns that are mostly empty in normal traffic: a window without any value is no fault."
+        return {name for name in self.kinds if self.units[name].isna().mean() > 0.5}
+
     def limits(self, units: pd.DataFrame, times: float) -> dict[str, float]:
         "The distances of a window that are an alarm; NaN: nothing is known of the column."
         farthest = self.farthest.items()
@@ -330,6 +342,12 @@ def _limit(reference: Reference, name: str, units: pd.DataFrame, far: float) -> 
     least = max(FEW, CHANCE * np.sqrt(grid.rare * known)) / known
     return float(np.maximum(far * np.sqrt(max(1, usual / known)), least))
 
+
+def _moved(reference: Reference, units: pd.DataFrame, settings: DriftSettings) -> dict[str, float]:
+    "The distances of a window over those that are an alarm."
+    limits = reference.limits(units, settings.distance)
+    return {name: far / limits[name] for name, far in reference.traffic.distance(units).items()}
+
 # %% ../notebooks/61_drift.ipynb #ecc8305f
 def reference_of(
     candidates: pd.DataFrame,  # of normal traffic, in order of time; propensity, label where known
@@ -341,10 +359,12 @@ def reference_of(
     if candidates.empty:
         raise UserError("there are no logged candidates to compare with")
     kinds, size = watched(contract), settings.window_requests
-    units = entity_hours(candidates, contract)[[contract.time, HOUR, contract.entity, *kinds]]
+    # an entity may be a feature
+    columns = list(dict.fromkeys([contract.time, HOUR, contract.entity, *kinds]))
+    units = entity_hours(candidates, contract, settings.zone)[columns]
     usual = performance_of(candidates[candidates[contract.time] >= until], contract)
     try:
-        null = null_distances(Traffic(units, kinds), candidates, size, contract)
+        null = null_distances(Traffic(units, kinds), candidates, size, contract, settings.zone)
     except UserError:
         if usual is None:
             raise
@@ -379,10 +399,11 @@ def known_columns(
     return {view: KNOWN if len(views) == 1 else f"{KNOWN} {view}" for view in views}
 
 
-def _missing(units: pd.DataFrame, contract: Contract) -> pd.Series:
+def _missing(units: pd.DataFrame, contract: Contract, sparse: set[str]) -> pd.Series:
     missing = units[list(contract.features)].isna()
     columns = [contract.column(f.table, name) for name, f in contract.features.items()]
-    needed = missing.all() | np.array([not column.empty for column in columns])
+    gone = missing.all() & ~missing.columns.isin(sparse)
+    needed = gone | np.array([not column.empty for column in columns])
     return (missing & needed).any(axis=1)
 
 
@@ -412,11 +433,12 @@ def quality(
     units: pd.DataFrame,  # of `entity_hours`, with the times from which the features were known
     categories: dict[str, set],  # that normal traffic has, by column; others are not judged
     contract: Contract,
+    sparse: set[str] = frozenset(),  # columns that are mostly empty in normal traffic
 ) -> dict[str, float]:
     "The shares of entity-hours with a problem, and the hours since any features were new."
     old, hours = _ages(units, contract)
     problems = {
-        "missing": _missing(units, contract),
+        "missing": _missing(units, contract, sparse),
         "out_of_range": _outside(units, contract),
         "stale": old,
     }
@@ -469,16 +491,18 @@ def judge(
     unlabelled: float = float("nan"),
 ) -> Verdict:
     "The verdict on a window; drift waits until it is full, the rest until there is enough."
-    units, requests = entity_hours(window, contract), window[contract.booking].nunique()
+    units = entity_hours(window, contract, settings.zone)
+    requests = window[contract.booking].nunique()
     scores = dict.fromkeys([*watched(contract), *ERRORS], float("nan"))
     if reference and reference.traffic and requests >= settings.window_requests:
-        limits = reference.limits(units, settings.distance)
-        moved = reference.traffic.distance(units)
-        scores |= {name: distance / limits[name] for name, distance in moved.items()}
+        scores |= _moved(reference, units, settings)
     usual, label = reference and reference.performance, labelled[contract.label]
     if usual and len(label) >= settings.min_labels:
         scores |= usual.scores(label, labelled[SCORE], settings.z_threshold)
-    problems = quality(units, reference.categories if reference else {}, contract)
+    categories, sparse = {}, set(contract.kinds)
+    if reference:
+        categories, sparse = reference.categories, reference.sparse
+    problems = quality(units, categories, contract, sparse)
     return Verdict(
         requests=requests,
         labels=len(label),

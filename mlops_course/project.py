@@ -76,6 +76,7 @@ class Environment(Settings):
     monitoring: dict[str, Any] = {}
     retraining: dict[str, Any] = {}
     live: dict[str, Any] = {}
+    replay: dict[str, Any] = {}
 
     _new_names = model_validator(mode="before")(under_new_names)
 
@@ -150,7 +151,8 @@ class Paths:
         self,
         out: Path,  # the environment's folder
     ):
-        self.clock = out / "clock.json"  # the time by which its processes live
+        self.clock = out / "clock.json"  # the time by which its processes live,
+        self.horizon = out / "clock.horizon"  # and where it waits, if somebody leads it
         self.company = out / "company"  # raw files of a company that lives on,
         self.truth, self.story = (
             out / "live/truth.jsonl",
@@ -194,12 +196,16 @@ class Clock(NamedTuple):
     real: datetime  # when it was this time
     speed: float = 1.0  # its seconds in a real second
     until: datetime | None = None  # here it stops; None: it has no end
+    horizon: str | None = None  # a file with a moment at which it waits, until another stands there
 
     def time(self) -> datetime:
         passed = (datetime.now(UTC) - self.real).total_seconds()
         seconds = max(0.0, passed * self.speed)  # the real clock may be set back
-        if self.until and seconds >= (self.until - self.began).total_seconds():
-            return self.until.astimezone(UTC)
+        ends = [self.until] if self.until else []
+        if self.horizon:
+            ends.append(datetime.fromisoformat(Path(self.horizon).read_text(encoding="utf-8")))
+        if ends and seconds >= (min(ends) - self.began).total_seconds():
+            return min(ends).astimezone(UTC)
         return (self.began + timedelta(seconds=seconds)).astimezone(UTC)
 
 # %% ../notebooks/00_start_here.ipynb #1ab95938

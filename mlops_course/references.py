@@ -68,6 +68,7 @@ def _made_of(
         "run_id": _run_of(folder, version, project.name),
         "window_requests": settings.window_requests,
         "days": settings.reference_days,
+        "zone": settings.zone,
         "grid": [BINS, USUAL, NEAR],
     }
 

@@ -81,7 +81,7 @@ def report(
     rows: int = 5_000,  # of the reference, at most
 ) -> None:
     "Write Evidently's report on a window beside normal traffic of the same hours."
-    units, columns = entity_hours(window, contract), reference.traffic.columns
+    units, columns = entity_hours(window, contract, settings.zone), reference.traffic.columns
     grids = {name: column.grid for name, column in columns.items()}
     both, limits = _tables(units, reference, rows), reference.limits(units, settings.distance)
     for name, grid in grids.items():

@@ -88,6 +88,16 @@ def test_a_clock_that_was_set_goes_to_all_that_this_process_starts_even_if_nobod
     assert joined(tmp_path / "another folder") < FIXED + timedelta(minutes=1)
 
 
+def test_a_clock_that_is_led_waits_for_whoever_leads_it(tmp_path):
+    clocks.begin(tmp_path, FIXED, 1_000_000, END, led=True)
+    time.sleep(0.1)
+    assert project.now() == FIXED and joined(tmp_path) == FIXED
+
+    clocks.lead(tmp_path, FIXED + timedelta(hours=1))
+
+    assert project.now() == FIXED + timedelta(hours=1) and joined(tmp_path) == project.now()
+
+
 def test_a_clock_that_was_left_goes_to_nobody(tmp_path):
     clocks.begin(tmp_path, FIXED, 1_000_000, END)
     clocks.leave()

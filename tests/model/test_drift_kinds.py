@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from orders import BEGIN, LATER, SETTINGS, orders
+from pydantic import ValidationError
 from shop import CONTRACT
 
 from mlops_course import drift
@@ -137,9 +138,43 @@ def test_no_kind_of_category_breaks_a_verdict(values):
     assert judged(usual, rows.assign(city="Genf")).scores["city"] >= 1
 
 
-def test_where_each_entity_comes_once_each_row_is_a_unit():
+def test_where_a_request_brings_features_of_its_own_each_row_is_a_unit():
+    "One customer may order twice in an hour, and one airline has more than a flight."
     rows = orders(1, 3)
+    rows[CONTRACT.entity] = "the only one"
     pd.testing.assert_frame_equal(drift.entity_hours(rows, CONTRACT).drop(columns=drift.HOUR), rows)
+
+
+def test_an_entity_may_be_a_feature_too():
+    "As an airline is, whose flights are scored and whose name a model sees."
+    own = CONTRACT.model_copy(update={"features": {CONTRACT.entity: Feature(table=CONTRACT.request), **CONTRACT.features}})
+    rows = orders(1)
+    made = reference_of(rows, SETTINGS, START, own)
+    verdict = judge(newest(rows), rows[[CONTRACT.label, "score"]], made, SETTINGS, own)
+    assert made.units.columns.is_unique and verdict.scores[CONTRACT.entity] < 1
+
+
+def by_new_york(rows: pd.DataFrame, begin: str) -> pd.DataFrame:
+    "Orders between eight and four by the clocks of New York, the large ones before noon."
+    number = np.arange(len(rows))
+    wall = pd.Timestamp(begin) + pd.to_timedelta(number // 16 * 24 + 8 + number % 16 / 2, unit="h")
+    time = wall.tz_localize("America/New_York").tz_convert("UTC").as_unit("us")
+    return rows.assign(**{CONTRACT.time: time, "basket": np.where(wall.hour < 12, 90.0, 10.0) + number % 7})
+
+
+def test_clocks_that_change_move_no_traffic_where_the_zone_is_told():
+    usual, later = by_new_york(orders(1).head(27 * 16), "2013-10-07"), by_new_york(orders(50).head(7 * 16), "2013-11-04")
+    scores = {}
+    for zone in ("UTC", "America/New_York"):
+        settings = SETTINGS.model_copy(update={"zone": zone, "window_requests": 7 * 16})
+        made = reference_of(usual, settings, START, CONTRACT)
+        scores[zone] = judge(later, later[[CONTRACT.label, "score"]], made, settings, CONTRACT).scores["basket"]
+    assert scores["America/New_York"] < 0.01 and scores["UTC"] > 0.5, scores
+
+
+def test_a_zone_that_does_not_exist_is_refused():
+    with pytest.raises(ValidationError, match="no time zone New_York"):
+        drift.DriftSettings(zone="New_York")
 
 
 # ---- quality
@@ -163,6 +198,15 @@ def test_what_may_be_empty_is_missing_only_where_all_of_it_is():
     assert quality(rows.assign(city=None))["missing"] == 1
     half = rows.assign(basket=rows.basket.where(rows.index % 2 > 0))
     assert quality(half)["missing"] == 0.5
+
+
+def test_what_was_mostly_empty_in_normal_traffic_may_be_wholly_empty():
+    "As the gusts of a calm day are."
+    few = orders(1).assign(city=lambda rows: rows.city.where(rows.index % 5 == 0))
+    usual, window = reference_of(few, SETTINGS, START, CONTRACT), orders(50, 7, LATER).assign(city=None)
+    assert usual.sparse == {"city"} and judged(usual, window).quality["missing"] == 0
+    unknown = judge(newest(window), window[[CONTRACT.label, "score"]], None, SETTINGS, CONTRACT)
+    assert unknown.quality["missing"] == 0, "while nothing is known of normal traffic, nobody can say"
 
 
 def test_a_range_that_nobody_has_set_is_not_left():
