@@ -399,8 +399,9 @@ def known_columns(
     return {view: KNOWN if len(views) == 1 else f"{KNOWN} {view}" for view in views}
 
 
-def _missing(units: pd.DataFrame, contract: Contract, sparse: set[str]) -> pd.Series:
+def _missing(units: pd.DataFrame, contract: Contract, sparse: set[str] | None) -> pd.Series:
     missing = units[list(contract.features)].isna()
+    sparse = contract.features if sparse is None else sparse
     columns = [contract.column(f.table, name) for name, f in contract.features.items()]
     gone = missing.all() & ~missing.columns.isin(sparse)
     needed = gone | np.array([not column.empty for column in columns])
@@ -433,7 +434,7 @@ def quality(
     units: pd.DataFrame,  # of `entity_hours`, with the times from which the features were known
     categories: dict[str, set],  # that normal traffic has, by column; others are not judged
     contract: Contract,
-    sparse: set[str] = frozenset(),  # columns that are mostly empty in normal traffic
+    sparse: set[str] | None = frozenset(),  # columns mostly empty in normal traffic; None: unknown
 ) -> dict[str, float]:
     "The shares of entity-hours with a problem, and the hours since any features were new."
     old, hours = _ages(units, contract)
@@ -499,9 +500,7 @@ def judge(
     usual, label = reference and reference.performance, labelled[contract.label]
     if usual and len(label) >= settings.min_labels:
         scores |= usual.scores(label, labelled[SCORE], settings.z_threshold)
-    categories, sparse = {}, set(contract.kinds)
-    if reference:
-        categories, sparse = reference.categories, reference.sparse
+    categories, sparse = (reference.categories, reference.sparse) if reference else ({}, None)
     problems = quality(units, categories, contract, sparse)
     return Verdict(
         requests=requests,

@@ -211,10 +211,13 @@ async def replayed(
     step: timedelta,
     seconds: float,  # of a step, at least
     lead: Callable[[datetime], None],  # the clock may run on to a moment
+    stands: Callable[[], bool] = lambda: False,  # the clock has to wait
 ) -> None:
     "Let happen what is ahead, step by step, until a moment."
     ends = replay.ahead.reached - SECOND  # a step is over before the hour strikes
     while replay.ahead.reached < until:
+        while stands():
+            await asyncio.sleep(0.2)
         began, ends = time.monotonic(), ends + step
         lead(min(ends, until))
         await replay.happen(min(ends, until))
@@ -324,6 +327,10 @@ from functools import partial
 from . import clocks
 
 
+def _trains(folder: Path) -> bool:
+    return any(case.state == "training" for case in cases.read_cases(folder))
+
+
 async def watched(
     ahead: Ahead,
     folder: Path,
@@ -333,12 +340,12 @@ async def watched(
     settings: ReplaySettings,
 ) -> None:
     "Let happen what is ahead, and print what comes of it."
-    step, pace = timedelta(minutes=settings.step_minutes), settings.step_minutes * 60
-    pace = {"seconds": pace / settings.speed, "lead": partial(clocks.lead, folder)}
+    step, leads = timedelta(minutes=settings.step_minutes), partial(clocks.lead, folder)
+    seconds, trains = step.total_seconds() / settings.speed, partial(_trains, folder)
     sessions = [web.async_client(service.address, folder) for service in listed[:2]]
     async with sessions[0] as serving, sessions[1] as monitoring:
         replay, news = Replay(ahead, serving, monitoring, push), Story(serving, monitoring, folder)
-        task = asyncio.create_task(replayed(replay, until, step, **pace))
+        task = asyncio.create_task(replayed(replay, until, step, seconds, leads, trains))
         while True:
             done, _ = await asyncio.wait([task], timeout=0.5)
             for line in await news.look():
