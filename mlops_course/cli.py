@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'explained', 'check_writable', 'file_fault', 'build', 'summary', 'spoken_of', 'run', 'status', 'trace',
-           'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'progress',
-           'answers', 'ui', 'logs']
+           'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'platform',
+           'progress', 'answers', 'ui', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 # What PYTHONPATH brings from another Python is not for this one, nor for what it starts.
 _paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -935,10 +935,31 @@ def stop():
     ended = [name for folder in _folders() for name in supervision.stop_all(folder)]
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
+# %% ../notebooks/91_command_line.ipynb #95100002
+@app.command(
+    help="Start, end and look at the services of the platform, such as: all up, mlflow down.",
+)
+def platform(
+    what: Annotated[str, typer.Argument(help="a service, a group of them, or all")],
+    verb: Annotated[
+        Literal["up", "down", "restart", "status", "logs"], typer.Argument(help="what to do")
+    ],
+    file: _File = "env.platform.yaml",
+):
+    from mlops_course import stack
+
+    names, chosen = stack.names_of(what), stack.Platform(file)
+    if verb in ("down", "restart"):
+        ended = stack.down(chosen, names)
+        typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
+    if verb in ("up", "restart"):
+        outcomes = list(stack.up(chosen, names))
+        for outcome in outcomes:
+            typer.echo(f"{outcome.name}: {outcome.fault or 'healthy'}")
+        if any(outcome.fault for outcome in outcomes):
+            raise typer.Exit(1)
+
 # %% ../notebooks/91_command_line.ipynb #32efddb7
-from typing import Literal
-
-
 @app.command(
     help="Say which lessons are done, which exercises pass, and how much time is left. "
     "Nothing leaves this machine.",

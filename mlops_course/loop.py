@@ -291,7 +291,7 @@ def summary(
     folder: Path,  # of the environment
 ) -> str:
     "What came of the last run."
-    story = json.loads((project.Paths(folder).story).read_text(encoding="utf-8"))
+    story = json.loads(project.Paths(folder).story.read_text(encoding="utf-8"))
     drift = datetime.fromisoformat(story["drift"])
     types = {"version": "string"}
     truth = pd.read_json(project.Paths(folder).truth, lines=True, dtype=types, convert_dates=False)
@@ -389,5 +389,5 @@ def run(
             log.info("service stopped")
             supervision.stop(folder, terminals=False)
             clocks.leave()
-    if (project.Paths(folder).story).is_file():
+    if project.Paths(folder).story.is_file():
         print(summary(folder))

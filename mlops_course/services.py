@@ -82,6 +82,17 @@ _LIST = [
     _ours("retraining", "retrain-on-alert", 8310),
     Service(name="redis", command=("redis-server", *_MEMORY), port=6378, seconds=10),
     Service(name="mlflow", command=("mlflow", "ui"), port=5000, health="/health", seconds=120),
+    Service(name="postgres", command=("postgres",), port=5433),  # Debian's own has 5432
+    Service(name="kafka", command=("java",), port=9092),
+    Service(name="feast_ui", command=("feast",), port=8890, health="/health", seconds=120),
+    Service(name="jupyterlab", command=("jupyter-lab",), port=8889, health="/api", seconds=120),
+    Service(
+        name="node_exporter",
+        command=("prometheus-node-exporter",),
+        port=9100,
+        health="/metrics",
+        scraped=True,
+    ),
     Service(name="alertmanager", command=("prometheus-alertmanager",), port=9093, **_TOOL),
     Service(name="prometheus", command=("prometheus",), port=9090, **_TOOL),
 ]

@@ -232,14 +232,14 @@ def _inputs(
     lab: Environment,
     build: Environment,  # what the lab lacks is copied from here
 ) -> dict[str, dict[str, Path]]:
-    digests = {name: products(name, lab) for name in names}
-    for name, product in digests.items():
+    inputs = {name: products(name, lab) for name in names}
+    for name, product in inputs.items():
         for key, path in product.items():
             built = products(name, build)[key]
             if not path.exists() and built.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(built, path) if built.is_dir() else shutil.copy2(built, path)
-    return digests
+    return inputs
 
 # %% ../notebooks/93_stages.ipynb #eabb9ab9
 def _in_build(name: str, product: dict, upstream: dict, given: dict) -> Stage:
