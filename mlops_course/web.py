@@ -467,7 +467,7 @@ import socket
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from . import project, supervision
+from . import project, remote, supervision
 
 
 def bound(
@@ -512,10 +512,10 @@ def check_built(
     *instead: Path,  # what will do as well
 ) -> None:
     "Raise `UserError` if no build has made the models that a service stands on."
-    if not any(path.exists() for path in (project.Paths(folder).mlflow / "mlflow.db", *instead)):
+    mlflow = project.Paths(folder).mlflow
+    if not (remote.is_there(mlflow) or any(path.exists() for path in instead)):
         raise UserError(
-            f"no models in {project.shown(project.Paths(folder).mlflow)} yet: "
-            f"`{project.in_make('run')}` makes them"
+            f"no models in {project.shown(mlflow)} yet: `{project.in_make('run')}` makes them"
         )
 
 # %% ../notebooks/94_web.ipynb #1f548bf4

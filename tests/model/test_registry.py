@@ -334,7 +334,8 @@ def test_a_model_that_was_registered_before_its_class_moved_is_loaded_as_it_was(
     rows, label = trips()
     model = estimators()["clipped"].fit(rows, label)
     run = tracked(client, model)
-    (registry.artifacts(client, run) / "model/model.skops").write_bytes(old := as_saved_before(model))
+    with registry.artifacts(client, run, "model") as files:
+        (files / "model.skops").write_bytes(old := as_saved_before(model))
     version = registry.register(client, run, "key of old")
     registry.promote(client, version)
 
