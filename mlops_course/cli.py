@@ -38,7 +38,7 @@ if _foreign:
 import typer
 from typer.core import TyperGroup
 
-from . import project, search, stages, telemetry
+from . import project, remote, search, stages, telemetry
 from .files import atomic_write, is_full, unwritten, write_json
 
 # %% ../notebooks/91_command_line.ipynb #8a5e2549
@@ -452,7 +452,10 @@ def _judged(decision: dict) -> list[str]:
 def _champion(mlflow: Path, name: str) -> str:
     from mlops_course import registry
 
-    registered = registry.champion(mlflow, name)
+    try:
+        registered = registry.champion(mlflow, name)
+    except remote.Unavailable as error:
+        return f"not known: {error}"
     return (
         f"{name} version {registered.version}"
         if registered
@@ -486,7 +489,7 @@ def summary(
         raise _absent(f"nothing was built in {where}", file, "run")
     lines = [
         spoken_of(file),
-        f"Champion   {_champion(paths.mlflow, _project(file).name)}",
+        f"Champion   {_champion(_mlflow(file), _project(file).name)}",
         *_judged(_read(paths.training / "decision.json")),
     ]
     if (paths.training / "truth.json").is_file():
@@ -680,8 +683,8 @@ def _inside(name: str, value) -> dict:
 # %% ../notebooks/91_command_line.ipynb #d18f5bfd
 def _mlflow(file: str) -> Path:
     "The MLflow folder of the environment. Raises `UserError` if nothing was built."
-    folder = project.Paths(project.root() / project.environment(file).out).mlflow
-    if not (folder / "mlflow.db").is_file():
+    folder = remote.place_of(project.environment(file))
+    if not remote.is_there(folder):
         raise _absent(f"no model in {project.shown(folder)}", file, "run")
     return folder
 
@@ -787,7 +790,7 @@ def _service(
         **getattr(settings, section),
         **{name: value for name, value in given.items() if value is not None},
     }
-    out = folder.resolve() if folder else project.root() / settings.out
+    out = folder.resolve() if folder else remote.place_of(settings).parent
     if starts:
         _check_address(out, section, values)
     module = importlib.import_module(f"mlops_course.{section}")
@@ -986,7 +989,6 @@ def answers(
 
 # %% ../notebooks/91_command_line.ipynb #d28327c6
 import socket
-from contextlib import closing
 
 
 def _taken(port: int) -> str:
@@ -1040,16 +1042,13 @@ def _server(folder: Path, port: int) -> services.Service:
 
 # %% ../notebooks/91_command_line.ipynb #53c3ffdb
 def _runs_page(folder: Path) -> str:
-    "The page of the experiment that was used last, read from MLflow's tables without MLflow."
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db,
-    ):
-        if last := db.execute(
-            "SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1"
-        ).fetchone():
-            return f"#/experiments/{last[0]}/runs"
-    return ""
+    "The page of the experiment that was used last, without MLflow's import."
+    from mlops_course import tracking
+
+    try:
+        return tracking.Tables(folder).page()
+    except remote.Unavailable:
+        return ""
 
 # %% ../notebooks/91_command_line.ipynb #3ee7cdad
 @app.command()
@@ -1067,7 +1066,11 @@ def ui(
 ):
     "Open MLflow on the environment's runs and models."
     folder = folder.resolve() if folder else _mlflow(file)
-    if not (folder / "mlflow.db").is_file():
+    if address := remote.server_in(folder):
+        page = remote.Server(address).page(_project(file).name)
+        typer.echo(f"MLflow on {address}/{page} (a server that runs by itself)")
+        return
+    if not remote.is_there(folder):
         raise project.UserError(
             f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db"
         )
