@@ -33,7 +33,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
-from mlops_course import project, registry
+from mlops_course import kinds, project, registry
 from mlops_course.files import write_json
 
 FILES = ["MLmodel", "conda.yaml", "model.skops", "python_env.yaml", "requirements.txt"]
