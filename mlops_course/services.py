@@ -83,7 +83,7 @@ _LIST = [
     Service(name="redis", command=("redis-server", *_MEMORY), port=6378, seconds=10),
     Service(name="mlflow", command=("mlflow", "ui"), port=5000, health="/health", seconds=120),
     Service(name="postgres", command=("postgres",), port=5433),  # Debian's own has 5432
-    Service(name="kafka", command=("java",), port=9092),
+    Service(name="kafka", command=("kafka",), port=9092),
     Service(name="feast_ui", command=("feast",), port=8890, health="/health", seconds=120),
     Service(name="jupyterlab", command=("jupyter-lab",), port=8889, health="/api", seconds=120),
     Service(
@@ -99,13 +99,17 @@ _LIST = [
 SERVICES = {service.name: service for service in _LIST}
 
 # %% ../notebooks/11_platform.ipynb #11c00005
+from urllib.parse import urlsplit
+
+
 def services_of(
     environment: project.Environment,
 ) -> dict[str, Service]:
     "The services by name, at the ports that an environment gives them."
     listed = {}
     for name, service in SERVICES.items():
-        port = getattr(environment, name, {}).get("port", service.port)
+        section = getattr(environment, name, {})
+        port = section.get("port") or urlsplit(section.get("uri") or "").port or service.port
         where = f"the section `{name}` of {environment.name}"
         listed[name] = project.validated(Service, {**service.model_dump(), "port": port}, where)
     return listed

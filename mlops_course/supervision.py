@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEBIAN', 'ALSO', 'POSTGRESQL', 'PROGRAMS', 'MARK', 'ELSEWHERE', 'MissingProgram', 'locate', 'source_of', 'program',
-           'ended_quietly', 'home', 'running', 'register', 'in_terminal', 'listen', 'port_holder', 'check_port', 'stop',
-           'stop_all', 'log_of', 'start', 'State', 'states']
+           'ended_quietly', 'home', 'running', 'register', 'in_terminal', 'listen', 'port_holder', 'check_port',
+           'taken', 'stop', 'stop_all', 'log_of', 'start', 'State', 'states']
 
 # %% ../notebooks/96_supervision.ipynb #96b00008
 import os
@@ -612,6 +612,20 @@ def check_port(
         raise UserError(
             f"service {service.name} cannot have port {service.port}: {error}"
         ) from None
+
+# %% ../notebooks/96_supervision.ipynb #96d00002
+def taken(
+    port: int,
+) -> str:
+    "Why a port of this machine cannot be had; empty if it can."
+    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+        airplay = "another program answers there (on macOS AirPlay has port 5000)"
+        return port_holder(port) or airplay
+    try:
+        listen("127.0.0.1", port).close()
+    except UserError as error:
+        return str(error)
+    return ""
 
 # %% ../notebooks/96_supervision.ipynb #c6ef155e
 def _stop_one(folder: Path, name: str) -> None:
