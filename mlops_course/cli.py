@@ -943,23 +943,22 @@ def stop():
     help="Start, end and look at the services of the platform, such as: all up, mlflow down.",
 )
 def platform(
-    what: Annotated[str, typer.Argument(help="a service, a group of them, or all")],
-    verb: Annotated[
-        Literal["up", "down", "restart", "status", "logs"], typer.Argument(help="what to do")
-    ],
-    file: _File = "env.platform.yaml",
+    what: Annotated[str, typer.Argument(help="a service, a group of services, or all")],
+    verb: Annotated[Literal["up", "down", "restart", "status", "logs"], typer.Argument()],
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="with down: take away what they keep, too")
+    ] = False,
+    runtime: Annotated[
+        Literal["local", "docker"], typer.Option(help="docker is to come")
+    ] = "local",
+    file: Annotated[
+        str, typer.Option("--env", callback=_file_of, help="the environment's file")
+    ] = "env.platform.yaml",
 ):
     from mlops_course import stack
 
-    names, chosen = stack.names_of(what), stack.Platform(file)
-    if verb in ("down", "restart"):
-        ended = stack.down(chosen, names)
-        typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
-    if verb in ("up", "restart"):
-        outcomes = list(stack.up(chosen, names))
-        for outcome in outcomes:
-            typer.echo(f"{outcome.name}: {outcome.fault or 'healthy'}")
-        if any(outcome.fault for outcome in outcomes):
+    with supervision.ended_quietly(f"platform {verb}"):
+        if not stack.run(file, what, verb, volumes, runtime):
             raise typer.Exit(1)
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7
@@ -988,27 +987,10 @@ def answers(
         typer.secho(line, fg="red" if "CONFLICT" in line else None)
 
 # %% ../notebooks/91_command_line.ipynb #d28327c6
-import socket
-
-
-def _taken(port: int) -> str:
-    "Why a port of this machine cannot be had; empty if it can."
-    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
-        return (
-            supervision.port_holder(port)
-            or "another program answers there (on macOS AirPlay has port 5000)"
-        )
-    try:
-        supervision.listen("127.0.0.1", port).close()
-    except project.UserError as error:
-        return str(error)
-    return ""
-
-
 def _port(wanted: int | None) -> int:
     "The port for MLflow: the one that is wanted, else its usual one, or the next that is free."
     usual = services.SERVICES["mlflow"].port
-    why = _taken(wanted or usual)
+    why = supervision.taken(wanted or usual)
     if not why:
         return wanted or usual
     if wanted:
@@ -1016,7 +998,9 @@ def _port(wanted: int | None) -> int:
             f"MLflow cannot have port {wanted}: {why}. Or choose another one: --port 5001, or "
             "PORT=5001 with make"
         )
-    free = next((other for other in range(usual + 1, usual + 100) if not _taken(other)), None)
+    free = next(
+        (other for other in range(usual + 1, usual + 100) if not supervision.taken(other)), None
+    )
     port = free or services.free_port()
     typer.echo(f"port {usual} is taken, so MLflow has {port}: {why}")
     return port

@@ -85,6 +85,7 @@ def place_of(
 
 # %% ../notebooks/960_registry_server.ipynb #fbd280a2
 import os
+import re
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -99,6 +100,7 @@ class Unavailable(UserError):
 
 def silent(address: str, why: str) -> Unavailable:
     "That a server does not answer, and what starts it."
+    why = re.sub(r"^\[Errno \d+\] ", "", why)
     here = urlsplit(address).hostname in LOCAL
     start = ". `bash platform/run.sh mlflow up` starts it" if here else ""
     return Unavailable(f"MLflow on {address} does not answer: {why}{start}")

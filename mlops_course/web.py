@@ -571,9 +571,11 @@ def _key_file(folder: Path) -> Path:
 
 def keep_key(
     folder: Path,  # of an environment
+    lasting: bool = False,  # take the key that an earlier run has made, if there is one
 ) -> Path:
     "A file that only its owner may read, with one key for all services of a run."
-    key, file = _key() or secrets.token_hex(32), _key_file(folder)
+    shown, file = key_shown(folder if lasting else None), _key_file(folder)
+    key = shown.get("X-API-Key") or secrets.token_hex(32)
     with (
         atomic_write(file) as beside,
         open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened,
