@@ -206,7 +206,7 @@ class Tables(NamedTuple):
         row = self._one("SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1")
         return f"#/experiments/{row[0]}/runs" if row else ""
 
-
+# %% ../notebooks/912_tracking.ipynb #31c14d00
 def registry_in(
     folder: Path,  # of files, or it names a server
 ) -> Tables | remote.Server:
