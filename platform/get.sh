@@ -129,14 +129,14 @@ command_for() {
 certificates() {
     [ ! -e "$1" ] || return 0
     [ -x .venv/bin/python ] || fail "Java needs a list of certificates, and .venv writes it: \`make setup\` first"
-    .venv/bin/python -c '
+    .venv/bin/python -W ignore -c '
 import ssl, sys
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
+from cryptography.hazmat.primitives.serialization import NoEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificate, serialize_java_truststore
 known = [x509.load_der_x509_certificate(each) for each in ssl.create_default_context().get_ca_certs(binary_form=True)]
 named = [PKCS12Certificate(each, str(number).encode()) for number, each in enumerate(known)]
-sys.stdout.buffer.write(serialize_java_truststore(named, BestAvailableEncryption(b"changeit")))
+sys.stdout.buffer.write(serialize_java_truststore(named, NoEncryption()))
 ' >"$into/cacerts"
     rm "$1"
     mv "$into/cacerts" "$1"
@@ -190,6 +190,11 @@ cat >"$into/bin/.kafka" <<'END'
 #!/bin/sh
 # A class of Kafka's, such as kafka.Kafka or kafka.tools.StorageTool, and its arguments; options of Java may stand before it.
 programs=$(cd "${0%/*}/.." && pwd)
+if [ "${1:-}" = --version ]; then
+    set -- "$programs"/kafka/kafka_*.jar
+    echo "${1##*-}"
+    exit
+fi
 PATH="$programs/bin:$PATH"
 exec java -Xms128m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$programs/kafka/*" "$@"
 END

@@ -8,7 +8,7 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "settings topics project logfiles telemetry exposition prometheus files services questions sql",
+    1: "settings topics project logfiles telemetry exposition prometheus files services questions sql programs",
     2: "problem contracts web remote stages engine supervision jobs answers passwords",
     3: "world capstone readers profiles data asof offline online lookup tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words",
     4: "features registry models gate worth poc verdicts cases events references reports",
