@@ -90,7 +90,7 @@ _50_2 = exercise(
             "A gap in one feature is what the model's imputer is for. Only a row without any "
             "feature says nothing."
         ),
-        "`batch.score(champion, rows, contract).score` has it all, with NaN for None: `pd.isna` finds them.",
+        "`batch.score(champion, rows, contract).score` has it all; `pd.isna` finds those without.",
     ],
     solution="""
     def scores_in_order(champion, rows):
