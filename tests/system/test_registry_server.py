@@ -117,7 +117,7 @@ def at_once(folder: Path, name: str) -> None:
 def test_two_processes_that_register_one_key_at_once_make_one_version(server, tmp_path, name):
     folder = remote.point(tmp_path / "mlflow", server.address)
     registry.connect(folder, name)
-    both = [multiprocessing.get_context("spawn").Process(target=at_once, args=(folder, name)) for _ in range(2)]
+    both = [multiprocessing.get_context("fork").Process(target=at_once, args=(folder, name)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
