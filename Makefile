@@ -93,6 +93,17 @@ live: $(READY) ## the whole loop on a company that lives on, in five minutes the
 stop: $(READY) ## end every service that the course has started
 	@mlops-course stop
 
+# The platform is an environment of its own; another one counts where it was typed.
+ON_ENV := $(if $(filter command line,$(origin ENV)),--env '$(ENV)')
+
+.PHONY: platform-up
+platform-up: $(READY) ## start PostgreSQL, Redis, Kafka, MLflow, Prometheus and the rest, without Docker
+	@bash platform/run.sh all up $(ON_ENV)
+
+.PHONY: platform-down
+platform-down: $(READY) ## end them; what they keep stays
+	@bash platform/run.sh all down $(ON_ENV)
+
 .PHONY: ui
 ui: $(READY) ## open MLflow on the runs and models of the last build, on port 5000 (or PORT=...)
 	@mlops-course ui $(ON_PORT)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'explained', 'check_writable', 'file_fault', 'build', 'summary', 'spoken_of', 'run', 'status', 'trace',
-           'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'platform',
-           'progress', 'answers', 'ui', 'logs']
+           'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'wipe',
+           'platform', 'progress', 'answers', 'ui', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -38,7 +38,7 @@ if _foreign:
 import typer
 from typer.core import TyperGroup
 
-from . import project, search, stages, telemetry
+from . import project, remote, search, stages, telemetry
 from .files import atomic_write, is_full, unwritten, write_json
 
 # %% ../notebooks/91_command_line.ipynb #8a5e2549
@@ -452,7 +452,10 @@ def _judged(decision: dict) -> list[str]:
 def _champion(mlflow: Path, name: str) -> str:
     from mlops_course import registry
 
-    registered = registry.champion(mlflow, name)
+    try:
+        registered = registry.champion(mlflow, name)
+    except remote.Unavailable as error:
+        return f"not known: {error}"
     return (
         f"{name} version {registered.version}"
         if registered
@@ -486,7 +489,7 @@ def summary(
         raise _absent(f"nothing was built in {where}", file, "run")
     lines = [
         spoken_of(file),
-        f"Champion   {_champion(paths.mlflow, _project(file).name)}",
+        f"Champion   {_champion(_mlflow(file), _project(file).name)}",
         *_judged(_read(paths.training / "decision.json")),
     ]
     if (paths.training / "truth.json").is_file():
@@ -680,8 +683,8 @@ def _inside(name: str, value) -> dict:
 # %% ../notebooks/91_command_line.ipynb #d18f5bfd
 def _mlflow(file: str) -> Path:
     "The MLflow folder of the environment. Raises `UserError` if nothing was built."
-    folder = project.Paths(project.root() / project.environment(file).out).mlflow
-    if not (folder / "mlflow.db").is_file():
+    folder = remote.place_of(project.environment(file))
+    if not remote.is_there(folder):
         raise _absent(f"no model in {project.shown(folder)}", file, "run")
     return folder
 
@@ -787,7 +790,7 @@ def _service(
         **getattr(settings, section),
         **{name: value for name, value in given.items() if value is not None},
     }
-    out = folder.resolve() if folder else project.root() / settings.out
+    out = folder.resolve() if folder else remote.place_of(settings).parent
     if starts:
         _check_address(out, section, values)
     module = importlib.import_module(f"mlops_course.{section}")
@@ -916,14 +919,20 @@ def live_on(
         )
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
+def _outs() -> list[Path]:
+    "The folders of the environments. With a file that cannot be used nobody has made anything."
+    outs = []
+    for file in sorted(project.root().glob("env*.yaml")):
+        with suppress(project.UserError):
+            outs.append(project.root() / project.environment(file.name).out)
+    return outs
+
+
 def _folders() -> list[Path]:
     "Where services of this checkout may run: out/, and folders of environments that are elsewhere."
-    root, folders = project.root(), [(project.root() / "out").resolve()]
-    for file in sorted(root.glob("env*.yaml")):
-        # nobody can have started anything with a file that cannot be used
-        with suppress(project.UserError):
-            out = (root / project.environment(file.name).out).resolve()
-            folders += [] if any(out.is_relative_to(folder) for folder in folders) else [out]
+    folders = [(project.root() / "out").resolve()]
+    for out in map(Path.resolve, _outs()):
+        folders += [] if any(out.is_relative_to(folder) for folder in folders) else [out]
     return folders
 
 
@@ -935,28 +944,81 @@ def stop():
     ended = [name for folder in _folders() for name in supervision.stop_all(folder)]
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
+# %% ../notebooks/91_command_line.ipynb #95300091
+@app.command(
+    help="Take away what the course has made on this machine: builds, runs, logs, and what the "
+    "platform's services hold. It shows what it would do, and asks.",
+)
+def wipe(
+    progress: Annotated[
+        bool, typer.Option("--progress", help="your progress and answers set aside, too")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show it")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+):
+    from mlops_course.answers import learner_folder
+    from mlops_course.wipe import lines, plan
+
+    planned = plan(project.root(), _outs(), learner_folder(), progress)
+    lived = {state for folder in _folders() for state in supervision.living(folder)}
+    if not (planned.places or lived):
+        return typer.echo("\n".join(["nothing is left to wipe", *lines(planned)]))
+    typer.echo("This would be deleted, and nothing brings it back:")
+    for line in [*lines(planned), *(f"{state.name} runs: it is ended" for state in sorted(lived))]:
+        typer.echo(f"  {line}")
+    kept = "" if progress else " and your progress (--progress deletes it too)"
+    typer.echo(f"Kept: notebooks with your answers{kept}. `rm -r .venv` removes the programs.")
+    if not dry_run:
+        _wipe(planned, {state.port: state.name for state in lived if state.port}, yes)
+
+# %% ../notebooks/91_command_line.ipynb #95300092
+from contextlib import ExitStack
+
+
+def _wipe(planned, ports: dict[int, str], yes: bool) -> None:
+    "Do what a wipe has planned, if a person says so; what is left afterwards is an error."
+    from mlops_course.wipe import delete, remains
+
+    if supervision.MARK in os.environ:
+        raise project.UserError(
+            "this terminal belongs to a service that would be ended: wipe from another one"
+        )
+    if not (yes or sys.stdin.isatty()):
+        raise project.UserError("nobody is here to be asked: `mlops-course wipe --yes` does it")
+    if not (yes or typer.confirm("Delete it?")):
+        raise project.UserError("nothing was deleted")
+    with ExitStack() as stack:
+        for out in _outs():
+            if out.is_dir() and any(out.is_relative_to(place) for place in planned.places):
+                stack.enter_context(stages.building(out))  # no build is in the middle of it
+        for folder in _folders():
+            supervision.stop_all(folder)
+        delete(planned)
+    if left := remains(planned, ports):
+        raise project.UserError("\n".join(["this is still there:", *left[:20]]))
+    typer.echo("Wiped: no file, no process and no port is left of it")
+
 # %% ../notebooks/91_command_line.ipynb #95100002
 @app.command(
     help="Start, end and look at the services of the platform, such as: all up, mlflow down.",
 )
 def platform(
-    what: Annotated[str, typer.Argument(help="a service, a group of them, or all")],
-    verb: Annotated[
-        Literal["up", "down", "restart", "status", "logs"], typer.Argument(help="what to do")
-    ],
-    file: _File = "env.platform.yaml",
+    what: Annotated[str, typer.Argument(help="a service, a group of services, or all")],
+    verb: Annotated[Literal["up", "down", "restart", "status", "logs"], typer.Argument()],
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="with down: take away what they keep, too")
+    ] = False,
+    runtime: Annotated[
+        Literal["local", "docker"], typer.Option(help="docker is to come")
+    ] = "local",
+    file: Annotated[
+        str, typer.Option("--env", callback=_file_of, help="the environment's file")
+    ] = "env.platform.yaml",
 ):
     from mlops_course import stack
 
-    names, chosen = stack.names_of(what), stack.Platform(file)
-    if verb in ("down", "restart"):
-        ended = stack.down(chosen, names)
-        typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
-    if verb in ("up", "restart"):
-        outcomes = list(stack.up(chosen, names))
-        for outcome in outcomes:
-            typer.echo(f"{outcome.name}: {outcome.fault or 'healthy'}")
-        if any(outcome.fault for outcome in outcomes):
+    with supervision.ended_quietly(f"platform {verb}"):
+        if not stack.run(file, what, verb, volumes, runtime):
             raise typer.Exit(1)
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7
@@ -985,28 +1047,10 @@ def answers(
         typer.secho(line, fg="red" if "CONFLICT" in line else None)
 
 # %% ../notebooks/91_command_line.ipynb #d28327c6
-import socket
-from contextlib import closing
-
-
-def _taken(port: int) -> str:
-    "Why a port of this machine cannot be had; empty if it can."
-    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
-        return (
-            supervision.port_holder(port)
-            or "another program answers there (on macOS AirPlay has port 5000)"
-        )
-    try:
-        supervision.listen("127.0.0.1", port).close()
-    except project.UserError as error:
-        return str(error)
-    return ""
-
-
 def _port(wanted: int | None) -> int:
     "The port for MLflow: the one that is wanted, else its usual one, or the next that is free."
     usual = services.SERVICES["mlflow"].port
-    why = _taken(wanted or usual)
+    why = supervision.taken(wanted or usual)
     if not why:
         return wanted or usual
     if wanted:
@@ -1014,7 +1058,9 @@ def _port(wanted: int | None) -> int:
             f"MLflow cannot have port {wanted}: {why}. Or choose another one: --port 5001, or "
             "PORT=5001 with make"
         )
-    free = next((other for other in range(usual + 1, usual + 100) if not _taken(other)), None)
+    free = next(
+        (other for other in range(usual + 1, usual + 100) if not supervision.taken(other)), None
+    )
     port = free or services.free_port()
     typer.echo(f"port {usual} is taken, so MLflow has {port}: {why}")
     return port
@@ -1040,16 +1086,13 @@ def _server(folder: Path, port: int) -> services.Service:
 
 # %% ../notebooks/91_command_line.ipynb #53c3ffdb
 def _runs_page(folder: Path) -> str:
-    "The page of the experiment that was used last, read from MLflow's tables without MLflow."
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db,
-    ):
-        if last := db.execute(
-            "SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1"
-        ).fetchone():
-            return f"#/experiments/{last[0]}/runs"
-    return ""
+    "The page of the experiment that was used last, without MLflow's import."
+    from mlops_course import tracking
+
+    try:
+        return tracking.Tables(folder).page()
+    except remote.Unavailable:
+        return ""
 
 # %% ../notebooks/91_command_line.ipynb #3ee7cdad
 @app.command()
@@ -1067,7 +1110,11 @@ def ui(
 ):
     "Open MLflow on the environment's runs and models."
     folder = folder.resolve() if folder else _mlflow(file)
-    if not (folder / "mlflow.db").is_file():
+    if address := remote.server_in(folder):
+        page = remote.Server(address).page(_project(file).name)
+        typer.echo(f"MLflow on {address}/{page} (a server that runs by itself)")
+        return
+    if not remote.is_there(folder):
         raise project.UserError(
             f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db"
         )
