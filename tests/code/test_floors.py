@@ -15,7 +15,7 @@ FLOORS = {
     5: "stream training batch serving candidates resilience api monitoring experiments",
     6: "release orchestration",
     7: "retraining delivery",
-    8: "live loop exercises figures cli",
+    8: "live loop exercises figures recipes stack cli",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PAGES = {module for module in sources() if module.startswith("solutions_")}
