@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'explained', 'check_writable', 'file_fault', 'build', 'summary', 'spoken_of', 'run', 'status', 'trace',
-           'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'platform',
-           'progress', 'answers', 'ui', 'logs']
+           'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'wipe',
+           'platform', 'progress', 'answers', 'ui', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -919,14 +919,20 @@ def live_on(
         )
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
+def _outs() -> list[Path]:
+    "The folders of the environments. With a file that cannot be used nobody has made anything."
+    outs = []
+    for file in sorted(project.root().glob("env*.yaml")):
+        with suppress(project.UserError):
+            outs.append(project.root() / project.environment(file.name).out)
+    return outs
+
+
 def _folders() -> list[Path]:
     "Where services of this checkout may run: out/, and folders of environments that are elsewhere."
-    root, folders = project.root(), [(project.root() / "out").resolve()]
-    for file in sorted(root.glob("env*.yaml")):
-        # nobody can have started anything with a file that cannot be used
-        with suppress(project.UserError):
-            out = (root / project.environment(file.name).out).resolve()
-            folders += [] if any(out.is_relative_to(folder) for folder in folders) else [out]
+    folders = [(project.root() / "out").resolve()]
+    for out in map(Path.resolve, _outs()):
+        folders += [] if any(out.is_relative_to(folder) for folder in folders) else [out]
     return folders
 
 
@@ -937,6 +943,60 @@ def _folders() -> list[Path]:
 def stop():
     ended = [name for folder in _folders() for name in supervision.stop_all(folder)]
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
+
+# %% ../notebooks/91_command_line.ipynb #95300091
+@app.command(
+    help="Take away what the course has made on this machine: builds, runs, logs, and what the "
+    "platform's services hold. It shows what it would do, and asks.",
+)
+def wipe(
+    progress: Annotated[
+        bool, typer.Option("--progress", help="your progress and answers set aside, too")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show it")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+):
+    from mlops_course.answers import learner_folder
+    from mlops_course.wipe import lines, plan
+
+    planned = plan(project.root(), _outs(), learner_folder(), progress)
+    lived = {state for folder in _folders() for state in supervision.living(folder)}
+    if not (planned.places or lived):
+        return typer.echo("\n".join(["nothing is left to wipe", *lines(planned)]))
+    typer.echo("This would be deleted, and nothing brings it back:")
+    for line in [*lines(planned), *(f"{state.name} runs: it is ended" for state in sorted(lived))]:
+        typer.echo(f"  {line}")
+    kept = "" if progress else " and your progress (--progress deletes it too)"
+    typer.echo(f"Kept: notebooks with your answers{kept}. `rm -r .venv` removes the programs.")
+    if not dry_run:
+        _wipe(planned, {state.port: state.name for state in lived if state.port}, yes)
+
+# %% ../notebooks/91_command_line.ipynb #95300092
+from contextlib import ExitStack
+
+
+def _wipe(planned, ports: dict[int, str], yes: bool) -> None:
+    "Do what a wipe has planned, if a person says so; what is left afterwards is an error."
+    from mlops_course.wipe import delete, remains
+
+    if supervision.MARK in os.environ:
+        raise project.UserError(
+            "this terminal belongs to a service that would be ended: wipe from another one"
+        )
+    if not (yes or sys.stdin.isatty()):
+        raise project.UserError("nobody is here to be asked: `mlops-course wipe --yes` does it")
+    if not (yes or typer.confirm("Delete it?")):
+        raise project.UserError("nothing was deleted")
+    with ExitStack() as stack:
+        for out in _outs():
+            if out.is_dir() and any(out.is_relative_to(place) for place in planned.places):
+                stack.enter_context(stages.building(out))  # no build is in the middle of it
+        for folder in _folders():
+            supervision.stop_all(folder)
+        delete(planned)
+    if left := remains(planned, ports):
+        raise project.UserError("\n".join(["this is still there:", *left[:20]]))
+    typer.echo("Wiped: no file, no process and no port is left of it")
 
 # %% ../notebooks/91_command_line.ipynb #95100002
 @app.command(

@@ -90,14 +90,17 @@ _50_2 = exercise(
             "A gap in one feature is what the model's imputer is for. Only a row without any "
             "feature says nothing."
         ),
-        "`batch.score(champion, rows).score` has it all, with NaN for None: `pd.isna` finds them.",
+        "`batch.score(champion, rows, contract).score` has it all; `pd.isna` finds those without.",
     ],
     solution="""
     def scores_in_order(champion, rows):
         import pandas as pd
         from mlops_course.batch import score
+        from mlops_course.contracts import read_project
 
-        return [None if pd.isna(one) else one for one in score(champion, rows).score]
+        contract = read_project("projects/ride_hailing.yaml").contract
+        scores = score(champion, rows, contract).score
+        return [None if pd.isna(one) else one for one in scores]
     """,
     wrong="""
     def scores_in_order(champion, rows):

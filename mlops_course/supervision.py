@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MARK', 'ELSEWHERE', 'MissingProgram', 'program', 'ended_quietly', 'home', 'running', 'register', 'in_terminal',
-           'listen', 'port_holder', 'check_port', 'taken', 'stop', 'stop_all', 'log_of', 'start', 'State', 'states']
+           'listen', 'port_holder', 'check_port', 'taken', 'stop', 'stop_all', 'log_of', 'start', 'State', 'states',
+           'living']
 
 # %% ../notebooks/96_supervision.ipynb #96b00008
 import os
@@ -889,3 +890,14 @@ def _unsupervised_state(folder: Path, name: str, process: psutil.Process) -> Sta
     port = json.loads((home(folder) / f"{name}.pid").read_text(encoding="utf-8")).get("port") or 0
     healthy = not port or not trouble(Service(name=name, command=("",), port=port))
     return State(name, "running", process.pid, port, healthy)
+
+# %% ../notebooks/96_supervision.ipynb #96a00015
+def living(
+    below: Path,
+) -> list[State]:
+    "The services that live in every folder below, and in those noted there."
+    shown = []
+    for folder in _folders(Path(below).resolve())[0]:
+        with suppress(UserError, OSError):  # a supervisor that does not answer, or of another user
+            shown += [state for state in states(folder) if state.pid]
+    return shown
