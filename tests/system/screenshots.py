@@ -1,5 +1,5 @@
 """The pictures of README and lessons, made from the running thing (`make screenshots`): the stages, JupyterLab in a
-browser, and the services of `make live` while a drift is found and answered."""
+browser, the services of `make live` while a drift is found and answered, and the pages of the platform."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page,
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
-from mlops_course import cases, live, project, services, stages, web
+from mlops_course import cases, contracts, live, project, services, stack, stages, supervision, web
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -97,6 +97,41 @@ def loop(scratch: Path) -> None:
         company.wait(60)
 
 
+def platform(scratch: Path, file: str = "env.platform.yaml") -> None:
+    "The pages of the platform's services, after a build on them. What was not running before is ended again."
+    running = stack.Platform(file)
+    began = {state.name for state in supervision.states(running.folder) if state.pid}
+    wanted = ("mlflow", "feast_ui", "prometheus", "node_exporter", *stack.GROUPS["course"])
+    try:
+        _up(running, ("mlflow", "feast_ui", "redis"))  # a build needs these
+        subprocess.run([COMMAND, "run", "--env", file], cwd=project.root(), check=True)
+        _up(running, wanted)
+        address = {name: running.listed[name].address for name in wanted}
+        with page(scratch) as opened:
+            opened.goto(f"{address['mlflow']}/#/models/{contracts.read_project(running.environment.project).name}")
+            opened.get_by_text("@ champion").first.wait_for(timeout=60_000)
+            opened.wait_for_timeout(1000)
+            opened.screenshot(path=IMAGES / "mlflow.png", clip={"x": 0, "y": 0, "width": 1360, "height": 560})
+            opened.goto(address["feast_ui"])
+            opened.get_by_text("Feature Views").first.click()
+            opened.wait_for_timeout(2000)
+            opened.screenshot(path=IMAGES / "feast.png", clip={"x": 0, "y": 0, "width": 1360, "height": 560})
+            wait_for(lambda: all(services.trouble(running.listed[name]) == "" for name in wanted), 60)
+            opened.wait_for_timeout(6000)  # Prometheus asks every five seconds
+            opened.goto(f"{address['prometheus']}/classic/targets")
+            opened.wait_for_timeout(1000)
+            opened.screenshot(path=IMAGES / "targets.png", full_page=True)
+    finally:
+        stack.down(running, tuple(name for name in stack.GROUPS["all"] if name not in began))
+
+
+def _up(running: stack.Platform, names: tuple[str, ...]) -> None:
+    "Start services of the platform; the first that cannot start ends it all."
+    for outcome in stack.up(running, names):
+        if not outcome.look:
+            raise SystemExit(f"{outcome.name}: {outcome.left_out or outcome.fault}")
+
+
 if __name__ == "__main__":
     if CHROMIUM is None:
         raise SystemExit(MISSING)
@@ -104,4 +139,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         lessons(Path(scratch))
         loop(Path(scratch))
+        platform(Path(scratch))
     print(f"made anew: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))} in images/")
