@@ -1203,6 +1203,13 @@ def _print_lines(console, matches: search.Matches) -> None:
     for line in matches.lines:
         console.print(search.readable(line))
 
+# %% ../notebooks/91_command_line.ipynb #96700091
+def _platform_folder() -> Path | None:
+    "Where the programs of the platform run, which serve the other environments too."
+    with suppress(project.UserError):
+        return project.root() / project.environment("env.platform.yaml").out
+    return None
+
 # %% ../notebooks/91_command_line.ipynb #cfa12110
 @app.command()
 def logs(
@@ -1212,7 +1219,7 @@ def logs(
         str | None, typer.Option(help="a pipeline run, as it stands in its lines")
     ] = None,
     stage: str | None = None,
-    service: Annotated[str | None, typer.Option(help="pipeline, serving, ...")] = None,
+    service: Annotated[str | None, typer.Option(help="pipeline, serving, redis, ...")] = None,
     level: Annotated[
         str | None, typer.Option(help="this bad or worse: info, warning, error")
     ] = None,
@@ -1231,7 +1238,7 @@ def logs(
         Path | None, typer.Option(help="another folder with logs/ and serving/, such as out/lab")
     ] = None,
 ):
-    "Search what stages and services have logged, and the online service's answers."
+    "Search what stages and services have logged or printed, and the online service's answers."
     from rich.console import Console
 
     query = _query(
@@ -1243,8 +1250,9 @@ def logs(
         raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
     if not folder:
         typer.echo(spoken_of(file))
-    looks = search.follow(out, query) if follow else None
-    matches = search.search(out, query, most)
+    platform = None if folder else _platform_folder()
+    looks = search.follow(out, query, platform=platform) if follow else None
+    matches = search.search(out, query, most, platform)
     _print_found(console, matches)
     for look in looks or []:
         _print_lines(console, look)
