@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'explained', 'check_writable', 'file_fault', 'build', 'summary', 'spoken_of', 'run', 'status', 'trace',
            'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain', 'live_on', 'stop', 'wipe',
-           'platform', 'progress', 'answers', 'ui', 'logs']
+           'platform', 'progress', 'answers', 'ui', 'dashboards', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -1130,6 +1130,27 @@ def ui(
             typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")
             process.wait()
         raise project.UserError("MLflow has ended by itself")
+
+# %% ../notebooks/91_command_line.ipynb #95400091
+@app.command(
+    help="Draw the dashboards of platform/grafana from what Prometheus has: a preview, for a "
+    "machine without Grafana.",
+)
+def dashboards(
+    file: _File = "env.yaml",
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="on loopback; 0: any that is free")
+    ] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(help="its address; without it that of the environment")
+    ] = None,
+):
+    settings = project.environment(file)
+    address = prometheus or services.services_of(settings)["prometheus"].address
+    with supervision.ended_quietly("the preview"):
+        from mlops_course.dashboards import PORT, serve
+
+        serve(project.root() / settings.out, address, PORT if port is None else port)
 
 # %% ../notebooks/91_command_line.ipynb #3ee4a5e3
 def _moment(text: str | None) -> datetime | timedelta | None:
