@@ -1204,11 +1204,17 @@ def _print_lines(console, matches: search.Matches) -> None:
         console.print(search.readable(line))
 
 # %% ../notebooks/91_command_line.ipynb #96700091
-def _platform_folder() -> Path | None:
-    "Where the programs of the platform run, which serve the other environments too."
+def _searched(file: str, folder: Path | None) -> tuple[Path, Path | None]:
+    "The folder whose logs are searched; and that in which the programs of the platform print."
+    if folder:
+        return folder.resolve(), None
     with suppress(project.UserError):
-        return project.root() / project.environment("env.platform.yaml").out
-    return None
+        return _out(file), _out("env.platform.yaml")
+    return _out(file), None
+
+
+def _out(file: str) -> Path:
+    return project.root() / project.environment(file).out
 
 # %% ../notebooks/91_command_line.ipynb #cfa12110
 @app.command()
@@ -1244,13 +1250,12 @@ def logs(
     query = _query(
         level, since, until, request=request, run=run, stage=stage, service=service, text=text
     )
-    out = folder.resolve() if folder else project.root() / project.environment(file).out
+    out, platform = _searched(file, folder)
     console = Console(highlight=False, soft_wrap=True)
     if not search.log_files(out, search.Query()):
         raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
     if not folder:
         typer.echo(spoken_of(file))
-    platform = None if folder else _platform_folder()
     looks = search.follow(out, query, platform=platform) if follow else None
     matches = search.search(out, query, most, platform)
     _print_found(console, matches)

@@ -30,7 +30,7 @@ LEVELS = {
 _LEVEL = {word: level for level, words in LEVELS.items() for word in words.split()}
 
 # %% ../notebooks/967_printed.ipynb #96700005
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 
@@ -79,15 +79,18 @@ def in_json(
     begin: datetime,  # the moment of lines that come before the first with a time
 ) -> Iterator[str]:
     "Printed lines as the logs of the course have them. A line that is JSON already stays as it is."
-    time, level = begin, "info"
+    time, after, level = begin, 0, "info"  # lines of one moment keep their order by microseconds
     for line in lines:
         if line.startswith("{") and line.endswith("}"):
             yield line
         elif line.strip():
             own, bad, event = parsed(line)
+            after = 0 if own and own != time else after + 1
             time, level = own or time, bad or level
-            fields = {"time": f"{time:%Y-%m-%dT%H:%M:%S.%fZ}", "level": level}
-            yield json.dumps({**fields, "service": service, "event": masked(event)})
+            shown = f"{time + timedelta(microseconds=after):%Y-%m-%dT%H:%M:%S.%fZ}"
+            yield json.dumps(
+                {"time": shown, "level": level, "service": service, "event": masked(event)}
+            )
 
 # %% ../notebooks/967_printed.ipynb #9670000b
 from pathlib import Path

@@ -388,7 +388,7 @@ def readable(
     moment = str(line.get("time", ""))[:23].replace("T", " ")
     shown = Text().append(f"{moment:<23} ", "dim")  # a style of the whole would dim all
     level = str(line.get("level", ""))
-    shown.append(f"{level:<8}", _COLOURS.get(level, ""))
+    shown.append(f"{level:<7} ", _COLOURS.get(level, ""))
     shown.append(f"{line.get('service', ''):<10} ")
     shown.append(in_one_line(str(line.get("event", ""))), "bold")
     for name in sorted(line.keys() - _SHOWN_BEFORE):

@@ -80,6 +80,19 @@ def test_a_line_that_goes_on_is_of_the_moment_and_the_level_before():
     ]  # fmt: skip
 
 
+def test_lines_of_one_moment_keep_their_order(out):
+    put(out / "services/redis.log", *(f"1:M 27 Nov 2026 10:53:00.104 * step {n}" for n in range(50)), *(f"and {n}" for n in range(50)))
+
+    matches = search.search(out, search.Query(service="redis"), most=101)
+
+    assert events(matches) == ["Server initialized", *(f"step {n}" for n in range(50)), *(f"and {n}" for n in range(50))]
+
+
+@pytest.mark.parametrize("level", [*search.LEVELS])
+def test_a_level_does_not_run_into_the_service(level):
+    assert f"{level} " in search.readable({"level": level, "service": "redis", "event": "e"}).plain
+
+
 @pytest.mark.parametrize(
     "line", ["connecting with password=hunter2 now", "postgresql://mlops:hunter2@127.0.0.1/mlflow", "Authorization: Bearer hunter2"]
 )
