@@ -1203,6 +1203,19 @@ def _print_lines(console, matches: search.Matches) -> None:
     for line in matches.lines:
         console.print(search.readable(line))
 
+# %% ../notebooks/91_command_line.ipynb #96700091
+def _searched(file: str, folder: Path | None) -> tuple[Path, Path | None]:
+    "The folder whose logs are searched; and that in which the programs of the platform print."
+    if folder:
+        return folder.resolve(), None
+    with suppress(project.UserError):
+        return _out(file), _out("env.platform.yaml")
+    return _out(file), None
+
+
+def _out(file: str) -> Path:
+    return project.root() / project.environment(file).out
+
 # %% ../notebooks/91_command_line.ipynb #cfa12110
 @app.command()
 def logs(
@@ -1212,7 +1225,7 @@ def logs(
         str | None, typer.Option(help="a pipeline run, as it stands in its lines")
     ] = None,
     stage: str | None = None,
-    service: Annotated[str | None, typer.Option(help="pipeline, serving, ...")] = None,
+    service: Annotated[str | None, typer.Option(help="pipeline, serving, redis, ...")] = None,
     level: Annotated[
         str | None, typer.Option(help="this bad or worse: info, warning, error")
     ] = None,
@@ -1231,20 +1244,20 @@ def logs(
         Path | None, typer.Option(help="another folder with logs/ and serving/, such as out/lab")
     ] = None,
 ):
-    "Search what stages and services have logged, and the online service's answers."
+    "Search what stages and services have logged or printed, and the online service's answers."
     from rich.console import Console
 
     query = _query(
         level, since, until, request=request, run=run, stage=stage, service=service, text=text
     )
-    out = folder.resolve() if folder else project.root() / project.environment(file).out
+    out, platform = _searched(file, folder)
     console = Console(highlight=False, soft_wrap=True)
     if not search.log_files(out, search.Query()):
         raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
     if not folder:
         typer.echo(spoken_of(file))
-    looks = search.follow(out, query) if follow else None
-    matches = search.search(out, query, most)
+    looks = search.follow(out, query, platform=platform) if follow else None
+    matches = search.search(out, query, most, platform)
     _print_found(console, matches)
     for look in looks or []:
         _print_lines(console, look)

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from . import exposition, project, telemetry
+from . import exposition, project, remote, telemetry
 from .contracts import read_project
 from .files import atomic_write, file_digest, is_full, locked, unwritten, write_json
 from .problem import Project
@@ -527,7 +527,7 @@ def runs(
     task = tasks()[name]
     settings = environment.model_dump(mode="json", include={"name", "clock", "project", name})
     if "mlflow" in task["product"] and environment.mlflow.get("uri"):
-        settings["mlflow"] = environment.mlflow["uri"]  # what is made is on that server
+        settings["mlflow"] = "a server"  # wherever that is
     cells = digest_of_cells(_json(root() / task["source"]).get("cells", []))
     return {
         "settings": digest_of(settings),
@@ -562,8 +562,20 @@ def changed(
         *folders,
         *inside,
         *ran,
+        *_lost(name, environment),
         *(f"{k} {ran_on.get(k, versions().get(k))}" for k in _differences(ran_on, versions())),
     ]
+
+
+def _lost(name: str, environment: Environment) -> list[str]:
+    "That the MLflow server has lost the run that a stage has noted; nothing if none answers."
+    address, planned = remote.server_of(environment), products(name, environment)
+    noted = _json(planned["decision"]) if address and "mlflow" in planned else {}
+    run = noted.get("model", {}).get("run_id")
+    with suppress(remote.Unavailable):
+        if run and not remote.ask(address, "runs/get", run_id=run):
+            return ["its run on the MLflow server"]
+    return []
 
 
 def _differences(one: dict, other: dict) -> list[str]:
