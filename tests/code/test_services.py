@@ -51,7 +51,8 @@ def test_trouble_says_what_is_missing():
 
 
 @pytest.mark.parametrize(
-    "file", ["env.yaml", "env.live.yaml", "platform/prometheus/prometheus.yml", "platform/alertmanager/alertmanager.yml"]
+    "file",
+    ["env.yaml", "env.live.yaml", "env.platform.yaml", "platform/prometheus/prometheus.yml", "platform/alertmanager/alertmanager.yml"],
 )
 def test_a_file_around_the_package_knows_the_ports_of_the_list(file):
     text = (project.root() / file).read_text(encoding="utf-8")
@@ -70,6 +71,14 @@ def test_an_environment_has_ports_of_its_own_and_prometheus_hears_of_them():
     environment = project.Environment(name="staging", out="out/staging", monitoring={"port": 9309})
     listed = services.services_of(environment)
 
-    assert services.targets(listed) == {"serving": "127.0.0.1:8172", "monitoring": "127.0.0.1:9309", "retraining": "127.0.0.1:8310"}
+    ports = {"serving": 8172, "monitoring": 9309, "retraining": 8310, "node_exporter": 9100}
+    assert services.targets(listed) == {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     with pytest.raises(project.UserError, match="section `serving` of staging"):
         services.services_of(environment.model_copy(update={"serving": {"port": "none"}}))
+
+
+def test_a_service_that_is_named_by_a_uri_answers_there():
+    environment = project.Environment(name="team", out="out/team", mlflow={"uri": "http://127.0.0.1:5001"}, redis={"port": 6390})
+    listed = services.services_of(environment)
+
+    assert (listed["mlflow"].port, listed["redis"].port, listed["postgres"].port) == (5001, 6390, services.SERVICES["postgres"].port)
