@@ -77,8 +77,16 @@ def test_an_environment_has_ports_of_its_own_and_prometheus_hears_of_them():
         services.services_of(environment.model_copy(update={"serving": {"port": "none"}}))
 
 
-def test_a_service_that_is_named_by_a_uri_answers_there():
-    environment = project.Environment(name="team", out="out/team", mlflow={"uri": "http://127.0.0.1:5001"}, redis={"port": 6390})
-    listed = services.services_of(environment)
+@pytest.mark.parametrize(
+    ("section", "value", "name"),
+    [
+        ("mlflow", {"uri": "http://127.0.0.1:6001"}, "mlflow"),
+        ("features", {"registry": {"path": "postgresql+psycopg://mlops@127.0.0.1:6001/feast"}}, "postgres"),
+        ("features", {"online_store": {"connection_string": "localhost:6001"}}, "redis"),
+        ("prometheus", {"port": 6001}, "prometheus"),
+    ],
+)
+def test_a_service_answers_where_its_clients_are_told(section, value, name):
+    environment = project.Environment(**{"name": "team", "out": "out/team", section: value})
 
-    assert (listed["mlflow"].port, listed["redis"].port, listed["postgres"].port) == (5001, 6390, services.SERVICES["postgres"].port)
+    assert {each.name: each.port for each in services.services_of(environment).values() if each.port == 6001} == {name: 6001}
