@@ -75,6 +75,10 @@ lock: $(READY) ## write requirements.lock anew from settings.ini
 run: $(READY) ## raw files to a registered champion and scored drivers
 	@mlops-course run
 
+.PHONY: doctor
+doctor: $(READY) ## say what this machine has and lacks for each part of the course, and what helps
+	@mlops-course doctor
+
 .PHONY: lab
 lab: $(READY) ## open the lessons in JupyterLab
 	@jupyter lab --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \

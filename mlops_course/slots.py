@@ -64,7 +64,8 @@ def _without_definitions(store: "FeatureStore") -> None:
         registry.delete_project(project)
     registry.apply_project(Project(name=project))
 
-# %% ../notebooks/956_feature_store_on_servers.ipynb #1a967303
+# %% ../notebooks/956_feature_store_on_servers.ipynb #1a725026
+from .passwords import check_private
 from .project import UserError, root
 
 
@@ -74,8 +75,10 @@ def located(
     "Feast's settings, with the whole path of PostgreSQL's file of passwords, if they name one."
     engine = getattr(config.registry, "sqlalchemy_config_kwargs", {})
     arguments = engine.get("connect_args", {})
-    if "passfile" in arguments:
-        arguments["passfile"] = str(root() / arguments["passfile"])
+    if file := arguments.get("passfile"):
+        if (root() / file).is_file():
+            check_private(root() / file)
+        arguments["passfile"] = str(root() / file)
     return config
 
 # %% ../notebooks/956_feature_store_on_servers.ipynb #68754d0e

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARK', 'ELSEWHERE', 'MissingProgram', 'program', 'ended_quietly', 'home', 'running', 'register', 'in_terminal',
            'listen', 'port_holder', 'check_port', 'taken', 'stop', 'stop_all', 'log_of', 'start', 'State', 'states',
-           'living']
+           'memory_of', 'living']
 
 # %% ../notebooks/96_supervision.ipynb #96b00008
 import os
@@ -890,6 +890,19 @@ def _unsupervised_state(folder: Path, name: str, process: psutil.Process) -> Sta
     port = json.loads((home(folder) / f"{name}.pid").read_text(encoding="utf-8")).get("port") or 0
     healthy = not port or not trouble(Service(name=name, command=("",), port=port))
     return State(name, "running", process.pid, port, healthy)
+
+# %% ../notebooks/96_supervision.ipynb #95200096
+def memory_of(
+    pid: int,  # of a service
+) -> int:
+    "Bytes that a process and all that it has started hold. What they share counts once on Linux."
+    held = 0
+    with suppress(psutil.Error):  # it has just ended, or is another user's
+        first = psutil.Process(pid)
+        for process in [first, *first.children(recursive=True)]:
+            memory = process.memory_full_info()
+            held += getattr(memory, "pss", memory.rss)
+    return held
 
 # %% ../notebooks/96_supervision.ipynb #96a00015
 def living(

@@ -93,7 +93,7 @@ def usual() -> pd.DataFrame:
     rows = pd.DataFrame({CONTRACT.booking: np.repeat([f"u{n}" for n in range(len(hours))], 5), CONTRACT.time: hours.repeat(5)})
     rows[CONTRACT.entity] = np.concatenate([rng.choice(KNOWN, 5, replace=False) for _ in hours])
     rows = rows.merge(company.statistics()[[CONTRACT.entity, *CONTRACT.features]], on=CONTRACT.entity)
-    score = rows[CONTRACT.features[0]].clip(0.05, 0.95)
+    score = rows[company.NAMES[0]].clip(0.05, 0.95)
     return rows.assign(score=score, **{CONTRACT.propensity: np.nan, CONTRACT.label: np.nan}).sort_values([CONTRACT.time, CONTRACT.booking])
 
 
