@@ -975,6 +975,9 @@ def stop():
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
 # %% ../notebooks/91_command_line.ipynb #95300091
+from functools import partial
+
+
 @app.command(
     help="Take away what the course has made on this machine: builds, runs, logs, and what the "
     "platform's services hold. It shows what it would do, and asks.",
@@ -987,9 +990,10 @@ def wipe(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ):
     from mlops_course.answers import learner_folder
-    from mlops_course.wipe import lines, plan
+    from mlops_course.wipe import lines, plan, remains
 
-    planned = plan(project.root(), _outs(), learner_folder(), progress)
+    looked = partial(plan, project.root(), _outs(), learner_folder(), progress)
+    planned = looked()
     lived = {state for folder in _folders() for state in supervision.living(folder)}
     if not (planned.places or lived):
         return typer.echo("\n".join(["nothing is left to wipe", *lines(planned)]))
@@ -999,15 +1003,20 @@ def wipe(
     kept = "" if progress else " and your progress (--progress deletes it too)"
     typer.echo(f"Kept: notebooks with your answers{kept}. `rm -r .venv` removes the programs.")
     if not dry_run:
-        _wipe(planned, {state.port: state.name for state in lived if state.port}, yes)
+        _wipe(planned, yes)
+        ports = {state.port: state.name for state in lived if state.port}
+        left = [*remains(planned, ports), *(f"new: {place}" for place in looked().places)]
+        if left:
+            raise project.UserError("\n".join(["this is still there:", *left[:20]]))
+        typer.echo("Wiped: no file, no process and no port is left of it")
 
 # %% ../notebooks/91_command_line.ipynb #95300092
 from contextlib import ExitStack
 
 
-def _wipe(planned, ports: dict[int, str], yes: bool) -> None:
-    "Do what a wipe has planned, if a person says so; what is left afterwards is an error."
-    from mlops_course.wipe import delete, remains
+def _wipe(planned, yes: bool) -> None:
+    "Do what a wipe has planned, if a person says so."
+    from mlops_course.wipe import delete
 
     if supervision.MARK in os.environ:
         raise project.UserError(
@@ -1024,9 +1033,6 @@ def _wipe(planned, ports: dict[int, str], yes: bool) -> None:
         for folder in _folders():
             supervision.stop_all(folder)
         delete(planned)
-    if left := remains(planned, ports):
-        raise project.UserError("\n".join(["this is still there:", *left[:20]]))
-    typer.echo("Wiped: no file, no process and no port is left of it")
 
 # %% ../notebooks/91_command_line.ipynb #95100002
 @app.command(

@@ -55,7 +55,7 @@ def ordered(
 # %% ../notebooks/950_stack.ipynb #9500000b
 from pathlib import Path
 
-from . import project, supervision
+from . import project, services, supervision
 from .files import atomic_write
 from .passwords import run_env
 
@@ -88,9 +88,11 @@ def _check_port(platform: Platform, name: str) -> tuple[Platform, str]:
     file, uri = project.root() / platform.file, "http://127.0.0.1:{}".format
     text = file.read_text(encoding="utf-8")
     if name != "mlflow" or text.count(uri(port)) != 1:
+        told = ".".join(services.TOLD.get(name, ()))
+        where = f"`{told}` says it" if told else f"`{name}: {{port: {free}}}`"
         raise UserError(
-            f"{name} cannot have port {port}: {why}. Or give it another one in {platform.file}, "
-            f"such as `{name}: {{port: {free}}}`"
+            f"{name} cannot have port {port}: {why}. "
+            f"Or give it another one in {platform.file}, such as {free}: {where}"
         )
     with atomic_write(file) as beside:
         beside.write_text(text.replace(uri(port), uri(free)), encoding="utf-8")
@@ -229,9 +231,6 @@ def take_away(
         shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
 
 # %% ../notebooks/950_stack.ipynb #95000017
-from . import services
-
-
 def health(
     platform: Platform,
     names: tuple[str, ...],

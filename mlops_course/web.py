@@ -269,6 +269,10 @@ def answer_refusals(
     async def refused(request, error):
         return refuse(error.status, error.message, form)
 
+    @app.exception_handler(remote.Unavailable)
+    async def unavailable(request, error):
+        return refuse(503, "the registry of models does not answer; /ready says why", form)
+
     @app.exception_handler(HTTPException)
     async def http(request, error):
         return refuse(error.status_code, str(error.detail), form, error.headers)

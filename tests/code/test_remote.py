@@ -5,8 +5,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
-from mlops_course import project, registry, remote, stages, tracking
+from mlops_course import project, registry, remote, stages, tracking, web
 from mlops_course.project import Environment, UserError
 
 
@@ -44,6 +46,7 @@ def environment(out, uri=None, **more) -> Environment:
     [
         ({"uri": "postgresql://127.0.0.1/mlflow"}, "uri: URL scheme should be 'http' or 'https'"),
         ({"uri": "http://me:a word@127.0.0.1:5000"}, "no user and no password"),
+        ({"uri": "http://127.0.0.1:5000", "port": 5001}, "port 5001 is not that of http://127.0.0.1:5000/: change it there alone"),
         ({"uri": "127.0.0.1:5000"}, "uri: "),
         ({"url": "http://127.0.0.1:5000"}, "url: "),
     ],
@@ -98,6 +101,19 @@ def test_a_registry_in_files_that_cannot_be_read_says_so(tmp_path):
 
     with pytest.raises(remote.Unavailable, match="MLflow's tables cannot be read: file is not a database"):
         registry.champion(tmp_path, "page")
+
+
+def test_a_service_that_cannot_ask_its_registry_says_503():
+    app = FastAPI()
+    web.answer_refusals(app)
+
+    @app.get("/")
+    def champion():
+        raise remote.silent("http://127.0.0.1:9", "Connection refused")
+
+    answer = TestClient(app).get("/")
+
+    assert (answer.status_code, answer.json()) == (503, {"error": "the registry of models does not answer; /ready says why"})
 
 
 def test_only_training_is_another_one_on_a_server_and_its_port_does_not_matter(tmp_path):

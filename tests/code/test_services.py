@@ -51,7 +51,8 @@ def test_trouble_says_what_is_missing():
 
 
 @pytest.mark.parametrize(
-    "file", ["env.yaml", "env.live.yaml", "platform/prometheus/prometheus.yml", "platform/alertmanager/alertmanager.yml"]
+    "file",
+    ["env.yaml", "env.live.yaml", "env.platform.yaml", "platform/prometheus/prometheus.yml", "platform/alertmanager/alertmanager.yml"],
 )
 def test_a_file_around_the_package_knows_the_ports_of_the_list(file):
     text = (project.root() / file).read_text(encoding="utf-8")
@@ -70,6 +71,22 @@ def test_an_environment_has_ports_of_its_own_and_prometheus_hears_of_them():
     environment = project.Environment(name="staging", out="out/staging", monitoring={"port": 9309})
     listed = services.services_of(environment)
 
-    assert services.targets(listed) == {"serving": "127.0.0.1:8172", "monitoring": "127.0.0.1:9309", "retraining": "127.0.0.1:8310"}
+    ports = {"serving": 8172, "monitoring": 9309, "retraining": 8310, "node_exporter": 9100}
+    assert services.targets(listed) == {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     with pytest.raises(project.UserError, match="section `serving` of staging"):
         services.services_of(environment.model_copy(update={"serving": {"port": "none"}}))
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "name"),
+    [
+        ("mlflow", {"uri": "http://127.0.0.1:6001"}, "mlflow"),
+        ("features", {"registry": {"path": "postgresql+psycopg://mlops@127.0.0.1:6001/feast"}}, "postgres"),
+        ("features", {"online_store": {"connection_string": "localhost:6001"}}, "redis"),
+        ("prometheus", {"port": 6001}, "prometheus"),
+    ],
+)
+def test_a_service_answers_where_its_clients_are_told(section, value, name):
+    environment = project.Environment(**{"name": "team", "out": "out/team", section: value})
+
+    assert {each.name: each.port for each in services.services_of(environment).values() if each.port == 6001} == {name: 6001}

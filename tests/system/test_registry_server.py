@@ -165,7 +165,7 @@ def built(finished, server):
     "The same company built in files, and on the server: their folders."
     settings = yaml.safe_load((finished.folder / "env.test.yaml").read_text(encoding="utf-8"))
     there = {**settings, "out": "out/there", "mlflow": {"uri": server.address}}
-    (finished.folder / "env.there.yaml").write_text(yaml.safe_dump(there), encoding="utf-8")
+    (finished.folder / "env.there.yaml").write_text(yaml.safe_dump(there, sort_keys=False), encoding="utf-8")
     code, output = finished.call("mlops-course", "run", "--env", "env.there.yaml")
     assert code == 0, output
     return finished.out, finished.folder / "out/there"
@@ -206,3 +206,22 @@ def test_without_its_server_an_environment_can_be_looked_at(finished, built, ser
 
     assert code == 0 and f"Champion   not known: MLflow on {server.address} does not answer" in said
     assert traced[0] == 1 and "does not answer" in traced[1] and "Traceback" not in traced[1]
+
+
+@pytest.fixture(scope="module")
+def platform(workshop):
+    "MLflow's server as the platform starts it, on PostgreSQL: its address."
+    file, (port, other) = workshop.folder / "env.postgres.yaml", (services.free_port(), services.free_port())
+    text = (workshop.folder / "env.platform.yaml").read_text(encoding="utf-8").replace("http://127.0.0.1:5000", f"http://127.0.0.1:{port}")
+    file.write_text(f"{text}\npostgres: {{port: {other}}}\n", encoding="utf-8")
+    code, output = workshop.call("mlops-course", "platform", "mlflow", "up", "--env", file.name)
+    assert code == 0, output
+    yield f"http://127.0.0.1:{port}"
+    code, output = workshop.call("mlops-course", "platform", "all", "down", "--env", file.name)
+    assert code == 0, output
+
+
+def test_with_postgresql_behind_the_server_it_is_the_same_registry(platform, tmp_path, name):
+    on_server = remote.point(tmp_path / "server/mlflow", platform)
+
+    assert story(on_server, name) == story(tmp_path / "files/mlflow", name)
