@@ -1,6 +1,7 @@
 """The pictures of README and lessons, made from the running thing (`make screenshots`): the stages, JupyterLab in a
 browser, the services of `make live` while a drift is found and answered, and the pages of the platform."""
 
+import re
 import signal
 import subprocess
 import tempfile
@@ -101,6 +102,7 @@ def platform(scratch: Path, file: str = "env.platform.yaml") -> None:
     "The pages of the platform's services, after a build on them. What was not running before is ended again."
     running = stack.Platform(file)
     began = {state.name for state in supervision.states(running.folder) if state.pid}
+    top = {"x": 0, "y": 0, "width": 1360, "height": 620}
     wanted = ("mlflow", "feast_ui", "prometheus", "node_exporter", *stack.GROUPS["course"])
     try:
         _up(running, ("mlflow", "feast_ui", "redis"))  # a build needs these
@@ -110,12 +112,16 @@ def platform(scratch: Path, file: str = "env.platform.yaml") -> None:
         with page(scratch) as opened:
             opened.goto(f"{address['mlflow']}/#/models/{contracts.read_project(running.environment.project).name}")
             opened.get_by_text("@ champion").first.wait_for(timeout=60_000)
+            opened.get_by_text("MLflow Assistant").locator("xpath=ancestor::*[.//button][1]").get_by_role("button").last.click()
             opened.wait_for_timeout(1000)
-            opened.screenshot(path=IMAGES / "mlflow.png", clip={"x": 0, "y": 0, "width": 1360, "height": 560})
+            opened.screenshot(path=IMAGES / "mlflow.png", clip=top)
             opened.goto(address["feast_ui"])
+            opened.get_by_text(re.compile(" (Blue|Green)$")).last.click()  # the project that answers
             opened.get_by_text("Feature Views").first.click()
-            opened.wait_for_timeout(2000)
-            opened.screenshot(path=IMAGES / "feast.png", clip={"x": 0, "y": 0, "width": 1360, "height": 560})
+            opened.get_by_text("statistics", exact=True).click()
+            opened.get_by_text("conv_rate").first.wait_for(timeout=60_000)
+            opened.wait_for_timeout(1000)
+            opened.screenshot(path=IMAGES / "feast.png", clip=top)
             wait_for(lambda: all(services.trouble(running.listed[name]) == "" for name in wanted), 60)
             opened.wait_for_timeout(6000)  # Prometheus asks every five seconds
             opened.goto(f"{address['prometheus']}/classic/targets")
