@@ -107,6 +107,9 @@ class Walk:
 
     # --- what the pages promise, by command --------------------------------------------------------
 
+    def make_doctor(self) -> None:
+        assert "The course can run here" in self.run("make doctor")
+
     def make_run(self) -> None:
         printed = self.run("make run")
         assert re.search(r"^Champion .* version 1", printed, re.M)
@@ -203,6 +206,7 @@ class Walk:
 def steps(walk: Walk) -> dict[str, Callable]:
     "What is done at each command; one that the pages have and nobody walks is an error."
     return {
+        "make doctor": walk.make_doctor,
         "make run": walk.make_run,
         "make test": lambda: walk.run("make -n test"),  # all system tests come after it: see the Makefile
         "make lab": walk.make_lab,
