@@ -153,12 +153,14 @@ def lines(
     plan: Plan,
 ) -> Iterator[str]:
     "A plan for a person: how much is deleted, and what stays."
+    names = {place: _short(plan, place) for place in [*plan.places, *plan.left]}
+    width = max(map(len, names.values()), default=0)
     for place in plan.places:
         files = [each for each in entries(plan, place) if not each.is_folder]
         size = sum(each.status.st_size for each in files) / 1e6
-        yield f"{_short(plan, place):<28} {len(files):>7,} files {size:>10,.1f} MB"
+        yield f"{names[place]:<{width}} {len(files):>7,} files {size:>10,.1f} MB"
     for place, why in plan.left.items():
-        yield f"{_short(plan, place):<28} stays: it {why}"
+        yield f"{names[place]:<{width}} stays: it {why}"
 
 
 def _short(plan: Plan, path: Path) -> str:
