@@ -176,17 +176,14 @@ def port(
     service: Service,
 ) -> Finding:
     "The port of a service: free, its own, or somebody else's."
-    what = f"port {service.port}"
-    try:
-        supervision.listen("127.0.0.1", service.port).close()
+    what, holder = f"port {service.port}", supervision.taken(service.port)
+    if not holder:
         return Finding(what, f"free for {service.name}")
-    except project.UserError as error:
-        holder = str(error)
     if holder.startswith("the service "):
         return Finding(what, holder)
-    cure = f"give it another one in its environment: `{service.name}: {{port: {service.port + 1}}}`"
-    if service.command[0] in programs.DEBIAN:
-        package = programs.DEBIAN[service.command[0]]
+    address = ".".join(services.TOLD.get(service.name, (service.name, "port")))
+    cure = f"its environment may give it another one, in `{address}`"
+    if package := programs.DEBIAN.get(service.command[0]):
         cure = f"`systemctl disable --now {package}` if it is Debian's own, or {cure}"
     return Finding(what, f"{service.name} cannot have it, {holder}", cure)
 

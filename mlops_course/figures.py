@@ -44,8 +44,10 @@ def error(out: Path) -> str:
 
 # %% ../notebooks/81_wrap_up.ipynb #81000024
 def uplift(out: Path) -> str:
-    "How many more trips are completed: estimated, at the least, and in truth if that is known."
+    "More completed trips: estimated, at the least, and in truth if that is known."
     estimate = _decision(out)["uplift"]
+    if estimate["estimate"] is None:
+        return "not measurable"
     value = f"{estimate['estimate']:+.1%}, at least {estimate['low']:+.1%}"
     truth = project.Paths(out).training / "truth.json"
     return f"{value}, in truth {_json(truth)['model_uplift']:+.1%}" if truth.is_file() else value

@@ -33,6 +33,8 @@ _LEVEL = {word: level for level, words in LEVELS.items() for word in words.split
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+
 
 class Printed(NamedTuple):
     "A line that a program has printed."
@@ -47,24 +49,24 @@ def parsed(
 ) -> Printed:
     "What a line says. A line in no known form is an event without time and level."
     for form in FORMS:
-        if found := form.match(line):
-            level = _LEVEL.get(found["level"].lower())
-            return Printed(_moment(found.groupdict()), level, found["event"])
+        if match := form.match(line):
+            level = _LEVEL.get(match["level"].lower())
+            return Printed(_moment(match.groupdict()), level, match["event"])
     return Printed(None, None, line)
 
 
-def _moment(found: dict[str, str | None]) -> datetime | None:
+def _moment(fields: dict[str, str | None]) -> datetime | None:
     "When it was, in UTC. A time without a zone is the machine's."
-    if not (text := found.get("time")):
+    if not (text := fields.get("time")):
         return None
     try:
         if text[2] == " ":  # Redis
-            moment = datetime.strptime(text, "%d %b %Y %H:%M:%S.%f")
-        else:
-            moment = datetime.fromisoformat(text.replace("/", "-").replace(",", "."))
+            month = _MONTHS.index(text[3:6]) // 3 + 1
+            text = f"{text[7:11]}-{month:02}-{text[:2]} {text[12:]}"
+        moment = datetime.fromisoformat(text.replace("/", "-").replace(",", "."))
     except ValueError:
         return None
-    return moment.replace(tzinfo=UTC) if found.get("zone") is not None else moment.astimezone(UTC)
+    return moment.replace(tzinfo=UTC) if fields.get("zone") is not None else moment.astimezone(UTC)
 
 # %% ../notebooks/967_printed.ipynb #96700008
 import json
@@ -87,10 +89,14 @@ def in_json(
             own, bad, event = parsed(line)
             after = 0 if own and own != time else after + 1
             time, level = own or time, bad or level
-            shown = f"{time + timedelta(microseconds=after):%Y-%m-%dT%H:%M:%S.%fZ}"
-            yield json.dumps(
-                {"time": shown, "level": level, "service": service, "event": masked(event)}
-            )
+            moment = (time + timedelta(microseconds=after)).isoformat(timespec="microseconds")
+            event = masked(event) if _may_tell(event.lower()) else event
+            yield json.dumps({"time": moment, "level": level, "service": service, "event": event})
+
+
+def _may_tell(text: str) -> bool:
+    "Whether it is worth a closer look: that takes longer than all the rest."
+    return any(word in text for word in ("passw", "secret", "token", "key", "authorization", "://"))
 
 # %% ../notebooks/967_printed.ipynb #9670000b
 from pathlib import Path

@@ -216,16 +216,17 @@ def _node_exporter(platform: Platform) -> Service:
     return platform.service("node_exporter", *listed.command, where, "--log.level=warn")
 
 # %% ../notebooks/966_recipes.ipynb #96600012
-import re
-
 import yaml
+
+from . import slots
 
 
 def _feast_ui(platform: Platform) -> Service:
     keeps, port = run_env("feast_ui"), platform.listed["feast_ui"].port
     database = postgres_uri(platform.listed["postgres"].port, "feast")
+    features = project.Paths(platform.folder).features
     store = {
-        "project": re.sub(r"\W", "_", f"mlops_course_{platform.environment.name}"),
+        "project": slots.answers_now(features) or "mlops_course",
         "provider": "local",
         "registry": {"registry_type": "sql", "path": database, "cache_ttl_seconds": 5},
         "entity_key_serialization_version": 3,

@@ -261,26 +261,26 @@ def _(answer):
     "81.1",
     stub="""
     def answer(decision, asked):
-        "`yes`, `no` or `not measured`. `asked` has `uplift` and `rmse`."
+        "`yes`, `no` or `not measurable`. `asked` has `uplift` and `rmse`."
         raise NotImplementedError
     """,
     hints=[
-        "Where `decision['uplift']` is None, nothing is proven, however small the error.",
+        "Where `low` is None, nothing is proven, however small the error.",
         "An estimate is as often too high as too low. What does `low` say?",
         "`uplift['low'] >= asked.uplift` and `metrics['rmse'] <= asked.rmse`",
     ],
     solution="""
     def answer(decision, asked):
         uplift, error = decision["uplift"], decision["metrics"]["rmse"]
-        if uplift is None:
-            return "not measured"
+        if uplift["low"] is None:
+            return "not measurable"
         return "yes" if uplift["low"] >= asked.uplift and error <= asked.rmse else "no"
     """,
     wrong="""
     def answer(decision, asked):
         uplift, error = decision["uplift"], decision["metrics"]["rmse"]
-        if uplift is None:
-            return "not measured"
+        if uplift["low"] is None:
+            return "not measurable"
         return "yes" if uplift["estimate"] >= asked.uplift and error <= asked.rmse else "no"
     """,
     message="its interval begins at 3 %",
@@ -297,7 +297,8 @@ def _(answer):
     assert verdict(0.12, 0.03) == "no", "12 % is the estimate, and its interval begins at 3 %"
     assert verdict(0.21, 0.16) == "yes", "at least 16 %, with an error of 0.48: it is answered"
     assert verdict(0.21, 0.16, rmse=0.52) == "no", "its error of 0.52 is larger than what was asked"
-    assert answer({"uplift": None, "metrics": {"rmse": 0.3}}, asked) == "not measured", (
+    nothing = dict.fromkeys(["estimate", "low", "high"])
+    assert answer({"uplift": nothing, "metrics": {"rmse": 0.3}}, asked) == "not measurable", (
         "no uplift was measured, so a small error proves nothing"
     )
 

@@ -150,6 +150,7 @@ that stand there, and put the programs on the PATH. On macOS: brew install redis
 node_exporter openjdk@17 maven" >&2
     result=1
 elif [ -n "$packages" ]; then
+    echo "Getting" $packages "from Debian, a minute or two ..."
     mkdir -p "$apt/lists/partial" "$apt/archives/partial"
     apt apt-get update
     unpack $(for program in $packages; do package_of "$program"; done)
@@ -178,6 +179,7 @@ lacking kafka && have java >/dev/null && have mvn >/dev/null || exit $result
 # --- Kafka ------------------------------------------------------------------------------------
 
 jars=$into/kafka
+echo "Getting kafka, 54 MB by Maven, a minute or two ..."
 rm -rf "$jars" "$into/kafka.new"
 mkdir -p "$into/bin"
 PATH="$into/bin:$PATH" mvn -q -B -f platform/kafka/pom.xml -Dmaven.repo.local="$into/maven" dependency:copy-dependencies -DoutputDirectory="$into/kafka.new"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the rides are
 from rides import CONTRACT
 
 from mlops_course import data, readers, search

@@ -19,13 +19,13 @@ from online import Online, refused, wait_for
 from rides import CONTRACT, RIDES
 from test_monitoring import SETTINGS, Watch, usual
 
-from mlops_course import drift, features, project, references, remote, services, stack, supervision
+from mlops_course import drift, features, programs, project, references, remote, services, stack, supervision
 from mlops_course.monitoring import MonitoringSettings
 from mlops_course.passwords import password, run_env
 from mlops_course.recipes import Platform
 
 pytestmark = pytest.mark.skipif(
-    not (shutil.which("redis-server") and shutil.which("postgres")), reason="apt-get install redis-server postgresql"
+    not (programs.locate("redis-server") and programs.locate("postgres")), reason="apt-get install redis-server postgresql"
 )
 EVERYBODY = [*KNOWN, *TWINS, PARTIAL, EMPTY, STALE, UNKNOWN]
 
@@ -60,17 +60,13 @@ def servers(tmp_path_factory) -> Iterator[Servers]:
         shutil.copy2(ours / name, place / name)
     shutil.copytree(ours / "projects", place / "projects")
     shutil.copytree(ours / "platform", place / "platform", ignore=lambda folder, names: names if folder.endswith("run_env") else [])
-    text, ports = (ours / "env.platform.yaml").read_text(encoding="utf-8"), {}
-    for name in ("postgres", "redis", "mlflow"):
-        ports[name] = {"port": services.free_port()}
-        text = text.replace(f"127.0.0.1:{services.SERVICES[name].port}", f"127.0.0.1:{ports[name]['port']}")
-    settings = yaml.safe_load(text)
-    (place / "env.platform.yaml").write_text(
-        yaml.safe_dump({**settings, **{k: settings.get(k, {}) | ports[k] for k in ports}}), encoding="utf-8"
-    )
+    text = (ours / "env.platform.yaml").read_text(encoding="utf-8")
+    for name in services.TOLD:
+        text = text.replace(f"127.0.0.1:{services.SERVICES[name].port}", f"127.0.0.1:{services.free_port()}")
+    (place / "env.platform.yaml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        made = Servers(Platform("env.platform.yaml"), settings["features"])
+        made = Servers(Platform("env.platform.yaml"), yaml.safe_load(text)["features"])
         try:
             made.up("postgres", "redis")
             yield made
