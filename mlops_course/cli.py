@@ -1288,7 +1288,7 @@ def logs(
     )
     out, platform = _searched(file, folder)
     console = Console(highlight=False, soft_wrap=True)
-    if not search.log_files(out, search.Query()):
+    if not search.log_files(out, search.Query(), platform):
         raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
     if not folder:
         typer.echo(spoken_of(file))

@@ -122,7 +122,8 @@ def read_project(
     "A project as its file says it. Raises `UserError` with a line for each fault."
     if not (root() / file).is_file():
         there = sorted(path.name for path in (root() / "projects").glob("*.yaml"))
-        raise UserError(f"no project {file}; in projects/ there are {', '.join(there)}")
+        others = f"in projects/ there are {', '.join(there)}" if there else "projects/ has none"
+        raise UserError(f"no project {file}; {others}")
     try:
         values = read_settings(root() / file, file)
     except SettingsError as error:

@@ -73,7 +73,7 @@ def named(
     "What a line is called: the pattern with the labels in it, or all of them."
     if not pattern:
         return ", ".join(f"{k}={v}" for k, v in labels.items() if k != "__name__") or "value"
-    return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda found: labels.get(found[1], ""), pattern)
+    return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda label: labels.get(label[1], ""), pattern)
 
 
 def series_of(
@@ -84,8 +84,8 @@ def series_of(
     "The lines of an answer."
     lines = []
     for one in result:
-        at = {round((float(t) - span.start) / span.step): float(v) for t, v in one["values"]}
-        values = [at.get(n) for n in range(span.count)]
+        by_step = {round((float(t) - span.start) / span.step): float(v) for t, v in one["values"]}
+        values = [by_step.get(n) for n in range(span.count)]
         finite = [v if v is not None and math.isfinite(v) else None for v in values]
         lines.append(Series(named(pattern, one["metric"]), finite))
     return lines
@@ -319,7 +319,7 @@ async def looked(
     span: Span,
 ) -> dict:
     "What the page gets: its panels, or why there are none."
-    at = f"{datetime.fromtimestamp(span.end, UTC):%Y-%m-%d %H:%M:%S}"
+    moment = f"{datetime.fromtimestamp(span.end, UTC):%Y-%m-%d %H:%M:%S}"
     panels = dashboard["panels"]
     async with web.async_client(prometheus) as session:
         got = await asyncio.gather(
@@ -328,9 +328,9 @@ async def looked(
     if errors := [each for each in got if isinstance(each, BaseException)]:
         if not isinstance(errors[0], UserError):
             raise errors[0]
-        return {"at": at, "trouble": f"{prometheus}: {errors[0]}", "panels": {}}
+        return {"moment": moment, "trouble": f"{prometheus}: {errors[0]}", "panels": {}}
     drawn = {p["id"]: shown(p, lines, span) for p, lines in zip(panels, got, strict=True)}
-    return {"at": at, "trouble": "", "panels": drawn}
+    return {"moment": moment, "trouble": "", "panels": drawn}
 
 # %% ../notebooks/954_dashboards.ipynb #95400021
 def application(

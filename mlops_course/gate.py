@@ -24,7 +24,7 @@ def enough(
     sample = [_at_least("effective sample", effective, needed.effective_sample)]
     return [
         _at_least("labels", len(test), needed.labels),
-        _at_least(f"{contract.noun}s", entities, needed.drivers),
+        _at_least(f"{contract.noun}s", entities, needed.entities),
         _at_least("days", days, needed.paired_days if paired else needed.days),
         *(sample if contract.propensity and not paired else []),
     ]

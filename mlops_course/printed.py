@@ -49,15 +49,15 @@ def parsed(
 ) -> Printed:
     "What a line says. A line in no known form is an event without time and level."
     for form in FORMS:
-        if found := form.match(line):
-            level = _LEVEL.get(found["level"].lower())
-            return Printed(_moment(found.groupdict()), level, found["event"])
+        if match := form.match(line):
+            level = _LEVEL.get(match["level"].lower())
+            return Printed(_moment(match.groupdict()), level, match["event"])
     return Printed(None, None, line)
 
 
-def _moment(found: dict[str, str | None]) -> datetime | None:
+def _moment(fields: dict[str, str | None]) -> datetime | None:
     "When it was, in UTC. A time without a zone is the machine's."
-    if not (text := found.get("time")):
+    if not (text := fields.get("time")):
         return None
     try:
         if text[2] == " ":  # Redis
@@ -66,7 +66,7 @@ def _moment(found: dict[str, str | None]) -> datetime | None:
         moment = datetime.fromisoformat(text.replace("/", "-").replace(",", "."))
     except ValueError:
         return None
-    return moment.replace(tzinfo=UTC) if found.get("zone") is not None else moment.astimezone(UTC)
+    return moment.replace(tzinfo=UTC) if fields.get("zone") is not None else moment.astimezone(UTC)
 
 # %% ../notebooks/967_printed.ipynb #96700008
 import json

@@ -22,7 +22,7 @@ class Acceptance(Settings):
     # where no choices are logged: what decisions bring more a row than by the base rate, at least
     worth_gain: float = 0.0
     labels: int = 2_000  # in the test window, at least
-    drivers: int = 50  # with a label in the test window, at least
+    entities: int = 50  # with a label in the test window, at least
     effective_sample: float = 500  # weighted bookings in which model and log agree, at least
     days: int = 14  # in the test window, at least: the interval is clustered by day
     paired_days: int = 7  # the same where two models are compared: one whole week
@@ -31,21 +31,21 @@ class Acceptance(Settings):
 class Costs(Settings):
     "What an outcome brings or costs, in units of the company's margin on a short trip."
 
-    completed: float = 4.0  # a promised trip that completes brings this
-    cancelled: float = 3.0  # a promised trip that does not (false positive) costs this
-    passed_over: float = 1.0  # a good driver not promised (false negative) costs this
+    true_positive: float = 4.0  # brings: a promised trip that completes
+    false_positive: float = 3.0  # costs: a promised trip that does not
+    false_negative: float = 1.0  # costs: a good driver who was passed over
 
     def value(
         self,
         probability,  # of completion; a number or an array
     ):
         "What a promise is worth, at this probability of completion."
-        return probability * self.completed - (1 - probability) * self.cancelled
+        return probability * self.true_positive - (1 - probability) * self.false_positive
 
     @property
     def break_even(self) -> float:
         "The probability at which a promise is worth nothing."
-        return self.cancelled / (self.completed + self.cancelled)
+        return self.false_positive / (self.true_positive + self.false_positive)
 
 # %% ../notebooks/10_problem.ipynb #e851f20d
 from typing import Literal

@@ -90,17 +90,16 @@ _50_2 = exercise(
             "A gap in one feature is what the model's imputer is for. Only a row without any "
             "feature says nothing."
         ),
-        "`batch.score(champion, rows, contract).score` has it all; `pd.isna` finds those without.",
+        (
+            "`champion.probability(rows)` has a number for each; "
+            "`rows[list(champion.features)].isna().all(axis=1)` says where None belongs."
+        ),
     ],
     solution="""
     def scores_in_order(champion, rows):
-        import pandas as pd
-        from mlops_course.batch import score
-        from mlops_course.contracts import read_project
-
-        contract = read_project("projects/ride_hailing.yaml").contract
-        scores = score(champion, rows, contract).score
-        return [None if pd.isna(one) else one for one in scores]
+        unknown = rows[list(champion.features)].isna().all(axis=1)
+        scores = champion.probability(rows)
+        return [None if no else one for no, one in zip(unknown, scores)]
     """,
     wrong="""
     def scores_in_order(champion, rows):

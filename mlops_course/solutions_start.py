@@ -160,13 +160,13 @@ def _(answer):
     """,
     hints=[
         "`Costs` takes each price by its name.",
-        "`Costs(cancelled=...)` has a property `break_even`.",
+        "`Costs(false_positive=...)` has a property `break_even`.",
     ],
     solution="""
     def break_even_when_riders_leave():
         from mlops_course.problem import Costs
 
-        return Costs(cancelled=8).break_even
+        return Costs(false_positive=8).break_even
     """,
     wrong="""
     def break_even_when_riders_leave():
@@ -180,7 +180,7 @@ def _(answer):
     from mlops_course.problem import Costs
 
     assert answer() != Costs().break_even, "this is the break-even at the price of today"
-    assert abs(answer() - Costs(cancelled=8).break_even) < 1e-9, (
+    assert abs(answer() - Costs(false_positive=8).break_even) < 1e-9, (
         "at 8 for a broken promise and 4 for a kept one it is another number"
     )
 

@@ -601,19 +601,19 @@ _43_3 = exercise(
     hints=[
         "`gate.enough` says what lacks; its fields are those of `problem.Acceptance`.",
         "Labels, drivers and the effective sample lack. Of days there are 14, as wanted.",
-        "`Acceptance(labels=600, drivers=..., effective_sample=...)`",
+        "`Acceptance(labels=600, entities=..., effective_sample=...)`",
     ],
     solution="""
     def for_a_start_up():
         from mlops_course.problem import Acceptance
 
-        return Acceptance(labels=600, drivers=12, effective_sample=90)
+        return Acceptance(labels=600, entities=12, effective_sample=90)
     """,
     wrong="""
     def for_a_start_up():
         from mlops_course.problem import Acceptance
 
-        return Acceptance(labels=0, drivers=0, days=0, effective_sample=0)
+        return Acceptance(labels=0, entities=0, days=0, effective_sample=0)
     """,
     message="lowered further than",
 )
@@ -633,7 +633,7 @@ def _(answer):
     asked = gate.enough(test, 90, needed, rides.contract)
     lacks = [result.message for result in asked if not result.passed]
     assert not lacks, f"the gate still refuses: {lacks[0]}" if lacks else ""
-    least = {"labels": 600, "drivers": 12, "effective_sample": 90, "days": 14}
+    least = {"labels": 600, "entities": 12, "effective_sample": 90, "days": 14}
     for name, there in least.items():
         value = getattr(needed, name)
         assert value >= there, f"{name} is lowered further than it must be: to {value}"

@@ -545,17 +545,21 @@ def port_holder(
     "Who has a port, as far as this user may know, and what to do about it; empty if nobody."
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if (
-                connection.status == psutil.CONN_LISTEN
-                and connection.laddr.port == port
-                and connection.pid
-            ):
-                for process, folder, name in _marked():
-                    if process.pid == connection.pid:
-                        whose = f"the service {name} of {project.shown(Path(folder))}"
-                        return f"{whose} has it; `make stop` ends it"
-                name = psutil.Process(connection.pid).name()
-                return f"the program {name} (process {connection.pid}) has it; end it"
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            if listens and (pid := connection.pid):
+                if service := _service_of(pid):
+                    return f"{service} has it; `make stop` ends it"
+                return f"the program {psutil.Process(pid).name()} (process {pid}) has it; end it"
+    return ""
+
+
+def _service_of(pid: int) -> str:
+    "Which service of the course a process is; empty if none. Redis loses its mark, not its note."
+    for process, where, name in _marked():
+        notes = home(Path(where)).glob("*.pid")
+        noted = (note.stem for note in notes if (one := _noted(note)) and one.pid == pid)
+        if found := name if process.pid == pid else next(noted, ""):
+            return f"the service {found} of {project.shown(Path(where))}"
     return ""
 
 # %% ../notebooks/96_supervision.ipynb #96a0000f

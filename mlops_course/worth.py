@@ -23,8 +23,8 @@ def worth(
 ) -> np.ndarray:
     "What each row brought, or cost, if all who reach the break-even were promised."
     promised, good = np.asarray(score) >= costs.break_even, np.asarray(label) == 1
-    kept = np.where(good, costs.completed, -costs.cancelled)
-    return np.where(promised, kept, np.where(good, -costs.passed_over, 0.0))
+    kept = np.where(good, costs.true_positive, -costs.false_positive)
+    return np.where(promised, kept, np.where(good, -costs.false_negative, 0.0))
 
 # %% ../notebooks/934_worth.ipynb #0696f728
 def first_champion(
@@ -75,7 +75,7 @@ def no_worse(
         time, label = rows[contract.time], rows[contract.label].to_numpy()
         loss = _saved(time, row_log_loss(label, theirs) - row_log_loss(label, mine), seed)
         won = _saved(time, worth(label, mine, costs) - worth(label, theirs, costs), seed)
-    stake = needed.no_worse * (costs.completed + costs.cancelled)
+    stake = needed.no_worse * (costs.true_positive + costs.false_positive)
     return [
         _not_below("no worse in log loss", loss, needed.no_worse, needed),
         _not_below("no worse in worth", won, stake, needed),

@@ -250,6 +250,14 @@ def definitions_are_shown_working(notebook: Notebook) -> Iterator[str]:
 
 
 @rule
+def waits_have_an_end(notebook: Notebook) -> Iterator[str]:
+    for cell in notebook.code:
+        for line in text(cell).splitlines() if not exported(cell) else ():
+            if (wait := re.match(r"\s*while (.+)", line)) and not re.search(r"monotonic\(\)|until|await|:=|is_active", wait[1]):
+                yield f"a cell that may wait for ever: {line.strip()}"
+
+
+@rule
 def lines_fit_the_page(notebook: Notebook) -> Iterator[str]:
     for line in "\n".join(map(text, notebook.code)).splitlines():
         if len(line) > 100:

@@ -66,8 +66,8 @@ TEXT = dedent(
             - {name: event_timestamp, kind: time, about: when it is placed}
             - {name: basket, kind: number, about: euros, low: 0}
             - {name: device, kind: text, about: on which it is placed, empty: true}
-    acceptance: {labels: 200, drivers: 20, days: 7, paired_days: 3}
-    costs: {completed: 4, cancelled: 1, passed_over: 0}
+    acceptance: {labels: 200, entities: 20, days: 7, paired_days: 3}
+    costs: {true_positive: 4, false_positive: 1, false_negative: 0}
     """
 )
 SHOP = Project.model_validate(yaml.safe_load(TEXT))

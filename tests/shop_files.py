@@ -48,7 +48,13 @@ def write(folder: Path) -> dict:
     named = {"owner": "the shop"}
     sources = {
         "habits": {"path": str(folder / "habits.csv"), "values": {"member": {"yes": 1, "no": 0}}, **named},
-        "labels": {"path": str(folder / "orders.csv"), "columns": {"fate": "returned"}, "values": {"returned": WORDS}, **named},
+        "labels": {
+            "path": str(folder / "orders.csv"),
+            "columns": {"fate": "returned"},
+            "values": {"returned": WORDS},
+            "missing": ["NA"],
+            **named,
+        },
     }
     made = {
         "name": "shop",
@@ -59,7 +65,7 @@ def write(folder: Path) -> dict:
         "data": {"quarantine_limit": 0.05, "sources": sources},
         "features": {"ttl_hours": {"habits": 72}},
         "training": {"test_days": 14, "validation_days": 6, "seed": 7, "truth": None},
-        "batch": {"request": {"path": str(folder / "asked.csv"), **named}},
+        "batch": {"request": {"path": str(folder / "asked.csv"), "missing": ["NA"], **named}},
     }
     (folder / "env.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
     return made

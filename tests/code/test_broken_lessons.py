@@ -13,7 +13,7 @@ LESSON = "notebooks/20_world.ipynb"
 @pytest.fixture
 def course(tmp_path, monkeypatch):
     "A checkout of which nothing was built."
-    for name in ("notebooks", "mlops_course"):
+    for name in ("notebooks", "mlops_course", "projects"):
         shutil.copytree(project.root() / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for name in ("pipeline.yaml", "settings.ini", "env.yaml", "env.test.yaml"):
         shutil.copy2(project.root() / name, tmp_path)

@@ -220,6 +220,7 @@ def mine(tmp_path, monkeypatch) -> Path:
     "A project with two environments, and no variable that names one."
     for name in ("pipeline.yaml", "settings.ini"):
         (tmp_path / name).write_bytes((project.root() / name).read_bytes())
+    shutil.copytree(project.root() / "projects", tmp_path / "projects")
     (tmp_path / "env.yaml").write_text("name: dev\nout: out/dev\n")
     (tmp_path / "env.my own.yaml").write_text("name: mine\nout: out/mine\n")
     monkeypatch.delenv("PLOOMBER_ENV_FILENAME")
@@ -332,7 +333,7 @@ def test_a_request_id_with_control_characters_is_traced_in_its_line(mine, monkey
     (mine / "out/dev/mlflow/mlflow.db").touch()
     (mine / "out/dev/serving/predictions").mkdir(parents=True)
     (mine / "out/dev/serving/predictions/2026-03-16.jsonl").write_text(json.dumps(entry) + "\n")
-    monkeypatch.setattr(registry, "connect", lambda folder: None)
+    monkeypatch.setattr(registry, "connect", lambda *folder: None)
     monkeypatch.setattr(registry, "trace", lambda client, which: {"run_id": which})
 
     lines = output_of("trace", name).splitlines()

@@ -131,6 +131,7 @@ def checkout(tmp_path, monkeypatch):
     "A checkout of the course in which nobody has learned yet, and the working folder in it."
     for name in ("pipeline.yaml", "settings.ini", "Makefile", "env.yaml", "env.test.yaml"):
         shutil.copy(project.root() / name, tmp_path)
+    shutil.copytree(project.root() / "projects", tmp_path / "projects")
     shutil.copytree(project.root() / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     for name in ("MLOPS_COURSE_LAB", "MLOPS_COURSE_LEARNER"):
         monkeypatch.delenv(name, raising=False)

@@ -16,7 +16,7 @@ from mlops_course.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Ploomber's, of each parameter
 
-AFTER = {"world": ["world", "data", "features", "training", "batch"], "data": ["data", "features", "training", "batch"]}
+AFTER = {"world": ["world", "capstone", "data", "features", "training", "batch"], "data": ["data", "features", "training", "batch"]}
 AFTER |= {"training": ["training", "batch"], "batch": ["batch"]}
 
 
@@ -346,8 +346,8 @@ def test_notes_that_are_broken_or_cannot_be_written_do_no_harm(company):
 
 def test_a_note_of_ploombers_that_is_cut_off_runs_its_stage_again(company):
     "As a full disk, or a kill in the wrong moment, leaves it."
-    for name, length in [("labels", 0), ("bookings", 40)]:
-        note = company.out / f"data/.{name}.parquet.metadata"
+    for name, length in [("data/.catalogue.json", 0), (".data", 40)]:
+        note = company.out / f"{name}.metadata"
         note.write_bytes(note.read_bytes()[:length])
 
     assert company.stale() == AFTER["data"]

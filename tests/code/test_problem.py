@@ -65,9 +65,9 @@ def test_the_numbers_of_the_course_are_those_of_the_company():
 
 
 def test_a_false_positive_costs_more_than_a_false_negative():
-    assert RIDES.costs.cancelled > RIDES.costs.passed_over
+    assert RIDES.costs.false_positive > RIDES.costs.false_negative
     assert RIDES.costs.value(RIDES.costs.break_even) == pytest.approx(0)
-    assert RIDES.costs.value(1.0) == RIDES.costs.completed
+    assert RIDES.costs.value(1.0) == RIDES.costs.true_positive
 
 
 def test_no_module_binds_a_project_when_it_is_imported():

@@ -62,6 +62,7 @@ def test_a_good_lesson_has_no_fault(tmp_path):
         (lambda c: [c[0], ("code", "#| export\n" + "a = 1\n" * 30), *c[1:]], "an exported cell of 31 lines"),
         (lambda c: [c[0], *[("code", "#| export\n" + "a = 1\n" * 20)] * 3, *c[1:]], "more than 60 lines of definitions before"),
         (lambda c: [c[0], ("code", f"a = '{'x' * 95}'"), *c[1:]], "a line of 101 characters"),
+        (lambda c: [c[0], ("code", "while not answer:\n    answer = ask()"), *c[1:]], "may wait for ever: while not answer:"),
         (lambda c: [c[0], ("code", "#| hide what it is\n1"), *c[1:]], "a cell to fold: #| hide"),
         (lambda c: [c[0], ("code", "#| default_exp planted"), *c[1:]], "a cell to fold: #| default_exp"),
         (lambda c: [c[0], ("code", "# why\n#| export\na = 1"), *c[1:]], "a directive that nbdev does not see"),

@@ -164,7 +164,7 @@ def test_a_link_that_comes_in_the_middle_of_it_is_not_followed(root, tmp_path):
     plan, swapped = planned(root), root / "out/dev/raw"
     swapped.rename(root / "out/aside")
     swapped.symlink_to(tmp_path / "neighbours")
-    for each in wipe.found(plan, root / "out"):
+    for each in wipe.entries(plan, root / "out"):
         if each.path == root / "out/aside/bookings.parquet":
             (root / "out/dev").rename(root / "out/then")
             (root / "out/dev").symlink_to(tmp_path)

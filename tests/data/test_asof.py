@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RequestSource, types
 from feast.data_source import PushMode, PushSource
@@ -328,6 +329,31 @@ def test_in_parts_the_answers_are_those_of_one_join_whatever_the_keys_are(files,
     rows = store.get_historical_features(query, ["stats:rate"]).to_df()
 
     assert rows.rate.notna().any() and rows.rate.equals(whole.rate)
+
+
+@given(bounds=st.sets(st.integers(-5, 5), min_size=1), keys=st.lists(st.none() | st.integers(-9, 9), min_size=1))
+@settings(deadline=None)
+def test_each_key_is_in_one_of_the_ranges(bounds, keys):
+    conditions = asof._ranges("key", [f"'{bound}'" for bound in sorted(bounds)])
+    rows = pa.table({"key": pa.array(keys, pa.int64())})  # noqa: F841  DuckDB reads it by its name
+
+    met = duckdb.sql(f"SELECT {' + '.join(f'coalesce(({each})::INT, 0)' for each in conditions)} FROM rows").fetchall()
+
+    assert met == [(1,)] * len(keys)
+
+
+def test_the_key_with_the_most_values_is_cut_and_never_one_of_another_kind():
+    times, side = moments([1] * 60), asof.Rows("rows", {"zone": "zone", "who": "who", "share": "share"}, "t", None, {"v": "v"}, None)
+    rows = pd.DataFrame(
+        {"zone": [1, 2, 3] * 20, "who": [f"w{i}" for i in range(60)], "share": np.arange(60) / 7, "t": times, "v": range(60)}
+    )
+    with asof.connect() as connection, mock.patch.object(asof, "VALUES", 50):
+        connection.register("rows", rows)
+        connection.register("labels", rows)
+        assert asof._widest(connection, side) == "who"
+        assert len(asof._bounds(connection, side, "who", 4)) == 3
+        joined = asof.features_of(pa.Table.from_pandas(rows.drop(columns="v")), "t", [side], connection)
+    assert joined["v"].to_pylist() == list(range(60))
 
 
 def test_it_works_in_little_memory(files):

@@ -37,11 +37,21 @@ def statistics(drivers: int = 5, days: int = 10, end: datetime = UNTIL) -> pd.Da
     return frame.assign(known_at=frame.created)
 
 
-def made(folder: Path, frame: pd.DataFrame, settings=WEEK, until: datetime = UNTIL):
+def without_created() -> Contract:
+    "The contract of a company that does not say when a row was written."
+    tables = {name: table.model_dump() for name, table in CONTRACT.tables.items()}
+    tables["statistics"]["columns"] = [c for c in tables["statistics"]["columns"] if c["name"] != "created"]
+    return Contract.model_validate({**CONTRACT.model_dump(), "tables": tables})
+
+
+PLAIN = without_created()
+
+
+def made(folder: Path, frame: pd.DataFrame, settings=WEEK, until: datetime = UNTIL, contract: Contract = CONTRACT):
     "A store in `folder` over `frame`."
     (folder / "data").mkdir(exist_ok=True)
     frame.to_parquet(folder / "data/statistics.parquet", index=False)
-    return features.build(folder / "features", {"statistics": folder / "data/statistics.parquet"}, "test", settings, until, CONTRACT)
+    return features.build(folder / "features", {"statistics": folder / "data/statistics.parquet"}, "test", settings, until, contract)
 
 
 def moments(ids, moment) -> pd.DataFrame:
@@ -139,13 +149,8 @@ def test_rows_that_do_not_say_when_they_were_written_go_online_too(tmp_path, fra
 
 
 def test_a_table_whose_contract_does_not_say_when_a_row_was_written_makes_a_store_too(tmp_path, frame):
-    tables = {name: table.model_dump() for name, table in CONTRACT.tables.items()}
-    tables["statistics"]["columns"] = [c for c in tables["statistics"]["columns"] if c["name"] != "created"]
-    plain = Contract.model_validate({**CONTRACT.model_dump(), "tables": tables})
-    frame.drop(columns="created").to_parquet(tmp_path / "plain.parquet", index=False)
-
-    store = features.build(tmp_path / "features", {"statistics": tmp_path / "plain.parquet"}, "test", WEEK, UNTIL, plain)
-    rows = features.online(store, [1001, 1002], plain, moment=UNTIL)
+    store = made(tmp_path, frame.drop(columns="created"), contract=PLAIN)
+    rows = features.online(store, [1001, 1002], PLAIN, moment=UNTIL)
 
     (tmp_path / "with").mkdir()
     pd.testing.assert_frame_equal(rows, features.online(made(tmp_path / "with", frame), [1001, 1002], CONTRACT, moment=UNTIL))
@@ -502,18 +507,18 @@ def test_however_the_time_of_a_pushed_row_is_written_it_is_the_same_moment(own, 
     assert features.newest(own, [1001], CONTRACT)[0] == lookup.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
 
 
-@pytest.mark.parametrize("in_file", [True, False], ids=["the file has the column", "the file has it not"])
+@pytest.mark.parametrize("contract", [CONTRACT, PLAIN], ids=["the contract has the column", "the contract has it not"])
 @pytest.mark.parametrize(
     "change",
     [lambda rows: rows, lambda rows: rows.drop(columns="created"), lambda rows: rows.assign(created=pd.NaT)],
     ids=["", "no column", "no time"],
 )
-def test_a_pushed_row_need_not_say_when_it_was_written(tmp_path, frame, in_file, change):
-    store = made(tmp_path, frame if in_file else frame.drop(columns="created"))
+def test_a_pushed_row_need_not_say_when_it_was_written(tmp_path, frame, contract, change):
+    store = made(tmp_path, frame[["known_at", *contract.tables["statistics"].names]], contract=contract)
 
-    features.push(store, "statistics", change(row([1001], [UNTIL])), CONTRACT, UNTIL)
+    features.push(store, "statistics", change(row([1001], [UNTIL])), contract, UNTIL)
 
-    assert features.newest(store, [1001], CONTRACT)[0] == lookup.Newest((1.0,) * 3, UNTIL)
+    assert features.newest(store, [1001], contract)[0] == lookup.Newest((1.0,) * 3, UNTIL)
 
 
 FUTURE = ["2099-01-01", UNTIL + features.SLACK + timedelta(microseconds=1), datetime(9999, 12, 31, tzinfo=UTC), None, "no time"]

@@ -92,7 +92,7 @@ def test_the_example_of_the_manual_is_read_as_it_stands_there(tmp_path, monkeypa
     monkeypatch.setenv("LOGS", str(tmp_path))
     placed(tmp_path, gzip.compress(log.encode()), "requests_2026_07.csv.gz")
 
-    read = data.read(source, LABELS, NOW)
+    read = data.read(source, LABELS, CONTRACT, NOW)
 
     assert read.kept.trip_completed.tolist() == [1, 0] and read.refused.empty
     assert read.provenance["left_out"] == {"where From": 1, "without a label": 1}

@@ -70,7 +70,7 @@ def test_a_decision_is_worth_what_its_outcome_brings_or_costs():
 
     worths = worth.worth([1, 0, 1, 0], [costs.break_even] * 2 + [0.0] * 2, costs)
 
-    assert worths.tolist() == [costs.completed, -costs.cancelled, -costs.passed_over, 0]
+    assert worths.tolist() == [costs.true_positive, -costs.false_positive, -costs.false_negative, 0]
 
 
 def test_a_first_champion_must_bring_more_than_the_base_rate_and_a_later_one_may_lose_little():

@@ -342,7 +342,7 @@ def test_a_model_that_was_registered_before_its_class_moved_is_loaded_as_it_was(
     loaded = registry.load(client)
 
     assert b"mlops_course.training" in old and loaded.digest == sha256(old).hexdigest()
-    assert (loaded.model.predict_proba(rows) == model.predict_proba(rows)).all()
+    assert (loaded.probability(rows) == kinds.promised(model, rows, CONTRACT.kinds)).all()
 
 
 def test_only_the_class_that_has_moved_is_looked_for_in_another_place():

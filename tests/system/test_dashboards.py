@@ -75,7 +75,7 @@ def opened(preview, tmp_path_factory):
     "The page, as it is before there is a Prometheus. What the browser complains about is kept."
     with page(tmp_path_factory.mktemp("browser")) as tab:
         tab.complaints = []
-        tab.on("console", lambda said: tab.complaints.append(said.text) if said.type == "error" else None)
+        tab.on("console", lambda message: tab.complaints.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
         tab.goto(f"http://127.0.0.1:{preview.port}/")
         yield tab

@@ -214,6 +214,7 @@ def test_redis_answers_and_is_found_although_it_hides_its_environment(folder):
     with socket.create_connection(("127.0.0.1", service.port)) as client:
         client.sendall(b"PING\r\nCONFIG GET save\r\n")
         assert client.recv(100).startswith(b"+PONG")
+    assert supervision.port_holder(service.port).startswith(f"the service redis of {project.shown(folder)} has it")
     left = state(folder, "redis").pid
     assert supervision.MARK not in psutil.Process(left).environ()
 

@@ -32,7 +32,7 @@ async function look() {
   try {
     const answer = await (await fetch(`/${dashboard}.json?seconds=${span.value}`)).json();
     for (const [id, panel] of Object.entries(answer.panels)) show(document.getElementById(`panel-${id}`), panel);
-    if (!answer.trouble) moment.textContent = `as of ${answer.at} UTC`;
+    if (!answer.trouble) moment.textContent = `as of ${answer.moment} UTC`;
     say(answer.trouble);
   } catch (error) {
     say("This preview has ended: `mlops-course dashboards` starts it again.");
