@@ -62,7 +62,7 @@ def servers(tmp_path_factory) -> Iterator[Servers]:
     shutil.copytree(ours / "projects", place / "projects")
     shutil.copytree(ours / "platform", place / "platform", ignore=lambda folder, names: names if folder.endswith("run_env") else [])
     text = (ours / "env.platform.yaml").read_text(encoding="utf-8")
-    for name in services.TOLD:
+    for name in services.ADDRESSES:
         text = text.replace(f"127.0.0.1:{services.SERVICES[name].port}", f"127.0.0.1:{services.free_port()}")
     (place / "env.platform.yaml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
