@@ -267,7 +267,7 @@ def test_each_server_is_killed_under_load_and_no_answer_and_no_label_is_lost(ser
 
 def test_a_build_on_the_platform_has_the_champion_the_scores_and_the_online_answers_of_one_in_files(finished, monkeypatch):
     text = (finished.folder / "env.platform.yaml").read_text(encoding="utf-8")
-    for name in services.TOLD:
+    for name in services.ADDRESSES:
         text = text.replace(f"127.0.0.1:{services.SERVICES[name].port}", f"127.0.0.1:{services.free_port()}")
     small = yaml.safe_load((finished.folder / "env.test.yaml").read_text(encoding="utf-8"))
     there = {**small, "out": "out/there", **{part: yaml.safe_load(text)[part] for part in ("mlflow", "features")}}
