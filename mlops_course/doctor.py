@@ -181,7 +181,7 @@ def port(
         return Finding(what, f"free for {service.name}")
     if holder.startswith("the service "):
         return Finding(what, holder)
-    address = ".".join(services.TOLD.get(service.name, (service.name, "port")))
+    address = ".".join(services.ADDRESSES.get(service.name, (service.name, "port")))
     cure = f"its environment may give it another one, in `{address}`"
     if package := programs.DEBIAN.get(service.command[0]):
         cure = f"`systemctl disable --now {package}` if it is Debian's own, or {cure}"

@@ -367,7 +367,7 @@ def run(
     "The stage: the contract becomes a feature store, with the newest features online."
     settings, contract = stage.settings(FeatureSettings), stage.project.contract
     files = {view: table_file(stage.upstream["data"], view) for view in contract.views}
-    name = re.sub(r"\W", "_", f"mlops_course_{stage.environment.name}")
+    name = re.sub(r"\W", "_", f"mlops_course_{stage.out.name}")  # the lab has one of its own
     store = build(stage.product["store"], files, name, settings, now(), contract)
     fresh = {view: _online(store, view, path, contract) for view, path in files.items()}
     stage.count("online", sum(known for known, _ in fresh.values()))

@@ -88,8 +88,8 @@ def _check_port(platform: Platform, name: str) -> tuple[Platform, str]:
     file, uri = project.root() / platform.file, "http://127.0.0.1:{}".format
     text = file.read_text(encoding="utf-8")
     if name != "mlflow" or text.count(uri(port)) != 1:
-        told = ".".join(services.TOLD.get(name, ()))
-        where = f"`{told}` says it" if told else f"`{name}: {{port: {free}}}`"
+        setting = ".".join(services.ADDRESSES.get(name, ()))
+        where = f"`{setting}` says it" if setting else f"`{name}: {{port: {free}}}`"
         raise UserError(
             f"{name} cannot have port {port}: {why}. "
             f"Or give it another one in {platform.file}, such as {free}: {where}"
