@@ -14,7 +14,7 @@ DEBIAN = {
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "prometheus-node-exporter": "prometheus-node-exporter",
-    "java": "openjdk-17-jre-headless",
+    "java": "default-jre-headless",
     "chromium": "chromium",
     "wrk": "wrk",
 }
