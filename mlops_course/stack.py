@@ -205,7 +205,7 @@ def kept(
     names: tuple[str, ...],
 ) -> list[Path]:
     "What services keep, but for what git knows. Raises `UserError` if a run_env is a link."
-    found = []
+    entries = []
     for name in names:
         for place in (run_env(name).parent, run_env(name)):
             if place.is_symlink():
@@ -214,8 +214,8 @@ def kept(
                     f"{os.readlink(place)}, and what is there stays: remove the link"
                 )
         if run_env(name).is_dir():
-            found += [each for each in run_env(name).iterdir() if each.name != ".gitkeep"]
-    return sorted(found)
+            entries += [each for each in run_env(name).iterdir() if each.name != ".gitkeep"]
+    return sorted(entries)
 
 
 def take_away(
@@ -237,16 +237,16 @@ def health(
 ) -> dict[str, tuple[str, str]]:
     "Of each service: healthy, stopped, starting, failed or not healthy; and where to look, or why."
     states = {state.name: state for state in supervision.states(platform.folder)}
-    found = {}
+    healths = {}
     for name in names:
         state = states.get(name)
         if state is None or state.state in ("stopped", "failed"):
-            found[name] = (state.state if state else "stopped", "")
+            healths[name] = (state.state if state else "stopped", "")
         elif why := services.trouble(platform.listed[name]) or RECIPES[name].answers(platform):
-            found[name] = ("not healthy" if state.state == "running" else state.state, why)
+            healths[name] = ("not healthy" if state.state == "running" else state.state, why)
         else:
-            found[name] = ("healthy", look_of(platform, name))
-    return found
+            healths[name] = ("healthy", look_of(platform, name))
+    return healths
 
 # %% ../notebooks/950_stack.ipynb #95000019
 def _show_up(platform: Platform, what: str) -> bool:

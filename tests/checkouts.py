@@ -27,7 +27,7 @@ def on_free_ports(folder: Path) -> None:
     text = file.read_text(encoding="utf-8")
     for name, service in SERVICES.items():
         port = str(free_port())
-        told = text.replace(f"127.0.0.1:{service.port}", f"127.0.0.1:{port}")
-        stated = re.sub(rf"^{name}:\n  port: \d+", f"{name}:\n  port: {port}", told, flags=re.MULTILINE)
+        placed = text.replace(f"127.0.0.1:{service.port}", f"127.0.0.1:{port}")
+        stated = re.sub(rf"^{name}:\n  port: \d+", f"{name}:\n  port: {port}", placed, flags=re.MULTILINE)
         text = stated if stated != text else f"{text}\n{name}: {{port: {port}}}\n"
     file.write_text(text, encoding="utf-8")

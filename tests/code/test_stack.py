@@ -82,11 +82,11 @@ def test_a_password_is_made_once_and_only_its_owner_reads_it(tmp_path):
 
 
 def test_two_who_ask_at_once_get_the_same_password(tmp_path):
-    found, barrier = [], threading.Barrier(8)
+    secrets, barrier = [], threading.Barrier(8)
 
     def ask():
         barrier.wait()
-        found.append(passwords.password(tmp_path))
+        secrets.append(passwords.password(tmp_path))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -94,7 +94,7 @@ def test_two_who_ask_at_once_get_the_same_password(tmp_path):
     for thread in threads:
         thread.join()
 
-    assert len(found) == 8 and len(set(found)) == 1
+    assert len(secrets) == 8 and len(set(secrets)) == 1
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])

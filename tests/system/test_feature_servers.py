@@ -159,13 +159,13 @@ def test_a_build_replaces_all_of_the_old_one_and_the_old_one_answers_until_then(
 
 def test_a_build_that_fails_leaves_the_old_one_as_it_was(servers, tmp_path, monkeypatch):
     old = servers.build(tmp_path)
-    before, said = answers(old), (tmp_path / "features/feature_store.yaml").read_bytes()
+    before, text = answers(old), (tmp_path / "features/feature_store.yaml").read_bytes()
     monkeypatch.setattr("feast.FeatureStore.materialize", lambda *args, **more: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         servers.build(tmp_path)
 
-    assert (tmp_path / "features/feature_store.yaml").read_bytes() == said
+    assert (tmp_path / "features/feature_store.yaml").read_bytes() == text
     assert answers(features.open_store(tmp_path / "features")) == before
 
 

@@ -38,14 +38,14 @@ def checkout(tmp_path, monkeypatch):
 
 def marked(checkout) -> list[str]:
     "All living processes of the services of a checkout."
-    found = []
+    names = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(supervision.MARK, "").startswith(str(checkout)) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.name())
+                names.append(process.name())
         except psutil.Error:
             continue
-    return found
+    return names
 
 
 def up(*names: str) -> dict[str, stack.Outcome]:
@@ -164,8 +164,8 @@ def test_a_run_env_on_a_full_disk_says_so_and_a_larger_one_is_enough(checkout, n
 
 
 def test_a_missing_program_leaves_out_its_service_and_those_that_stand_on_it(checkout, monkeypatch, capsys):
-    found = programs.locate
-    monkeypatch.setattr(programs, "locate", lambda name: None if name in ("initdb", "postgres") else found(name))
+    locate = programs.locate
+    monkeypatch.setattr(programs, "locate", lambda name: None if name in ("initdb", "postgres") else locate(name))
 
     outcomes = up("redis", "mlflow")
 
