@@ -634,8 +634,8 @@ def status(file: _File = "env.yaml"):
         raise
     built = project.Paths(out).build
     if built.is_file():
-        at = datetime.fromtimestamp(built.stat().st_mtime, UTC)
-        typer.echo(f"Built      {at:%Y-%m-%d %H:%M} UTC")
+        when = datetime.fromtimestamp(built.stat().st_mtime, UTC)
+        typer.echo(f"Built      {when:%Y-%m-%d %H:%M} UTC")
     _echo_all(f"Changed    {name}: {_few(paths)}" for name, paths in stages.stale(file).items())
     _echo_all(_running(out))
     if story := cases.story(out):
@@ -654,9 +654,9 @@ def _echo_all(lines: Iterable[str]) -> None:
 def doctor(file: _File = "env.yaml"):
     from mlops_course import doctor
 
-    found = doctor.examine(file)
-    typer.echo(doctor.report(found))
-    if doctor.stops(found):
+    findings = doctor.examine(file)
+    typer.echo(doctor.report(findings))
+    if doctor.stops(findings):
         raise typer.Exit(1)
 
 # %% ../notebooks/91_command_line.ipynb #84b873aa

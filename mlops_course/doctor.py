@@ -14,7 +14,7 @@ class Finding(NamedTuple):
     "One thing that a part of the course needs, as it is here."
 
     what: str
-    found: str
+    state: str
     cure: str = ""  # empty: all is well
     fatal: bool = False  # until it is cured, the course itself cannot run
 
@@ -162,8 +162,8 @@ def program(
 def browser() -> Finding:
     "The browser that JupyterLab would open."
     with suppress(webbrowser.Error):
-        found = webbrowser.get()
-        return Finding("browser", getattr(found, "name", "") or "the system's")
+        chosen = webbrowser.get()
+        return Finding("browser", getattr(chosen, "name", "") or "the system's")
     cure = "JupyterLab says its address: open it elsewhere, through `ssh -L 8888:127.0.0.1:8888`"
     return Finding("browser", "none on this machine", cure)
 
@@ -181,7 +181,7 @@ def port(
         return Finding(what, f"free for {service.name}")
     if holder.startswith("the service "):
         return Finding(what, holder)
-    address = ".".join(services.TOLD.get(service.name, (service.name, "port")))
+    address = ".".join(services.ADDRESSES.get(service.name, (service.name, "port")))
     cure = f"its environment may give it another one, in `{address}`"
     if package := programs.DEBIAN.get(service.command[0]):
         cure = f"`systemctl disable --now {package}` if it is Debian's own, or {cure}"
@@ -228,25 +228,25 @@ def examine(
 
 # %% ../notebooks/952_doctor.ipynb #95200014
 def report(
-    found: dict[str, list[Finding]],  # by part of the course
+    parts: dict[str, list[Finding]],  # by part of the course
 ) -> str:
     "A line for each finding, below its part; at the end whether the course can run here."
-    every = [finding for findings in found.values() for finding in findings]
+    every = [finding for findings in parts.values() for finding in findings]
     width, lines = max(len(finding.what) for finding in every), []
-    for part, findings in found.items():
+    for part, findings in parts.items():
         lines += [part, *(f"  {_line(finding, width)}" for finding in findings)]
-    why, looks = stops(found), sum(bool(finding.cure) for finding in every)
+    why, looks = stops(parts), sum(bool(finding.cure) for finding in every)
     end = f"The course cannot run here: {', '.join(why)}" if why else "The course can run here"
     return "\n".join([*lines, end + (f"; lines to look at: {looks}" if looks else "")])
 
 
-def stops(found: dict[str, list[Finding]]) -> list[str]:
+def stops(parts: dict[str, list[Finding]]) -> list[str]:
     "What must be cured before the course itself can run."
-    every = [finding for findings in found.values() for finding in findings]
+    every = [finding for findings in parts.values() for finding in findings]
     return [finding.what for finding in every if finding.cure and finding.fatal]
 
 
 def _line(finding: Finding, width: int) -> str:
     mark = ("stop" if finding.fatal else "look") if finding.cure else "ok"
     cure = f": {finding.cure}" if finding.cure else ""
-    return f"{mark:<5} {finding.what:<{width}}  {finding.found}{cure}"
+    return f"{mark:<5} {finding.what:<{width}}  {finding.state}{cure}"

@@ -14,7 +14,7 @@ DEBIAN = {
     "prometheus": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "prometheus-node-exporter": "prometheus-node-exporter",
-    "java": "openjdk-17-jre-headless",
+    "java": "default-jre-headless",
     "chromium": "chromium",
     "wrk": "wrk",
 }
@@ -45,8 +45,8 @@ def locate(
     with suppress(project.UserError):  # nobody's folder is around
         places.append(project.root() / GOT)
     path = os.pathsep.join(map(str, places))
-    found = shutil.which(name, path=path) or shutil.which(ALSO.get(name, name), path=path)
-    return found and os.path.abspath(found)
+    place = shutil.which(name, path=path) or shutil.which(ALSO.get(name, name), path=path)
+    return place and os.path.abspath(place)
 
 # %% ../notebooks/951_programs.ipynb #95100008
 _UNPACKED = {*DEBIAN} - {"chromium", "wrk"}  # `platform/get.sh` gets them without root
@@ -90,6 +90,6 @@ def version_of(
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
         )
-        if found := re.search(r"\d+(\.\d+)+", done.stdout + done.stderr):
-            return found[0]
+        if match := re.search(r"\d+(\.\d+)+", done.stdout + done.stderr):
+            return match[0]
     return ""

@@ -151,6 +151,8 @@ def _postgres_answers(platform: Platform) -> str:
     return ""
 
 # %% ../notebooks/966_recipes.ipynb #9660000c
+import socket
+import struct
 from base64 import urlsafe_b64encode
 from uuid import uuid4
 
@@ -165,6 +167,16 @@ def _kafka(platform: Platform) -> Service:
         how = ("format", "--ignore-formatted", "-t", cluster, "-c", file)
         _ended_well((program, "kafka.tools.StorageTool", *how), keeps)
     return platform.service("kafka", program, "kafka.Kafka", file)
+
+
+def _kafka_answers(platform: Platform) -> str:
+    "Its port is open before anybody reads there, so it is asked which requests it knows."
+    try:
+        with socket.create_connection(("127.0.0.1", platform.listed["kafka"].port), 2) as broker:
+            broker.sendall(struct.pack(">ihhih", 10, 18, 0, 1, -1))  # ApiVersions, of nobody
+            return "" if len(broker.recv(8)) == 8 else "Kafka does not answer yet"
+    except OSError as error:
+        return f"Kafka does not answer: {error}"
 
 # %% ../notebooks/966_recipes.ipynb #9660000e
 _QUIET = {
@@ -285,7 +297,7 @@ RECIPES = {
         'REDISCLI_AUTH="$(cat {keeps}/password)" redis-cli -p {port}',
         answers=_redis_answers,
     ),
-    "kafka": Recipe(_kafka, "127.0.0.1:{port} is its bootstrap server"),
+    "kafka": Recipe(_kafka, "127.0.0.1:{port} is its bootstrap server", answers=_kafka_answers),
     "mlflow": Recipe(_mlflow, _PAGE, after=("postgres",)),
     "node_exporter": Recipe(_node_exporter, f"{_PAGE}/metrics"),
     "alertmanager": Recipe(_alertmanager, f"amtool --alertmanager.url={_PAGE} alert"),

@@ -163,25 +163,25 @@ class Server(NamedTuple):
 
     def alias(self, name: str, alias: str) -> tuple[str, str] | None:
         "The run and the version of an alias, or None."
-        found = ask(self.address, "registered-models/alias", name=name, alias=alias)
-        return found and (found["model_version"]["run_id"], found["model_version"]["version"])
+        answer = ask(self.address, "registered-models/alias", name=name, alias=alias)
+        return answer and (answer["model_version"]["run_id"], answer["model_version"]["version"])
 
     def run_of(self, name: str, version: str) -> str | None:
         "The run that has made a version, or None."
-        found = ask(self.address, "model-versions/get", name=name, version=version)
-        return found and found["model_version"]["run_id"]
+        answer = ask(self.address, "model-versions/get", name=name, version=version)
+        return answer and answer["model_version"]["run_id"]
 
     def newest_tagged(self, name: str, tag: str, after: str) -> str | None:
         "The newest version after this one that carries a tag, or None."
         later = f"name = '{name}' and version_number > {int(after)}"
-        found = ask(self.address, "model-versions/search", filter=later, max_results=10_000) or {}
-        numbers = [v["version"] for v in found.get("model_versions", []) if tag in _tags(v)]
+        answer = ask(self.address, "model-versions/search", filter=later, max_results=10_000) or {}
+        numbers = [v["version"] for v in answer.get("model_versions", []) if tag in _tags(v)]
         return max(numbers, key=int, default=None)
 
     def page(self, name: str) -> str:
         "Where MLflow's page has the runs of an experiment, after the address."
-        found = ask(self.address, "experiments/get-by-name", experiment_name=name)
-        return f"#/experiments/{found['experiment']['experiment_id']}/runs" if found else ""
+        answer = ask(self.address, "experiments/get-by-name", experiment_name=name)
+        return f"#/experiments/{answer['experiment']['experiment_id']}/runs" if answer else ""
 
 
 def _tags(version: dict[str, Any]) -> set[str]:

@@ -88,8 +88,8 @@ def _check_port(platform: Platform, name: str) -> tuple[Platform, str]:
     file, uri = project.root() / platform.file, "http://127.0.0.1:{}".format
     text = file.read_text(encoding="utf-8")
     if name != "mlflow" or text.count(uri(port)) != 1:
-        told = ".".join(services.TOLD.get(name, ()))
-        where = f"`{told}` says it" if told else f"`{name}: {{port: {free}}}`"
+        setting = ".".join(services.ADDRESSES.get(name, ()))
+        where = f"`{setting}` says it" if setting else f"`{name}: {{port: {free}}}`"
         raise UserError(
             f"{name} cannot have port {port}: {why}. "
             f"Or give it another one in {platform.file}, such as {free}: {where}"
@@ -205,7 +205,7 @@ def kept(
     names: tuple[str, ...],
 ) -> list[Path]:
     "What services keep, but for what git knows. Raises `UserError` if a run_env is a link."
-    found = []
+    entries = []
     for name in names:
         for place in (run_env(name).parent, run_env(name)):
             if place.is_symlink():
@@ -214,8 +214,8 @@ def kept(
                     f"{os.readlink(place)}, and what is there stays: remove the link"
                 )
         if run_env(name).is_dir():
-            found += [each for each in run_env(name).iterdir() if each.name != ".gitkeep"]
-    return sorted(found)
+            entries += [each for each in run_env(name).iterdir() if each.name != ".gitkeep"]
+    return sorted(entries)
 
 
 def take_away(
@@ -237,16 +237,16 @@ def health(
 ) -> dict[str, tuple[str, str]]:
     "Of each service: healthy, stopped, starting, failed or not healthy; and where to look, or why."
     states = {state.name: state for state in supervision.states(platform.folder)}
-    found = {}
+    healths = {}
     for name in names:
         state = states.get(name)
         if state is None or state.state in ("stopped", "failed"):
-            found[name] = (state.state if state else "stopped", "")
+            healths[name] = (state.state if state else "stopped", "")
         elif why := services.trouble(platform.listed[name]) or RECIPES[name].answers(platform):
-            found[name] = ("not healthy" if state.state == "running" else state.state, why)
+            healths[name] = ("not healthy" if state.state == "running" else state.state, why)
         else:
-            found[name] = ("healthy", look_of(platform, name))
-    return found
+            healths[name] = ("healthy", look_of(platform, name))
+    return healths
 
 # %% ../notebooks/950_stack.ipynb #95000019
 def _show_up(platform: Platform, what: str) -> bool:

@@ -558,8 +558,8 @@ def _service_of(pid: int) -> str:
     for process, where, name in _marked():
         notes = home(Path(where)).glob("*.pid")
         noted = (note.stem for note in notes if (one := _noted(note)) and one.pid == pid)
-        if found := name if process.pid == pid else next(noted, ""):
-            return f"the service {found} of {project.shown(Path(where))}"
+        if owner := name if process.pid == pid else next(noted, ""):
+            return f"the service {owner} of {project.shown(Path(where))}"
     return ""
 
 # %% ../notebooks/96_supervision.ipynb #96a0000f

@@ -252,6 +252,8 @@ from itertools import islice
 
 from starlette.exceptions import HTTPException
 
+from . import remote
+
 
 def answer_refusals(
     app,  # of FastAPI
@@ -471,7 +473,7 @@ import socket
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from . import project, remote, supervision
+from . import project, supervision
 
 
 def bound(

@@ -63,11 +63,11 @@ apt() {
         -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
-# The package of a program; that of PostgreSQL has the version in its name
+# The package of a program; those of PostgreSQL and Java have their version in their names
 package_of() {
     case $1 in
     postgres) apt apt-cache depends --important postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p' ;;
-    java) echo openjdk-17-jre-headless ;;
+    java) apt apt-cache depends --important default-jre-headless | sed -n 's/.*Depends: \(openjdk-[0-9]*-jre-headless\)$/\1/p' ;;
     mvn) echo maven ;;
     *) echo "$1" ;;
     esac

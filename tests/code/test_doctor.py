@@ -35,9 +35,9 @@ def test_a_healthy_machine_has_nothing_to_cure(checkout, monkeypatch):
 def test_a_python_that_was_not_tried_is_said_and_stops_nothing(monkeypatch, version, tried):
     monkeypatch.setattr(doctor.platform, "python_version", lambda: version)
 
-    found = doctor.python()
+    finding = doctor.python()
 
-    assert (not found.cure) is tried and not found.fatal
+    assert (not finding.cure) is tried and not finding.fatal
 
 
 @pytest.mark.parametrize(
@@ -46,18 +46,18 @@ def test_a_python_that_was_not_tried_is_said_and_stops_nothing(monkeypatch, vers
 def test_little_memory_is_said_and_almost_none_stops_the_course(monkeypatch, whole, free, cure, fatal):
     monkeypatch.setattr(doctor, "_memory", lambda: (whole, free))
 
-    found = doctor.memory()
+    finding = doctor.memory()
 
-    assert (bool(found.cure), found.fatal) == (cure, fatal)
+    assert (bool(finding.cure), finding.fatal) == (cure, fatal)
 
 
 @pytest.mark.parametrize(("free", "cure", "fatal"), [(50e9, False, False), (2e9, True, False), (1e8, True, True)])
 def test_a_full_disk_stops_the_course(monkeypatch, free, cure, fatal):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
-    found = doctor.disk()
+    finding = doctor.disk()
 
-    assert (bool(found.cure), found.fatal) == (cure, fatal)
+    assert (bool(finding.cure), finding.fatal) == (cure, fatal)
 
 
 def test_the_disk_is_that_to_which_out_is_a_link(checkout, tmp_path_factory, monkeypatch):
@@ -75,18 +75,18 @@ def test_a_folder_of_somebody_else_stops_the_course(checkout, monkeypatch):
     (checkout / "out").mkdir()
     monkeypatch.setattr(doctor, "_ours", lambda place: place != checkout / "out")
 
-    found = doctor.folder()
+    finding = doctor.folder()
 
-    assert found.fatal and f"you may not write to {checkout / 'out'}" in found.cure
+    assert finding.fatal and f"you may not write to {checkout / 'out'}" in finding.cure
 
 
 def test_a_disk_of_a_network_is_worth_a_look(checkout, monkeypatch):
     mounts = [SimpleNamespace(mountpoint=where, fstype=kind) for where, kind in [("/", "ext4"), (str(checkout), "9p"), ("/nowhere", "xfs")]]
     monkeypatch.setattr(doctor.psutil, "disk_partitions", lambda **_: mounts)
 
-    found = doctor.folder()
+    finding = doctor.folder()
 
-    assert found.found.endswith(", 9p") and "home folder" in found.cure and not found.fatal
+    assert finding.state.endswith(", 9p") and "home folder" in finding.cure and not finding.fatal
 
 
 def test_a_text_that_is_not_utf_8_is_worth_a_look(monkeypatch):
@@ -131,9 +131,9 @@ def test_a_program_may_be_too_old(tmp_path, monkeypatch, name, version, cure):
     (tmp_path / name).chmod(0o755)
     monkeypatch.setattr(programs, "locate", lambda name: str(tmp_path / name))
 
-    found = doctor.program(name)
+    finding = doctor.program(name)
 
-    assert found.found.startswith(version) and cure in found.cure and bool(found.cure) is bool(cure)
+    assert finding.state.startswith(version) and cure in finding.cure and bool(finding.cure) is bool(cure)
 
 
 @pytest.mark.parametrize("text", ["", "echo of no number", "sleep 9", "exit 3"])
@@ -158,26 +158,26 @@ def test_a_port_that_somebody_else_has_is_named_with_its_owner():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         service = Service(name="redis", command=("redis-server",), port=taken.getsockname()[1])
 
-        found = doctor.port(service)
+        finding = doctor.port(service)
 
-    assert f"(process {os.getpid()}) has it" in found.found
-    assert "systemctl disable --now redis-server" in found.cure and "another one, in `features.online_store" in found.cure
+    assert f"(process {os.getpid()}) has it" in finding.state
+    assert "systemctl disable --now redis-server" in finding.cure and "another one, in `features.online_store" in finding.cure
 
 
 def test_a_port_of_a_service_that_the_course_has_started_is_no_fault(monkeypatch):
     monkeypatch.setattr(doctor.supervision, "port_holder", lambda port: "the service redis of out/platform has it; `make stop` ends it")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        found = doctor.port(Service(name="redis", command=("redis-server",), port=taken.getsockname()[1]))
+        finding = doctor.port(Service(name="redis", command=("redis-server",), port=taken.getsockname()[1]))
 
-    assert found.cure == "" and found.found.startswith("the service redis of out/platform")
+    assert finding.cure == "" and finding.state.startswith("the service redis of out/platform")
 
 
 @pytest.mark.parametrize(
     ("fatal", "code", "end"), [(True, 1, "The course cannot run here: disk"), (False, 0, "The course can run here; lines to look at: 1")]
 )
 def test_the_command_fails_only_where_the_course_itself_cannot_run(monkeypatch, fatal, code, end):
-    found = {"The course": [doctor.Finding("disk", "0 GB free", "free some", fatal), doctor.Finding("text", "UTF-8", "", True)]}
-    monkeypatch.setattr(doctor, "examine", lambda file: found)
+    parts = {"The course": [doctor.Finding("disk", "0 GB free", "free some", fatal), doctor.Finding("text", "UTF-8", "", True)]}
+    monkeypatch.setattr(doctor, "examine", lambda file: parts)
 
     answer = CliRunner().invoke(cli.app, ["doctor"])
 

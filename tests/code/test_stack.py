@@ -5,6 +5,7 @@ import socket
 import stat
 import threading
 
+import checkouts
 import pytest
 
 from mlops_course import passwords, project, recipes, services, stack, supervision
@@ -13,17 +14,7 @@ from mlops_course.project import UserError
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    "A project of its own: the platform's files, and nothing that any service keeps."
-    for name in ("pipeline.yaml", "settings.ini", "env.platform.yaml", "env.yaml"):
-        (tmp_path / name).write_bytes((project.root() / name).read_bytes())
-    for file in (project.root() / "platform").glob("*/*"):
-        if file.is_file():
-            (tmp_path / "platform" / file.parent.name).mkdir(parents=True, exist_ok=True)
-            (tmp_path / "platform" / file.parent.name / file.name).write_bytes(file.read_bytes())
-    for name in recipes.RECIPES:
-        (tmp_path / "platform" / name / "run_env").mkdir(parents=True)
-        (tmp_path / "platform" / name / "run_env/.gitkeep").touch()
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(checkouts.checkout(tmp_path))
     return tmp_path
 
 
@@ -91,11 +82,11 @@ def test_a_password_is_made_once_and_only_its_owner_reads_it(tmp_path):
 
 
 def test_two_who_ask_at_once_get_the_same_password(tmp_path):
-    found, barrier = [], threading.Barrier(8)
+    secrets, barrier = [], threading.Barrier(8)
 
     def ask():
         barrier.wait()
-        found.append(passwords.password(tmp_path))
+        secrets.append(passwords.password(tmp_path))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -103,7 +94,7 @@ def test_two_who_ask_at_once_get_the_same_password(tmp_path):
     for thread in threads:
         thread.join()
 
-    assert len(found) == 8 and len(set(found)) == 1
+    assert len(secrets) == 8 and len(set(secrets)) == 1
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])

@@ -62,7 +62,7 @@ def servers(tmp_path_factory) -> Iterator[Servers]:
     shutil.copytree(ours / "projects", place / "projects")
     shutil.copytree(ours / "platform", place / "platform", ignore=lambda folder, names: names if folder.endswith("run_env") else [])
     text = (ours / "env.platform.yaml").read_text(encoding="utf-8")
-    for name in services.TOLD:
+    for name in services.ADDRESSES:
         text = text.replace(f"127.0.0.1:{services.SERVICES[name].port}", f"127.0.0.1:{services.free_port()}")
     (place / "env.platform.yaml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -159,13 +159,13 @@ def test_a_build_replaces_all_of_the_old_one_and_the_old_one_answers_until_then(
 
 def test_a_build_that_fails_leaves_the_old_one_as_it_was(servers, tmp_path, monkeypatch):
     old = servers.build(tmp_path)
-    before, written = answers(old), (tmp_path / "features/feature_store.yaml").read_bytes()
+    before, text = answers(old), (tmp_path / "features/feature_store.yaml").read_bytes()
     monkeypatch.setattr("feast.FeatureStore.materialize", lambda *args, **more: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         servers.build(tmp_path)
 
-    assert (tmp_path / "features/feature_store.yaml").read_bytes() == written
+    assert (tmp_path / "features/feature_store.yaml").read_bytes() == text
     assert answers(features.open_store(tmp_path / "features")) == before
 
 
@@ -267,7 +267,7 @@ def test_each_server_is_killed_under_load_and_no_answer_and_no_label_is_lost(ser
 
 def test_a_build_on_the_platform_has_the_champion_the_scores_and_the_online_answers_of_one_in_files(finished, monkeypatch):
     text = (finished.folder / "env.platform.yaml").read_text(encoding="utf-8")
-    for name in services.TOLD:
+    for name in services.ADDRESSES:
         text = text.replace(f"127.0.0.1:{services.SERVICES[name].port}", f"127.0.0.1:{services.free_port()}")
     small = yaml.safe_load((finished.folder / "env.test.yaml").read_text(encoding="utf-8"))
     there = {**small, "out": "out/there", **{part: yaml.safe_load(text)[part] for part in ("mlflow", "features")}}

@@ -72,8 +72,8 @@ def story(folder: Path, name: str) -> dict:
     client = registered(folder, name, 1.0, 0.1, 0.01)
     promoted = [registry.promote(client, version) for version in "123"]
     back, loaded = registry.rollback(client), registry.load(client)
-    found, traced = registry.champion(folder, name), registry.trace(client, "champion")
-    assert found == (loaded.run_id, loaded.version) == (traced["run_id"], traced["version"])
+    named, traced = registry.champion(folder, name), registry.trace(client, "champion")
+    assert named == (loaded.run_id, loaded.version) == (traced["run_id"], traced["version"])
     assert tracking.registry_in(folder).run_of(name, "3") == registry.version_of(client, "3").run_id
     again = registry.register(client, tracked(client, 0.1), "key 0.1")
     rows = pd.DataFrame({each: [0.5, 0.1] for each in CONTRACT.features})
@@ -184,27 +184,27 @@ def test_a_build_on_a_server_has_the_champion_and_the_scores_of_one_in_files(bui
 def test_the_commands_ask_the_server(finished, built, server):
     run = json.loads((built[1] / "training/decision.json").read_text(encoding="utf-8"))["model"]["run_id"]
 
-    said = {
+    printed = {
         words: finished.call("mlops-course", *words.split(), "--env", "env.there.yaml")
         for words in ["run", "status", "trace champion", f"reproduce {run}", "ui", "rollback"]
     }
 
-    assert [code for code, _ in said.values()] == [0, 0, 0, 0, 0, 1]
-    assert "stage" not in said["run"][1] and f"{RIDES.name} version 1" in said["status"][1]
-    assert run in said["trace champion"][1] and "the same model" in said[f"reproduce {run}"][1]
-    assert f"MLflow on {server.address}/#/experiments/" in said["ui"][1]
-    assert said["rollback"][1].endswith("version 1 was the first champion: there is nothing to go back to\n")
+    assert [code for code, _ in printed.values()] == [0, 0, 0, 0, 0, 1]
+    assert "stage" not in printed["run"][1] and f"{RIDES.name} version 1" in printed["status"][1]
+    assert run in printed["trace champion"][1] and "the same model" in printed[f"reproduce {run}"][1]
+    assert f"MLflow on {server.address}/#/experiments/" in printed["ui"][1]
+    assert printed["rollback"][1].endswith("version 1 was the first champion: there is nothing to go back to\n")
 
 
 def test_without_its_server_an_environment_can_be_looked_at(finished, built, server):
     server.stop()
     try:
-        code, said = finished.call("mlops-course", "status", "--env", "env.there.yaml")
+        code, printed = finished.call("mlops-course", "status", "--env", "env.there.yaml")
         traced = finished.call("mlops-course", "trace", "champion", "--env", "env.there.yaml")
     finally:
         server.start()
 
-    assert code == 0 and f"Champion   not known: MLflow on {server.address} does not answer" in said
+    assert code == 0 and f"Champion   not known: MLflow on {server.address} does not answer" in printed
     assert traced[0] == 1 and "does not answer" in traced[1] and "Traceback" not in traced[1]
 
 
