@@ -23,15 +23,31 @@ def noun(
     return contract.entity.removesuffix("_id")
 
 
+_STATES = {
+    "fresh": "all features are known",
+    "partial": "some are missing",
+    "unknown": "nothing stored is known of the {}, or it is too old: the score rests on what the "
+    "request brings",
+    "stale": "all of them are too old, no score",
+    "missing": "none is known, no score",
+}
+
+
+def _states(one: str) -> str:
+    "What is known of one who is scored, for a description."
+    return "; ".join(f"{state}: {about.format(one)}" for state, about in _STATES.items())
+
+
 def _candidate(contract: Contract) -> tuple[type, dict]:
     "The type of an entity as it goes out, and what is thought of it."
     column, one = contract.column(contract.request, contract.entity), noun(contract)
     kind = str if column.kind == "text" else int | str
+    written = "without blanks around it" if column.kind == "text" else "as sent"
     likely = f"probability that {contract.label} is 1; null: nothing is known of the {one}"
     fields = {
-        "entity": (kind, Field(alias=contract.entity, description=f"{column.about}, as sent")),
+        "entity": (kind, Field(alias=contract.entity, description=f"{column.about}, {written}")),
         "score": (float | None, Field(description=likely)),
-        "features": (Literal["fresh", "partial", "stale", "missing"], ...),
+        "features": (Literal[*_STATES], Field(description=_states(one))),
     }
     return kind, fields
 
@@ -392,6 +408,21 @@ async def _once(
     return body
 
 # %% ../notebooks/903_serving_api.ipynb #90300005
+def _check_ids(serving: Serving, rows: Sequence[tuple[str, Asked]]) -> None:
+    "Raise `Refusal`, before any row is answered, where an id stands for different rows."
+    first = {}
+    for i, (request_id, asked) in enumerate(rows):
+        place, content = first.setdefault(request_id, (i, asked.fingerprint()))
+        if content != asked.fingerprint():
+            reason = f"rows.{i}: its request id stands in rows.{place} too, with other content"
+            each = "each row needs a request id of its own"
+            raise Refusal(422, f"{reason}; {each}", request_id=request_id)
+        try:
+            serving.answers.find(request_id, asked.fingerprint())
+        except Refusal as error:
+            raise Refusal(409, f"rows.{i}: {error}", request_id=request_id) from None
+
+
 async def scores(
     serving: Serving,
     rows: Sequence[tuple[str, Asked]],  # request id, and one candidate
@@ -405,6 +436,7 @@ async def scores(
         None if serving.reader.keeps else [asked.own[0] for asked in each],
         {},
     )
+    _check_ids(serving, rows)
     looked_up, scored = await _looked_up(serving, whole), []
     for (request_id, asked), row in zip(rows, looked_up.rows, strict=True):
         body = await _once(serving, request_id, asked, began, looked_up._replace(rows=[row]))
@@ -450,11 +482,11 @@ from fastapi import Depends
 from fastapi.security import APIKeyHeader
 
 _REFUSALS = {
-    400: "The body cannot be read.",
+    400: "The body cannot be read as JSON in UTF-8.",
     401: "The key is missing or wrong.",
-    409: "The request id was used for other candidates.",
+    409: "The request id, which `request_id` repeats, was used for other candidates.",
     413: "The body is too large.",
-    422: "The body is not what this description says.",
+    422: "The body is not what this description says, or one request id stands for two rows.",
     503: "There is no model, no features, or no room for the log.",
 }
 
@@ -480,12 +512,22 @@ async def _responded(serving: Serving, request_id: str, read, given, request) ->
     return Response(body, media_type="application/json")
 
 
+async def _elsewhere():
+    "Where the shortest form would not do."
+    reason = "a request of this project names more than entities"
+    raise Refusal(404, f"{reason}: ask /rank for the best of some, or /score; /docs describes both")
+
+
 def _infer(app, serving: Serving, key: str | None) -> None:
     "The paths that answer."
     reader, project = serving.reader, serving.project
     Answer, question = answer_type(project), project.about[:1].upper() + project.about[1:]
     if reader.short:
         _offer(app, key, "/inference", _inference(serving), Answer, question)
+    else:
+        app.router.add_api_route(
+            "/inference", _elsewhere, methods=["POST"], include_in_schema=False
+        )
     _offer(app, key, "/rank", _rank(serving), Answer, question)
     about = f"The same, asked of rows one by one: {project.about}"
     _offer(app, key, "/score", _score_rows(serving), scores_type(project), about)

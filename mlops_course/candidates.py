@@ -8,9 +8,9 @@ __all__ = ['brought_type', 'names_of', 'ranking_type', 'scoring_type', 'Asked', 
 # %% ../notebooks/942_candidates.ipynb #94200005
 from typing import Annotated
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from .predictions import Name, entity_type
+from .predictions import Name, entity_type, trimmed
 from .problem import Column, Contract
 
 
@@ -24,9 +24,14 @@ def brought_type(
         "integer": Annotated[int, Field(strict=True, **bounds)],
         "number": Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)],
         "boolean": Annotated[bool, Field(strict=True)],
-        "text": Annotated[str, Field(min_length=1)],
+        "text": Annotated[str, Field(min_length=1), BeforeValidator(trimmed)],
     }[column.kind]
     return kind | None if column.empty else kind
+
+
+def _strict(name: str, about: str, **fields: tuple) -> type[BaseModel]:
+    "A form that refuses a key which it does not know, by its name."
+    return create_model(name, __doc__=about, __config__=ConfigDict(extra="forbid"), **fields)
 
 # %% ../notebooks/942_candidates.ipynb #94200007
 def names_of(
@@ -55,20 +60,21 @@ def ranking_type(
 ) -> type[BaseModel]:
     "The body of a request for the best of some candidates."
     about = "One of those who are compared."
-    candidate = create_model("AskedCandidate", __doc__=about, **_fields(contract))
+    candidate = _strict("AskedCandidate", about, **_fields(contract))
     some = Annotated[list[candidate], Field(min_length=1, max_length=100)]
     about = "Candidates, of whom the best is wanted."
-    return create_model("Ranking", __doc__=about, request_id=(Name, ...), candidates=(some, ...))
+    return _strict("Ranking", about, request_id=(Name, ...), candidates=(some, ...))
 
 
 def scoring_type(
     contract: Contract,
 ) -> type[BaseModel]:
     "The body of a request for the scores of rows, each a request of its own."
-    about, named = "A row to score.", {"request_id": (Name, ...)}
-    row = create_model("AskedRow", __doc__=about, **named, **_fields(contract))
+    own = "of this row alone: each row of a request needs a request id of its own"
+    named = {"request_id": (Name, Field(description=own))}
+    row = _strict("AskedRow", "A row to score.", **named, **_fields(contract))
     some = Annotated[list[row], Field(min_length=1, max_length=100)]
-    return create_model("Scoring", __doc__="Rows to score.", rows=(some, ...))
+    return _strict("Scoring", "Rows to score.", rows=(some, ...))
 
 # %% ../notebooks/942_candidates.ipynb #94200010
 from typing import NamedTuple
@@ -209,9 +215,14 @@ def _whole(row: Row | None, own: tuple, reader: Reader) -> Newest:
     return Newest(tuple(map(values.get, reader.contract.features)), known)
 
 
-def _state(values: tuple) -> str:
-    known = list(map(is_known, values))
-    return "fresh" if all(known) else "partial" if any(known) else "missing"
+def _state(newest: Newest, reader: Reader) -> str:
+    known = list(map(is_known, newest.values))
+    if not any(known):
+        return "missing"
+    stores = len(reader.own) < len(known)
+    if stores and newest.known is None:
+        return "unknown"
+    return "fresh" if all(known) else "partial"
 
 
 def completed(
@@ -222,7 +233,7 @@ def completed(
 ) -> list[Row]:
     "Rows with what each candidate brings, all scored in one call. No feature known: no score."
     whole = [_whole(row, own, reader) for row, own in zip(rows, asked.own, strict=True)]
-    states = [_state(newest.values) for newest in whole]
+    states = [_state(newest, reader) for newest in whole]
     good = [newest for newest, state in zip(whole, states, strict=True) if state != "missing"]
     scores, made = iter(scores_of(model, good, reader.contract)), []
     for entity, key, newest, state in zip(asked.entities, asked.keys, whole, states, strict=True):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNCOUNTED', 'pseudonyms', 'Ingested', 'refusals', 'ingest', 'missing', 'validate', 'future', 'duplicate', 'conflict',
            'unknown', 'known_at', 'superseded', 'Cleaned', 'clean', 'Read', 'read', 'TooManyRefused', 'over_limit',
-           'snapshot_of', 'entry', 'Data', 'run', 'read_all', 'write_all']
+           'snapshot_of', 'entry', 'Data', 'run', 'read_all', 'check_names', 'write_all']
 
 # %% ../notebooks/30_data_pipeline.ipynb #ddd227af
 import hashlib
@@ -557,6 +557,8 @@ def run(
     )
 
 # %% ../notebooks/30_data_pipeline.ipynb #98ae6169
+from collections.abc import Iterable
+
 from tqdm import tqdm
 
 from .files import located
@@ -569,8 +571,7 @@ def read_all(
 ) -> dict[str, Read]:
     "Read each source; tables of features first, because they say which entities there are."
     contract, tables = stage.project.contract, _cleaned(stage.project.contract)
-    if strange := ", ".join(sorted(set(sources) - set(tables))):
-        raise UserError(f"data.sources names {strange}; the tables are {', '.join(tables)}")
+    check_names(sources, contract)
     reads: dict[str, Read] = {}
     named = [name for name in tables if name in sources]
     names = sorted(named, key=lambda name: tables[name].entity is None)
@@ -582,6 +583,13 @@ def read_all(
         rows = {"rows_in": one.provenance["rows"], "rows_out": len(one.kept)}
         log.info("table cleaned", table=name, **rows, refused=len(one.refused))
     return reads
+
+
+def check_names(sources: Iterable[str], contract: Contract) -> None:
+    "Raise `UserError` if a source has the name of no table."
+    tables = _cleaned(contract)
+    if strange := ", ".join(sorted(set(sources) - set(tables))):
+        raise UserError(f"data.sources names {strange}; the tables are {', '.join(tables)}")
 
 
 def _cleaned(contract: Contract) -> dict[str, Table]:

@@ -6,34 +6,42 @@
 __all__ = ['KNOWN', 'Acceptance', 'Costs', 'Column', 'Table', 'Feature', 'Roles', 'Contract', 'Project', 'checked', 'schema']
 
 # %% ../notebooks/10_problem.ipynb #ab91ebc6
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 from .project import Settings
 
 
 class Acceptance(Settings):
     "What a model and its service must reach. The course's answers to the company's questions."
 
-    latency_ms: float = 500  # from request to answer
-    requests_per_second: float = 50  # the expected load
-    candidates: int = 20  # drivers in one request
-    rmse: float = 0.5  # of the probability, at most
-    uplift: float = 0.10  # more completed trips than the logged policy, at least
-    no_worse: float = 0.02  # trips a booking that a champion may lose, by the lower bound
-    log_loss_gain: float = 0.0  # log loss a row less than the base rate has: more than this
+    latency_ms: PositiveFloat = 500  # from request to answer
+    requests_per_second: PositiveFloat = 50  # the expected load
+    candidates: PositiveInt = 20  # drivers in one request
+    rmse: NonNegativeFloat = 0.5  # of the probability, at most
+    uplift: NonNegativeFloat = 0.10  # more completed trips than the logged policy, at least
+    no_worse: NonNegativeFloat = (
+        0.02  # trips a booking that a champion may lose, by the lower bound
+    )
+    log_loss_gain: NonNegativeFloat = (
+        0.0  # log loss a row less than the base rate has: more than this
+    )
     # where no choices are logged: what decisions bring more a row than by the base rate, at least
-    worth_gain: float = 0.0
-    labels: int = 2_000  # in the test window, at least
-    entities: int = 50  # with a label in the test window, at least
-    effective_sample: float = 500  # weighted bookings in which model and log agree, at least
-    days: int = 14  # in the test window, at least: the interval is clustered by day
-    paired_days: int = 7  # the same where two models are compared: one whole week
+    worth_gain: NonNegativeFloat = 0.0
+    labels: NonNegativeInt = 2_000  # in the test window, at least
+    entities: NonNegativeInt = 50  # with a label in the test window, at least
+    effective_sample: NonNegativeFloat = (
+        500  # weighted bookings in which model and log agree, at least
+    )
+    days: NonNegativeInt = 14  # in the test window, at least: the interval is clustered by day
+    paired_days: NonNegativeInt = 7  # the same where two models are compared: one whole week
 
 # %% ../notebooks/10_problem.ipynb #e7cfaf1e
 class Costs(Settings):
     "What an outcome brings or costs, in units of the company's margin on a short trip."
 
-    true_positive: float = 4.0  # brings: a promised trip that completes
-    false_positive: float = 3.0  # costs: a promised trip that does not
-    false_negative: float = 1.0  # costs: a good driver who was passed over
+    true_positive: PositiveFloat = 4.0  # brings: a promised trip that completes
+    false_positive: NonNegativeFloat = 3.0  # costs: a promised trip that does not
+    false_negative: NonNegativeFloat = 1.0  # costs: a good driver who was passed over
 
     def value(
         self,

@@ -55,7 +55,7 @@ from .settings import under_new_names
 class Settings(BaseModel):
     "A section of an environment. Unknown names are refused and values do not change."
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 # %% ../notebooks/00_start_here.ipynb #15bd8a94
 class Environment(Settings):

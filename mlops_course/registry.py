@@ -454,11 +454,21 @@ class Loaded:
         return promised(self.model, rows, self.kinds)
 
 # %% ../notebooks/44_model_registry.ipynb #a09d353f
-def _why(decision: Path | None) -> str:
-    if decision is None or not decision.is_file():
-        return f". Run it first, or `{project.in_make('run')}` for all stages"
+def _refused(
+    decision: Path,  # decision.json of the last training
+) -> str:
+    "Why there is no champion, what its model reached, and where a person reads more of it."
     written = json.loads(decision.read_text(encoding="utf-8"))
-    return f". Its last decision: {written['decision']}: {'; '.join(written['reasons'])}"
+    auc, loss, base = (
+        "not measurable" if (value := written["metrics"].get(name)) is None else f"{value:.3f}"
+        for name in ("auc", "log_loss", "base_log_loss")
+    )
+    return (
+        "there is no champion: no model has passed the gate. The last training was "
+        f"{written['decision']}: {'; '.join(written['reasons'])}. On its test: AUC {auc}, "
+        f"log loss {loss} (base rate {base}). "
+        f"The report: {project.shown(decision.parents[1] / 'reports/training.html')}"
+    )
 
 # %% ../notebooks/44_model_registry.ipynb #722f40a7
 def load(
@@ -470,7 +480,10 @@ def load(
     try:
         version, files = checked(client, which)
     except NoChampion as error:
-        raise NoChampion(f"{error}{_why(decision)}") from None
+        if decision is not None and decision.is_file():
+            raise NoChampion(_refused(decision)) from None
+        command = project.in_make("run")
+        raise NoChampion(f"{error}. Run it first, or `{command}` for all stages") from None
     return _opened(client.name, str(version.version), version.run_id, files)
 
 # %% ../notebooks/44_model_registry.ipynb #f90863b7

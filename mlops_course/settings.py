@@ -70,9 +70,13 @@ def parsed(
         ) from None
 
 # %% ../notebooks/921_settings.ipynb #86f93a05
+_ENVIRONMENT = "An environment has a `name`, a folder `out` and its sections; env.yaml shows how"
+
+
 def read_settings(
     path: Path,
     file: str,  # its name, for messages
+    wanted: str = _ENVIRONMENT,  # what a file has that is not empty
 ) -> dict[str, Any]:
     "The settings in a file as they stand there. Raises `SettingsError`."
     try:
@@ -83,10 +87,7 @@ def read_settings(
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from None
     if not isinstance(values, dict):
         what = "is empty" if values is None else "holds no settings with names"
-        raise SettingsError(
-            f"{file} {what}. An environment has a `name`, a folder `out` and its sections; "
-            "env.yaml shows how"
-        )
+        raise SettingsError(f"{file} {what}. {wanted}")
     return {name: value for name, value in values.items() if value is not None}
 
 # %% ../notebooks/921_settings.ipynb #49664897

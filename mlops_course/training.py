@@ -18,8 +18,8 @@ from .project import Paths, Settings, UserError, digest_of, in_make, root, shown
 class TrainingSettings(Settings):
     "The section `training` of an environment."
 
-    test_days: int = 21  # the newest days are for the test
-    validation_days: int = 10  # those before are for the choice of a model
+    test_days: Annotated[int, Field(ge=1)] = 21  # the newest days are for the test
+    validation_days: Annotated[int, Field(ge=1)] = 10  # those before are for the choice of a model
     # learn from the newest so many days before the test; None: from all
     train_days: Annotated[int, Field(ge=2)] | None = None
     seed: int = 7

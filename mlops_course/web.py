@@ -230,9 +230,14 @@ class Refused(BaseModel):
 class Refusal(Exception):
     "A request that gets no answer: a status of HTTP, and what its sender may know."
 
-    def __init__(self, status: int, message: str):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        **more: str,  # fields of the form
+    ):
         super().__init__(message)
-        self.status, self.message = status, message
+        self.status, self.message, self.more = status, message, more
 
 
 def refuse(
@@ -264,12 +269,16 @@ def answer_refusals(
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request, error):
-        wrong = "; ".join(islice(_wrong(error.errors()), 5))
+        if isinstance(error.body, bytes):  # FastAPI has not read it as JSON
+            return refuse(422, "this body is not read: send Content-Type: application/json", form)
+        unread = any(each["type"] == "json_invalid" for each in error.errors())
+        wrong = await _unreadable(request) if unread else None
+        wrong = wrong or "; ".join(islice(_wrong(error.errors()), 5))
         return refuse(422, wrong, form, **_request_of(error.body, form))
 
     @app.exception_handler(Refusal)
     async def refused(request, error):
-        return refuse(error.status, error.message, form)
+        return refuse(error.status, error.message, form, **error.more)
 
     @app.exception_handler(remote.Unavailable)
     async def unavailable(request, error):
@@ -277,7 +286,10 @@ def answer_refusals(
 
     @app.exception_handler(HTTPException)
     async def http(request, error):
-        return refuse(error.status_code, str(error.detail), form, error.headers)
+        detail = str(error.detail)
+        if error.status_code == 400:
+            detail = await _unreadable(request) or detail
+        return refuse(error.status_code, detail, form, error.headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request, error):
@@ -285,6 +297,17 @@ def answer_refusals(
         return refuse(500, "something went wrong here; the service's log says what", form)
 
 # %% ../notebooks/94_web.ipynb #dd31ac61
+from pydantic_core import from_json
+
+
+async def _unreadable(request) -> str | None:
+    "Why a body is no JSON, and where; None: it is."
+    try:
+        from_json(await request.body())
+    except ValueError as error:
+        return f"the body cannot be read as JSON in UTF-8: {error}"
+
+
 def _wrong(errors: Iterable[dict]) -> Iterator[str]:
     "What is wrong, and where. That a number is not good text either need not be said."
     for error in errors:

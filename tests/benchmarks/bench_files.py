@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the rides are
-from rides import CONTRACT
-
 from mlops_course import data, readers, search
+from mlops_course.contracts import read_project
 
+CONTRACT = read_project("projects/ride_hailing.yaml").contract
 ROWS, LINES, TURNS = 250_000, 200_000, 3
 LIMIT_CLEANED, LIMIT_SEARCHED = 100, 3  # times what reading takes
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

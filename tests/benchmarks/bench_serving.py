@@ -19,11 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import psutil
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the rides are
-from rides import CONTRACT, RIDES
 from serving import load, parts, services
-from serving.services import BARE, BENTO, MLFLOW, ON_REDIS, OURS, UNCACHED, Ground, Service, by_features, by_number
+from serving.services import BARE, BENTO, CONTRACT, MLFLOW, ON_REDIS, OURS, RIDES, UNCACHED, Ground, Service, by_features, by_number
 
 from mlops_course import project
 

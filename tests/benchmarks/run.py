@@ -17,7 +17,11 @@ from mlops_course import project
 
 HERE = Path(__file__).parent
 PAGE = project.root() / "docs/BENCHMARKS.md"
-ARGUMENTS = {"bench_retrieval": ["--plot", str(project.root() / "images/retrieval.png")], "bench_world": ["--full"]}
+ARGUMENTS = {
+    "bench_retrieval": ["--plot", str(project.root() / "images/retrieval.png")],
+    "bench_world": ["--full"],
+    "bench_year": ["--plot", str(project.root() / "images/retraining_year.png")],
+}
 MISSED = 3
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,48 @@ def test_a_build_that_dies_says_why_in_one_message(out, ploomber, monkeypatch, s
 
     assert result.exit_code == 1 and re.search(message, result.output), result.output
     assert (out / "logs/ploomber.log").is_file() and not (out / "made/build.json").exists()
+
+
+def test_all_faults_of_all_sections_are_said_before_a_stage_runs(out, ploomber, monkeypatch):
+    wrong = {
+        "training": {"test_days": "three"},
+        "features": {"ttl_hours": {"statoins": 168}},
+        "batch": {"request": {"path": "${NOWHERE_AT_ALL}/x.csv", "owner": "me"}},
+        "serving": {"port": -1},
+    }
+    environment = project.environment().model_copy(update=wrong)
+    monkeypatch.setattr(cli.project, "environment", lambda file=None: environment)
+    ploomber("exec sleep 60")
+    began = time.monotonic()
+
+    result = CliRunner().invoke(cli.app, ["run", "--env", "env.test.yaml"])
+
+    named = [
+        "  training.test_days: ",
+        "  serving.port: ",
+        "  features.ttl_hours names statoins",
+        "  ${NOWHERE_AT_ALL}/x.csv: the environment",
+    ]
+    lines = result.output.splitlines()
+    assert result.exit_code == 1 and lines[-5] == "settings that cannot be used, in env.test.yaml:", result.output
+    assert all(line.startswith(start) for line, start in zip(lines[-4:], named, strict=True)), result.output
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("hours", [-5, 0, float("nan"), {"statistics": -1}])
+def test_features_that_count_for_no_time_are_refused(out, monkeypatch, hours):
+    environment = project.environment().model_copy(update={"features": {"ttl_hours": hours}})
+    monkeypatch.setattr(cli.project, "environment", lambda file=None: environment)
+
+    with pytest.raises(project.UserError, match="in env.test.yaml:\n  features.ttl_hours"):
+        cli.check_sections("env.test.yaml")
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in project.root().glob("env*.yaml")))
+def test_the_environments_of_the_course_have_no_such_fault(monkeypatch, file):
+    monkeypatch.setenv("SEED_DATA", "somewhere")
+
+    cli.check_sections(file)
 
 
 def test_a_log_that_is_torn_while_it_is_read_stops_no_build(out, ploomber, monkeypatch):

@@ -53,7 +53,9 @@ def test_a_notebook_that_differs_from_its_module_stops_its_stage(tmp_path):
     notebook = ROOT / "notebooks/10_problem.ipynb"
     module = tmp_path / "problem.py"
     module.write_text(
-        (ROOT / "mlops_course/problem.py").read_text(encoding="utf-8").replace("latency_ms: float = 500", "latency_ms: float = 5")
+        (ROOT / "mlops_course/problem.py")
+        .read_text(encoding="utf-8")
+        .replace("latency_ms: PositiveFloat = 500", "latency_ms: PositiveFloat = 5")
     )
 
     with pytest.raises(project.UserError, match="differ, from the cell that begins with .*run `nbdev_export`"):

@@ -233,10 +233,15 @@ def test_without_a_champion_the_stage_stops_says_why_and_writes_nothing(copied):
     shutil.rmtree(copied / "mlflow")
     shutil.rmtree(copied / "batch")
     registry.connect(copied / "mlflow", RIDES.name)
-    write_json(copied / "training/decision.json", {"decision": "refused", "reasons": ["10 labels are too few"]})
+    measured = {"auc": 0.512, "log_loss": 0.7, "base_log_loss": 0.693}
+    write_json(copied / "training/decision.json", {"decision": "refused", "reasons": ["10 labels are too few"], "metrics": measured})
 
-    with pytest.raises(registry.NoChampion, match="no champion.*45_training_pipeline.*refused: 10 labels are too few"):
+    with pytest.raises(registry.NoChampion, match="no champion.*refused: 10 labels are too few") as stopped:
         run_stages(copied, "batch", **WORLD)
+
+    words = str(stopped.value)
+    assert "AUC 0.512, log loss 0.700 (base rate 0.693)" in words and len(words.splitlines()) == 1
+    assert words.endswith(f"The report: {copied / 'reports/training.html'}") and "ipynb" not in words
 
     assert not (copied / "batch/scores.parquet").exists()
 

@@ -133,7 +133,9 @@ ORDER = {"customer": "Ann", "basket": 40.0, "device": "phone"}
 WHO = st.sampled_from([*HABITS, *OLD, "nobody"])
 BASKETS = st.floats(0, 1e6, allow_nan=False) | st.integers(0, 100)
 DEVICES = (
-    st.sampled_from(["phone", "laptop", "fridge", "7", "é"]) | st.none() | st.text(st.characters(codec="utf-8"), min_size=1, max_size=9)
+    st.sampled_from(["phone", "laptop", "fridge", "7", "é"])
+    | st.none()
+    | st.text(st.characters(codec="utf-8"), min_size=1, max_size=9).filter(str.strip)
 )
 
 
@@ -158,8 +160,23 @@ def test_what_is_known_of_a_row_is_told_and_what_is_too_old_in_the_store_does_no
     whose = ["Ann", "Cem", "Dua", "Eva", "nobody"]
     result = rank(client, *({**ORDER, "customer": who} for who in whose))["candidates"]
 
-    assert [row["features"] for row in result] == ["fresh", *["partial"] * 4]
+    assert [row["features"] for row in result] == ["fresh", "partial", *["unknown"] * 3]
     assert len({row["score"] for row in result[2:]}) == 1
+    described = client.get("/openapi.json").json()["components"]["schemas"]["Candidate"]["properties"]["features"]
+    assert "unknown: nothing stored is known of the customer" in described["description"]
+
+
+def test_the_log_has_the_same_word_for_one_of_whom_nothing_stored_is_known(client):
+    rank(client, {**ORDER, "customer": "nobody"}, name=(name := new()))
+
+    assert [seen["features"] for entry in lines(client, name) for seen in entry["candidates"]] == ["unknown"]
+    assert 'serving_candidates_total{features="unknown"}' in client.get("/metrics").text
+
+
+def test_blanks_around_a_text_do_not_count_as_in_files(client):
+    plain, padded = score(client, ORDER, {**ORDER, "customer": " Ann\t", "device": "phone\u00a0"})
+
+    assert (padded["customer"], padded["features"], padded["score"]) == ("Ann", "fresh", plain["score"])
 
 
 def test_the_store_is_asked_by_entity_and_not_by_what_a_request_brings(client):
@@ -221,6 +238,29 @@ def test_each_row_to_score_is_a_request_of_its_own(client):
     assert client.post("/score", json={"rows": rows}).content == answer.content
 
 
+def test_two_rows_of_one_request_id_are_refused_by_its_name_and_no_row_is_answered(client):
+    rows = [{"request_id": (name := new()), **ORDER}, {"request_id": new(), **ORDER}, {"request_id": name, **ORDER, "basket": 1}]
+    answer = client.post("/score", json={"rows": rows})
+
+    assert (answer.status_code, answer.json()["request_id"]) == (422, name)
+    reason = "rows.2: its request id stands in rows.0 too, with other content; each row needs a request id of its own"
+    assert answer.json()["error"] == reason
+    assert client.post("/score", json={"rows": rows[1:]}).status_code == 200  # no id is used up
+    score(client, {**ORDER, "request_id": (last := new())})
+    lines(client, last)
+    assert len(lines(client, name)) == 1 and lines(client, name)[0]["candidates"][0]["values"]["basket"] == 1
+
+
+def test_a_row_whose_request_id_is_used_is_refused_with_that_id_and_no_row_is_answered(client):
+    score(client, {**ORDER, "request_id": (used := new())})
+    rows = [{"request_id": new(), **ORDER}, {"request_id": used, **ORDER, "basket": 1}]
+    answer = client.post("/score", json={"rows": rows})
+
+    assert (answer.status_code, answer.json()["request_id"]) == (409, used)
+    assert answer.json()["error"].startswith("rows.1: this request id was used")
+    assert client.post("/score", json={"rows": [{**rows[0], "basket": 2}]}).status_code == 200
+
+
 @pytest.mark.parametrize("change", [{"basket": 41.0}, {"device": "laptop"}, {"device": None}, {"customer": "Ben"}])
 def test_a_request_id_that_comes_again_with_anything_else_is_refused_also_after_a_restart(tmp_path, model, change):
     body = {"request_id": "one", "candidates": [ORDER, {**ORDER, "customer": "Cem"}]}
@@ -277,6 +317,47 @@ def test_what_is_no_number_of_mathematics_is_refused(client, bad):
     answer = client.post("/score", content=body, headers={"content-type": "application/json"})
 
     assert answer.status_code in (400, 422)
+
+
+@pytest.mark.parametrize("path", ["/rank", "/score"])
+def test_a_key_that_nobody_knows_is_refused_by_its_name(client, path):
+    row = {**ORDER, "baskets": 3}
+    asked = {"request_id": "a", "candidates": [row]} if path == "/rank" else {"rows": [{"request_id": "a", **row}]}
+    answer = client.post(path, json=asked)
+
+    assert answer.status_code == 422
+    assert answer.json()["error"].endswith(".0.baskets: Extra inputs are not permitted")
+
+
+def test_the_path_of_another_kind_of_project_names_those_of_this_one(client):
+    answer = client.post("/inference", json={"request_id": "a", "driver_ids": [1]})
+
+    assert answer.status_code == 404
+    assert "/rank" in answer.json()["error"] and "/score" in answer.json()["error"]
+
+
+UNREAD = {
+    "letters of another encoding": (b'{"rows": "\xe9"}', "invalid unicode code point at line 1 column 11"),
+    "a number of 5,000 digits": (b'{"rows": ' + b"1" * 5_000 + b"}", "number out of range at line 1 column 43"),
+    "a comma too much": (b'{"rows": [],}', "trailing comma at line 1 column 13"),
+    "too deep": (b"[" * 30_000, "recursion limit exceeded"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason_and_the_place(client, name):
+    body, reason = UNREAD[name]
+    answer = client.post("/score", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"].startswith("the body cannot be read as JSON in UTF-8: ") and reason in answer.json()["error"]
+
+
+def test_a_good_body_of_another_type_is_refused_with_the_header_that_it_wants(client):
+    body = json.dumps({"rows": [{"request_id": new(), **ORDER}]})
+    answer = client.post("/score", content=body, headers={"content-type": "text/plain"})
+
+    assert answer.status_code == 422 and "send Content-Type: application/json" in answer.json()["error"]
 
 
 def test_what_may_be_empty_may_be_left_out(client):

@@ -615,13 +615,14 @@ def test_a_kill_before_the_alias_moves_leaves_the_champion_and_its_history(folde
     assert [registry.rollback(client), registry.rollback(client)] == ["2", "1"]
 
 
-def test_without_a_champion_the_message_names_the_notebook_and_the_last_decision(client, tmp_path):
-    decision = tmp_path / "decision.json"
-    write_json(decision, {"decision": "refused", "reasons": ["10 labels, at least 2,000 are needed"]})
+def test_without_a_champion_the_message_names_the_notebook_or_the_last_decision(client, tmp_path):
+    decision = tmp_path / "training/decision.json"
+    measured = {"auc": None, "log_loss": None, "base_log_loss": None}
+    write_json(decision, {"decision": "refused", "reasons": ["10 labels, at least 2,000 are needed"], "metrics": measured})
 
     with pytest.raises(registry.NoChampion, match="no model has passed the gate of notebooks/45_training_pipeline.ipynb.*make run"):
         registry.load(client)
-    with pytest.raises(registry.NoChampion, match="refused: 10 labels, at least 2,000 are needed"):
+    with pytest.raises(registry.NoChampion, match="refused: 10 labels, at least 2,000 are needed. On its test: AUC not measurable"):
         registry.load(client, decision=decision)
     with pytest.raises(registry.NoChampion):
         registry.rollback(client)

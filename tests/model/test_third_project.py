@@ -74,7 +74,15 @@ def test_its_champion_is_judged_by_labels_and_says_what_it_could_not_measure(out
 
     assert decision["decision"] == "promoted", decision["reasons"]
     assert decision["model"]["name"] == SHOP.name
-    assert "uplift cannot be measured" in cli.summary(str(out.parent / "env.yaml"))
+
+    lines = cli.summary(str(out.parent / "env.yaml")).splitlines()
+
+    assert any("uplift cannot be measured" in line for line in lines) and not [line for line in lines if line.startswith("Uplift")]
+    [loss] = [line for line in lines if line.startswith("Log loss ")]
+    [worth] = [line for line in lines if line.startswith("Worth ")]
+    assert f"{decision['metrics']['log_loss']:.3f} a row" in loss and "; log loss saved " in loss, loss
+    assert "beside the base rate, lower bound" in worth, worth
+    assert any(line.startswith("Scores ") and f" {CONTRACT.noun}s in " in line for line in lines), lines
 
 
 def test_the_past_and_the_present_answer_alike(out):

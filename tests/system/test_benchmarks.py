@@ -24,6 +24,7 @@ def figures(printed: str) -> dict[str, list[float]]:
     ("script", "words", "rows"),
     [
         ("bench_retrieval", ["--quick"], ["bare ASOF join", "Feast with AsofOfflineStore", "2,000 x 20,000"]),
+        ("bench_year", ["--quick"], ["Sep", "Oct", "Nov", "Dec"]),
         ("bench_world", [], ["made and written, [0-9,]+ rows", "bare generator, same .*", "bare generator, uniform numbers"]),
         ("bench_files", [], ["clean 250,000 rows.*", "find one request .*", "find warnings .*"]),
         ("bench_monitoring", ["--small", "--only", "alarms"], ["covariate_drift", "concept_drift", "feed_missing", "feed_stale"]),

@@ -51,7 +51,7 @@ def first(tmp_path_factory) -> Path:
     settings = environment(folder)
     world.write(world.WorldSettings(**settings["world"]), folder / "company")
     changes = {name: values for name, values in settings.items() if name not in ("out", "live")}
-    return run_stages(folder, "world", "data", "features", "training", "batch", **changes)
+    return run_stages(folder, "world", "capstone", "data", "features", "training", "batch", **changes)
 
 
 class Loop:

@@ -152,6 +152,10 @@ class Walk:
         assert self.answer["request_id"] == "r-1" and self.answer["error"] is None
         assert self.answer["prediction"] in {1001, 1002, 1003}
 
+    def score(self, command: str) -> None:
+        [row] = json.loads(self.run(command))["rows"]
+        assert (row["request_id"], row["driver_id"]) == ("r-2", 1001) and 0 < row["score"] < 1
+
     def trace(self) -> None:
         wait_for(lambda: any(self.course.glob("out/dev/serving/predictions/*.jsonl")))  # written after the answer
         traced = dict(re.findall(r"^(\w+) +(\S+)$", self.run("mlops-course trace r-1"), re.M))
@@ -215,7 +219,8 @@ def steps(walk: Walk) -> dict[str, Callable]:
         "make ui": walk.make_ui,
         "make": walk.make_,
         "make serve": walk.make_serve,
-        "curl": walk.ask,
+        "curl -s localhost:8172/inference": walk.ask,
+        "curl -s localhost:8172/score": walk.score,
         "mlops-course trace r-1": walk.trace,
         "make stop": walk.make_stop,
         "make live": walk.make_live,
@@ -228,6 +233,7 @@ def steps(walk: Walk) -> dict[str, Callable]:
         "mlops-course answers aside": walk.answers_aside,
         "git pull": lambda: walk.run("git pull"),
         "mlops-course answers back": walk.answers_back,
+        "cp": walk.run,
         "MY_DATA=": walk.own_data,
     }
 

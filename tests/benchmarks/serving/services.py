@@ -18,14 +18,16 @@ import numpy as np
 import pandas as pd
 import psutil
 import yaml
-from rides import CONTRACT, RIDES
 from serving.load import ID, LOOPBACK, ask
 
 from mlops_course import features, programs, project, registry, stages
 from mlops_course import services as platform_services
+from mlops_course.contracts import read_project
 from mlops_course.files import write_json
 from mlops_course.problem import KNOWN
 
+RIDES = read_project("projects/ride_hailing.yaml")
+CONTRACT = RIDES.contract
 HERE, BIN = Path(__file__).parent, Path(sys.executable).parent
 BARE, BENTO, MLFLOW, UNCACHED, OURS = "bare FastAPI endpoint", "BentoML, seed's design", "`mlflow models serve`", "ours, no cache", "ours"
 ON_REDIS = {OURS: "ours on Redis", UNCACHED: "ours on Redis, no cache"}  # beside the same on SQLite
