@@ -230,10 +230,8 @@ def _file_of(ctx: typer.Context, name: str) -> str:
     for path in (root / name, Path.cwd() / name):
         if path.is_file():
             ctx.meta["file"] = path.name if path.parent.resolve() == root else str(path)
-            if link := _lost_link(out := _folder(ctx)):
+            if link := _lost_link(_folder(ctx)):
                 raise project.UserError(_without_target(link))
-            if not project.Paths(out).made.is_dir():
-                _check_beside(ctx.meta["file"])
             return ctx.meta["file"]
     source = ctx.get_parameter_source("file")
     named = {
