@@ -9,6 +9,8 @@ import pytest
 
 from mlops_course import project
 
+pytestmark = pytest.mark.patient
+
 
 def figures(printed: str) -> dict[str, list[float]]:
     "The numbers of each row of the printed tables, by the row's first cell; a ratio 1/9 counts as 9."

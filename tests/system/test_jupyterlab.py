@@ -15,7 +15,7 @@ from workshop import BIN
 from mlops_course import project
 
 LESSONS = sorted((project.root() / "notebooks").glob("[0-9]*.ipynb"))
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason=MISSING), pytest.mark.patient]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from rides import RIDES
 
 from mlops_course import poc, registry
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason=MISSING), pytest.mark.patient]
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from online import Online, wait_for
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
+pytestmark = pytest.mark.patient
+
 ANY = list(HealthCheck)
 REQUESTS = int(os.environ.get("GENERATED_REQUESTS", "1000"))  # 10000 on demand
 PROMISED = [
