@@ -1097,6 +1097,7 @@ from contextlib import ExitStack
 
 def _wipe(planned, yes: bool) -> None:
     "Do what a wipe has planned, if a person says so."
+    from mlops_course import stack
     from mlops_course.wipe import delete
 
     if supervision.MARK in os.environ:
@@ -1107,10 +1108,12 @@ def _wipe(planned, yes: bool) -> None:
         raise project.UserError("nobody is here to be asked: `mlops-course wipe --yes` does it")
     if not (yes or typer.confirm("Delete it?")):
         raise project.UserError("nothing was deleted")
-    with ExitStack() as stack:
+    with ExitStack() as held:
+        if (project.root() / "out").is_dir():
+            held.enter_context(stack.alone())  # no service starts meanwhile
         for out in _outs():
             if out.is_dir() and any(out.is_relative_to(place) for place in planned.places):
-                stack.enter_context(stages.building(out))  # no build is in the middle of it
+                held.enter_context(stages.building(out))  # no build is in the middle of it
         for folder in _folders():
             supervision.stop_all(folder)
         delete(planned)
@@ -1183,13 +1186,6 @@ def _port(wanted: int | None) -> int:
     return port
 
 # %% ../notebooks/91_command_line.ipynb #a39353b3
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_AI_GATEWAY": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
-
-
 def _server(folder: Path, port: int) -> services.Service:
     "MLflow's own server, on the runs of a folder."
     from mlops_course import tracking
@@ -1198,7 +1194,11 @@ def _server(folder: Path, port: int) -> services.Service:
     where = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
     mlflow = services.SERVICES["mlflow"]
     options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where)
-    changes = {"name": f"ui-{port}", "command": (*mlflow.command, *options), "variables": _QUIET}
+    changes = {
+        "name": f"ui-{port}",
+        "command": (*mlflow.command, *options),
+        "variables": remote.QUIET,
+    }
     return mlflow.model_copy(update={**changes, "port": port})
 
 # %% ../notebooks/91_command_line.ipynb #53c3ffdb

@@ -15,6 +15,7 @@ DEBIAN = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "prometheus-node-exporter": "prometheus-node-exporter",
     "java": "default-jre-headless",
+    "setpriv": "util-linux",
     "chromium": "chromium",
     "wrk": "wrk",
 }
@@ -49,7 +50,7 @@ def locate(
     return place and os.path.abspath(place)
 
 # %% ../notebooks/951_programs.ipynb #95100008
-_UNPACKED = {*DEBIAN} - {"chromium", "wrk"}  # `platform/get.sh` gets them without root
+_UNPACKED = {*DEBIAN} - {"setpriv", "chromium", "wrk"}  # `platform/get.sh` gets them without root
 
 
 def source_of(

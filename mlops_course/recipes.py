@@ -85,10 +85,10 @@ def _postgresql(platform: Platform, program: str) -> tuple[str, ...]:
     words = (supervision.program(platform.service("postgres", program)),)
     if os.geteuid() != 0:
         return words
-    user = _other_user()
+    user, setpriv = _other_user(), supervision.program(platform.service("postgres", "setpriv"))
     who = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
     may = tuple(f"--{caps}-caps=+dac_read_search" for caps in ("inh", "ambient"))
-    return ("setpriv", *who, *may, *words)
+    return (setpriv, *who, *may, *words)
 
 # %% ../notebooks/966_recipes.ipynb #96600009
 import shutil
@@ -179,11 +179,7 @@ def _kafka_answers(platform: Platform) -> str:
         return f"Kafka does not answer: {error}"
 
 # %% ../notebooks/966_recipes.ipynb #9660000e
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_AI_GATEWAY": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
+from . import remote
 
 
 def _mlflow(platform: Platform) -> Service:
@@ -193,7 +189,7 @@ def _mlflow(platform: Platform) -> Service:
     # MLflow takes a percent sign for the begin of a code
     files = ("--serve-artifacts", "--artifacts-destination", str(artifacts).replace("%", "%25"))
     options = (*where, "--backend-store-uri", database, *files)
-    return platform.service("mlflow", "mlflow", "server", *options, variables=_QUIET)
+    return platform.service("mlflow", "mlflow", "server", *options, variables=remote.QUIET)
 
 # %% ../notebooks/966_recipes.ipynb #96600010
 from . import prometheus, web

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'INSTEAD', 'TO_COME', 'names_of', 'ordered', 'Outcome', 'look_of', 'up', 'down', 'kept', 'take_away',
-           'health', 'run']
+           'health', 'alone', 'run']
 
 # %% ../notebooks/950_stack.ipynb #95000005
 from .project import UserError
@@ -64,12 +64,17 @@ def _living(folder: Path) -> set[str]:
     return {state.name for state in supervision.states(folder) if state.pid}
 
 
+def _user_of(name: str) -> Path | None:
+    "The folder of the environment whose service works on this run_env, or has; None: it is new."
+    note = run_env(name) / ".used_by"
+    return Path(note.read_text(encoding="utf-8")) if note.is_file() else None
+
+
 def _check_alone(platform: Platform, name: str) -> None:
     "Raise `UserError` if the same service of another environment lives on this run_env."
-    own, note = str(platform.folder.resolve()), run_env(name) / ".used_by"
-    other = note.read_text(encoding="utf-8") if note.is_file() else own
-    if other != own and name in _living(Path(other)):
-        whose = project.shown(Path(other))
+    other = _user_of(name)
+    if other and other != platform.folder.resolve() and name in _living(other):
+        whose = project.shown(other)
         raise UserError(f"{name} runs already, for {whose}, and what it keeps is there once")
 
 
@@ -102,8 +107,10 @@ def _check_port(platform: Platform, name: str) -> tuple[Platform, str]:
 
 # %% ../notebooks/950_stack.ipynb #9500000f
 import time
+from contextlib import contextmanager
 from typing import NamedTuple
 
+from .files import unwritten
 from .recipes import NoBuild
 
 
@@ -132,6 +139,9 @@ def _started(platform: Platform, name: str, living: bool) -> Outcome:
     begin, note = time.monotonic(), ""
     try:
         _check_alone(platform, name)
+        if living and _user_of(name) is None:
+            supervision.stop(platform.folder, name)
+            living = False
         if not living:
             platform, note = _check_port(platform, name)
         service = RECIPES[name].prepared(platform)
@@ -143,6 +153,8 @@ def _started(platform: Platform, name: str, living: bool) -> Outcome:
         end = {"left_out": str(error)}
     except UserError as error:
         end = {"fault": str(error), "note": note}
+    except OSError as error:
+        end = {"fault": str(unwritten(error, Path(error.filename or run_env(name))))}
     return Outcome(name, time.monotonic() - begin, **end)
 
 
@@ -156,7 +168,7 @@ def _await_answer(platform: Platform, name: str, seconds: float = 30) -> None:
 
 # %% ../notebooks/950_stack.ipynb #95000011
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 
 def up(
@@ -168,7 +180,7 @@ def up(
     order, starting, lacking = ordered(names), {}, set()
     living = _living(platform.folder)
     order.prepare()
-    with ThreadPoolExecutor(max_workers=len(RECIPES)) as pool:
+    with ThreadPoolExecutor(max_workers=len(RECIPES)) as pool, _given_up(platform, starting):
         while order.is_active():
             for name in order.get_ready():
                 if missing := lacking & set(RECIPES[name].after):
@@ -184,6 +196,19 @@ def up(
                 lacking |= set() if each.result().look else {each.result().name}
                 yield each.result()
 
+
+@contextmanager
+def _given_up(platform: Platform, starting: dict[Future, str]) -> Iterator[None]:
+    "If the block does not come to its end, what it has begun to start is ended."
+    try:
+        yield
+    except BaseException:
+        while unfinished := [name for each, name in starting.items() if not each.done()]:
+            for name in unfinished:
+                supervision.stop(platform.folder, name)
+            time.sleep(0.1)
+        raise
+
 # %% ../notebooks/950_stack.ipynb #95000013
 def down(
     platform: Platform,
@@ -197,25 +222,19 @@ def down(
     return ran
 
 # %% ../notebooks/950_stack.ipynb #95000015
-import os
-import shutil
+from . import wipe
 
 
 def kept(
     names: tuple[str, ...],
-) -> list[Path]:
-    "What services keep, but for what git knows. Raises `UserError` if a run_env is a link."
-    entries = []
-    for name in names:
-        for place in (run_env(name).parent, run_env(name)):
-            if place.is_symlink():
-                raise UserError(
-                    f"{project.shown(place.parent)}/{place.name} is a link to "
-                    f"{os.readlink(place)}, and what is there stays: remove the link"
-                )
-        if run_env(name).is_dir():
-            entries += [each for each in run_env(name).iterdir() if each.name != ".gitkeep"]
-    return sorted(entries)
+) -> wipe.Plan:
+    "What services keep, but for what git knows. Raises `UserError` if a run_env is elsewhere."
+    root, places = project.root(), [run_env(name) for name in names]
+    for place in filter(Path.exists, places):
+        if fault := wipe.fault_of(place, root, set()):
+            raise UserError(f"{project.shown(place)} {fault}. What is there stays")
+    plan = wipe.Plan(root, places, {}, {place / ".gitkeep" for place in places})
+    return plan._replace(places=[place for place in places if any(wipe.entries(plan, place))])
 
 
 def take_away(
@@ -227,8 +246,8 @@ def take_away(
         _check_alone(platform, name)
     if living := _living(platform.folder) & set(names):
         raise UserError(f"what is in use stays: {', '.join(sorted(living))}")
-    for each in kept(names):
-        shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+    if refused := wipe.delete(kept(names)):
+        raise UserError("\n".join(["this could not be deleted:", *refused]))
 
 # %% ../notebooks/950_stack.ipynb #95000017
 def health(
@@ -242,6 +261,8 @@ def health(
         state = states.get(name)
         if state is None or state.state in ("stopped", "failed"):
             healths[name] = (state.state if state else "stopped", "")
+        elif _user_of(name) is None:
+            healths[name] = ("not healthy", "what it keeps was deleted: `up` starts it anew")
         elif why := services.trouble(platform.listed[name]) or RECIPES[name].answers(platform):
             healths[name] = ("not healthy" if state.state == "running" else state.state, why)
         else:
@@ -249,14 +270,18 @@ def health(
     return healths
 
 # %% ../notebooks/950_stack.ipynb #95000019
+from contextlib import closing
+
+
 def _show_up(platform: Platform, what: str) -> bool:
     "Start what is meant and print what comes of it. Whether nothing has a fault."
     from rich.console import Console
 
     console, begin, well = Console(highlight=False, soft_wrap=True), time.monotonic(), True
-    with console.status("") as status:
-        starting = lambda names: status.update(f"{', '.join(names)} ...")
-        for name, seconds, look, left_out, fault, note in up(platform, names_of(what), starting):
+    starting = lambda names: status.update(f"{', '.join(names)} ...")
+    outcomes = up(platform, names_of(what), starting)
+    with _interrupt_said(platform), closing(outcomes), console.status("") as status:
+        for name, seconds, look, left_out, fault, note in outcomes:
             # what was asked for by its own name is not left out
             well &= not fault and not (left_out and what == name)
             style = "red" if fault else "yellow" if left_out else None
@@ -269,17 +294,32 @@ def _show_up(platform: Platform, what: str) -> bool:
     return well
 
 
+@contextmanager
+def _interrupt_said(platform: Platform) -> Iterator[None]:
+    "Say what runs if somebody ends the block with Ctrl-C."
+    try:
+        yield
+    except KeyboardInterrupt:
+        running = ", ".join(sorted(_living(platform.folder)))
+        ends = ", and `bash platform/run.sh all down` ends it" if running else ""
+        print(f"interrupted: {running or 'nothing'} runs{ends}")
+        raise
+
+# %% ../notebooks/950_stack.ipynb #9500001a
 def _show_down(platform: Platform, names: tuple[str, ...], volumes: bool) -> None:
     ended = down(platform, names)
     print(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
     if volumes:
-        going = kept(names)
-        for each in going:
-            print(f"  {project.shown(each)}")
+        lines = [f"  {line}" for line in wipe.lines(kept(names))]
+        print("\n".join(["taken away:", *lines]) if lines else "nothing was kept")
         take_away(platform, names)
-        print(f"{len(going)} things taken away" if going else "nothing was kept")
 
-# %% ../notebooks/950_stack.ipynb #9500001a
+
+def _show_status(platform: Platform, names: tuple[str, ...]) -> None:
+    for name, (state, look) in health(platform, names).items():
+        print(f"{name:<14}  {state:<11}  {look}".rstrip())
+
+
 def _show_logs(platform: Platform, names: tuple[str, ...], lines: int = 20) -> None:
     "Print the last lines of what services have said."
     for name in names:
@@ -287,6 +327,17 @@ def _show_logs(platform: Platform, names: tuple[str, ...], lines: int = 20) -> N
         if file.is_file():
             print(f"== {name}: {project.shown(file)}")
             print("\n".join(file.read_text("utf-8", errors="replace").splitlines()[-lines:]))
+
+# %% ../notebooks/950_stack.ipynb #9500001d
+from .files import locked
+
+
+def alone():
+    "Nobody else starts, ends or deletes the services of this project in such a block."
+    return locked(project.root() / "out/.platform.lock", "platform/run.sh")
+
+
+_LOOKS = {"status": _show_status, "logs": _show_logs}
 
 
 def run(
@@ -305,13 +356,10 @@ def run(
         print(INSTEAD[what])
         return True
     names, platform = names_of(what), Platform(file)
-    if verb in ("down", "restart"):
-        _show_down(platform, names, volumes)
-    if verb in ("up", "restart"):
-        return _show_up(platform, what)
-    if verb == "status":
-        for name, (state, look) in health(platform, names).items():
-            print(f"{name:<14}  {state:<11}  {look}".rstrip())
-    if verb == "logs":
-        _show_logs(platform, names)
-    return True
+    if look := _LOOKS.get(verb):
+        look(platform, names)
+        return True
+    with alone():
+        if verb != "up":
+            _show_down(platform, names, volumes)
+        return verb == "down" or _show_up(platform, what)

@@ -8,7 +8,7 @@ import threading
 import checkouts
 import pytest
 
-from mlops_course import passwords, project, recipes, services, stack, supervision
+from mlops_course import passwords, project, recipes, services, stack, supervision, wipe
 from mlops_course.project import UserError
 
 
@@ -181,7 +181,7 @@ def test_all_that_a_service_keeps_is_taken_away_but_for_what_git_knows(checkout)
     (keeps / "appendonlydir/deep/file").write_text("data")
     other = passwords.password(passwords.run_env("postgres"))
 
-    assert [path.name for path in stack.kept(("redis",))] == ["appendonlydir", "password"]
+    assert list(wipe.lines(stack.kept(("redis", "kafka")))) == ["platform/redis/run_env       2 files        0.0 MB"]
     stack.take_away(recipes.Platform(), ("redis",))
 
     assert os.listdir(keeps) == [".gitkeep"]
@@ -209,7 +209,7 @@ def test_a_run_env_that_is_a_link_is_refused(checkout, tmp_path_factory, place):
     (checkout / place).symlink_to(precious / "moved")
     (passwords.run_env("redis") / "thesis.txt").write_text("three years")
 
-    with pytest.raises(UserError, match=f"{place} is a link to .*what is there stays"):
+    with pytest.raises(UserError, match=rf"platform/redis/run_env is behind a link: {place} leads to .*\. What is there stays"):
         stack.take_away(recipes.Platform(), ("kafka", "redis"))
 
     assert (passwords.run_env("redis") / "thesis.txt").exists()
@@ -225,3 +225,32 @@ def test_data_without_its_password_is_said_and_not_made_anew(checkout):
 def test_without_a_build_the_course_is_left_out_and_what_makes_one_is_said(checkout):
     with pytest.raises(recipes.NoBuild, match=r"make run ENV=env.platform.yaml"):
         recipes.RECIPES["serving"].prepared(recipes.Platform())
+
+
+# --- who works on it --------------------------------------------------------------------------
+
+
+def test_one_command_at_a_time_changes_services_and_the_second_is_told_who_is_at_work(checkout):
+    with stack.alone():
+        for verb in ("up", "down", "restart"):
+            with pytest.raises(UserError, match=rf"platform/run.sh runs already: process {os.getpid()} "):
+                stack.run("env.platform.yaml", "redis", verb)
+        assert stack.run("env.platform.yaml", "redis", "status"), "who looks need not wait"
+
+
+def test_a_folder_that_cannot_be_written_to_stops_its_service_alone(checkout, monkeypatch):
+    def refused(name):
+        raise PermissionError(13, "Permission denied", str(passwords.run_env(name)))
+
+    monkeypatch.setattr(stack, "_claim", lambda platform, name: refused(name))
+    [outcome] = stack.up(recipes.Platform(), ("redis",))
+
+    assert outcome.fault.startswith(f"could not write {passwords.run_env('redis')}: Permission denied")
+
+
+def test_without_setpriv_root_is_told_what_brings_it(checkout, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(recipes.supervision.programs, "locate", lambda name: None if name == "setpriv" else f"/bin/{name}")
+
+    with pytest.raises(supervision.MissingProgram, match="needs the program setpriv, which is not here: `apt-get install util-linux`"):
+        recipes.RECIPES["postgres"].prepared(recipes.Platform())

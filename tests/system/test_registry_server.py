@@ -27,9 +27,8 @@ class Server:
         database, self.artifacts = tracking.addresses(folder)
         options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--serve-artifacts")
         stores = ("--backend-store-uri", database, "--artifacts-destination", self.artifacts)
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
         self.service = services.Service(
-            name="mlflow", command=("mlflow", "server", *options, *stores), port=port, health="/health", seconds=300, variables=quiet
+            name="mlflow", command=("mlflow", "server", *options, *stores), port=port, health="/health", seconds=300, variables=remote.QUIET
         )
 
     def start(self) -> None:
