@@ -378,7 +378,9 @@ def serve(
     prometheus: str,  # its address
     port: int = PORT,  # on loopback
 ) -> None:
-    "Show the dashboards until SIGTERM or Ctrl-C. `UserError`: the port is taken."
+    "Show the dashboards until SIGTERM or Ctrl-C. `UserError`: a taken port, or no address."
+    if not re.match(r"https?://[^/]", prometheus):
+        raise UserError(f"{prometheus} is no address, such as http://127.0.0.1:9090")
     with web.present(folder, "dashboards", "127.0.0.1", port) as listening:
         app = application(project.root() / "platform", prometheus)
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"

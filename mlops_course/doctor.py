@@ -179,7 +179,7 @@ def port(
     what, holder = f"port {service.port}", supervision.taken(service.port)
     if not holder:
         return Finding(what, f"free for {service.name}")
-    if holder.startswith("the service "):
+    if holder.endswith("`make stop` ends it"):
         return Finding(what, holder)
     address = ".".join(services.ADDRESSES.get(service.name, (service.name, "port")))
     cure = f"its environment may give it another one, in `{address}`"

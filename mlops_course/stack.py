@@ -322,11 +322,13 @@ def _show_status(platform: Platform, names: tuple[str, ...]) -> None:
 
 def _show_logs(platform: Platform, names: tuple[str, ...], lines: int = 20) -> None:
     "Print the last lines of what services have said."
-    for name in names:
-        file = supervision.log_of(platform.folder, name)
-        if file.is_file():
-            print(f"== {name}: {project.shown(file)}")
-            print("\n".join(file.read_text("utf-8", errors="replace").splitlines()[-lines:]))
+    files = {name: supervision.log_of(platform.folder, name) for name in names}
+    there = {name: file for name, file in files.items() if file.is_file()}
+    for name, file in there.items():
+        print(f"== {name}: {project.shown(file)}")
+        print("\n".join(file.read_text("utf-8", errors="replace").splitlines()[-lines:]))
+    if not there:
+        print("nothing of it has run yet")
 
 # %% ../notebooks/950_stack.ipynb #9500001d
 from .files import locked

@@ -538,7 +538,7 @@ def listen(
         raise UserError(port_holder(port) or why) from None
     return listener
 
-
+# %% ../notebooks/96_supervision.ipynb #96b0000a
 def port_holder(
     port: int,
 ) -> str:
@@ -546,21 +546,34 @@ def port_holder(
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-            if listens and (pid := connection.pid):
-                if service := _service_of(pid):
-                    return f"{service} has it; `make stop` ends it"
-                return f"the program {psutil.Process(pid).name()} (process {pid}) has it; end it"
+            if listens and connection.pid:
+                return _holder(connection.pid)
     return ""
 
 
-def _service_of(pid: int) -> str:
-    "Which service of the course a process is; empty if none. Redis loses its mark, not its note."
+def _holder(pid: int) -> str:
+    if not (owner := _service_of(pid)):
+        return f"the program {psutil.Process(pid).name()} (process {pid}) has it; end it"
+    name, folder = owner
+    where = "" if _is_here(folder) else " in its project"
+    return f"the service {name} of {project.shown(folder)} has it; `make stop`{where} ends it"
+
+
+def _service_of(pid: int) -> tuple[str, Path] | None:
+    "Which service a process is, and of which folder. Redis loses its mark, not its note."
     for process, where, name in _marked():
         notes = home(Path(where)).glob("*.pid")
         noted = (note.stem for note in notes if (one := _noted(note)) and one.pid == pid)
         if owner := name if process.pid == pid else next(noted, ""):
-            return f"the service {owner} of {project.shown(Path(where))}"
-    return ""
+            return owner, Path(where)
+    return None
+
+
+def _is_here(folder: Path) -> bool:
+    "Whether a folder is one of this project."
+    with suppress(UserError):
+        return folder.is_relative_to((project.root() / "out").resolve())
+    return False
 
 # %% ../notebooks/96_supervision.ipynb #96a0000f
 def check_port(

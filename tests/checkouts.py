@@ -1,10 +1,15 @@
 """A small project of its own for the platform's services: their files, free ports, and nothing that any of them keeps."""
 
-import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
 
 from mlops_course import project, recipes
-from mlops_course.services import SERVICES, free_port
+from mlops_course.services import ADDRESSES, SERVICES, free_port
+from mlops_course.supervision import MARK
 
 
 def checkout(folder: Path) -> Path:
@@ -21,13 +26,40 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def on_free_ports(folder: Path) -> None:
-    "Give each service of a checkout a port that nobody has."
-    file = folder / "env.platform.yaml"
-    text = file.read_text(encoding="utf-8")
+def with_programs(folder: Path) -> None:
+    "Let a copy of the project use what `platform/get.sh` has brought to the project itself."
+    (folder / "out").mkdir(exist_ok=True)
+    (folder / "out/programs").symlink_to(project.root() / "out/programs")
+
+
+def on_free_ports(settings: dict[str, Any]) -> dict[str, Any]:
+    "The settings of an environment, with a port for each service that nobody has."
     for name, service in SERVICES.items():
-        port = str(free_port())
-        placed = text.replace(f"127.0.0.1:{service.port}", f"127.0.0.1:{port}")
-        stated = re.sub(rf"^{name}:\n  port: \d+", f"{name}:\n  port: {port}", placed, flags=re.MULTILINE)
-        text = stated if stated != text else f"{text}\n{name}: {{port: {port}}}\n"
-    file.write_text(text, encoding="utf-8")
+        port = free_port()
+        if name in ADDRESSES:
+            *path, last = ADDRESSES[name]
+            section = settings
+            for part in path:
+                section = section[part]
+            section[last] = section[last].replace(f"127.0.0.1:{service.port}", f"127.0.0.1:{port}")
+        else:
+            settings[name] = {**settings.get(name, {}), "port": port}
+    return settings
+
+
+def platform_on_free_ports(folder: Path, name: str = "env.platform.yaml", **changes: Any) -> dict[str, Any]:
+    "The environment of the platform with `changes` and free ports, as a file of a copy of the project."
+    settings = yaml.safe_load((folder / "env.platform.yaml").read_text(encoding="utf-8"))
+    settings = on_free_ports({**settings, **changes})
+    (folder / name).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return settings
+
+
+def marked(folder: Path) -> list[str]:
+    "The names of all living processes of the services of a copy of the project."
+    names = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK, "").startswith(str(folder)) and process.status() != psutil.STATUS_ZOMBIE:
+                names.append(process.name())
+    return names

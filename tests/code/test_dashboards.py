@@ -172,3 +172,11 @@ def test_what_a_file_says_is_text_on_the_page(tmp_path):
     text = dashboards.page("one", {"one": planted}, 10)
 
     assert "&lt;script&gt;" in text and "<i>" not in text and "a &amp; b" in text
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:9090", "http:///", "file:///etc/passwd"])
+def test_what_is_no_address_is_refused_before_anything_is_served(tmp_path, address):
+    with pytest.raises(project.UserError, match="is no address, such as http://127.0.0.1:9090"):
+        dashboards.serve(tmp_path, address, 0)
+
+    assert list(tmp_path.iterdir()) == []

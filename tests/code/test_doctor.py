@@ -164,6 +164,15 @@ def test_a_port_that_somebody_else_has_is_named_with_its_owner():
     assert "systemctl disable --now redis-server" in finding.cure and "another one, in `features.online_store" in finding.cure
 
 
+def test_a_port_of_a_service_of_another_checkout_is_a_fault_that_says_where_to_stop_it(monkeypatch, checkout, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "out/dev"
+    monkeypatch.setattr(doctor.supervision, "_service_of", lambda pid: ("redis", other))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        finding = doctor.port(Service(name="redis", command=("redis-server",), port=taken.getsockname()[1]))
+
+    assert f"the service redis of {other} has it; `make stop` in its project ends it" in finding.state and finding.cure
+
+
 def test_a_port_of_a_service_that_the_course_has_started_is_no_fault(monkeypatch):
     monkeypatch.setattr(doctor.supervision, "port_holder", lambda port: "the service redis of out/platform has it; `make stop` ends it")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -238,6 +238,11 @@ def test_one_command_at_a_time_changes_services_and_the_second_is_told_who_is_at
         assert stack.run("env.platform.yaml", "redis", "status"), "who looks need not wait"
 
 
+def test_without_a_log_it_is_said_that_nothing_has_run(checkout, capsys):
+    assert stack.run("env.platform.yaml", "all", "logs")
+    assert capsys.readouterr().out == "nothing of it has run yet\n"
+
+
 def test_a_folder_that_cannot_be_written_to_stops_its_service_alone(checkout, monkeypatch):
     def refused(name):
         raise PermissionError(13, "Permission denied", str(passwords.run_env(name)))

@@ -1,6 +1,5 @@
 """Feast's registry in PostgreSQL and its online store in Redis: the answers are those of files, and each server may be killed."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import checkouts
 import company
 import pandas as pd
 import psutil
@@ -25,9 +25,12 @@ from mlops_course.monitoring import MonitoringSettings
 from mlops_course.passwords import password, run_env
 from mlops_course.recipes import Platform
 
-pytestmark = pytest.mark.skipif(
-    not (programs.locate("redis-server") and programs.locate("postgres")), reason="apt-get install redis-server postgresql"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (programs.locate("redis-server") and programs.locate("postgres")), reason="apt-get install redis-server postgresql"
+    ),
+    pytest.mark.patient,
+]
 EVERYBODY = [*KNOWN, *TWINS, PARTIAL, EMPTY, STALE, UNKNOWN]
 
 
@@ -57,17 +60,14 @@ class Servers(NamedTuple):
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory) -> Iterator[Servers]:
     place, ours = tmp_path_factory.mktemp("project"), project.root()
-    for name in ("pipeline.yaml", "settings.ini", "env.test.yaml"):
+    for name in ("pipeline.yaml", "settings.ini", "env.test.yaml", "env.platform.yaml"):
         shutil.copy2(ours / name, place / name)
     shutil.copytree(ours / "projects", place / "projects")
     shutil.copytree(ours / "platform", place / "platform", ignore=lambda folder, names: names if folder.endswith("run_env") else [])
-    text = (ours / "env.platform.yaml").read_text(encoding="utf-8")
-    for name in services.ADDRESSES:
-        text = text.replace(f"127.0.0.1:{services.SERVICES[name].port}", f"127.0.0.1:{services.free_port()}")
-    (place / "env.platform.yaml").write_text(text, encoding="utf-8")
+    settings = checkouts.platform_on_free_ports(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        made = Servers(Platform("env.platform.yaml"), yaml.safe_load(text)["features"])
+        made = Servers(Platform(), settings["features"])
         try:
             made.up("postgres", "redis")
             yield made
@@ -260,38 +260,3 @@ def test_each_server_is_killed_under_load_and_no_answer_and_no_label_is_lost(ser
     finally:
         for each in (online, watch):
             each.kill()
-
-
-# --- a whole build -------------------------------------------------------------------------------------
-
-
-def test_a_build_on_the_platform_has_the_champion_the_scores_and_the_online_answers_of_one_in_files(finished, monkeypatch):
-    text = (finished.folder / "env.platform.yaml").read_text(encoding="utf-8")
-    for name in services.ADDRESSES:
-        text = text.replace(f"127.0.0.1:{services.SERVICES[name].port}", f"127.0.0.1:{services.free_port()}")
-    small = yaml.safe_load((finished.folder / "env.test.yaml").read_text(encoding="utf-8"))
-    there = {**small, "out": "out/there", **{part: yaml.safe_load(text)[part] for part in ("mlflow", "features")}}
-    (finished.folder / "env.there.yaml").write_text(yaml.safe_dump(there), encoding="utf-8")
-    monkeypatch.chdir(finished.folder)
-    servers, out = Servers(Platform("env.there.yaml"), there["features"]), finished.folder / "out/there"
-
-    try:
-        servers.up("redis", "mlflow")
-        code, output = finished.call("mlops-course", "run", "--env", "env.there.yaml")
-        assert code == 0, output
-
-        decisions = [json.loads((each / "training/decision.json").read_text(encoding="utf-8")) for each in (finished.out, out)]
-        assert len({each["model"].pop("run_id") for each in decisions}) == 2
-        assert decisions[0] == decisions[1]
-        scores = [pd.read_parquet(each / "batch/scores.parquet").drop(columns="run_id") for each in (finished.out, out)]
-        pd.testing.assert_frame_equal(*scores, check_exact=True)
-        drivers = sorted(pd.read_parquet(out / "data/statistics.parquet")[CONTRACT.entity].unique().tolist())
-        stores = [features.open_store(each / "features") for each in (finished.out, out)]
-        newest = [features.newest(store, [*drivers, UNKNOWN], CONTRACT, CLOCK) for store in stores]
-        assert newest[0] == newest[1]
-        assert [path.name for path in (out / "features").iterdir()] == ["feature_store.yaml"]
-        # other passwords are other servers, and these are empty
-        read = json.loads((out / "made/features.json").read_text(encoding="utf-8"))["read"]
-        assert set(read) == {"platform/redis/run_env/password", "platform/postgres/run_env/pgpass"}
-    finally:
-        supervision.stop(out)

@@ -1,13 +1,11 @@
-"""The platform's services as real processes: up, down, killed, broken, on a full disk, and all of them together."""
+"""The platform's services as real processes: up, down, killed, broken, on a full disk; test_platform_build has all of them together."""
 
-import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from contextlib import closing
 
 import checkouts
 import disks
@@ -15,37 +13,29 @@ import psutil
 import psycopg
 import pytest
 import redis
+from online import wait_for
 
 from mlops_course import passwords, programs, project, recipes, services, stack, supervision
 
 ORIGIN = project.root()
-PROGRAMS = ("redis-server", "postgres", "prometheus", "prometheus-alertmanager")
+PROGRAMS = ("redis-server", "postgres")
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="services are started as on Linux"),
     pytest.mark.skipif(not all(map(programs.locate, PROGRAMS)), reason="programs of the platform are not here: platform/get.sh"),
+    pytest.mark.patient,
 ]
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    "A small project with free ports. Its services are ended, whatever a test has done to them."
-    monkeypatch.chdir(checkouts.checkout(tmp_path))
-    checkouts.on_free_ports(tmp_path)
-    yield tmp_path
-    supervision.stop(tmp_path / "out/platform")
-    assert marked(tmp_path) == []
-
-
-def marked(checkout) -> list[str]:
-    "All living processes of the services of a checkout."
-    names = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(supervision.MARK, "").startswith(str(checkout)) and process.status() != psutil.STATUS_ZOMBIE:
-                names.append(process.name())
-        except psutil.Error:
-            continue
-    return names
+    "A small project with free ports, in a folder as a person names it. Its services are ended, whatever a test has done to them."
+    folder = checkouts.checkout(tmp_path / "Kurs für 100 % José's")
+    checkouts.platform_on_free_ports(folder)
+    checkouts.with_programs(folder)
+    monkeypatch.chdir(folder)
+    yield folder
+    supervision.stop(folder / "out/platform")
+    assert checkouts.marked(folder) == []
 
 
 def up(*names: str) -> dict[str, stack.Outcome]:
@@ -69,13 +59,6 @@ def on_postgres(statement: str) -> list[tuple]:
         return connection.execute(statement).fetchall() if statement.startswith("SELECT") else connection.execute(statement) and []
 
 
-def wait_for(condition, seconds: float = 30):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.1)
-
-
 def test_a_second_up_changes_nothing_and_what_was_written_outlives_down(checkout):
     assert all(outcome.look for outcome in up("redis", "postgres").values())
     before = {name: pid_of(checkout, name) for name in ("redis", "postgres")}
@@ -89,7 +72,7 @@ def test_a_second_up_changes_nothing_and_what_was_written_outlives_down(checkout
 
     ports = [service.port for service in recipes.Platform().listed.values()]
     assert stack.down(recipes.Platform(), stack.names_of("all")) == ["redis", "postgres"]
-    assert marked(checkout) == [] and not any(map(supervision.taken, ports))
+    assert checkouts.marked(checkout) == [] and not any(map(supervision.taken, ports))
 
     up("redis", "postgres")
     assert on_redis("GET", "driver") == b"4.9"
@@ -155,7 +138,7 @@ def test_a_run_env_on_a_full_disk_says_so_and_a_larger_one_is_enough(checkout, n
             disks.fill(keeps, leave=0)
         fault = up(name)[name].fault
         assert "the disk is full" in fault and "are free in" in fault
-        assert marked(checkout) == []
+        assert checkouts.marked(checkout) == []
 
         (keeps / "filler").unlink(missing_ok=True)
         disks.remount(keeps, "size=200m")
@@ -189,59 +172,129 @@ def test_a_second_environment_does_not_work_on_the_same_data(checkout):
         stack.take_away(recipes.Platform("env.second.yaml"), ("redis",))
 
 
-def test_the_verbs_by_the_script(checkout):
-    "As a person types it."
+@pytest.fixture
+def script(checkout):
+    "`bash platform/run.sh` in the checkout, as a person types it: started, with what it will print."
     (checkout / "platform/run.sh").write_bytes((ORIGIN / "platform/run.sh").read_bytes())
-
-    def script(*words: str) -> tuple[int, str]:
-        done = subprocess.run(["bash", "platform/run.sh", *words], capture_output=True, text=True, cwd=checkout, timeout=120)
-        return done.returncode, done.stdout + done.stderr
-
-    assert script("redis", "up") == (1, "There is no .venv here yet: `make setup` makes it.\n")
     (checkout / ".venv/bin").mkdir(parents=True)
     (checkout / ".venv/bin/mlops-course").symlink_to(f"{os.path.dirname(sys.executable)}/mlops-course")
+    begun = []
 
-    code, output = script("redis", "up")
+    def begin(*words: str) -> subprocess.Popen:
+        command = ["bash", "platform/run.sh", *words]
+        begun.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=checkout, start_new_session=True)
+        )
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def test_the_verbs_by_the_script(checkout, script):
+    code, output = ended(script("redis", "up"))
     assert code == 0 and "redis-cli -p" in output
-    assert script("redis", "status")[1].startswith("redis           healthy      REDISCLI_AUTH")
-    assert "== redis: out/platform/services/redis.log" in script("redis", "logs")[1]
+    assert ended(script("redis", "status"))[1].startswith("redis           healthy      REDISCLI_AUTH")
+    assert "== redis: out/platform/services/redis.log" in ended(script("redis", "logs"))[1]
     first = pid_of(checkout, "redis")
-    assert "stopped: redis" in script("redis", "restart")[1] and pid_of(checkout, "redis") != first
-    code, output = script("redis", "down", "--volumes")
-    assert code == 0 and "stopped: redis\n" in output and "platform/redis/run_env/password\n" in output
+    assert "stopped: redis" in ended(script("redis", "restart"))[1] and pid_of(checkout, "redis") != first
+    code, output = ended(script("redis", "down", "--volumes"))
+    assert code == 0 and "stopped: redis\n" in output and "taken away:\n  platform/redis/run_env " in output
     assert os.listdir(checkout / "platform/redis/run_env") == [".gitkeep"]
-    assert script("redis", "down") == (0, "nothing was running\n")
+    assert ended(script("redis", "down")) == (0, "nothing was running\n")
 
 
-def test_all_that_this_machine_has_comes_up_together_and_goes_down_without_a_trace(checkout):
-    outcomes = up(*stack.names_of("all"))
-    listed = recipes.Platform().listed
+def test_without_an_environment_of_python_the_script_says_what_makes_one(checkout, script):
+    (checkout / ".venv/bin/mlops-course").unlink()
 
-    assert {name: outcome.fault for name, outcome in outcomes.items() if outcome.fault} == {}
-    pages = {"mlflow": "/", "feast_ui": "/", "jupyterlab": "/api", "prometheus": "/classic/targets", "alertmanager": "/api/v2/status"}
-    assert {name: status(listed[name].port, path) for name, path in pages.items()} == dict.fromkeys(pages, 200)
-    assert status(listed["jupyterlab"].port, "/api/contents") == 403, "nobody runs code without the password"
-    texts = {path.name: path.read_text(errors="replace") for path in (checkout / "out/platform/services").glob("*.log")}
-    secrets = {passwords.password(passwords.run_env(name)) for name in ("postgres", "redis", "jupyterlab")}
-    assert [name for name, text in texts.items() if any(secret in text for secret in secrets)] == []
-    own = {state.pid for state in supervision.states(checkout / "out/platform") if state.pid}
-    assert {connection.laddr.ip for pid in own for connection in listening(pid)} == {"127.0.0.1"}
-
-    stack.down(recipes.Platform(), stack.names_of("all"))
-
-    assert marked(checkout) == []
-    assert {name for name, service in listed.items() if supervision.taken(service.port)} == set()
+    assert ended(script("redis", "up")) == (1, "There is no .venv here yet: `make setup` makes it.\n")
 
 
-def listening(pid: int) -> list:
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return [each for process in family for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+@pytest.mark.parametrize("words", [(), ("redis",), ("redis", "UP"), ("", "up"), ("redis", "postgres", "up"), ("redis; ls", "up")])
+def test_what_the_script_does_not_understand_is_said_and_starts_nothing(checkout, script, words):
+    code, output = ended(script(*words))
+
+    assert code and "Traceback" not in output and ("mlops-course platform" in output or "there are alertmanager, all" in output)
+    assert not (checkout / "out/platform").exists()
 
 
-def status(port: int, path: str) -> int:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
-        connection.request("GET", path)
-        return connection.getresponse().status
+HANGS = """#!/bin/sh
+echo $$ >began
+exec sleep 600
+"""
+
+
+def test_ctrl_c_ends_what_is_not_yet_healthy_and_says_what_runs(checkout, script, monkeypatch):
+    "Redis is there at once, and a node exporter that never answers is waited for."
+    (checkout / "bin").mkdir()
+    (checkout / "bin/prometheus-node-exporter").write_text(HANGS)
+    (checkout / "bin/prometheus-node-exporter").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{checkout / 'bin'}:/usr/bin:/bin")
+    up("redis")
+    process = script("node_exporter", "up")
+    wait_for(lambda: (checkout / "began").exists(), 120)
+
+    os.killpg(process.pid, signal.SIGINT)
+    code, output = ended(process)
+
+    assert code == 0 and "interrupted: redis runs, and `bash platform/run.sh all down` ends it\n" in output
+    assert not psutil.pid_exists(int((checkout / "began").read_text()))
+    assert "node_exporter" not in [state.name for state in supervision.states(checkout / "out/platform") if state.pid]
+
+
+def test_two_ups_at_once_and_a_down_beside_them_are_one_at_a_time(checkout, script):
+    both = [script("postgres", "up") for _ in range(2)]
+    results = [ended(each) for each in both]
+
+    assert sorted(code for code, _ in results) in ([0, 0], [0, 1])
+    for code, output in results:
+        assert "psql -h 127.0.0.1" in output if code == 0 else "platform/run.sh runs already: process" in output
+    assert on_postgres("SELECT 1") == [(1,)]
+
+
+def test_a_service_whose_data_was_deleted_under_it_says_so_and_the_next_up_starts_it_anew(checkout):
+    up("redis", "postgres")
+    shutil.rmtree(checkout / "platform/redis/run_env")
+    shutil.rmtree(checkout / "platform/postgres/run_env")
+
+    healths = stack.health(recipes.Platform(), ("redis", "postgres"))
+    assert all("`up` starts it anew" in why for _, why in healths.values())
+    assert not (checkout / "platform/redis/run_env").exists(), "who looks makes nothing"
+
+    assert all(outcome.look for outcome in up("redis", "postgres").values())
+    assert on_redis("PING") and on_postgres("SELECT 1") == [(1,)]
+
+
+def test_a_disk_that_takes_no_more_writes_stops_its_service_alone(checkout):
+    with disks.disk(checkout / "platform/redis/run_env", "size=1m,ro"):
+        outcomes = up("redis", "postgres")
+
+    assert "Read-only file system" in outcomes["redis"].fault and outcomes["postgres"].look
+
+
+@pytest.mark.skipif(programs.locate("kafka") is None, reason="Kafka is not here: sh platform/get.sh kafka")
+def test_a_killed_kafka_comes_back_with_what_was_sent(checkout):
+    assert up("kafka")["kafka"].look
+    server = f"127.0.0.1:{recipes.Platform().listed['kafka'].port}"
+    client = ("--bootstrap-server", server, "--topic", "rides")
+
+    def kafka(name: str, *words: str, **more) -> str:
+        command = [programs.locate("kafka"), f"org.apache.kafka.tools.{name}", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, **more).stdout
+
+    kafka("ConsoleProducer", *client, input="ride 1\nride 2\n")
+    killed = pid_of(checkout, "kafka")
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: pid_of(checkout, "kafka") != killed and stack.health(recipes.Platform(), ("kafka",))["kafka"][0] == "healthy", 240)
+
+    assert kafka("consumer.ConsoleConsumer", *client, "--from-beginning", "--max-messages", "2") == "ride 1\nride 2\n"
 
 
 def test_a_taken_port_is_said_and_the_others_start(checkout):

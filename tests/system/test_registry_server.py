@@ -1,6 +1,5 @@
 """A registry on an MLflow server is the registry of files: the same models, champions and refusals; and it says when nobody answers."""
 
-import json
 import multiprocessing
 import os
 import subprocess
@@ -11,8 +10,7 @@ from pathlib import Path
 import company
 import pandas as pd
 import pytest
-import yaml
-from rides import CONTRACT, RIDES
+from rides import CONTRACT
 
 from mlops_course import cases, project, registry, remote, services, supervision, tracking
 
@@ -157,70 +155,3 @@ def test_a_server_that_is_gone_is_said_in_one_line_within_seconds_and_asked_agai
 
     assert took < 15
     assert registry.champion(folder, name).version == registry.load(registry.connect(folder, name)).version == "1"
-
-
-@pytest.fixture(scope="module")
-def built(finished, server):
-    "The same company built in files, and on the server: their folders."
-    settings = yaml.safe_load((finished.folder / "env.test.yaml").read_text(encoding="utf-8"))
-    there = {**settings, "out": "out/there", "mlflow": {"uri": server.address}}
-    (finished.folder / "env.there.yaml").write_text(yaml.safe_dump(there, sort_keys=False), encoding="utf-8")
-    code, output = finished.call("mlops-course", "run", "--env", "env.there.yaml")
-    assert code == 0, output
-    return finished.out, finished.folder / "out/there"
-
-
-def test_a_build_on_a_server_has_the_champion_and_the_scores_of_one_in_files(built):
-    decisions = [json.loads((out / "training/decision.json").read_text(encoding="utf-8")) for out in built]
-    scores = [pd.read_parquet(out / "batch/scores.parquet").drop(columns="run_id") for out in built]
-
-    assert len({each["model"].pop("run_id") for each in decisions}) == 2
-    assert decisions[0] == decisions[1]
-    pd.testing.assert_frame_equal(*scores)
-    assert not (built[1] / "mlflow/mlflow.db").exists() and not (built[1] / "mlflow/artifacts").exists()
-
-
-def test_the_commands_ask_the_server(finished, built, server):
-    run = json.loads((built[1] / "training/decision.json").read_text(encoding="utf-8"))["model"]["run_id"]
-
-    printed = {
-        words: finished.call("mlops-course", *words.split(), "--env", "env.there.yaml")
-        for words in ["run", "status", "trace champion", f"reproduce {run}", "ui", "rollback"]
-    }
-
-    assert [code for code, _ in printed.values()] == [0, 0, 0, 0, 0, 1]
-    assert "stage" not in printed["run"][1] and f"{RIDES.name} version 1" in printed["status"][1]
-    assert run in printed["trace champion"][1] and "the same model" in printed[f"reproduce {run}"][1]
-    assert f"MLflow on {server.address}/#/experiments/" in printed["ui"][1]
-    assert printed["rollback"][1].endswith("version 1 was the first champion: there is nothing to go back to\n")
-
-
-def test_without_its_server_an_environment_can_be_looked_at(finished, built, server):
-    server.stop()
-    try:
-        code, printed = finished.call("mlops-course", "status", "--env", "env.there.yaml")
-        traced = finished.call("mlops-course", "trace", "champion", "--env", "env.there.yaml")
-    finally:
-        server.start()
-
-    assert code == 0 and f"Champion   not known: MLflow on {server.address} does not answer" in printed
-    assert traced[0] == 1 and "does not answer" in traced[1] and "Traceback" not in traced[1]
-
-
-@pytest.fixture(scope="module")
-def platform(workshop):
-    "MLflow's server as the platform starts it, on PostgreSQL: its address."
-    file, (port, other) = workshop.folder / "env.postgres.yaml", (services.free_port(), services.free_port())
-    text = (workshop.folder / "env.platform.yaml").read_text(encoding="utf-8").replace("http://127.0.0.1:5000", f"http://127.0.0.1:{port}")
-    file.write_text(f"{text}\npostgres: {{port: {other}}}\n", encoding="utf-8")
-    code, output = workshop.call("mlops-course", "platform", "mlflow", "up", "--env", file.name)
-    assert code == 0, output
-    yield f"http://127.0.0.1:{port}"
-    code, output = workshop.call("mlops-course", "platform", "all", "down", "--env", file.name)
-    assert code == 0, output
-
-
-def test_with_postgresql_behind_the_server_it_is_the_same_registry(platform, tmp_path, name):
-    on_server = remote.point(tmp_path / "server/mlflow", platform)
-
-    assert story(on_server, name) == story(tmp_path / "files/mlflow", name)
