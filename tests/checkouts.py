@@ -47,11 +47,11 @@ def on_free_ports(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def platform_on_free_ports(folder: Path, name: str = "env.platform.yaml", **changes: Any) -> dict[str, Any]:
+def platform_on_free_ports(folder: Path, file: str = "env.platform.yaml", **changes: Any) -> dict[str, Any]:
     "The environment of the platform with `changes` and free ports, as a file of a copy of the project."
     settings = yaml.safe_load((folder / "env.platform.yaml").read_text(encoding="utf-8"))
     settings = on_free_ports({**settings, **changes})
-    (folder / name).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    (folder / file).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return settings
 
 
