@@ -84,6 +84,7 @@ class Environment(Settings):
     prometheus: dict[str, Any] = {}
     alertmanager: dict[str, Any] = {}
     node_exporter: dict[str, Any] = {}
+    dashboards: dict[str, Any] = {}
 
     _new_names = model_validator(mode="before")(under_new_names)
 

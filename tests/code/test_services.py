@@ -27,14 +27,6 @@ def test_a_definition_that_cannot_be_meant_is_refused(wrong):
         service(**wrong)
 
 
-def test_redis_keeps_nothing_and_listens_on_loopback_alone():
-    command = " ".join(services.redis(7000).command)
-
-    assert services.redis().port == 6378
-    assert "--bind 127.0.0.1" in command and "--port 7000" in command
-    assert "--save  " in command and "--appendonly no" in command
-
-
 def test_a_free_port_can_be_taken():
     with socket.socket() as taker:
         taker.bind(("127.0.0.1", services.free_port()))
@@ -65,6 +57,18 @@ def test_a_file_around_the_package_knows_the_ports_of_the_list(file):
         stated = {"retraining": int(re.search(r"127\.0\.0\.1:(\d+)/alerts", text)[1])}
 
     assert stated and stated == {name: services.SERVICES[name].port for name in stated}
+
+
+def test_learners_of_the_seed_course_find_the_ports_that_they_know():
+    known = {"mlflow": 5000, "serving": 8172, "monitoring": 8309, "prometheus": 9090, "node_exporter": 9100, "kafka": 29092, "redis": 6378}
+
+    assert {name: services.SERVICES[name].port for name in known} == known
+
+
+def test_two_services_of_the_list_never_want_one_port():
+    ports = [service.port for service in services.SERVICES.values()]
+
+    assert len(ports) == len(set(ports))
 
 
 def test_an_environment_has_ports_of_its_own_and_prometheus_hears_of_them():

@@ -28,7 +28,14 @@ def change(checkout, old: str, new: str) -> None:
 
 
 def test_each_service_of_the_platform_is_in_the_list_of_services():
-    assert set(recipes.RECIPES) == set(services.SERVICES)
+    assert set(recipes.RECIPES) == set(services.SERVICES) - {"dashboards"}  # which a person starts
+
+
+def test_redis_in_memory_keeps_nothing_and_listens_on_loopback_alone():
+    command = " ".join(recipes.redis_in_memory(7000).command)
+
+    assert "--bind 127.0.0.1" in command and "--port 7000" in command
+    assert "--save  " in command and "--appendonly no" in command
 
 
 @pytest.mark.parametrize("group", stack.GROUPS)

@@ -20,7 +20,7 @@ import psutil
 import yaml
 from serving.load import ID, LOOPBACK, ask
 
-from mlops_course import features, programs, project, registry, stages
+from mlops_course import features, programs, project, recipes, registry, stages
 from mlops_course import services as platform_services
 from mlops_course.contracts import read_project
 from mlops_course.files import write_json
@@ -184,7 +184,7 @@ def link(ground: Ground, folder: Path) -> Path:
 @contextmanager
 def redis(ground: Ground, folders: list[Path]) -> Iterator[psutil.Process]:
     "A Redis with the ground's features, which `folders` name as their store: its process."
-    service = platform_services.redis(free_port())
+    service = recipes.redis_in_memory(free_port())
     with subprocess.Popen([programs.locate(service.command[0]), *service.command[1:]], stdout=subprocess.DEVNULL) as work:
         try:
             while platform_services.trouble(service):
