@@ -1263,11 +1263,13 @@ def dashboards(
     ] = None,
 ):
     settings = project.environment(file)
-    address = prometheus or services.services_of(settings)["prometheus"].address
+    listed = services.services_of(settings)
+    address = prometheus or listed["prometheus"].address
+    port = listed["dashboards"].port if port is None else port
     with supervision.ended_quietly("the preview"):
-        from mlops_course.dashboards import PORT, serve
+        from mlops_course.dashboards import serve
 
-        serve(project.root() / settings.out, address, PORT if port is None else port)
+        serve(project.root() / settings.out, address, port)
 
 # %% ../notebooks/91_command_line.ipynb #3ee4a5e3
 def _moment(text: str | None) -> datetime | timedelta | None:

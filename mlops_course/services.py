@@ -89,7 +89,7 @@ _LIST = [
         name="node_exporter",
         command=("prometheus-node-exporter",),
         port=9100,
-        health="/metrics",
+        health="/",
         scraped=True,
     ),
     Service(name="alertmanager", command=("prometheus-alertmanager",), port=9093, **_TOOL),
