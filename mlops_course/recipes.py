@@ -230,7 +230,8 @@ def _alertmanager(platform: Platform) -> Service:
 def _node_exporter(platform: Platform) -> Service:
     listed = platform.listed["node_exporter"]
     where = f"--web.listen-address=127.0.0.1:{listed.port}"
-    return platform.service("node_exporter", *listed.command, where, "--log.level=warn")
+    quiet = ("--log.level=warn", "--no-collector.systemd")  # an error a scrape where there is none
+    return platform.service("node_exporter", *listed.command, where, *quiet)
 
 # %% ../notebooks/966_recipes.ipynb #96600012
 import yaml
