@@ -193,8 +193,8 @@ def script(checkout):
         process.communicate()
 
 
-def ended(process: subprocess.Popen) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=240)
+def ended(process: subprocess.Popen, within: float = 240) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=within)
     return process.returncode, output
 
 
@@ -242,7 +242,7 @@ def test_ctrl_c_ends_what_is_not_yet_healthy_and_says_what_runs(checkout, script
     wait_for(lambda: (checkout / "began").exists(), 120)
 
     os.killpg(process.pid, signal.SIGINT)
-    code, output = ended(process)
+    code, output = ended(process, 40)  # it would be waited for a minute
 
     assert code == 0 and "interrupted: redis runs, and `bash platform/run.sh all down` ends it\n" in output
     assert not psutil.pid_exists(int((checkout / "began").read_text()))

@@ -112,12 +112,9 @@ def test_on_postgresql_it_is_the_same_registry(there, tmp_path):
 
 
 def test_without_its_server_an_environment_can_be_looked_at(there):
-    stack.down(there.platform, ("mlflow",))
-    try:
-        code, printed = there.call("status")
-        traced = there.call("trace", "champion")
-    finally:
-        list(stack.up(there.platform, ("mlflow",)))
+    stack.down(there.platform, ("mlflow",))  # `all_up` starts it again
+    code, printed = there.call("status")
+    traced = there.call("trace", "champion")
 
     assert code == 0 and f"Champion   not known: MLflow on {there.platform.listed['mlflow'].address} does not answer" in printed
     assert traced[0] == 1 and "does not answer" in traced[1] and "Traceback" not in traced[1]

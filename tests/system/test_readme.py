@@ -38,7 +38,7 @@ PLATFORM = {  # what is printed, by how the command ends
     "status": r"^redis +healthy",
     "logs": r"^== mlflow: ",
     "down": r"^stopped: .*\bredis\b",
-    "--volumes": r"things taken away",
+    "--volumes": r"^taken away:",
 }
 
 
