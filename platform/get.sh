@@ -182,7 +182,7 @@ jars=$into/kafka
 echo "Getting kafka, 54 MB by Maven, a minute or two ..."
 rm -rf "$jars" "$into/kafka.new"
 mkdir -p "$into/bin"
-PATH="$into/bin:$PATH" mvn -q -B -Dstyle.color=never -f platform/kafka/pom.xml -Dmaven.repo.local="$into/maven" dependency:copy-dependencies -DoutputDirectory="$into/kafka.new"
+PATH="$into/bin:$PATH" mvn -q -B -f platform/kafka/pom.xml -Dmaven.repo.local="$into/maven" dependency:copy-dependencies -DoutputDirectory="$into/kafka.new"
 sums=$PWD/platform/kafka/SHA256SUMS
 (cd "$into/kafka.new" && sha256sum --quiet -c "$sums" && [ "$(LC_ALL=C ls)" = "$(cut -c 67- "$sums")" ]) ||
     fail "Maven Central has brought other files than platform/kafka/SHA256SUMS names: nothing of it is used"
