@@ -87,6 +87,16 @@ def test_no_picture_is_seen_through_where_the_page_is_dark():
         assert Image.open(path).convert("RGBA").getextrema()[3] == (255, 255), path.name
 
 
+def test_each_picture_is_shown_by_a_page_and_made_by_a_program():
+    root = project.root()
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in [*NOTEBOOKS, *root.glob("*.md"), *root.glob("docs/*.md")])
+    makers = "".join((root / "tests" / name).read_text(encoding="utf-8") for name in ("system/screenshots.py", "benchmarks/run.py"))
+    there = {path.name for path in (root / "images").glob("*.png")}
+
+    assert set(re.findall(r"images/([\w-]+\.png)", pages)) == there
+    assert set(re.findall(r"([\w-]+\.png)\"", makers)) == there
+
+
 def test_a_figure_is_shown_once_and_with_its_words():
     words = 'The <first> line & the "second" one rise, and a driver\'s fare falls'
     source = (

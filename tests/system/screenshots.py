@@ -128,7 +128,7 @@ def platform(scratch: Path, file: str = "env.platform.yaml") -> None:
 
 
 def _pages(opened, address: dict[str, str], model: str) -> None:
-    "MLflow's page of a model, Feast's of a feature view, and Prometheus' of its targets."
+    "MLflow's page of a model, Feast's of a feature view, serving's of its questions, and Prometheus' of its targets."
     top = {"x": 0, "y": 0, "width": 1360, "height": 620}
     opened.goto(f"{address['mlflow']}/#/models/{model}")
     opened.get_by_text("@ champion").first.wait_for(timeout=60_000)
@@ -142,6 +142,10 @@ def _pages(opened, address: dict[str, str], model: str) -> None:
     opened.get_by_text("conv_rate").first.wait_for(timeout=60_000)
     opened.wait_for_timeout(1000)
     opened.screenshot(path=IMAGES / "feast.png", clip=top)
+    opened.goto(f"{address['serving']}/docs")
+    opened.get_by_text("/inference").first.wait_for(timeout=60_000)
+    opened.wait_for_timeout(1000)
+    opened.screenshot(path=IMAGES / "docs.png", clip=top)
     opened.wait_for_timeout(6000)  # Prometheus asks every five seconds
     opened.goto(f"{address['prometheus']}/classic/targets")
     opened.wait_for_timeout(1000)
