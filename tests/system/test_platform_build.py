@@ -137,12 +137,12 @@ def test_serving_answers_from_redis_and_monitoring_has_read_each_answer_and_coun
         labels = [
             {"request_id": each["request_id"], CONTRACT.entity: each["prediction"], CONTRACT.label: n % 2} for n, each in enumerate(answers)
         ]
-        told = monitoring.post("/labels", json=labels)
+        answer = monitoring.post("/labels", json=labels)
 
         def counted(name: str) -> int:
             return int(float(dict(re.findall(r"^(\S+) (\S+)$", monitoring.get("/metrics").text, re.M)).get(name, 0)))
 
-        assert told.status_code == 200 and sum(told.json().values()) == 20
+        assert answer.status_code == 200 and sum(answer.json().values()) == 20
         wait_for(lambda: counted('monitoring_predictions_total{version="1"}') == 20, 120)
         wait_for(lambda: counted('monitoring_labels_total{outcome="joined"}') == 20, 120)
 
