@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_written_to_stops_its_service_alone(checkout, mo
     def refused(name):
         raise PermissionError(13, "Permission denied", str(passwords.run_env(name)))
 
-    checkouts.on_free_ports(checkout)
+    checkouts.platform_on_free_ports(checkout)
     monkeypatch.setattr(stack, "_claim", lambda platform, name: refused(name))
     [outcome] = stack.up(recipes.Platform(), ("redis",))
 
