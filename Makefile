@@ -75,6 +75,10 @@ lock: $(READY) ## write requirements.lock anew from settings.ini
 run: $(READY) ## raw files to a registered champion and scored drivers
 	@mlops-course run
 
+.PHONY: doctor
+doctor: $(READY) ## say what this machine has and lacks for each part of the course, and what helps
+	@mlops-course doctor
+
 .PHONY: lab
 lab: $(READY) ## open the lessons in JupyterLab
 	@jupyter lab --ServerApp.root_dir="$$PWD" --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
@@ -96,6 +100,17 @@ replay: $(READY) ## what an environment's files hold after its clock happens, an
 .PHONY: stop
 stop: $(READY) ## end every service that the course has started
 	@mlops-course stop
+
+# The platform is an environment of its own; another one counts where it was typed.
+ON_ENV := $(if $(filter command line,$(origin ENV)),--env '$(ENV)')
+
+.PHONY: platform-up
+platform-up: $(READY) ## start PostgreSQL, Redis, Kafka, MLflow, Prometheus and the rest, without Docker
+	@bash platform/run.sh all up $(ON_ENV)
+
+.PHONY: platform-down
+platform-down: $(READY) ## end them; what they keep stays
+	@bash platform/run.sh all down $(ON_ENV)
 
 .PHONY: ui
 ui: $(READY) ## open MLflow on the runs and models of the last build, on port 5000 (or PORT=...)

@@ -606,16 +606,15 @@ def application(
     return app
 
 # %% ../notebooks/903_serving_api.ipynb #c5278ee2
-import sqlite3
-
 from . import registry
+from .remote import Unavailable
 from .web import check_built
 
 
 def _check_champion(folder: Path, name: str) -> None:
     "Raise `UserError` if there is no model to answer with, nor a copy of an earlier one."
     check_built(folder, Paths(folder).model)
-    with suppress(sqlite3.Error):  # the service can live with that, on its copy
+    with suppress(Unavailable):  # the service can live with that, on its copy
         if not registry.champion(Paths(folder).mlflow, name):
             raise project.UserError(
                 f"no model of {project.shown(folder)} has passed the gate yet: "

@@ -188,8 +188,7 @@ def set_aside(
     return lines
 
 # %% ../notebooks/904_cases.ipynb #68db3ef8
-import sqlite3
-from contextlib import closing
+from . import tracking
 
 
 def rolled_back(
@@ -197,14 +196,8 @@ def rolled_back(
     champion: str,
     name: str,  # of the registered model
 ) -> str | None:
-    "The newest version after the champion that was rolled back, read from MLflow's table."
-    with closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db:
-        later = (
-            "SELECT max(version) FROM model_version_tags "
-            "WHERE name = ? AND key = 'rolled_back' AND version > ?"
-        )
-        newer = db.execute(later, [name, int(champion)]).fetchone()[0]
-    return None if newer is None else str(newer)
+    "The newest version after the champion that was rolled back. Raises `Unavailable`."
+    return tracking.registry_in(folder).newest_tagged(name, "rolled_back", champion)
 
 # %% ../notebooks/904_cases.ipynb #90400019
 import threading

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'SECTIONS', 'explained', 'check_writable', 'file_fault', 'check_sections', 'build', 'summary', 'spoken_of',
-           'run', 'status', 'trace', 'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert', 'retrain',
-           'live_on', 'replay', 'stop', 'progress', 'answers', 'ui', 'logs']
+           'run', 'status', 'doctor', 'trace', 'rollback', 'reproduce', 'serve', 'monitor', 'retrain_on_alert',
+           'retrain', 'live_on', 'replay', 'stop', 'wipe', 'platform', 'progress', 'answers', 'ui', 'dashboards',
+           'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -16,11 +17,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 # What PYTHONPATH brings from another Python is not for this one, nor for what it starts.
 _paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
@@ -38,7 +39,7 @@ if _foreign:
 import typer
 from typer.core import TyperGroup
 
-from . import project, search, stages, telemetry
+from . import project, remote, search, stages, telemetry
 from .files import atomic_write, is_full, unwritten, write_json
 
 # %% ../notebooks/91_command_line.ipynb #8a5e2549
@@ -526,7 +527,10 @@ def _judged(
 def _champion(mlflow: Path, name: str) -> str:
     from mlops_course import registry
 
-    registered = registry.champion(mlflow, name)
+    try:
+        registered = registry.champion(mlflow, name)
+    except remote.Unavailable as error:
+        return f"not known: {error}"
     return (
         f"{name} version {registered.version}"
         if registered
@@ -567,7 +571,7 @@ def summary(
     contract = predicted.contract
     lines = [
         spoken_of(file),
-        f"Champion   {_champion(paths.mlflow, predicted.name)}",
+        f"Champion   {_champion(_mlflow(file), predicted.name)}",
         *_judged(_read(paths.training / "decision.json"), contract.propensity is not None),
     ]
     if (paths.training / "truth.json").is_file():
@@ -676,37 +680,67 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 # %% ../notebooks/91_command_line.ipynb #46fb6eb4
-from . import services, supervision
+from . import programs, services, supervision
 
 
 def _running(out: Path) -> Iterator[str]:
-    "A line for each service of an environment that lives: where it answers, and where its log is."
+    "A line for each service of an environment that lives: how it is, and where its log is."
     for state in supervision.states(out):
         listed = services.SERVICES.get(state.name)
         log = out / listed.log if listed and listed.log else supervision.log_of(out, state.name)
-        words = [
-            state.name,
-            f"http://127.0.0.1:{state.port}" if state.port else "",
-            "" if state.healthy else "not ready",
-            f"log in {project.shown(log)}" if log.is_file() else "",
-        ]
         if state.pid:
+            words = [
+                f"{state.name} {programs.version_of(listed.command[0]) if listed else ''}".strip(),
+                *(_answers(state, listed) if state.port else ()),
+                f"{supervision.memory_of(state.pid) / 1e6:.0f} MB",
+                f"log in {project.shown(log)}" if log.is_file() else "",
+            ]
             yield f"Running    {', '.join(filter(None, words))}"
 
 
+def _answers(state: supervision.State, listed: services.Service | None) -> tuple[str, str]:
+    "Where a service answers, and whether it can be used."
+    kind = "http://" if listed is None or listed.health else ""
+    return f"{kind}127.0.0.1:{state.port}", "healthy" if state.healthy else "not ready"
+
+# %% ../notebooks/91_command_line.ipynb #95200092
 @app.command()
 def status(file: _File = "env.yaml"):
-    "Say what the last build made, and whether anything has changed since."
+    "Say which services run and how they are, what the last build made, and what has changed since."
     from mlops_course import cases
 
-    typer.echo(summary(file))
-    for name, paths in stages.stale(file).items():
-        typer.echo(f"Changed    {name}: {_few(paths)}")
     out = project.root() / project.environment(file).out
-    for line in _running(out):
-        typer.echo(line)
+    try:
+        typer.echo(summary(file))
+    except project.UserError:
+        _echo_all(_running(out))  # a platform may run before anything is built on it
+        raise
+    built = project.Paths(out).build
+    if built.is_file():
+        when = datetime.fromtimestamp(built.stat().st_mtime, UTC)
+        typer.echo(f"Built      {when:%Y-%m-%d %H:%M} UTC")
+    _echo_all(f"Changed    {name}: {_few(paths)}" for name, paths in stages.stale(file).items())
+    _echo_all(_running(out))
     if story := cases.story(out):
-        typer.echo("\n".join(["", "The last loop", *story]))
+        _echo_all(["", "The last loop", *story])
+
+
+def _echo_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+# %% ../notebooks/91_command_line.ipynb #95200091
+@app.command(
+    help="Say what this machine has and lacks for each part of the course, and what helps. "
+    "Begin with it.",
+)
+def doctor(file: _File = "env.yaml"):
+    from mlops_course import doctor
+
+    findings = doctor.examine(file)
+    typer.echo(doctor.report(findings))
+    if doctor.stops(findings):
+        raise typer.Exit(1)
 
 # %% ../notebooks/91_command_line.ipynb #84b873aa
 def _show(values: dict, indent: str = "") -> None:
@@ -762,8 +796,8 @@ def _inside(name: str, value) -> dict:
 # %% ../notebooks/91_command_line.ipynb #d18f5bfd
 def _mlflow(file: str) -> Path:
     "The MLflow folder of the environment. Raises `UserError` if nothing was built."
-    folder = project.Paths(project.root() / project.environment(file).out).mlflow
-    if not (folder / "mlflow.db").is_file():
+    folder = remote.place_of(project.environment(file))
+    if not remote.is_there(folder):
         raise _absent(f"no model in {project.shown(folder)}", file, "run")
     return folder
 
@@ -869,7 +903,7 @@ def _service(
         **getattr(settings, section),
         **{name: value for name, value in given.items() if value is not None},
     }
-    out = folder.resolve() if folder else project.root() / settings.out
+    out = folder.resolve() if folder else remote.place_of(settings).parent
     if starts:
         _check_address(out, section, values)
     module = importlib.import_module(f"mlops_course.{section}")
@@ -1020,14 +1054,20 @@ def replay(file: _File = "env.yaml", settings: _Set = None):
         typer.echo(f"\nNext       `{_typed('status', file)}` tells the story of the loop")
 
 # %% ../notebooks/91_command_line.ipynb #a664da92
+def _outs() -> list[Path]:
+    "The folders of the environments. With a file that cannot be used nobody has made anything."
+    outs = []
+    for file in sorted(project.root().glob("env*.yaml")):
+        with suppress(project.UserError):
+            outs.append(project.root() / project.environment(file.name).out)
+    return outs
+
+
 def _folders() -> list[Path]:
     "Where services of this checkout may run: out/, and folders of environments that are elsewhere."
-    root, folders = project.root(), [(project.root() / "out").resolve()]
-    for file in sorted(root.glob("env*.yaml")):
-        # nobody can have started anything with a file that cannot be used
-        with suppress(project.UserError):
-            out = (root / project.environment(file.name).out).resolve()
-            folders += [] if any(out.is_relative_to(folder) for folder in folders) else [out]
+    folders = [(project.root() / "out").resolve()]
+    for out in map(Path.resolve, _outs()):
+        folders += [] if any(out.is_relative_to(folder) for folder in folders) else [out]
     return folders
 
 
@@ -1039,10 +1079,93 @@ def stop():
     ended = [name for folder in _folders() for name in supervision.stop_all(folder)]
     typer.echo(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
+# %% ../notebooks/91_command_line.ipynb #95300091
+from functools import partial
+
+
+@app.command(
+    help="Take away what the course has made on this machine: builds, runs, logs, and what the "
+    "platform's services hold. It shows what it would do, and asks.",
+)
+def wipe(
+    progress: Annotated[
+        bool, typer.Option("--progress", help="your progress and answers set aside, too")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show it")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+):
+    from mlops_course.answers import learner_folder
+    from mlops_course.wipe import lines, plan, remains
+
+    looked = partial(plan, project.root(), _outs(), learner_folder(), progress)
+    planned = looked()
+    lived = {state for folder in _folders() for state in supervision.living(folder)}
+    if not (planned.places or lived):
+        return typer.echo("\n".join(["nothing is left to wipe", *lines(planned)]))
+    typer.echo("This would be deleted, and nothing brings it back:")
+    for line in [*lines(planned), *(f"{state.name} runs: it is ended" for state in sorted(lived))]:
+        typer.echo(f"  {line}")
+    kept = "" if progress else " and your progress (--progress deletes it too)"
+    typer.echo(f"Kept: notebooks with your answers{kept}. `rm -r .venv` removes the programs.")
+    if not dry_run:
+        _wipe(planned, yes)
+        ports = {state.port: state.name for state in lived if state.port}
+        left = [*remains(planned, ports), *(f"new: {place}" for place in looked().places)]
+        if left:
+            raise project.UserError("\n".join(["this is still there:", *left[:20]]))
+        typer.echo("Wiped: no file, no process and no port is left of it")
+
+# %% ../notebooks/91_command_line.ipynb #95300092
+from contextlib import ExitStack
+
+
+def _wipe(planned, yes: bool) -> None:
+    "Do what a wipe has planned, if a person says so."
+    from mlops_course import stack
+    from mlops_course.wipe import delete
+
+    if supervision.MARK in os.environ:
+        raise project.UserError(
+            "this terminal belongs to a service that would be ended: wipe from another one"
+        )
+    if not (yes or sys.stdin.isatty()):
+        raise project.UserError("nobody is here to be asked: `mlops-course wipe --yes` does it")
+    if not (yes or typer.confirm("Delete it?")):
+        raise project.UserError("nothing was deleted")
+    with ExitStack() as held:
+        if (project.root() / "out").is_dir():
+            held.enter_context(stack.alone())  # no service starts meanwhile
+        for out in _outs():
+            if out.is_dir() and any(out.is_relative_to(place) for place in planned.places):
+                held.enter_context(stages.building(out))  # no build is in the middle of it
+        for folder in _folders():
+            supervision.stop_all(folder)
+        delete(planned)
+
+# %% ../notebooks/91_command_line.ipynb #95100002
+@app.command(
+    help="Start, end and look at the services of the platform, such as: all up, mlflow down.",
+)
+def platform(
+    what: Annotated[str, typer.Argument(help="a service, a group of services, or all")],
+    verb: Annotated[Literal["up", "down", "restart", "status", "logs"], typer.Argument()],
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="with down: take away what they keep, too")
+    ] = False,
+    runtime: Annotated[
+        Literal["local", "docker"], typer.Option(help="docker is to come")
+    ] = "local",
+    file: Annotated[
+        str, typer.Option("--env", callback=_file_of, help="the environment's file")
+    ] = "env.platform.yaml",
+):
+    from mlops_course import stack
+
+    with supervision.ended_quietly(f"platform {verb}"):
+        if not stack.run(file, what, verb, volumes, runtime):
+            raise typer.Exit(1)
+
 # %% ../notebooks/91_command_line.ipynb #32efddb7
-from typing import Literal
-
-
 @app.command(
     help="Say which lessons are done, which exercises pass, and how much time is left. "
     "Nothing leaves this machine.",
@@ -1068,28 +1191,10 @@ def answers(
         typer.secho(line, fg="red" if "CONFLICT" in line else None)
 
 # %% ../notebooks/91_command_line.ipynb #d28327c6
-import socket
-from contextlib import closing
-
-
-def _taken(port: int) -> str:
-    "Why a port of this machine cannot be had; empty if it can."
-    with suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
-        return (
-            supervision.port_holder(port)
-            or "another program answers there (on macOS AirPlay has port 5000)"
-        )
-    try:
-        supervision.listen("127.0.0.1", port).close()
-    except project.UserError as error:
-        return str(error)
-    return ""
-
-
 def _port(wanted: int | None) -> int:
     "The port for MLflow: the one that is wanted, else its usual one, or the next that is free."
     usual = services.SERVICES["mlflow"].port
-    why = _taken(wanted or usual)
+    why = supervision.taken(wanted or usual)
     if not why:
         return wanted or usual
     if wanted:
@@ -1097,19 +1202,14 @@ def _port(wanted: int | None) -> int:
             f"MLflow cannot have port {wanted}: {why}. Or choose another one: --port 5001, or "
             "PORT=5001 with make"
         )
-    free = next((other for other in range(usual + 1, usual + 100) if not _taken(other)), None)
+    free = next(
+        (other for other in range(usual + 1, usual + 100) if not supervision.taken(other)), None
+    )
     port = free or services.free_port()
     typer.echo(f"port {usual} is taken, so MLflow has {port}: {why}")
     return port
 
 # %% ../notebooks/91_command_line.ipynb #a39353b3
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_AI_GATEWAY": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
-
-
 def _server(folder: Path, port: int) -> services.Service:
     "MLflow's own server, on the runs of a folder."
     from mlops_course import tracking
@@ -1118,21 +1218,22 @@ def _server(folder: Path, port: int) -> services.Service:
     where = ("--backend-store-uri", database, "--artifacts-destination", artifacts)
     mlflow = services.SERVICES["mlflow"]
     options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1", *where)
-    changes = {"name": f"ui-{port}", "command": (*mlflow.command, *options), "variables": _QUIET}
+    changes = {
+        "name": f"ui-{port}",
+        "command": (*mlflow.command, *options),
+        "variables": remote.QUIET,
+    }
     return mlflow.model_copy(update={**changes, "port": port})
 
 # %% ../notebooks/91_command_line.ipynb #53c3ffdb
 def _runs_page(folder: Path) -> str:
-    "The page of the experiment that was used last, read from MLflow's tables without MLflow."
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(f"{folder.resolve().as_uri()}/mlflow.db?mode=ro", uri=True)) as db,
-    ):
-        if last := db.execute(
-            "SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1"
-        ).fetchone():
-            return f"#/experiments/{last[0]}/runs"
-    return ""
+    "The page of the experiment that was used last, without MLflow's import."
+    from mlops_course import tracking
+
+    try:
+        return tracking.Tables(folder).page()
+    except remote.Unavailable:
+        return ""
 
 # %% ../notebooks/91_command_line.ipynb #3ee7cdad
 @app.command()
@@ -1150,7 +1251,11 @@ def ui(
 ):
     "Open MLflow on the environment's runs and models."
     folder = folder.resolve() if folder else _mlflow(file)
-    if not (folder / "mlflow.db").is_file():
+    if address := remote.server_in(folder):
+        page = remote.Server(address).page(_project(file).name)
+        typer.echo(f"MLflow on {address}/{page} (a server that runs by itself)")
+        return
+    if not remote.is_there(folder):
         raise project.UserError(
             f"no runs in {project.shown(folder)}: --folder names the folder that holds mlflow.db"
         )
@@ -1166,6 +1271,29 @@ def ui(
             typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")
             process.wait()
         raise project.UserError("MLflow has ended by itself")
+
+# %% ../notebooks/91_command_line.ipynb #95400091
+@app.command(
+    help="Draw the dashboards of platform/grafana from what Prometheus has: a preview, for a "
+    "machine without Grafana.",
+)
+def dashboards(
+    file: _File = "env.yaml",
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="on loopback; 0: any that is free")
+    ] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(help="its address; without it that of the environment")
+    ] = None,
+):
+    settings = project.environment(file)
+    listed = services.services_of(settings)
+    address = prometheus or listed["prometheus"].address
+    port = listed["dashboards"].port if port is None else port
+    with supervision.ended_quietly("the preview"):
+        from mlops_course.dashboards import serve
+
+        serve(project.root() / settings.out, address, port)
 
 # %% ../notebooks/91_command_line.ipynb #3ee4a5e3
 def _moment(text: str | None) -> datetime | timedelta | None:
@@ -1218,6 +1346,19 @@ def _print_lines(console, matches: search.Matches) -> None:
     for line in matches.lines:
         console.print(search.readable(line))
 
+# %% ../notebooks/91_command_line.ipynb #96700091
+def _searched(file: str, folder: Path | None) -> tuple[Path, Path | None]:
+    "The folder whose logs are searched; and that in which the programs of the platform print."
+    if folder:
+        return folder.resolve(), None
+    with suppress(project.UserError):
+        return _out(file), _out("env.platform.yaml")
+    return _out(file), None
+
+
+def _out(file: str) -> Path:
+    return project.root() / project.environment(file).out
+
 # %% ../notebooks/91_command_line.ipynb #cfa12110
 @app.command()
 def logs(
@@ -1227,7 +1368,7 @@ def logs(
         str | None, typer.Option(help="a pipeline run, as it stands in its lines")
     ] = None,
     stage: str | None = None,
-    service: Annotated[str | None, typer.Option(help="pipeline, serving, ...")] = None,
+    service: Annotated[str | None, typer.Option(help="pipeline, serving, redis, ...")] = None,
     level: Annotated[
         str | None, typer.Option(help="this bad or worse: info, warning, error")
     ] = None,
@@ -1246,20 +1387,20 @@ def logs(
         Path | None, typer.Option(help="another folder with logs/ and serving/, such as out/lab")
     ] = None,
 ):
-    "Search what stages and services have logged, and the online service's answers."
+    "Search what stages and services have logged or printed, and the online service's answers."
     from rich.console import Console
 
     query = _query(
         level, since, until, request=request, run=run, stage=stage, service=service, text=text
     )
-    out = folder.resolve() if folder else project.root() / project.environment(file).out
+    out, platform = _searched(file, folder)
     console = Console(highlight=False, soft_wrap=True)
-    if not search.log_files(out, search.Query()):
+    if not search.log_files(out, search.Query(), platform):
         raise _absent(f"no log in {project.shown(out)}", file, "run", "serve")
     if not folder:
         typer.echo(spoken_of(file))
-    looks = search.follow(out, query) if follow else None
-    matches = search.search(out, query, most)
+    looks = search.follow(out, query, platform=platform) if follow else None
+    matches = search.search(out, query, most, platform)
     _print_found(console, matches)
     for look in looks or []:
         _print_lines(console, look)

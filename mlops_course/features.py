@@ -99,11 +99,12 @@ class FeatureSettings(Settings):
 
     # older rows count as unknown; {table: hours} where the tables of features differ
     ttl_hours: Hours | dict[str, Hours] = 168
-    # in Feast's words, say {type: redis, connection_string: localhost:6378}
+    # both in Feast's words: {registry_type: sql, path: ...}, {type: redis, connection_string: ...}
+    registry: str | dict[str, Any] = "registry.db"
     online_store: dict[str, Any] = Field({"type": "sqlite"})
 
 # %% ../notebooks/32_feature_store.ipynb #a147de1e
-from .lookup import SQLITE  # our own on SQLite, whose times need no zone
+from .lookup import REDIS, SQLITE  # our own: times without a zone, fast to read
 
 # what Feast's own reads depends on the zone of a process
 FEASTS_SQLITE = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
@@ -113,15 +114,19 @@ MOVED = ("mlops_course.asof.AsofOfflineStore", "mlops_course.asof.UtcSqliteOnlin
 
 def store_settings(
     project: str,  # Feast's name for what belongs together; letters, digits and _
-    online_store: dict,  # the word `sqlite` means `SQLITE`
+    online_store: dict,  # the word `sqlite` means `SQLITE`, and `redis` means `REDIS`
+    registry: str | dict = "registry.db",
 ) -> dict:
     "What feature_store.yaml says. Its paths begin at its own folder."
-    if online_store.get("type", "sqlite") in (*FEASTS_SQLITE, *MOVED, SQLITE):
+    kind = online_store.get("type", "sqlite")
+    if kind in (*FEASTS_SQLITE, *MOVED, SQLITE):
         online_store = {"path": "online.db", **online_store, "type": SQLITE}
+    elif kind == "redis" and online_store.get("redis_type", kind) == kind:  # one server
+        online_store = {**online_store, "type": REDIS}
     return {
         "project": project,
         "provider": "local",
-        "registry": "registry.db",
+        "registry": registry,
         "offline_store": {"type": "mlops_course.offline.AsofOfflineStore"},
         "online_store": online_store,
         "entity_key_serialization_version": 3,
@@ -132,6 +137,7 @@ def store_settings(
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import slots
 from .project import UserError, in_make
 
 if TYPE_CHECKING:
@@ -144,6 +150,7 @@ def open_store(
     """The feature store in `folder`. Raises `UserError` if there is none,
     or one that was built before its times had no zone, or its classes their places of today."""
     from feast import FeatureStore
+    from feast.repo_config import load_repo_config
 
     settings = folder / "feature_store.yaml"
     if not settings.is_file():
@@ -153,7 +160,8 @@ def open_store(
         )
     if old := _outdated(settings):
         raise UserError(f"the feature store {folder} {old}: `{in_make('run')}` builds it anew")
-    return FeatureStore(repo_path=str(folder.resolve()))
+    config = slots.located(load_repo_config(folder.resolve(), settings))
+    return FeatureStore(repo_path=str(folder.resolve()), config=config)
 
 # %% ../notebooks/32_feature_store.ipynb #7c20f414
 import yaml
@@ -315,10 +323,13 @@ def build(
 ) -> "FeatureStore":
     "A feature store made anew beside `folder` and put in its place, materialized up to `until`."
     ttl, paths = lives(settings, contract), {v: os.path.relpath(files[v], folder) for v in files}
+    config = store_settings(name, settings.online_store, settings.registry)
+    if slots.on_servers(config):
+        config["project"] = slots.next_slot(folder, name)
     with atomic_folder(folder) as beside:
-        text = yaml.safe_dump(store_settings(name, settings.online_store), sort_keys=False)
+        text = yaml.safe_dump(config, sort_keys=False)
         (beside / "feature_store.yaml").write_text(text, encoding="utf-8")
-        store = open_store(beside)
+        store = slots.emptied(open_store(beside))
         with redirect_stdout(StringIO()):  # Feast prints the times of its own clock
             store.apply(definitions(paths, ttl, contract))
             for view in ttl:
@@ -360,7 +371,7 @@ def run(
     "The stage: the contract becomes a feature store, with the newest features online."
     settings, contract = stage.settings(FeatureSettings), stage.project.contract
     files = {view: table_file(stage.upstream["data"], view) for view in contract.views}
-    name = re.sub(r"\W", "_", f"mlops_course_{stage.environment.name}")
+    name = re.sub(r"\W", "_", f"mlops_course_{stage.out.name}")  # the lab has one of its own
     store = build(stage.product["store"], files, name, settings, now(), contract)
     fresh = {view: _online(store, view, path, contract) for view, path in files.items()}
     stage.count("online", sum(known for known, _ in fresh.values()))

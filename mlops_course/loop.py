@@ -98,6 +98,9 @@ def _same(one: Path, other: Path) -> bool:
     return one.is_file() and other.is_file() and file_digest(one) == file_digest(other)
 
 # %% ../notebooks/916_loop.ipynb #98ac0ab5
+_READ = ("serving", "monitoring", "retraining")  # what Prometheus reads here
+
+
 def platform(
     file: str,  # of the environment, in the root
     settings: LiveSettings,
@@ -111,7 +114,7 @@ def platform(
     command = prometheus.prepare(
         folder,
         written,
-        services.targets(listed),
+        services.targets({name: listed[name] for name in _READ}),
         port,
         every="1s",
         alertmanager=f"127.0.0.1:{manager}",

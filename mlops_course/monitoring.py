@@ -117,10 +117,9 @@ class Monitor(Judge):
             self.tidy()
 
 # %% ../notebooks/62_model_monitoring.ipynb #91b4bc27
-import sqlite3
-
 from . import clocks, registry
 from .references import reference_for
+from .remote import Unavailable
 from .telemetry import log
 
 
@@ -143,7 +142,7 @@ def refer(monitor: Monitor) -> None:
 def champion_of(folder: Path, model: str) -> str | None:
     try:
         registered = registry.champion(Paths(folder).mlflow, model)
-    except sqlite3.Error:
+    except Unavailable:
         return None
     return registered.version if registered else None
 

@@ -49,6 +49,8 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
 
+from .settings import under_new_names
+
 
 class Settings(BaseModel):
     "A section of an environment. Unknown names are refused and values do not change."
@@ -56,9 +58,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 # %% ../notebooks/00_start_here.ipynb #15bd8a94
-from .settings import under_new_names
-
-
 class Environment(Settings):
     "What a run is told: its name, where it writes, what time it is, a section for each stage."
 
@@ -77,6 +76,16 @@ class Environment(Settings):
     retraining: dict[str, Any] = {}
     live: dict[str, Any] = {}
     replay: dict[str, Any] = {}
+    mlflow: dict[str, Any] = {}  # from here on: services of the platform, where they are others
+    postgres: dict[str, Any] = {}
+    redis: dict[str, Any] = {}
+    kafka: dict[str, Any] = {}
+    feast_ui: dict[str, Any] = {}
+    jupyterlab: dict[str, Any] = {}
+    prometheus: dict[str, Any] = {}
+    alertmanager: dict[str, Any] = {}
+    node_exporter: dict[str, Any] = {}
+    dashboards: dict[str, Any] = {}
 
     _new_names = model_validator(mode="before")(under_new_names)
 

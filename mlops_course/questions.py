@@ -69,6 +69,7 @@ LESSONS = [
     "64_alerts_and_retraining",
     "65_live_company",
     "80_capstone",
+    "81_wrap_up",
 ]
 
 NUMBERING = 2  # of the exercises; what does not say its own has numbering 1

@@ -52,12 +52,12 @@ def _requests(rows: pd.DataFrame, contract: Contract) -> pd.DataFrame:
     return rows[rows[contract.booking].notna()]
 
 # %% ../notebooks/907_references.ipynb #47bab619
-import sqlite3
-from contextlib import closing
 from typing import Any
 
+from . import tracking
 from .drift import BINS, NEAR, USUAL
 from .joined import WindowSettings
+from .remote import Unavailable
 
 
 def _made_of(
@@ -74,15 +74,11 @@ def _made_of(
 
 
 def _run_of(folder: Path, version: str, model: str) -> str | None:
-    "The training run of a version; MLflow takes seconds to import, so its table is read as it is."
-    uri = f"{Paths(folder).mlflow.resolve().as_uri()}/mlflow.db?mode=ro"
-    sql = "SELECT run_id FROM model_versions WHERE name = ? AND version = ?"
+    "The training run of a version; None also while the registry cannot be asked."
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as db:
-            row = db.execute(sql, [model, version]).fetchone()
-    except sqlite3.Error:
+        return tracking.registry_in(Paths(folder).mlflow).run_of(model, version)
+    except Unavailable:
         return None
-    return row[0] if row else None
 
 # %% ../notebooks/907_references.ipynb #edb534de
 import json

@@ -9,7 +9,7 @@ __all__ = ['TRUSTED', 'MOVED', 'trusted', 'at_home', 'UntrustedModel', 'loads', 
            'saved_elsewhere', 'save_copy', 'load_copy', 'promote', 'aliases', 'champion', 'rollback', 'trace']
 
 # %% ../notebooks/44_model_registry.ipynb #aeb97ad5
-from . import project, tracking
+from . import project, remote, tracking
 from .files import atomic_write, file_digest, write_json
 
 TRUSTED = {
@@ -215,26 +215,20 @@ def save_model(
 
 # %% ../notebooks/44_model_registry.ipynb #95c1f201
 def connect(
-    folder: Path,  # with mlflow.db and artifacts/; they are made if they are not there
+    folder: Path,  # of files, which are made if they are not there; or it names a server
     name: str,  # of the project: of its experiment, and of its registered model
 ):
-    """An MLflow client on the files in a folder, which knows the name too.
-    MLflow's own functions use these files from now on."""
+    """An MLflow client on the registry of a folder, which knows the folder and the name too.
+    MLflow's own functions use this registry from now on."""
     import mlflow
 
     folder = Path(folder).resolve()
-    tracking.make(folder)
-    uri, artifacts = tracking.addresses(folder)
+    uri, artifacts = tracking.opened(folder)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     client = mlflow.MlflowClient(uri, uri)
-    client.name = name
-    with tracking.alone(folder):
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            client.create_experiment(name, artifact_location=artifacts)
-        elif experiment.artifact_location != artifacts:
-            tracking.move(folder / "mlflow.db", experiment.artifact_location, artifacts)
+    client.name, client.folder = name, folder
+    tracking.keep_experiment(client, name, folder, artifacts)
     return client
 
 # %% ../notebooks/44_model_registry.ipynb #7d6ee1a0
@@ -291,13 +285,14 @@ def version_of(
     client,
     which: str,  # an alias, or a version's number
 ):
-    "A registered version with its tags. Raises `NoChampion` or `UnknownVersion`."
+    "A registered version with its tags. Raises `NoChampion`, `UnknownVersion`, `Unavailable`."
     from mlflow.exceptions import MlflowException
 
     try:
         get = client.get_model_version if which.isdigit() else client.get_model_version_by_alias
         registered = get(client.name, which)
-    except MlflowException:
+    except MlflowException as error:
+        remote.check_absent(error)
         raise _not_there(which, client.name) from None
     if "key" not in registered.tags:
         raise UnknownVersion(
@@ -338,22 +333,28 @@ def _run(client, run_id: str):
 
     try:
         return client.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        remote.check_absent(error)
         there = f"`{project.in_make('ui')}` shows those that there are"
         raise UnknownVersion(f"there is no run {run_id}; {there}") from None
 
 # %% ../notebooks/44_model_registry.ipynb #39074308
+from contextlib import AbstractContextManager
+
+
 def artifacts(
     client,
     run_id: str,
-) -> Path:
-    "The folder in which a run keeps its files."
-    return tracking.artifacts_of(_run(client, run_id))
+    path: str = "",  # of a folder among them
+) -> AbstractContextManager[Path]:
+    "For a block: a folder with the files of a run."
+    return tracking.artifacts_of(client, _run(client, run_id), path)
 
 
 def _files(client, run_id: str) -> dict[str, bytes]:
     "All files of a run's model, by their path in its folder."
-    return tracking.files_below(artifacts(client, run_id) / "model")
+    with artifacts(client, run_id, "model") as folder:
+        return tracking.files_below(folder)
 
 # %% ../notebooks/44_model_registry.ipynb #c8363427
 def _digests(files: dict[str, bytes]) -> dict[str, str]:
@@ -394,7 +395,7 @@ def register(
     tags: dict[str, str] | None = None,  # for `trace`: the digests of snapshot and code
 ) -> str:
     "Register a run's model as `challenger`; a known key gives its version, and nothing new."
-    with tracking.alone(tracking.folder_of(client)):
+    with tracking.alone(client.folder):
         known = find(client, key)
         if known and known.version:
             return known.version
@@ -580,7 +581,7 @@ def promote(
     which: str,  # an alias, or a version's number
 ) -> str:
     "Make a version the champion, remember the one before it, and return the version."
-    with tracking.alone(tracking.folder_of(client)):
+    with tracking.alone(client.folder):
         version = str(checked(client, which)[0].version)
         before = _champions(client)
         if version not in before[-1:]:
@@ -610,8 +611,8 @@ def champion(
     folder: Path,  # of `connect`; nothing is made or changed there
     name: str,  # of the registered model
 ) -> Found | None:
-    "The champion's run and version, or None: read from MLflow's tables, without its import."
-    registered = tracking.alias_of(folder, name, "champion")
+    "The champion's run and version, or None, without MLflow's import. Raises `Unavailable`."
+    registered = tracking.registry_in(folder).alias(name, "champion")
     return Found(*registered) if registered else None
 
 # %% ../notebooks/44_model_registry.ipynb #bd2c0d47
@@ -619,7 +620,7 @@ def rollback(
     client,
 ) -> str:
     "Make the champion before this one champion again. Raises `NoChampion` if there was none."
-    with tracking.alone(tracking.folder_of(client)):
+    with tracking.alone(client.folder):
         champions = _champions(client) or [str(version_of(client, "champion").version)]
         if len(champions) == 1:
             raise NoChampion(

@@ -37,11 +37,13 @@ class Matches(NamedTuple):
 from pathlib import Path
 
 from . import predictions, project
+from .printed import printed_files
 
 
 def log_files(
     out: Path,  # the folder of an environment
     query: Query,
+    platform: Path | None = None,  # the folder in which its programs run, if it is another one
 ) -> list[str]:
     "The files that may have what is looked for."
     files = [*out.glob("logs/*.jsonl"), *out.glob("logs/*.jsonl.[0-9]*")]
@@ -52,6 +54,9 @@ def log_files(
         or query.level not in (None, *LEVELS[:2])
     ):
         files += predictions.day_files(project.Paths(out).predictions).values()
+    if not (query.request or query.run or query.stage):
+        folders = {out, platform} - {None}
+        files += [file for folder in folders for file in printed_files(folder, query.service)]
     return sorted(map(str, files))
 
 # %% ../notebooks/97_search.ipynb #51892863
@@ -190,41 +195,60 @@ def _entry(line: str, answer: bool) -> dict:
         }
     return entry
 
+# %% ../notebooks/97_search.ipynb #97a00011
+from collections.abc import Iterable
 
-def _searched(out: Path, query: Query, most: int) -> Matches:
+from .printed import is_printed, read_printed
+
+
+def _searched(out: Path, query: Query, most: int, platform: Path | None) -> Matches:
     import duckdb
 
-    files = log_files(out, query)
-    if not files:
-        return Matches([], 0, 0, [])
-    patterns = [glob.escape(file) for file in files]
+    files = log_files(out, query, platform)
+    written = [glob.escape(file) for file in files if not is_printed(file)]
     newest = predictions.last_time(project.Paths(out).predictions)
     with duckdb.connect() as connection:
-        matches = _ask(connection, _SOURCE, {"files": patterns}, query, newest, most)
+        connection.register("printed", _printed(filter(is_printed, files)))
+        source = f"(SELECT line, filename FROM {_SOURCE} UNION ALL FROM printed)"
+        if not written:
+            return _ask(connection, "printed", {}, query, newest, most)
+        matches = _ask(connection, source, {"files": written}, query, newest, most)
         unread = connection.execute(
             "SELECT count(DISTINCT (file_id, line)) FROM reject_errors "
             "WHERE scan_id = (SELECT min(scan_id) FROM reject_errors)"
         )
         return matches._replace(broken=matches.broken + unread.fetchone()[0])
 
+
+def _printed(files: Iterable[str]):
+    "The lines that programs have printed, as DuckDB has those of the other files."
+    import pyarrow as pa
+
+    rows = [(line, file) for file in files for line in read_printed(Path(file))]
+    text = pa.schema({"line": pa.string(), "filename": pa.string()})
+    return pa.table(list(zip(*rows, strict=True)) or [[], []], schema=text)
+
 # %% ../notebooks/97_search.ipynb #69cc9a19
 def search(
     out: Path,  # the folder of an environment
     query: Query,
     most: int = 50,  # lines that are given; all are counted
+    platform: Path | None = None,  # as of `log_files`
 ) -> Matches:
     "Search the logs and the answers of an environment."
     import duckdb
 
     for last in (False, False, True):
         try:
-            return _searched(out, query, most)
+            return _searched(out, query, most, platform)
         except (FileNotFoundError, duckdb.IOException):  # a file was rotated or deleted meanwhile
             if last:
                 raise
 
 # %% ../notebooks/97_search.ipynb #97f02528
 import os
+
+from .printed import in_json, service_of
 
 
 def _new_lines(
@@ -250,6 +274,12 @@ def _new_lines(
         read[status.st_ino] = (end + len(text), text[-64:])
     return text.decode(errors="replace").splitlines()
 
+
+def _in_json(file: str, lines: list[str]) -> Iterable[str]:
+    "New lines of a file as JSON, which those of the logs are."
+    now = datetime.now(UTC)
+    return in_json(lines, service_of(Path(file)), now) if is_printed(file) else lines
+
 # %% ../notebooks/97_search.ipynb #50a62afd
 import time
 from collections.abc import Iterator
@@ -259,17 +289,20 @@ def follow(
     out: Path,  # the folder of an environment
     query: Query,
     seconds: float = 0.5,  # between two looks
+    platform: Path | None = None,  # as of `log_files`
 ) -> Iterator[Matches]:
     "What comes from now on, look by look, for ever."
     import duckdb
 
     read: dict[int, tuple[int, bytes]] = {}
-    for file in log_files(out, query):
+    for file in log_files(out, query, platform):
         _new_lines(file, read, skip=1_000_000)
     with duckdb.connect() as connection:
         while True:
             new = [
-                (line, file) for file in log_files(out, query) for line in _new_lines(file, read)
+                (line, file)
+                for file in log_files(out, query, platform)
+                for line in _in_json(file, _new_lines(file, read))
             ]
             values = {"lines": [line for line, _ in new], "names": [name for _, name in new]}
             source = "(SELECT unnest($lines) AS line, unnest($names) AS filename)"
@@ -355,7 +388,7 @@ def readable(
     moment = str(line.get("time", ""))[:23].replace("T", " ")
     shown = Text().append(f"{moment:<23} ", "dim")  # a style of the whole would dim all
     level = str(line.get("level", ""))
-    shown.append(f"{level:<8}", _COLOURS.get(level, ""))
+    shown.append(f"{level:<7} ", _COLOURS.get(level, ""))
     shown.append(f"{line.get('service', ''):<10} ")
     shown.append(in_one_line(str(line.get("event", ""))), "bold")
     for name in sorted(line.keys() - _SHOWN_BEFORE):

@@ -441,3 +441,141 @@ def _(answer):
     asked.clear()
     assert not answer(lambda: asked.append(1) or "503", lambda: True, 3), "it was never ready"
     assert len(asked) == 3, f"three questions were allowed, {len(asked)} were asked"
+
+# %% ../notebooks/990_solutions_start.ipynb #11e00004
+@exercise(
+    "11.4",
+    stub="""
+    def culprits(unhealthy, must):
+        "Names of the unhealthy services whose own needs are all healthy, sorted."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Who only suffers? A service that must have one that is unhealthy itself.",
+        "Not everybody has an entry in `must`: `must.get(name, [])`.",
+        "Keep the unhealthy names of which `unhealthy.isdisjoint(must.get(name, []))` is true.",
+    ],
+    solution="""
+    def culprits(unhealthy, must):
+        unhealthy = set(unhealthy)
+        return sorted(name for name in unhealthy if unhealthy.isdisjoint(must.get(name, [])))
+    """,
+    wrong="""
+    def culprits(unhealthy, must):
+        return sorted(unhealthy)
+    """,
+    message="only misses postgres",
+)
+def _(answer):
+    must = {"mlflow": ["postgres"], "feast_ui": ["postgres"], "notebook": ["mlflow", "redis"]}
+    blamed = answer({"postgres", "mlflow"}, must)
+    assert blamed != ["mlflow", "postgres"], "mlflow is unhealthy, but it only misses postgres"
+    assert blamed == ["postgres"], "postgres is unhealthy, and nobody that it needs is"
+    assert answer({"mlflow", "notebook"}, must) == ["mlflow"], (
+        "mlflow is to blame where postgres is healthy; the notebook only misses mlflow"
+    )
+    assert answer({"redis", "postgres", "mlflow", "notebook"}, must) == ["postgres", "redis"], (
+        "two can be to blame at once"
+    )
+    assert answer(set(), must) == [], "nobody is to blame where all are healthy"
+
+# %% ../notebooks/990_solutions_start.ipynb #11e00005
+@exercise(
+    "11.5",
+    stub="""
+    def unreached(targets, listed):
+        "Sorted names. `targets`: host and port by name; `listed`: `Service`s by name."
+        raise NotImplementedError
+    """,
+    hints=[
+        "A target is a text such as 127.0.0.1:8309, a service has a `port`, a number.",
+        "What is asked and does not run at all is not reached either.",
+        "`services.targets(listed)` gives what the targets should be; but `localhost` is as good.",
+    ],
+    solution="""
+    def unreached(targets, listed):
+        def port(target):
+            return int(target.rpartition(":")[2])
+
+        return sorted(
+            name
+            for name, target in targets.items()
+            if name not in listed or listed[name].port != port(target)
+        )
+    """,
+    wrong="""
+    def unreached(targets, listed):
+        return sorted(name for name in targets if name not in listed)
+    """,
+    message="asked at 8309",
+)
+def _(answer):
+    from mlops_course.services import SERVICES, targets
+
+    moved = SERVICES["monitoring"].model_copy(update={"port": 8409})
+    asked, listed = targets(SERVICES), {**SERVICES, "monitoring": moved}
+    assert answer(asked, SERVICES) == [], "all are reached where nothing has changed"
+    assert answer(asked, listed) == ["monitoring"], (
+        "monitoring listens on 8409 now, and is asked at 8309"
+    )
+    assert answer({"serving": "localhost:8172"}, listed) == [], "localhost is this machine too"
+    listed.pop("retraining")
+    assert answer(asked, listed) == ["monitoring", "retraining"], (
+        "retraining does not run, so nobody reaches it"
+    )
+
+# %% ../notebooks/990_solutions_start.ipynb #11e00006
+_11_6 = exercise(
+    "11.6",
+    stub="""
+    def impostors(services, holders, parents):
+        "Sorted names. `services`: (pid, port) by name; `holders`: pid by port; `parents`: by pid."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Whose port is held at all? And is the holder the service, or a child of it?",
+        "Go up: from the holder to its parent, and on, until you meet the service or the top.",
+        "`while process is not None and process != pid: process = parents.get(process)`",
+    ],
+    solution="""
+    def impostors(services, holders, parents):
+        def belongs(process, pid):
+            while process is not None and process != pid:
+                process = parents.get(process)
+            return process is not None
+
+        return sorted(
+            name
+            for name, (pid, port) in services.items()
+            if port in holders and not belongs(holders[port], pid)
+        )
+    """,
+    wrong="""
+    def impostors(services, holders, parents):
+        return sorted(
+            name
+            for name, (pid, port) in services.items()
+            if port in holders and holders[port] != pid
+        )
+    """,
+    message="a child of mlflow",
+)
+
+# %% ../notebooks/990_solutions_start.ipynb #11e00007
+@_11_6
+def _(answer):
+    services = {"mlflow": (20, 5000), "redis": (30, 6378), "serving": (None, 8172)}
+    parents = {20: 1, 21: 20, 22: 21, 30: 1, 4711: 1, 1: None}
+    usual = {5000: 22, 6378: 30}
+    blamed = answer(services, usual, parents)
+    assert "mlflow" not in blamed, "process 22 is a child of a child of mlflow's process 20"
+    assert blamed == [], "redis has its own port, and on the port of serving nobody answers"
+    assert answer(services, {**usual, 8172: 4711}, parents) == ["serving"], (
+        "serving has no process, and 4711 has its port"
+    )
+    assert answer(services, {**usual, 6378: 4711}, parents) == ["redis"], (
+        "redis lives as process 30, and 4711 has its port"
+    )
+    assert answer(services, {**usual, 5000: 30}, parents) == ["mlflow"], (
+        "redis has the port of mlflow, and is no child of it"
+    )

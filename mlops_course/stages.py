@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import exposition, project, telemetry
+from . import exposition, project, remote, telemetry
 from .contracts import read_project
 from .files import atomic_write, file_digest, is_full, locked, unwritten, write_json
 from .problem import Project
@@ -238,17 +238,24 @@ def _inputs(
     return inputs
 
 # %% ../notebooks/93_stages.ipynb #eabb9ab9
+def _planned(given: dict, where: str) -> Environment:
+    "The settings that Ploomber hands to a stage, and where the environment has its MLflow."
+    mlflow = {} if "mlflow" in given else {"mlflow": project.environment().mlflow}
+    return project.validated(Environment, {**given, **mlflow}, where)
+
+
 def _in_build(name: str, product: dict, upstream: dict, given: dict) -> Stage:
     "A stage as Ploomber has planned it."
-    settings = project.validated(Environment, given, "the task's parameters")
+    settings = _planned(given, "the task's parameters")
     before = {task: _by_name(task, settings, paths) for task, paths in upstream.items()}
     return Stage(name, settings, _by_name(name, settings, product), before)
 
 
 def _in_lab(name: str, upstream: list, changes: dict) -> Stage:
-    "A stage that somebody tries out."
+    "A stage that somebody tries out; its models are files, whatever the environment has."
     build = project.environment(**changes)
     lab = project.environment(**{**changes, "out": project.lab().as_posix()})
+    lab = lab.model_copy(update={"mlflow": {}})
     return Stage(name, lab, products(name, lab), _inputs(list(upstream), lab, build))
 
 # %% ../notebooks/93_stages.ipynb #6087bb91
@@ -515,6 +522,8 @@ def runs(
     "Digests of what makes a stage do what it does: its settings, its cells, its modules."
     task = tasks()[name]
     settings = environment.model_dump(mode="json", include={"name", "clock", "project", name})
+    if "mlflow" in task["product"] and environment.mlflow.get("uri"):
+        settings["mlflow"] = "a server"  # wherever that is
     cells = digest_of_cells(_json(root() / task["source"]).get("cells", []))
     return {
         "settings": digest_of(settings),
@@ -549,8 +558,20 @@ def changed(
         *folders,
         *inside,
         *ran,
+        *_lost(name, environment),
         *(f"{k} {ran_on.get(k, versions().get(k))}" for k in _differences(ran_on, versions())),
     ]
+
+
+def _lost(name: str, environment: Environment) -> list[str]:
+    "That the MLflow server has lost the run that a stage has noted; nothing if none answers."
+    address, planned = remote.server_of(environment), products(name, environment)
+    noted = _json(planned["decision"]) if address and "mlflow" in planned else {}
+    run = noted.get("model", {}).get("run_id")
+    with suppress(remote.Unavailable):
+        if run and not remote.ask(address, "runs/get", run_id=run):
+            return ["its run on the MLflow server"]
+    return []
 
 
 def _differences(one: dict, other: dict) -> list[str]:
@@ -667,9 +688,7 @@ def begin_build(
 
 def _settings(task) -> Environment:
     "The settings that Ploomber hands to a stage."
-    return project.validated(
-        Environment, task.params["environment"], f"pipeline.yaml, the task {task.name}"
-    )
+    return _planned(task.params["environment"], f"pipeline.yaml, the task {task.name}")
 
 
 def _differ():

@@ -395,14 +395,13 @@ def train(
     settings: TrainingSettings,
     snapshot: str,
     project: Project,
-) -> tuple[dict, Path]:
-    "The decision on this table, made or found, with its run and version; and the run's folder."
+) -> dict:
+    "The decision on this table, made or found, with its run and version."
     recipe = recipe_of(snapshot, settings, project)
     known = registry.find(client, key_of(recipe))
     run_id = known.run_id if known else try_all(client, frame, history, settings, recipe, project)
     run = client.get_run(run_id)
-    files = registry.artifacts(client, run_id)
-    answer = _verdict_in(files / "verdict.json", run_id)
+    answer = _verdict_of(client, run_id)
     decision, number = settle(client, run_id, recipe, answer.pop("passed"))
     model = {"name": client.name, "version": number, "run_id": run_id}
     model |= {"digest": run.data.tags.get("model_digest"), "kind": answer.pop("kind")}
@@ -411,19 +410,20 @@ def train(
         why = f"judged before, as version {number}; the champion is version {now} by now"
         answer["reasons"] = [why]
     made = {"decision": decision, "found": known is not None, "key": key_of(recipe)}
-    return {**made, "snapshot": snapshot, "model": model, **answer}, files
+    return {**made, "snapshot": snapshot, "model": model, **answer}
 
 # %% ../notebooks/45_training_pipeline.ipynb #b1508a40
 import json
 
 
-def _verdict_in(file: Path, run_id: str) -> dict:
+def _verdict_of(client, run_id: str) -> dict:
     "What the gate has said to a run, as `try_all` has written it."
-    if not file.is_file():
-        raise UserError(
-            f"run {run_id} has lost its files beside mlflow.db: `make clean`, then run again"
-        )
-    return json.loads(file.read_text(encoding="utf-8"))
+    with registry.artifacts(client, run_id) as files:
+        if not (files / "verdict.json").is_file():
+            raise UserError(
+                f"run {run_id} has lost its files in MLflow: `make clean`, then run again"
+            )
+        return json.loads((files / "verdict.json").read_text(encoding="utf-8"))
 
 # %% ../notebooks/45_training_pipeline.ipynb #fcfa3578
 def compare_with_truth(
@@ -547,6 +547,8 @@ def _with_truth(
 # %% ../notebooks/45_training_pipeline.ipynb #7cc55712
 import shutil
 
+from . import remote
+
 
 def run(
     stage: stages.Stage,
@@ -556,16 +558,18 @@ def run(
     history = {view: _cleaned(stage, view) for view in stage.project.contract.views}
     snapshot = save_snapshot(_extracted(stage), snapshots)
     stage.record(snapshots / f"{snapshot}.parquet")
-    client = registry.connect(stage.product["mlflow"], stage.project.name)
+    mlflow = remote.point(stage.product["mlflow"], remote.server_of(stage.environment))
+    client = registry.connect(mlflow, stage.project.name)
     frame = load_snapshot(snapshot, snapshots)
     stage.count("frame", len(frame))
-    decision, files = train(client, frame, history, settings, snapshot, stage.project)
+    decision = train(client, frame, history, settings, snapshot, stage.project)
     write_json(stage.product["decision"], decision)
-    with atomic_write(stage.product["report"]) as beside:
-        shutil.copyfile(files / "report.html", beside)
     logged = ("decision", "found", "reasons", "model")
     log.info("gate decided", **{name: decision[name] for name in logged})
-    compared = _with_truth(stage, settings, files, decision["uplift"])
+    with registry.artifacts(client, decision["model"]["run_id"]) as files:
+        with atomic_write(stage.product["report"]) as beside:
+            shutil.copyfile(files / "report.html", beside)
+        compared = _with_truth(stage, settings, files, decision["uplift"])
     print("\n".join(verdicts.summary(decision, compared)))
     written = (shown(stage.product[key]) for key in ("decision", "report", "mlflow"))
     print(f"written: {', '.join(written)}")

@@ -257,6 +257,8 @@ from itertools import islice
 
 from starlette.exceptions import HTTPException
 
+from . import remote
+
 
 def answer_refusals(
     app,  # of FastAPI
@@ -277,6 +279,10 @@ def answer_refusals(
     @app.exception_handler(Refusal)
     async def refused(request, error):
         return refuse(error.status, error.message, form, **error.more)
+
+    @app.exception_handler(remote.Unavailable)
+    async def unavailable(request, error):
+        return refuse(503, "the registry of models does not answer; /ready says why", form)
 
     @app.exception_handler(HTTPException)
     async def http(request, error):
@@ -535,10 +541,10 @@ def check_built(
     *instead: Path,  # what will do as well
 ) -> None:
     "Raise `UserError` if no build has made the models that a service stands on."
-    if not any(path.exists() for path in (project.Paths(folder).mlflow / "mlflow.db", *instead)):
+    mlflow = project.Paths(folder).mlflow
+    if not (remote.is_there(mlflow) or any(path.exists() for path in instead)):
         raise UserError(
-            f"no models in {project.shown(project.Paths(folder).mlflow)} yet: "
-            f"`{project.in_make('run')}` makes them"
+            f"no models in {project.shown(mlflow)} yet: `{project.in_make('run')}` makes them"
         )
 
 # %% ../notebooks/94_web.ipynb #1f548bf4
@@ -594,9 +600,11 @@ def _key_file(folder: Path) -> Path:
 
 def keep_key(
     folder: Path,  # of an environment
+    lasting: bool = False,  # take the key that an earlier run has made, if there is one
 ) -> Path:
     "A file that only its owner may read, with one key for all services of a run."
-    key, file = _key() or secrets.token_hex(32), _key_file(folder)
+    shown, file = key_shown(folder if lasting else None), _key_file(folder)
+    key = shown.get("X-API-Key") or secrets.token_hex(32)
     with (
         atomic_write(file) as beside,
         open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened,

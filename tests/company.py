@@ -41,11 +41,12 @@ def put(store, drivers: list[int], values: list[float], known: datetime) -> None
     store.write_to_online_store("statistics", rows.assign(**{problem.KNOWN: moment}, created=moment))
 
 
-def make_store(folder: Path, online_store: dict | None = None):
+def make_store(folder: Path, online_store: dict | None = None, registry: dict | None = None):
     "The feature store of the company in `folder`/features; its statistics stand beside it."
     (folder / "data").mkdir(exist_ok=True)
     statistics().to_parquet(folder / "data/statistics.parquet", index=False)
-    settings = features.FeatureSettings(**({"online_store": online_store} if online_store else {}))
+    servers = {name: value for name, value in [("online_store", online_store), ("registry", registry)] if value}
+    settings = features.FeatureSettings(**servers)
     store = features.build(folder / "features", {"statistics": folder / "data/statistics.parquet"}, "company", settings, CLOCK, CONTRACT)
     put(store, [STALE], [0.9, 0.9, 20.0], CLOCK - timedelta(hours=settings.ttl_hours + 1))
     return store

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from PIL import Image
 from rules import faults
 
-from mlops_course import profiles, project
+from mlops_course import dashboards, profiles, project
 
 NOTEBOOKS = sorted((project.root() / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -85,6 +85,16 @@ def test_the_rules_see_a_picture_without_words_in_an_output(tmp_path):
 def test_no_picture_is_seen_through_where_the_page_is_dark():
     for path in (project.root() / "images").glob("*.png"):
         assert Image.open(path).convert("RGBA").getextrema()[3] == (255, 255), path.name
+
+
+def test_each_picture_is_shown_by_a_page_and_made_by_a_program():
+    root = project.root()
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in [*NOTEBOOKS, *root.glob("*.md"), *root.glob("docs/*.md")])
+    makers = "".join((root / "tests" / name).read_text(encoding="utf-8") for name in ("system/screenshots.py", "benchmarks/run.py"))
+    there = {path.name for path in (root / "images").glob("*.png")}
+
+    assert set(re.findall(r"images/([\w-]+\.png)", pages)) == there
+    assert set(re.findall(r"([\w-]+\.png)\"", makers)) == there
 
 
 def test_a_figure_is_shown_once_and_with_its_words():
@@ -187,3 +197,34 @@ def test_the_profile_has_a_language_a_title_and_words_for_its_bars():
     assert [bars["aria-label"] for bars in page.all("svg")] == [
         f"24 bars from the least value to the greatest; number {place} is the highest" for place in (22, 1)
     ]
+
+
+# the preview of the dashboards; a browser uses it without a mouse in tests/system/test_dashboards.py
+
+
+@pytest.mark.parametrize("uid", sorted(dashboards.read_dashboards(project.root() / "platform")))
+def test_a_dashboard_has_a_language_a_title_headings_and_names_for_all_that_can_be_used(uid):
+    there = dashboards.read_dashboards(project.root() / "platform")
+    text = dashboards.page(uid, there, seconds=10)
+
+    page = Page(text)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+
+    assert page.all("html") == [{"lang": "en"}] and page.title.startswith(there[uid]["title"])
+    assert len(page.all("h1")) == 1 and len(page.all("h2")) == len(there[uid]["panels"])
+    assert len(set(ids)) == len(ids)
+    assert all(section["aria-labelledby"] in ids for section in page.all("section"))
+    assert all(image["role"] == "img" and image["aria-label"] for image in page.all("div"))
+    assert len(page.all("div")) == len(page.all("table")) == len(page.all("caption")), "each picture has its numbers beside it"
+    assert [link["href"] for link in page.all("a") if "aria-current" in link] == [f"/{uid}"]
+    assert re.search(r"<label>[^<]+<select", text) and [button["aria-pressed"] for button in page.all("button")] == ["false"]
+    assert [state["id"] for _, state in page.elements if state.get("role") == "status"] == ["state"]
+
+
+def test_the_words_of_the_dashboards_page_can_be_read_by_everyone():
+    style = (project.root() / "platform/grafana/preview/page.css").read_text(encoding="utf-8")
+
+    for colour in ("#222", "#444", "#074994", "#a3003a"):
+        light = 1.05 / (linear(colour) @ [0.2126, 0.7152, 0.0722] + 0.05)
+        assert colour in style and light >= 4.5, f"{colour} on white: {light:.1f}"
+    assert ":focus-visible" in style and "outline: none" not in style

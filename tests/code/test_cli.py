@@ -198,19 +198,38 @@ def test_many_changes_are_counted_and_each_is_said_once(out, monkeypatch):
     assert "Changed    data: data/0, data/1, data/2, data/3, data/4, data/5 and 3 more" in result.output
 
 
-def test_status_names_what_runs_where_it_answers_and_where_its_log_is(out, monkeypatch):
-    states = [("live", "running", 7, 0, True), ("old", "stopped", None, 9000, False), ("serving", "running", 8, 8173, False)]
+def test_status_names_what_runs_how_it_is_and_where_its_log_is(out, monkeypatch):
+    states = [
+        ("live", "running", 7, 0, True),
+        ("old", "stopped", None, 9000, False),
+        ("redis", "running", 9, 6390, True),
+        ("serving", "running", 8, 8173, False),
+    ]
     monkeypatch.setattr(cli, "summary", lambda file: "")
     monkeypatch.setattr(cli.supervision, "states", lambda folder: [supervision.State(*state) for state in states])
+    monkeypatch.setattr(cli.supervision, "memory_of", lambda pid: pid * 10**6)
+    monkeypatch.setattr(cli.programs, "version_of", {"redis-server": "7.0.15", "mlops-course": "0.1.0"}.get)
     (out / "logs").mkdir()
     (out / "logs/serving.jsonl").touch()
 
     result = CliRunner().invoke(cli.app, ["status", "--env", "env.test.yaml"]).output
 
     assert [line for line in result.splitlines() if line.startswith("Running")] == [
-        "Running    live",
-        f"Running    serving, http://127.0.0.1:8173, not ready, log in {project.shown(out / 'logs/serving.jsonl')}",
+        "Running    live, 7 MB",
+        "Running    redis 7.0.15, 127.0.0.1:6390, healthy, 9 MB",
+        f"Running    serving 0.1.0, http://127.0.0.1:8173, not ready, 8 MB, log in {project.shown(out / 'logs/serving.jsonl')}",
     ]
+
+
+def test_services_are_named_before_anything_is_built_too(tmp_path, monkeypatch):
+    environment = project.environment().model_copy(update={"out": tmp_path})
+    monkeypatch.setattr(cli.project, "environment", lambda file=None: environment)
+    monkeypatch.setattr(cli.supervision, "states", lambda folder: [supervision.State("redis", "running", os.getpid(), 6390, True)])
+
+    result = CliRunner().invoke(cli.app, ["status"])
+
+    assert result.exit_code == 1 and "nothing was built" in result.output
+    assert re.search("^Running    redis.*, 127.0.0.1:6390, healthy, [0-9]+ MB$", result.output, re.MULTILINE)
 
 
 def test_before_the_first_build_the_message_says_how_to_make_one(tmp_path, monkeypatch):

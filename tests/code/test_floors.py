@@ -8,14 +8,14 @@ import pytest
 from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
-    1: "settings topics project logfiles telemetry exposition prometheus files services questions sql",
-    2: "problem contracts web stages engine supervision jobs answers",
-    3: "world capstone readers profiles data asof offline online lookup tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words",
-    4: "features registry models gate worth poc verdicts cases events references reports",
+    1: "settings topics project logfiles telemetry exposition prometheus files services questions sql programs",
+    2: "problem contracts web remote stages engine supervision jobs answers passwords wipe printed",
+    3: "world capstone readers profiles data asof offline online lookup redis_store slots tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words doctor",
+    4: "features registry models gate worth poc verdicts cases events references reports dashboards",
     5: "stream training batch serving candidates resilience api monitoring experiments",
     6: "release orchestration",
     7: "retraining delivery",
-    8: "live loop replay exercises cli",
+    8: "live loop replay exercises figures recipes stack cli",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PAGES = {module for module in sources() if module.startswith("solutions_")}

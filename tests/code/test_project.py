@@ -22,6 +22,13 @@ def test_every_topic_of_the_map_is_alive():
             assert not notebook.is_file(), f"{topic.name} is planned, but {topic.notebook} is there"
 
 
+def test_a_next_step_leads_to_a_lesson_under_its_name_or_to_a_number_that_is_free():
+    lessons = {path.stem[:2]: path.stem for path in (project.root() / "notebooks").glob("[0-8]*.ipynb")}
+
+    assert len(topics.NEXT_STEPS) == 8
+    assert all(lessons.get(step.notebook[:2], step.notebook) == step.notebook for step in topics.NEXT_STEPS)
+
+
 def test_outside_of_a_project_the_root_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="run this from the folder that has pipeline.yaml"):
         project.root(tmp_path)

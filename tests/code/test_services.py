@@ -27,14 +27,6 @@ def test_a_definition_that_cannot_be_meant_is_refused(wrong):
         service(**wrong)
 
 
-def test_redis_keeps_nothing_and_listens_on_loopback_alone():
-    command = " ".join(services.redis(7000).command)
-
-    assert services.redis().port == 6378
-    assert "--bind 127.0.0.1" in command and "--port 7000" in command
-    assert "--save  " in command and "--appendonly no" in command
-
-
 def test_a_free_port_can_be_taken():
     with socket.socket() as taker:
         taker.bind(("127.0.0.1", services.free_port()))
@@ -51,7 +43,8 @@ def test_trouble_says_what_is_missing():
 
 
 @pytest.mark.parametrize(
-    "file", ["env.yaml", "env.live.yaml", "platform/prometheus/prometheus.yml", "platform/alertmanager/alertmanager.yml"]
+    "file",
+    ["env.yaml", "env.live.yaml", "env.platform.yaml", "platform/prometheus/prometheus.yml", "platform/alertmanager/alertmanager.yml"],
 )
 def test_a_file_around_the_package_knows_the_ports_of_the_list(file):
     text = (project.root() / file).read_text(encoding="utf-8")
@@ -66,10 +59,38 @@ def test_a_file_around_the_package_knows_the_ports_of_the_list(file):
     assert stated and stated == {name: services.SERVICES[name].port for name in stated}
 
 
+def test_learners_of_the_seed_course_find_the_ports_that_they_know():
+    known = {"mlflow": 5000, "serving": 8172, "monitoring": 8309, "prometheus": 9090, "node_exporter": 9100, "kafka": 29092, "redis": 6378}
+
+    assert {name: services.SERVICES[name].port for name in known} == known
+
+
+def test_two_services_of_the_list_never_want_one_port():
+    ports = [service.port for service in services.SERVICES.values()]
+
+    assert len(ports) == len(set(ports))
+
+
 def test_an_environment_has_ports_of_its_own_and_prometheus_hears_of_them():
     environment = project.Environment(name="staging", out="out/staging", monitoring={"port": 9309})
     listed = services.services_of(environment)
 
-    assert services.targets(listed) == {"serving": "127.0.0.1:8172", "monitoring": "127.0.0.1:9309", "retraining": "127.0.0.1:8310"}
+    ports = {"serving": 8172, "monitoring": 9309, "retraining": 8310, "node_exporter": 9100}
+    assert services.targets(listed) == {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     with pytest.raises(project.UserError, match="section `serving` of staging"):
         services.services_of(environment.model_copy(update={"serving": {"port": "none"}}))
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "name"),
+    [
+        ("mlflow", {"uri": "http://127.0.0.1:6001"}, "mlflow"),
+        ("features", {"registry": {"path": "postgresql+psycopg://mlops@127.0.0.1:6001/feast"}}, "postgres"),
+        ("features", {"online_store": {"connection_string": "localhost:6001"}}, "redis"),
+        ("prometheus", {"port": 6001}, "prometheus"),
+    ],
+)
+def test_a_service_answers_where_its_clients_are_told(section, value, name):
+    environment = project.Environment(**{"name": "team", "out": "out/team", section: value})
+
+    assert {each.name: each.port for each in services.services_of(environment).values() if each.port == 6001} == {name: 6001}

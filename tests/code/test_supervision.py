@@ -24,10 +24,10 @@ def test_a_program_of_this_environment_needs_no_path(monkeypatch):
 
 
 def test_a_missing_program_is_named_with_the_package_that_brings_it(monkeypatch):
-    monkeypatch.setattr(supervision.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(supervision.programs.shutil, "which", lambda *_, **__: None)
 
     with pytest.raises(UserError, match="redis-server.*apt-get install redis-server"):
-        supervision.program(services.redis())
+        supervision.program(services.SERVICES["redis"])
     with pytest.raises(UserError, match="program nono, which is not here"):
         supervision.program(service(command=("nono",)))
 

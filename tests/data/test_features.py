@@ -298,10 +298,22 @@ def test_no_store_says_which_notebook_makes_one(tmp_path):
         features.open_store(tmp_path)
 
 
-def test_another_online_store_is_a_matter_of_settings():
-    redis = {"type": "redis", "connection_string": "localhost:6378"}
+def test_another_online_store_and_another_registry_are_a_matter_of_settings():
+    redis, registry = (
+        {"type": "redis", "connection_string": "localhost:6378"},
+        {"registry_type": "sql", "path": "postgresql+psycopg://a@b/c"},
+    )
 
-    assert features.store_settings("p", redis)["online_store"] == redis
+    written = features.store_settings("p", redis, registry)
+
+    assert written["online_store"] == {**redis, "type": lookup.REDIS}
+    assert written["registry"] == registry
+
+
+def test_a_redis_of_many_servers_is_left_to_feast():
+    cluster = {"type": "redis", "redis_type": "redis_cluster", "connection_string": "localhost:6378"}
+
+    assert features.store_settings("p", cluster)["online_store"] == cluster
 
 
 @pytest.mark.parametrize("name", [{"type": name} for name in (*features.FEASTS_SQLITE, features.SQLITE)] + [{}], ids=str)
@@ -653,3 +665,9 @@ def test_a_store_that_was_torn_down_has_nothing(own):
 
     with pytest.raises(sqlite3.OperationalError):
         own.provider.online_store.rows(own.config, lookup.view_of(own, "statistics"), [])
+
+
+def test_feast_is_imported_without_its_checks_of_types_which_take_seconds():
+    code = "import typeguard._decorators as of; of.instrument = None; from mlops_course import lookup; import feast"
+
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=project.root())

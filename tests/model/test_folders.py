@@ -52,7 +52,8 @@ def test_models_are_registered_loaded_promoted_rolled_back_and_kept(place, monke
 
     assert registry.champion(place / "mlflow", RIDES.name).version == registry.load(client).version == "1"
     assert registry.load_copy(place / "kept").digest == registry.load(client).digest
-    assert registry.artifacts(client, registry.champion(place / "mlflow", RIDES.name).run_id).is_relative_to(place / "mlflow/artifacts")
+    with registry.artifacts(client, registry.champion(place / "mlflow", RIDES.name).run_id) as files:
+        assert files.is_relative_to(place / "mlflow/artifacts")
 
 
 def test_a_registry_moves_in_and_out(tmp_path, place):

@@ -33,9 +33,8 @@ from sklearn.linear_model import ElasticNet, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
 
-from mlops_course import project, registry
+from mlops_course import kinds, project, registry
 from mlops_course.files import write_json
-from mlops_course.kinds import promised
 
 FILES = ["MLmodel", "conda.yaml", "model.skops", "python_env.yaml", "requirements.txt"]
 
@@ -335,14 +334,15 @@ def test_a_model_that_was_registered_before_its_class_moved_is_loaded_as_it_was(
     rows, label = trips()
     model = estimators()["clipped"].fit(rows, label)
     run = tracked(client, model)
-    (registry.artifacts(client, run) / "model/model.skops").write_bytes(old := as_saved_before(model))
+    with registry.artifacts(client, run, "model") as files:
+        (files / "model.skops").write_bytes(old := as_saved_before(model))
     version = registry.register(client, run, "key of old")
     registry.promote(client, version)
 
     loaded = registry.load(client)
 
     assert b"mlops_course.training" in old and loaded.digest == sha256(old).hexdigest()
-    assert (loaded.probability(rows) == promised(model, rows, CONTRACT.kinds)).all()
+    assert (loaded.probability(rows) == kinds.promised(model, rows, CONTRACT.kinds)).all()
 
 
 def test_only_the_class_that_has_moved_is_looked_for_in_another_place():
@@ -360,7 +360,7 @@ def test_a_registered_model_is_loaded_with_its_names(client):
     features, _ = trips()
     assert (loaded.name, loaded.version, loaded.features) == (RIDES.name, version, tuple(CONTRACT.features))
     assert loaded.digest == registry.model_digest(stored(client, version))
-    assert np.array_equal(loaded.probability(features[features.columns[::-1]]), promised(trained(), features, CONTRACT.kinds))
+    assert np.array_equal(loaded.probability(features[features.columns[::-1]]), kinds.promised(trained(), features, CONTRACT.kinds))
 
 
 def test_a_model_folder_holds_the_files_that_are_checked(client):

@@ -631,7 +631,7 @@ def test_anybody_may_ask_how_it_is_and_only_callers_with_the_key_the_rest(web):
 def test_an_alert_that_cannot_be_judged_is_not_accepted(web, service):
     shutil.move(service.folder / "mlflow", service.folder / "gone")
 
-    assert web.post("/alerts", json=sent(), headers={"Authorization": "Bearer a key"}).status_code == 500
+    assert web.post("/alerts", json=sent(), headers={"Authorization": "Bearer a key"}).status_code == 503
     assert web.get("/ready").status_code == 503
 
 

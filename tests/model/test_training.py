@@ -327,7 +327,7 @@ def place(tmp_path):
 def train(place, frame, settings=SETTINGS):
     client, folder = place
     snapshot = training.save_snapshot(frame, folder)
-    return training.train(client, training.load_snapshot(snapshot, folder), history(frame), settings, snapshot, RIDES)[0]
+    return training.train(client, training.load_snapshot(snapshot, folder), history(frame), settings, snapshot, RIDES)
 
 
 def runs(client) -> int:
@@ -469,11 +469,11 @@ def test_reproducing_says_that_the_code_has_changed_and_goes_on(trained, tmp_pat
 
 def elsewhere(client, run_id: str) -> None:
     "Let a run's model be one that another SciPy has saved, and that holds what this one does not have."
-    folder = registry.artifacts(client, run_id) / "model"
-    pins, file = folder / "requirements.txt", folder / "model.skops"
-    pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
-    file.write_bytes(registry.canonical(skops.io.dumps(make_pipeline(FunctionTransformer(np.exp2), FunctionTransformer(print)))))
-    digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    with registry.artifacts(client, run_id, "model") as folder:
+        pins, file = folder / "requirements.txt", folder / "model.skops"
+        pins.write_text(re.sub(r"scipy==.*", "scipy==1.99.0", pins.read_text()))
+        file.write_bytes(registry.canonical(skops.io.dumps(make_pipeline(FunctionTransformer(np.exp2), FunctionTransformer(print)))))
+        digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     client.set_model_version_tag(RIDES.name, "1", "files", json.dumps(digests))
 
 
@@ -683,7 +683,7 @@ def test_one_process_trains_two_projects_in_turn(tmp_path):
         client = registry.connect(tmp_path / "mlflow", project_.name)
         snapshot = training.save_snapshot(frame, tmp_path / "snapshots")
         settings = WEEK if project_ is shop.SHOP else SETTINGS
-        decision, _ = training.train(client, training.load_snapshot(snapshot, tmp_path / "snapshots"), past, settings, snapshot, project_)
+        decision = training.train(client, training.load_snapshot(snapshot, tmp_path / "snapshots"), past, settings, snapshot, project_)
         decisions.setdefault(project_.name, []).append(decision)
         loaded = registry.load(client)
         assert (loaded.name, loaded.kinds) == (project_.name, project_.contract.kinds)

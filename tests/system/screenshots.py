@@ -1,19 +1,25 @@
 """The pictures of README and lessons, made from the running thing (`make screenshots`): the stages, JupyterLab in a
-browser, and the services of `make live` while a drift is found and answered."""
+browser, the services of `make live` while a drift is found and answered, and the pages of the platform."""
 
+import itertools
+import re
 import signal
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
+import httpx
 import matplotlib.pyplot as plt
 from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page, run_all
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
-from mlops_course import cases, live, project, services, stages, web
+from mlops_course import cases, contracts, live, project, services, stack, stages, supervision, web
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -97,6 +103,84 @@ def loop(scratch: Path) -> None:
         company.wait(60)
 
 
+def platform(scratch: Path, file: str = "env.platform.yaml") -> None:
+    "The pages of the platform's services, after a build on them. What was not running before is ended again."
+    running = stack.Platform(file)
+    began = {state.name for state in supervision.states(running.folder) if state.pid}
+    wanted = ("mlflow", "feast_ui", "prometheus", "node_exporter", *stack.GROUPS["course"])
+    address = {name: running.listed[name].address for name in wanted}
+    try:
+        _up(running, ("mlflow", "feast_ui", "redis"))  # a build needs these
+        subprocess.run([COMMAND, "run", "--env", file], cwd=project.root(), check=True)
+        _up(running, wanted)
+        with page(scratch) as opened, _bookings(address["serving"]):
+            model = contracts.read_project(running.environment.project).name
+            _pages(opened, address, model)
+            with subprocess.Popen([COMMAND, "dashboards", "--env", file, "--port", "0"], stdout=subprocess.PIPE, text=True) as preview:
+                opened.wait_for_timeout(120_000)  # of traffic
+                opened.goto(f"{re.search(r'http://[0-9.:]+', preview.stdout.readline())[0]}/serving")
+                opened.locator("select").first.select_option("300")
+                opened.wait_for_timeout(12_000)
+                opened.screenshot(path=IMAGES / "dashboards.png")
+                preview.terminate()
+    finally:
+        stack.down(running, tuple(name for name in stack.GROUPS["all"] if name not in began))
+
+
+def _pages(opened, address: dict[str, str], model: str) -> None:
+    "MLflow's page of a model, Feast's of a feature view, serving's of its questions, and Prometheus' of its targets."
+    top = {"x": 0, "y": 0, "width": 1360, "height": 620}
+    opened.goto(f"{address['mlflow']}/#/models/{model}")
+    opened.get_by_text("@ champion").first.wait_for(timeout=60_000)
+    opened.get_by_text("MLflow Assistant").locator("xpath=ancestor::*[.//button][1]").get_by_role("button").last.click()
+    opened.wait_for_timeout(1000)
+    opened.screenshot(path=IMAGES / "mlflow.png", clip=top)
+    opened.goto(address["feast_ui"])
+    opened.get_by_text(re.compile(" (Blue|Green)$")).last.click()  # the project that answers
+    opened.get_by_text("Feature Views").first.click()
+    opened.get_by_text("statistics", exact=True).click()
+    opened.get_by_text("conv_rate").first.wait_for(timeout=60_000)
+    opened.wait_for_timeout(1000)
+    opened.screenshot(path=IMAGES / "feast.png", clip=top)
+    opened.goto(f"{address['serving']}/docs")
+    opened.get_by_text("/inference").first.wait_for(timeout=60_000)
+    opened.wait_for_timeout(1000)
+    opened.screenshot(path=IMAGES / "docs.png", clip=top)
+    opened.wait_for_timeout(6000)  # Prometheus asks every five seconds
+    opened.goto(f"{address['prometheus']}/classic/targets")
+    opened.wait_for_timeout(1000)
+    opened.screenshot(path=IMAGES / "targets.png", full_page=True)
+
+
+@contextmanager
+def _bookings(serving: str) -> Iterator[None]:
+    "Twenty bookings a second, as long as the block lasts."
+    over = threading.Event()
+
+    def send() -> None:
+        with httpx.Client(trust_env=False) as app:
+            for number in itertools.count():
+                if over.wait(0.05):
+                    return
+                drivers = [1001 + (number * step) % 60 for step in (1, 7, 11, 13, 17)]
+                app.post(f"{serving}/inference", json={"request_id": f"picture-{number}", "driver_ids": sorted(set(drivers))})
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        over.set()
+        sender.join()
+
+
+def _up(running: stack.Platform, names: tuple[str, ...]) -> None:
+    "Start services of the platform; the first that cannot start ends it all."
+    for outcome in stack.up(running, names):
+        if not outcome.look:
+            raise SystemExit(f"{outcome.name}: {outcome.left_out or outcome.fault}")
+
+
 if __name__ == "__main__":
     if CHROMIUM is None:
         raise SystemExit(MISSING)
@@ -104,4 +188,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         lessons(Path(scratch))
         loop(Path(scratch))
+        platform(Path(scratch))
     print(f"made anew: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))} in images/")

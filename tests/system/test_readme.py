@@ -31,6 +31,17 @@ def commands() -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
 
 
+PLATFORM = {  # what is printed, by how the command ends
+    "course up": r"^  serving +[\d.]+ s  http",
+    "up": r"^  redis +[\d.]+ s  REDISCLI_AUTH",
+    "restart": r"^  redis +[\d.]+ s  REDISCLI_AUTH",
+    "status": r"^redis +healthy",
+    "logs": r"^== mlflow: ",
+    "down": r"^stopped: .*\bredis\b",
+    "--volumes": r"^taken away:",
+}
+
+
 class Walk:
     "A person with a fresh checkout, an empty home and two terminals."
 
@@ -95,6 +106,9 @@ class Walk:
             subprocess.run([stop, "stop"], cwd=self.course, env=self.variables, check=False, capture_output=True)
 
     # --- what the pages promise, by command --------------------------------------------------------
+
+    def make_doctor(self) -> None:
+        assert "The course can run here" in self.run("make doctor")
 
     def make_run(self) -> None:
         printed = self.run("make run")
@@ -164,6 +178,13 @@ class Walk:
         assert {"serving", "monitoring", "retraining", "live"} <= written
         assert re.search(r"^\d[\d,]* lines found, 50 shown", self.run(command), re.M)
 
+    def platform_run(self) -> None:
+        assert re.search(r"^Champion .* version 1", self.run("make run ENV=env.platform.yaml"), re.M)
+
+    def platform(self, command: str) -> None:
+        printed, promised = self.run(command), next(line for words, line in PLATFORM.items() if command.endswith(words))
+        assert re.search(promised, printed, re.M), printed
+
     def answers_aside(self) -> None:
         lesson = next(self.course.glob("notebooks/10_*.ipynb"))
         before = lesson.read_bytes()
@@ -189,6 +210,7 @@ class Walk:
 def steps(walk: Walk) -> dict[str, Callable]:
     "What is done at each command; one that the pages have and nobody walks is an error."
     return {
+        "make doctor": walk.make_doctor,
         "make run": walk.make_run,
         "make test": lambda: walk.run("make -n test"),  # all system tests come after it: see the Makefile
         "make lab": walk.make_lab,
@@ -204,6 +226,10 @@ def steps(walk: Walk) -> dict[str, Callable]:
         "make live": walk.make_live,
         "mlops-course status": walk.status,
         "mlops-course logs": walk.logs,
+        "sh platform/get.sh": lambda: walk.run("sh platform/get.sh redis-server postgres"),  # all of them: test_get
+        "make platform-": walk.platform,
+        "bash platform/run.sh": walk.platform,
+        "make run ENV=env.platform.yaml": walk.platform_run,
         "mlops-course answers aside": walk.answers_aside,
         "git pull": lambda: walk.run("git pull"),
         "mlops-course answers back": walk.answers_back,

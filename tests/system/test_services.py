@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlops_course import clocks, project, services, supervision
+from mlops_course import clocks, project, recipes, services, supervision
 from mlops_course.project import UserError
 from mlops_course.services import Service
 from mlops_course.web import client as client_of
@@ -209,11 +209,12 @@ def test_a_killed_supervisor_leaves_nothing_behind(folder, then):
 
 @REDIS
 def test_redis_answers_and_is_found_although_it_hides_its_environment(folder):
-    service = services.redis(services.free_port())
+    service = recipes.redis_in_memory(services.free_port())
     supervision.start(folder, service)
     with socket.create_connection(("127.0.0.1", service.port)) as client:
         client.sendall(b"PING\r\nCONFIG GET save\r\n")
         assert client.recv(100).startswith(b"+PONG")
+    assert supervision.port_holder(service.port).startswith(f"the service redis of {project.shown(folder)} has it")
     left = state(folder, "redis").pid
     assert supervision.MARK not in psutil.Process(left).environ()
 

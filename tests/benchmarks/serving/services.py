@@ -20,7 +20,8 @@ import psutil
 import yaml
 from serving.load import ID, LOOPBACK, ask
 
-from mlops_course import features, project, registry, stages
+from mlops_course import features, programs, project, recipes, registry, stages
+from mlops_course import services as platform_services
 from mlops_course.contracts import read_project
 from mlops_course.files import write_json
 from mlops_course.problem import KNOWN
@@ -29,6 +30,7 @@ RIDES = read_project("projects/ride_hailing.yaml")
 CONTRACT = RIDES.contract
 HERE, BIN = Path(__file__).parent, Path(sys.executable).parent
 BARE, BENTO, MLFLOW, UNCACHED, OURS = "bare FastAPI endpoint", "BentoML, seed's design", "`mlflow models serve`", "ours, no cache", "ours"
+ON_REDIS = {OURS: "ours on Redis", UNCACHED: "ours on Redis, no cache"}  # beside the same on SQLite
 STAGES = ("world", "data", "features", "training")
 
 
@@ -165,7 +167,7 @@ def bento_environment() -> Path:
 
 
 def ours(name: str, ground: Ground, scratch: Path, *settings: str) -> Service:
-    "The course's service on the ground's features and registry; what it writes stays in `scratch`."
+    "The course's service on the ground's registry, and its features if `scratch` has none; what it writes stays in `scratch`."
     link(ground, scratch)
     words = ["serve", "--env", "env.yaml", "--folder", scratch, "--port", "{port}", *(w for s in settings for w in ("--set", s))]
     return Service(name, [BIN / "mlops-course", *words], {"PLOOMBER_ENV_FILENAME": "env.yaml"}, '"error":null')
@@ -174,8 +176,28 @@ def ours(name: str, ground: Ground, scratch: Path, *settings: str) -> Service:
 def link(ground: Ground, folder: Path) -> Path:
     "A folder that has the ground's features and registry, and a place of its own for what is written."
     for part in ("features", "mlflow"):
-        (folder / part).symlink_to(ground.folder / part)
+        if not (folder / part).exists():
+            (folder / part).symlink_to(ground.folder / part)
     return folder
+
+
+@contextmanager
+def redis(ground: Ground, folders: list[Path]) -> Iterator[psutil.Process]:
+    "A Redis with the ground's features, which `folders` name as their store: its process."
+    service = recipes.redis_in_memory(free_port())
+    with subprocess.Popen([programs.locate(service.command[0]), *service.command[1:]], stdout=subprocess.DEVNULL) as work:
+        try:
+            while platform_services.trouble(service):
+                time.sleep(0.1)
+            online = {"type": "redis", "connection_string": f"{LOOPBACK}:{service.port}"}
+            settings, until = features.FeatureSettings(online_store=online), project.environment("env.yaml").clock
+            files = {view: ground.folder / f"data/{view}.parquet" for view in CONTRACT.views}
+            features.build(folders[0] / "features", files, "bench", settings, until, CONTRACT)
+            for folder in folders[1:]:
+                shutil.copytree(folders[0] / "features", folder / "features")
+            yield psutil.Process(work.pid)
+        finally:
+            work.kill()
 
 
 # --- started and ended ---
@@ -186,7 +208,10 @@ def running(service: Service, scratch: Path, body: str) -> Iterator[tuple[int, p
     "Port and process, from the first good answer until the block ends; then the process and its children are ended."
     port, log = free_port(), scratch / "service.log"
     words = [str(word).replace("{port}", str(port)) for word in service.command]
-    where, variables = (project.root() if service.name in (OURS, UNCACHED) else scratch), {**_variables(), **service.variables}
+    where, variables = (
+        (project.root() if service.name in {*ON_REDIS, *ON_REDIS.values()} else scratch),
+        {**_variables(), **service.variables},
+    )
     with open(log, "wb") as output:
         work = subprocess.Popen(words, cwd=where, env=variables, stdout=output, stderr=output, start_new_session=True)
         try:

@@ -1,0 +1,3 @@
+CREATE ROLE mlops LOGIN PASSWORD '${password}';
+CREATE DATABASE mlflow OWNER mlops;
+CREATE DATABASE feast OWNER mlops;
