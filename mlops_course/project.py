@@ -49,7 +49,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
 
-from .settings import under_new_names
+from .settings import fault_line, under_new_names
 
 
 class Settings(BaseModel):
@@ -86,7 +86,6 @@ class Environment(Settings):
     alertmanager: dict[str, Any] = {}
     node_exporter: dict[str, Any] = {}
     dashboards: dict[str, Any] = {}
-
     _new_names = model_validator(mode="before")(under_new_names)
 
 # %% ../notebooks/00_start_here.ipynb #c70fb960
@@ -99,22 +98,8 @@ def validated(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_line(wrong, values) for wrong in error.errors()]
+        lines = [fault_line(wrong, values) for wrong in error.errors()]
         raise UserError("\n".join([f"settings that cannot be used, in {where}:", *lines])) from None
-
-# %% ../notebooks/00_start_here.ipynb #1c20bc5b
-def _line(wrong: dict, values: Any) -> str:
-    names, message = [], wrong["msg"].removeprefix("Value error, ")
-    for step in wrong["loc"]:
-        try:
-            values = values[step]
-            step = values["name"] if isinstance(step, int) else step  # an item of a list
-        except (KeyError, IndexError, TypeError):
-            values = None  # it is missing, or has no name
-        names.append(str(step))
-    if wrong["type"] == "time_delta_parsing":
-        message = "a duration is wanted here, such as P3D (three days) or PT4H (four hours)"
-    return f"  {'.'.join(names)}: {message}" if names else f"  {message}"
 
 # %% ../notebooks/00_start_here.ipynb #f1659d60
 from pydantic import SecretStr
