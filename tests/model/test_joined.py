@@ -54,7 +54,7 @@ def test_each_label_counts_once_in_whatever_order_it_comes(events, tmp_path_fact
 
 def test_the_first_of_two_labels_counts(store):
     store.add([entry("r1")])
-    assert store.label([Label("r1", 1001, 1, 0.0), Label("r1", 1001, 0, 0.0)]) == {"joined": 1, "duplicate": 1}
+    assert store.label([Label("r1", 1001, 1, 0.0), Label("r1", 1001, 0, 0.0)]) == {"joined": 1, "conflict": 1}
     assert pairs(store) == [("r1", 1, "1", 0.7)]
 
 

@@ -16,6 +16,7 @@ from mlops_course.tables import schema_of, write_table
 
 MISSING = [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
 pytestmark = [
+    pytest.mark.patient,  # the clock waits for all that happens
     pytest.mark.skipif(bool(MISSING), reason=f"not here: apt-get install {' '.join(MISSING)}"),
     pytest.mark.skipif(sys.platform != "linux", reason="services are started as on Linux"),
 ]
