@@ -129,12 +129,12 @@ def test_labels_find_their_predictions_late_doubled_early_or_never(both):
     wait_for(lambda: watch.predictions() == 22)
     assert watch.labels("joined") == 1, "the one that had waited"
     assert watch.tell(*answers[:10][::-1]) == {"joined": 10}
-    assert watch.tell(answers[3], (*answers[3][:2], 1 - answers[3][2]), answers[11]) == {"duplicate": 2, "joined": 1}
+    assert watch.tell(answers[3], (*answers[3][:2], 1 - answers[3][2]), answers[11]) == {"duplicate": 1, "conflict": 1, "joined": 1}
     assert watch.tell((answers[12][0], 9999, 1)) == {"unknown": 1}
 
     wait_for(lambda: watch.meter('monitoring_window_labels{version="1"}') == 12)
     assert watch.meter('monitoring_unlabelled_share{version="1"}') == pytest.approx(10 / 22)
-    assert [watch.labels(outcome) for outcome in ("joined", "early", "duplicate", "unknown")] == [12, 1, 2, 1]
+    assert [watch.labels(outcome) for outcome in ("joined", "early", "duplicate", "conflict", "unknown")] == [12, 1, 1, 1, 1]
 
 
 def test_the_seed_courses_message_gets_its_ok(both):
