@@ -163,6 +163,11 @@ def file_fault(
 from contextlib import suppress
 
 
+def _out(file: str | None) -> Path:
+    "The folder of an environment; None: of the one that a variable names."
+    return project.root() / project.environment(file).out
+
+
 class _Plain(TyperGroup):
     "Commands that end with a message and exit code 1 where a person can mend what is wrong."
 
@@ -188,7 +193,7 @@ class _Plain(TyperGroup):
 def _folder(ctx: typer.Context) -> Path:
     "The folder of the environment that a command was given; out, if there is none."
     with suppress(project.UserError):
-        return project.root() / project.environment(ctx.meta.get("file")).out
+        return _out(ctx.meta.get("file"))
     return Path("out")
 
 # %% ../notebooks/91_command_line.ipynb #271c4ec9
@@ -379,7 +384,7 @@ def build(
 
     stages.check_cells()
     console = Console()
-    out = project.root() / project.environment(file).out
+    out = _out(file)
     log, run = project.Paths(out).pipeline_log, telemetry.run_name()
     variables = {name: value for name, value in os.environ.items() if name not in stages.PERSONAL}
     variables |= {"PLOOMBER_ENV_FILENAME": file, telemetry.RUN: run}
@@ -563,7 +568,7 @@ def summary(
     file: str,  # of the environment, in the root
 ) -> str:
     "What the last build made, in a few lines for a person. Raises `UserError` if there is none."
-    out = project.root() / project.environment(file).out
+    out = _out(file)
     paths, where = project.Paths(out), project.shown(out)
     if not (paths.training / "decision.json").is_file():
         raise _absent(f"nothing was built in {where}", file, "run")
@@ -621,7 +626,7 @@ def _last_used(file: str) -> str | None:
     for name in {file, *(path.name for path in project.root().glob("env*.yaml"))}:
         # not one that cannot be used, or whose logs are rotated at this moment
         with suppress(project.UserError, OSError):
-            logs = (project.root() / project.environment(name).out).glob("logs/*.jsonl")
+            logs = _out(name).glob("logs/*.jsonl")
             used[name] = max((log.stat().st_mtime for log in logs), default=0)
     last = max(used, key=used.get, default=file)
     return last if used.get(last, 0) > used.get(file, 0) else None
@@ -650,7 +655,7 @@ def _check_project(file: str) -> None:
 def run(file: _File = "env.yaml"):
     "Build what has changed, from raw files to scored drivers, and say what there is."
     _check_project(file)
-    out = project.root() / project.environment(file).out
+    out = _out(file)
     changes = stages.stale(file)
     if changes:
         _check_beside(file)
@@ -709,7 +714,7 @@ def status(file: _File = "env.yaml"):
     "Say which services run and how they are, what the last build made, and what has changed since."
     from mlops_course import cases
 
-    out = project.root() / project.environment(file).out
+    out = _out(file)
     try:
         typer.echo(summary(file))
     except project.UserError:
@@ -1059,7 +1064,7 @@ def _outs() -> list[Path]:
     outs = []
     for file in sorted(project.root().glob("env*.yaml")):
         with suppress(project.UserError):
-            outs.append(project.root() / project.environment(file.name).out)
+            outs.append(_out(file.name))
     return outs
 
 
@@ -1265,9 +1270,7 @@ def ui(
             f"MLflow starts on the runs of {project.shown(folder)}, which takes about ten "
             "seconds ..."
         )
-        with supervision.in_terminal(
-            project.root() / project.environment(file).out, mlflow
-        ) as process:
+        with supervision.in_terminal(_out(file), mlflow) as process:
             typer.echo(f"MLflow on {mlflow.address}/{_runs_page(folder)} (Ctrl-C ends it)")
             process.wait()
         raise project.UserError("MLflow has ended by itself")
@@ -1354,10 +1357,6 @@ def _searched(file: str, folder: Path | None) -> tuple[Path, Path | None]:
     with suppress(project.UserError):
         return _out(file), _out("env.platform.yaml")
     return _out(file), None
-
-
-def _out(file: str) -> Path:
-    return project.root() / project.environment(file).out
 
 # %% ../notebooks/91_command_line.ipynb #cfa12110
 @app.command()

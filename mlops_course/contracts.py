@@ -44,7 +44,7 @@ def _of_table(name: str, table: Table, contract: Contract) -> Iterator[str]:
     if KNOWN in kinds:
         yield f"{here}: {KNOWN} is written by the data stage, call the column otherwise"
     for column in table.columns:
-        yield from _of_bounds(f"{here}.columns.{column.name}", column)
+        yield from _of_bounds(_place(name, column), column)
 
 
 def _of_bounds(here: str, column: Column) -> Iterator[str]:
@@ -107,14 +107,14 @@ def _of_kinds(contract: Contract) -> Iterator[str]:
     for table, column in _columns(contract, contract.label, [contract.labels]):
         bounds = (column.low, column.high) == (0, 1) and column.kind in ("integer", "number")
         if column.kind != "boolean" and not bounds:
-            yield f"{table}.{column.name}: a label is an integer with `low: 0` and `high: 1`"
+            yield f"{_place(table, column)}: a label is an integer with `low: 0` and `high: 1`"
     places = [contract.labels, contract.request, contract.bookings]
     for table, column in _columns(contract, contract.time, places):
-        if column.kind != "time" and contract.tables[table.split(".")[2]].time != column.name:
-            yield f"{table}.{column.name}: the moment of a booking is of kind time"
+        if column.kind != "time" and contract.tables[table].time != column.name:
+            yield f"{_place(table, column)}: the moment of a booking is of kind time"
     for table, column in _columns(contract, contract.propensity, [contract.bookings]):
         if column.kind != "number":
-            yield f"{table}.{column.name}: a probability is of kind number"
+            yield f"{_place(table, column)}: a probability is of kind number"
     things = dict.fromkeys([contract.entity, *_entities(contract)], "an entity")
     for name, what in {**things, contract.booking: "a booking"}.items():
         kinds = {column.kind for _, column in _columns(contract, name, contract.tables)}
@@ -127,11 +127,15 @@ def _columns(
     name: str | None,
     tables: Iterable[str | None],
 ) -> Iterator[tuple[str, Column]]:
-    "The columns of this name, with the place at which they stand."
+    "The columns of this name, with their tables."
     for table in tables:
         for column in contract.tables[table].columns if table else ():
             if column.name == name:
-                yield f"contract.tables.{table}.columns", column
+                yield table, column
+
+
+def _place(table: str, column: Column) -> str:
+    return f"contract.tables.{table}.columns.{column.name}"
 
 # %% ../notebooks/930_project_files.ipynb #e944ed52
 def _of_features(contract: Contract) -> Iterator[str]:
@@ -175,7 +179,7 @@ def _of_own(contract: Contract) -> Iterator[str]:
     places = dict.fromkeys([contract.request, contract.learned, contract.labels])
     for name in contract.own:
         if name not in (contract.entity, *_entities(contract), contract.booking):
-            kinds = {t.split(".")[2]: c.kind for t, c in _columns(contract, name, places)}
+            kinds = {table: column.kind for table, column in _columns(contract, name, places)}
             if len(set(kinds.values())) > 1:
                 each = ", ".join(f"{kind} in {table}" for table, kind in kinds.items())
                 yield f"contract.features.{name}: {each}; one kind is wanted"

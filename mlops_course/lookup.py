@@ -126,12 +126,10 @@ def _unwrapped(known: bytes | None, *values: bytes | None) -> Newest:
 
     if known is None:
         return Newest((None,) * len(values), None)
-    time, features = (
-        Timestamp.FromString(known),
-        [Value.FromString(value or b"") for value in values],
-    )
+    time = Timestamp.FromString(known)
+    features = (_plain(Value.FromString(value or b"")) for value in values)
     since = timedelta(seconds=time.seconds, microseconds=time.nanos // 1_000)
-    return Newest(tuple(map(_plain, features)), _EPOCH + since)
+    return Newest(tuple(features), _EPOCH + since)
 
 # %% ../notebooks/918_lookup.ipynb #ba722cb8
 SQLITE = "mlops_course.online.UtcSqliteOnlineStore"

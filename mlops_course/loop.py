@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'history_of', 'prepare', 'take_back', 'save_build', 'platform', 'check_platform', 'going_on', 'clock_end',
-           'phases', 'recovery', 'recovery_seconds', 'present', 'Observer', 'Watch', 'summary', 'watched', 'run']
+           'phases', 'recovery', 'recovery_seconds', 'present', 'Observer', 'Watch', 'summary', 'watched',
+           'with_services', 'run']
 
 # %% ../notebooks/916_loop.ipynb #91600005
 import asyncio
@@ -15,7 +16,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from operator import itemgetter
@@ -369,15 +370,26 @@ async def watched(
         await task
 
 # %% ../notebooks/916_loop.ipynb #91600025
-def _start(folder: Path, listed: list[services.Service], settings: LiveSettings) -> None:
-    print(
-        f"{len(listed)} services start, which takes half a minute; "
-        f"then the company lives on for {settings.days} days, "
-        f"{86_400 / settings.speed:.3g} s each (Ctrl-C ends it) ...",
-        flush=True,
-    )
-    for service in listed:
-        print(f"{service.name:<13} {supervision.start(folder, service)}", flush=True)
+@contextmanager
+def with_services(
+    environment: project.Environment,  # whose clock has begun
+    listed: list[services.Service],
+    name: str,  # in the log: of what they are started for
+    then: str,  # happens, as a person reads it
+) -> Iterator[None]:
+    "Services that are started for a block, with a log of it, and ended after it, as its clock is."
+    folder = project.root() / environment.out
+    written = project.Paths(folder).logs / f"{name}.jsonl"
+    with telemetry.logging_to(written, service=name, environment=environment.name):
+        try:
+            print(f"{len(listed)} services start, which takes half a minute; {then}", flush=True)
+            for service in listed:
+                print(f"{service.name:<13} {supervision.start(folder, service)}", flush=True)
+            yield
+        finally:
+            log.info("service stopped")
+            supervision.stop(folder, terminals=False)
+            clocks.leave()
 
 # %% ../notebooks/916_loop.ipynb #91600024
 def run(
@@ -399,20 +411,12 @@ def run(
     listed = platform(file, settings)
     end = clock_end(environment, history, settings, listed)
     clocks.begin(folder, history.end, settings.speed, end)
-    written = project.Paths(folder).logs / "live.jsonl"
-    with (
-        telemetry.logging_to(written, service="live", environment=environment.name),
-        suppress(KeyboardInterrupt),
-    ):
-        try:
-            _start(folder, listed, settings)
-            company = going_on(history, settings, project.now())
-            life, until = Life(company, history.days), min(company.settings.end, end)
-            log.info("service started", services=len(listed), until=until)
-            asyncio.run(watched(folder, life, settings, push, listed, until))
-        finally:
-            log.info("service stopped")
-            supervision.stop(folder, terminals=False)
-            clocks.leave()
+    day = f"{86_400 / settings.speed:.3g} s each (Ctrl-C ends it) ..."
+    then = f"then the company lives on for {settings.days} days, {day}"
+    with suppress(KeyboardInterrupt), with_services(environment, listed, "live", then):
+        company = going_on(history, settings, project.now())
+        life, until = Life(company, history.days), min(company.settings.end, end)
+        log.info("service started", services=len(listed), until=until)
+        asyncio.run(watched(folder, life, settings, push, listed, until))
     if project.Paths(folder).story.is_file():
         print(summary(folder))

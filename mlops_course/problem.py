@@ -19,19 +19,16 @@ class Acceptance(Settings):
     candidates: PositiveInt = 20  # drivers in one request
     rmse: NonNegativeFloat = 0.5  # of the probability, at most
     uplift: NonNegativeFloat = 0.10  # more completed trips than the logged policy, at least
-    no_worse: NonNegativeFloat = (
-        0.02  # trips a booking that a champion may lose, by the lower bound
-    )
-    log_loss_gain: NonNegativeFloat = (
-        0.0  # log loss a row less than the base rate has: more than this
-    )
+    # trips a booking that a champion may lose, by the lower bound
+    no_worse: NonNegativeFloat = 0.02
+    # log loss a row less than the base rate has: more than this
+    log_loss_gain: NonNegativeFloat = 0.0
     # where no choices are logged: what decisions bring more a row than by the base rate, at least
     worth_gain: NonNegativeFloat = 0.0
     labels: NonNegativeInt = 2_000  # in the test window, at least
     entities: NonNegativeInt = 50  # with a label in the test window, at least
-    effective_sample: NonNegativeFloat = (
-        500  # weighted bookings in which model and log agree, at least
-    )
+    # weighted bookings in which model and log agree, at least
+    effective_sample: NonNegativeFloat = 500
     days: NonNegativeInt = 14  # in the test window, at least: the interval is clustered by day
     paired_days: NonNegativeInt = 7  # the same where two models are compared: one whole week
 

@@ -116,20 +116,20 @@ from typing import Any
 from .candidates import names_of
 
 
-def _plain(rows: pd.DataFrame) -> list[tuple]:
-    "Rows of values that JSON knows."
-    values = rows.astype(object)
-    return list(values.where(values.notna(), None).itertuples(index=False, name=None))
+def _messages(rows: pd.DataFrame, names: list[str], contract: Contract) -> list[dict[str, Any]]:
+    "A message a row, of values that JSON knows; a booking's name is the request's id."
+    values = rows[[contract.booking, *names]].astype(object)
+    each = values.where(values.notna(), None).itertuples(index=False, name=None)
+    return [{"request_id": str(row[0]), **dict(zip(names, row[1:], strict=True))} for row in each]
 
 
 def asked(
     rows: pd.DataFrame,  # of requests
     contract: Contract,
 ) -> list[dict[str, Any]]:
-    "Requests as serving takes them; a booking's name is the request's id."
+    "Requests as serving takes them."
     names = list(dict.fromkeys([*names_of(contract), *contract.own]))
-    each = _plain(rows[[contract.booking, *names]])
-    return [{"request_id": str(row[0]), **dict(zip(names, row[1:], strict=True))} for row in each]
+    return _messages(rows, names, contract)
 
 
 def ended(
@@ -139,8 +139,7 @@ def ended(
     "Labels as monitoring takes them."
     times = rows[contract.time].map(pd.Timestamp.isoformat)
     names = [contract.entity, contract.label, contract.time]
-    each = _plain(rows.assign(**{contract.time: times})[[contract.booking, *names]])
-    labels = [{"request_id": str(row[0]), **dict(zip(names, row[1:], strict=True))} for row in each]
+    labels = _messages(rows.assign(**{contract.time: times}), names, contract)
     return [{**label, contract.label: int(label[contract.label])} for label in labels]
 
 # %% ../notebooks/926_replay.ipynb #926000h2
@@ -363,23 +362,14 @@ async def watched(
     for reason, requests in replay.unanswered.most_common(5):
         print(f"{requests:,} requests without an answer: {reason}")
 
-# %% ../notebooks/926_replay.ipynb #92600027
+# %% ../notebooks/926_replay.ipynb #92600028
 import os
 import signal
 
-from . import services, supervision, telemetry
-from .loop import platform, save_build
+from .loop import platform, save_build, with_services
 from .telemetry import log
 
 
-def _start(folder: Path, listed: list[services.Service], until: datetime, days: float) -> None:
-    print(
-        f"{len(listed)} services start; then {days:.0f} days pass, until {until:%Y-%m-%d %H:%M} ..."
-    )
-    for service in listed:
-        print(f"{service.name:<13} {supervision.start(folder, service)}", flush=True)
-
-# %% ../notebooks/926_replay.ipynb #92600028
 def run(
     file: str,  # of the environment, in the root; it has been built
     settings: ReplaySettings,
@@ -398,20 +388,11 @@ def run(
     save_build(folder)
     days = (until - environment.clock) / timedelta(days=1)
     clocks.begin(folder, environment.clock, 1e6, until, led=True)
-    written = project.Paths(folder).logs / "replay.jsonl"
-    with telemetry.logging_to(written, service="replay", environment=environment.name):
-        try:
-            _start(folder, listed, until, days)
-            log.info("service started", services=len(listed), until=until)
-
-            def push(view: str, rows: pd.DataFrame) -> None:
-                features.push(store, view, rows, contract)
-
-            asyncio.run(watched(ahead, folder, listed, push, until, settings))
-        finally:
-            log.info("service stopped")
-            supervision.stop(folder, terminals=False)
-            clocks.leave()
+    heading = f"then {days:.0f} days pass, until {until:%Y-%m-%d %H:%M} ..."
+    with with_services(environment, listed, "replay", heading):
+        log.info("service started", services=len(listed), until=until)
+        push = partial(features.push, store, contract=contract)
+        asyncio.run(watched(ahead, folder, listed, push, until, settings))
     print(
         by_week(compared(folder, tables[contract.labels], project_), contract).round(3).to_string()
     )

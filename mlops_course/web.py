@@ -591,7 +591,7 @@ def _usable(key: str, where: str) -> str | None:
     return key or None
 
 # %% ../notebooks/94_web.ipynb #b59f76b5
-from .files import atomic_write
+from .passwords import write_private
 
 
 def _key_file(folder: Path) -> Path:
@@ -605,11 +605,7 @@ def keep_key(
     "A file that only its owner may read, with one key for all services of a run."
     shown, file = key_shown(folder if lasting else None), _key_file(folder)
     key = shown.get("X-API-Key") or secrets.token_hex(32)
-    with (
-        atomic_write(file) as beside,
-        open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened,
-    ):
-        opened.write(key)
+    write_private(file, key)
     return file
 
 
