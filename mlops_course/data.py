@@ -583,6 +583,23 @@ def run(
         f"See {shown(stage.out / 'data')}"
     )
 
+# %% ../notebooks/30_data_pipeline.ipynb #30e00001
+def _named(reads: dict[str, Read], tables: dict[str, Table]) -> dict[str, pd.Series]:
+    "All whom tables of features name, by the column that names them."
+    named: dict[str, list[pd.Series]] = {}
+    for name, one in reads.items():
+        if one.entities is not None:
+            named.setdefault(tables[name].entity, []).append(pd.Series(one.entities))
+    return {entity: pd.concat(parts) for entity, parts in named.items()}
+
+
+def _path_in(stage: Stage, path: str | tuple[str, ...]) -> str | list[str]:
+    "In the build's folder it begins there: two builds in two folders say the same."
+    if not isinstance(path, str):
+        return [_path_in(stage, one) for one in path]
+    inside = located(path).is_relative_to(stage.out)
+    return located(path).relative_to(stage.out).as_posix() if inside else path
+
 # %% ../notebooks/30_data_pipeline.ipynb #98ae6169
 from collections.abc import Iterable
 
@@ -623,23 +640,6 @@ def check_names(sources: Iterable[str], contract: Contract) -> None:
 def _cleaned(contract: Contract) -> dict[str, Table]:
     "All but the request: whoever asks sends it, and the stage `batch` reads it."
     return {name: table for name, table in contract.tables.items() if name != contract.request}
-
-# %% ../notebooks/30_data_pipeline.ipynb #30e00001
-def _named(reads: dict[str, Read], tables: dict[str, Table]) -> dict[str, pd.Series]:
-    "All whom tables of features name, by the column that names them."
-    named: dict[str, list[pd.Series]] = {}
-    for name, one in reads.items():
-        if one.entities is not None:
-            named.setdefault(tables[name].entity, []).append(pd.Series(one.entities))
-    return {entity: pd.concat(parts) for entity, parts in named.items()}
-
-
-def _path_in(stage: Stage, path: str | tuple[str, ...]) -> str | list[str]:
-    "In the build's folder it begins there: two builds in two folders say the same."
-    if not isinstance(path, str):
-        return [_path_in(stage, one) for one in path]
-    inside = located(path).is_relative_to(stage.out)
-    return located(path).relative_to(stage.out).as_posix() if inside else path
 
 # %% ../notebooks/30_data_pipeline.ipynb #f2b6d1a8
 from .profiles import page
