@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop import CONTRACT, SHOP
 
-from mlops_course import data, project, replay, web
+from mlops_course import cases, data, project, replay, web
 from mlops_course.problem import KNOWN
 from mlops_course.readers import Source
 
@@ -113,6 +113,56 @@ def test_without_an_answer_a_request_is_counted_and_labels_wait(tables, monkeypa
     services.away = False
     asyncio.run(made.labels.send())
     assert made.labels.taken == waiting > 50 and not made.labels.waiting
+
+
+def test_the_clock_is_not_led_on_while_it_has_to_wait(tables, monkeypatch):
+    services, order, waits = Services(monkeypatch), [], iter([True, True, False] * 3)
+    made = replay.Replay(replay.Ahead(tables, CONTRACT, BEGAN), services, services, services.push)
+
+    def stands() -> bool:
+        order.append("waits" if (wait := next(waits)) else "goes")
+        return wait
+
+    until = BEGAN + timedelta(hours=3)
+    asyncio.run(replay.replayed(made, until, timedelta(hours=1, seconds=1), 0, lambda moment: order.append("led"), stands))
+
+    assert order == ["waits", "waits", "goes", "led"] * 3
+
+
+@pytest.mark.parametrize(
+    ("state", "alarm", "waits"),
+    [
+        (None, False, False),
+        (None, True, True),
+        ("closed", False, False),
+        ("closed", True, True),
+        ("waiting", True, False),
+        ("training", False, True),
+        ("promoted", False, True),
+    ],
+)
+def test_the_clock_waits_until_an_alarm_is_a_case_and_while_a_model_is_trained(tmp_path, monkeypatch, state, alarm, waits):
+    story = replay.Story(None, None, tmp_path)
+    made = [cases.Case(number=1, version="1", state=state, due=BEGAN)] if state else []
+    monkeypatch.setattr(cases, "read_cases", lambda folder: made)
+    monkeypatch.setattr(web, "answer", Metrics(alarm).answer)
+    asyncio.run(story.look())
+
+    assert story.stands() is waits
+
+    monkeypatch.setattr(replay, "ANSWER", 0)
+    assert story.stands() is (waits and state in ("training", "promoted")), "an alarm that opens no case is not waited for for ever"
+
+
+class Metrics:
+    "Serving and monitoring, as they are asked for the version and the alarms."
+
+    def __init__(self, alarm: bool):
+        self.alarm = alarm
+
+    async def answer(self, session, path, body=None):
+        line = f'monitoring_drift_detected{{kind="features",version="1"}} {int(self.alarm)}.0'
+        return 200, b'{"version": "1"}' if path == "/model" else line.encode()
 
 
 @pytest.mark.parametrize(
