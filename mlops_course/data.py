@@ -6,7 +6,7 @@
 __all__ = ['UNCOUNTED', 'AHEAD', 'pseudonyms', 'Ingested', 'refusals', 'ingest', 'missing', 'validate', 'future', 'duplicate',
            'conflict', 'unknown', 'known_at', 'superseded', 'Cleaned', 'clean', 'until', 'Read', 'read',
            'TooManyRefused', 'over_limit', 'snapshot_of', 'entry', 'Data', 'run', 'read_all', 'check_names',
-           'write_all']
+           'with_made', 'write_all']
 
 # %% ../notebooks/30_data_pipeline.ipynb #ddd227af
 import hashlib
@@ -576,7 +576,7 @@ def run(
     catalogue = write_all(reads, settings.sources, stage)
     write_json(stage.product["catalogue"], {"tables": catalogue, "quarantine_limit": limit})
     files = sum(len(one.provenance["files"]) for one in reads.values())
-    rows, kept = (sum(line[n] for line in catalogue.values()) for n in ("rows_in", "rows_out"))
+    rows, kept = (sum(catalogue[one][n] for one in reads) for n in ("rows_in", "rows_out"))
     left_out = f", {left:,} left out" if (left := rows - kept - quarantined) else ""
     print(
         f"{files} files, {rows:,} rows: {kept:,} kept, {quarantined:,} in quarantine{left_out}. "
@@ -614,7 +614,7 @@ def read_all(
     stage: Stage,
 ) -> dict[str, Read]:
     "Read each source; tables of features first, because they say which entities there are."
-    contract, tables = stage.project.contract, _cleaned(stage.project.contract)
+    contract, tables = stage.project.contract, _sent(stage.project.contract)
     sources, ahead = settings.sources, settings.ahead
     check_names(sources, contract)
     reads: dict[str, Read] = {}
@@ -631,8 +631,8 @@ def read_all(
 
 
 def check_names(sources: Iterable[str], contract: Contract) -> None:
-    "Raise `UserError` if a source has the name of no table."
-    tables = _cleaned(contract)
+    "Raise `UserError` if a source has the name of no table that is sent."
+    tables = _sent(contract)
     if strange := ", ".join(sorted(set(sources) - set(tables))):
         raise UserError(f"data.sources names {strange}; the tables are {', '.join(tables)}")
 
@@ -640,6 +640,33 @@ def check_names(sources: Iterable[str], contract: Contract) -> None:
 def _cleaned(contract: Contract) -> dict[str, Table]:
     "All but the request: whoever asks sends it, and the stage `batch` reads it."
     return {name: table for name, table in contract.tables.items() if name != contract.request}
+
+
+def _sent(contract: Contract) -> dict[str, Table]:
+    "Those that are sent, and not made of others here."
+    return {name: table for name, table in _cleaned(contract).items() if not table.rolling}
+
+# %% ../notebooks/30_data_pipeline.ipynb #30r00002
+from . import stream
+
+
+def _empty(table: Table) -> pd.DataFrame:
+    "The table without a row."
+    text = {pa.string(): pd.StringDtype()}
+    return arrow_schema(table).empty_table().to_pandas(types_mapper=text.get)
+
+
+def with_made(
+    kept: dict[str, pd.DataFrame],  # the cleaned tables for which files came
+    contract: Contract,
+) -> dict[str, pd.DataFrame]:
+    "All tables: also those for which none came, and those that are made of others."
+    frames = {name: kept.get(name, _empty(table)) for name, table in _sent(contract).items()}
+    for name, table in _cleaned(contract).items():
+        if table.rolling:
+            made = stream.history(frames[table.rolling.of], table, contract)
+            frames[name] = _sorted(made, table, contract, None)
+    return frames
 
 # %% ../notebooks/30_data_pipeline.ipynb #f2b6d1a8
 from .profiles import page
@@ -652,10 +679,10 @@ def write_all(
     stage: Stage,
 ) -> dict[str, dict]:
     "Write each table, its snapshot and the profile; what the catalogue says of them."
-    catalogue, frames = {}, {}
-    for name, table in _cleaned(stage.project.contract).items():
+    catalogue, contract = {}, stage.project.contract
+    frames = with_made({name: one.kept for name, one in reads.items()}, contract)
+    for name, table in _cleaned(contract).items():
         cleaned, path = reads.get(name), stage.record(table_file(stage.product, name))
-        frames[name] = cleaned.kept if cleaned else _empty(table)
         write_table(frames[name], arrow_schema(table), path)
         snapshot = stage.record(snapshot_of(path, Paths(stage.out).snapshots)).stem
         known = sources[name].known if cleaned else None
@@ -666,12 +693,6 @@ def write_all(
     return catalogue
 
 # %% ../notebooks/30_data_pipeline.ipynb #30d0000c
-def _empty(table: Table) -> pd.DataFrame:
-    "The table without a row."
-    text = {pa.string(): pd.StringDtype()}
-    return arrow_schema(table).empty_table().to_pandas(types_mapper=text.get)
-
-
 def _warn_if_stale(name: str, table: Table, line: dict[str, Any]) -> None:
     "Say so if the catalogue calls a table stale."
     if not line["stale"]:

@@ -72,6 +72,8 @@ class Column(Settings):
 # %% ../notebooks/10_problem.ipynb #ab645200
 from datetime import timedelta
 
+from .rolling import Rolling
+
 
 class Table(Settings):
     "A table that reaches us, and what its readers may rely on."
@@ -87,6 +89,8 @@ class Table(Settings):
     span: timedelta = timedelta(0)  # a row is about this long, and known at its end
     fresh: timedelta | None = None  # the newest row may be this old
     readers: tuple[str, ...] = ()
+    # how its rows are made of a table of events (lesson 33); None: somebody sends them
+    rolling: Rolling | None = None
 
     @property
     def names(self) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import exposition, project, remote, telemetry
-from .contracts import read_project
+from .contracts import files_of, read_project
 from .files import atomic_write, file_digest, is_full, locked, unwritten, write_json
 from .problem import Project
 from .project import Environment, Settings, UserError, digest_of, root, shown
@@ -529,7 +529,10 @@ def runs(
         "settings": digest_of(settings),
         "cells": cells,
         **_digests(
-            {p: root() / p for p in [*task["params"]["resources_"].values(), environment.project]}
+            {
+                p: root() / p
+                for p in [*task["params"]["resources_"].values(), *files_of(environment.project)]
+            }
         ),
     }
 
