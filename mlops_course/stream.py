@@ -76,13 +76,11 @@ from .sql import interval, quoted, string
 _ARRIVED = """
 arrived AS (
     SELECT {id} AS id, {entity} AS entity, {time} AS t, {created} AS c, {type} AS type,
-        max({time}) OVER (PARTITION BY {entity} ORDER BY {created}, {id}
-            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+        max({time}) OVER (PARTITION BY {entity} ORDER BY {created}, {id}) AS newest
     FROM events
 ),
 kept AS (
-    SELECT *, greatest(t, before) AS newest FROM arrived
-    WHERE before IS NULL OR t >= before - {lateness}
+    SELECT * FROM arrived WHERE t >= newest - {lateness}
 )"""
 
 
