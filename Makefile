@@ -124,6 +124,7 @@ export: $(READY) ## write the package, the tables of lessons and pages, and the 
 	nbdev_clean
 	python tests/rules.py --contents
 	python -c 'from mlops_course.contracts import write_schema; write_schema()'
+	python -c 'from mlops_course.broker import write_event_schemas; write_event_schemas()'
 
 .PHONY: lint
 lint: $(READY) ## ruff, spelling, and the rules of the lessons

@@ -329,6 +329,7 @@ SECTIONS = {
     "retraining": "RetrainingSettings",
     "live": "LiveSettings",
     "replay": "ReplaySettings",
+    "stream": "broker.StreamSettings",
 }
 
 
@@ -340,7 +341,8 @@ def check_sections(
 
     environment, checked, faults = project.environment(file), {}, []
     for name, model in SECTIONS.items():
-        section = getattr(importlib.import_module(f"mlops_course.{name}"), model)
+        module, _, kind = model.rpartition(".")
+        section = getattr(importlib.import_module(f"mlops_course.{module or name}"), kind)
         named = create_model("Named", __base__=project.Settings, **{name: (section, ...)})
         try:
             values = {name: getattr(environment, name)}
