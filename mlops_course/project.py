@@ -172,6 +172,9 @@ class Paths:
         self.made = out / "made"  # what each stage has read and made,
         self.build = self.made / "build.json"  # and that all of them have
         self.services = out / "services"  # notes and output of what runs
+        self.streamed = (
+            out / "streamed"
+        )  # events that came by themselves, and what is counted of them
         self.prometheus, self.alertmanager = out / "prometheus", out / "alertmanager"
 
 # %% ../notebooks/00_start_here.ipynb #935a9e2e
