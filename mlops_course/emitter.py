@@ -135,10 +135,8 @@ def emit(
         end = settings.end + _DAYS * _DAY
         clocks.begin(folder, emitter.last[0], 1e6, end, led=True)
         log.info("service started", topic=stream.topic, rate=rate, since=str(emitter.last[0]))
-        print(
-            f"{rate:g} events a second to topic {stream.topic}, from {emitter.last[0]:%Y-%m-%d %H:%M} on",
-            flush=True,
-        )
+        since = f"{emitter.last[0]:%Y-%m-%d %H:%M}"
+        print(f"{rate:g} events a second to topic {stream.topic}, since {since}", flush=True)
         web.uvicorn_server(application(emitter)).run(sockets=[listening])
 
 # %% ../notebooks/961_emitter.ipynb #52e95699
