@@ -155,10 +155,8 @@ class Paths:
         self.clock = out / "clock.json"  # the time by which its processes live,
         self.horizon = out / "clock.horizon"  # and where it waits, if somebody leads it
         self.company = out / "company"  # raw files of a company that lives on,
-        self.truth, self.story = (
-            out / "live/truth.jsonl",
-            out / "live/story.json",
-        )  # and of its life
+        self.truth = out / "live/truth.jsonl"  # and of its life
+        self.story = out / "live/story.json"
         self.snapshots = out / "snapshots"  # tables, by their digests
         self.features = out / "features"  # the feature store
         self.mlflow = out / "mlflow"  # runs and models
@@ -172,9 +170,7 @@ class Paths:
         self.made = out / "made"  # what each stage has read and made,
         self.build = self.made / "build.json"  # and that all of them have
         self.services = out / "services"  # notes and output of what runs
-        self.streamed = (
-            out / "streamed"
-        )  # events that came by themselves, and what is counted of them
+        self.streamed = out / "streamed"  # events of a stream, and what was counted of them
         self.prometheus, self.alertmanager = out / "prometheus", out / "alertmanager"
 
 # %% ../notebooks/00_start_here.ipynb #935a9e2e
