@@ -155,10 +155,9 @@ class Paths:
         self.clock = out / "clock.json"  # the time by which its processes live,
         self.horizon = out / "clock.horizon"  # and where it waits, if somebody leads it
         self.company = out / "company"  # raw files of a company that lives on,
-        self.truth, self.story = (
-            out / "live/truth.jsonl",
-            out / "live/story.json",
-        )  # and of its life
+        self.truth = out / "live/truth.jsonl"  # and of its life
+        self.story = out / "live/story.json"
+        self.data = out / "data"  # cleaned tables
         self.snapshots = out / "snapshots"  # tables, by their digests
         self.features = out / "features"  # the feature store
         self.mlflow = out / "mlflow"  # runs and models
@@ -167,6 +166,7 @@ class Paths:
         self.predictions = out / "serving/predictions"  # the prediction log, a file a day
         self.monitoring = out / "monitoring"  # what it has read, its references and reports
         self.retraining = out / "retraining"  # cases, and the trainings that they began
+        self.stream = out / "stream"  # events that were counted, and how far
         self.logs, self.metrics = out / "logs", out / "metrics"
         self.pipeline_log = self.logs / "pipeline.jsonl"
         self.made = out / "made"  # what each stage has read and made,
