@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'StreamSettings', 'answered', 'dead', 'make_topics', 'mock', 'event_type', 'Malformed', 'encode', 'decode',
-           'message_key', 'producer', 'event_schemas', 'write_event_schemas']
+           'message_key', 'producer', 'rehearsal', 'delete_topics', 'confirmed', 'event_schemas', 'write_event_schemas']
 
 # %% ../notebooks/957_broker.ipynb #957c0004
 from pydantic import PositiveFloat, PositiveInt
@@ -84,7 +84,7 @@ def make_topics(
 
 # %% ../notebooks/957_broker.ipynb #957c0012
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from confluent_kafka import Producer
 
@@ -192,6 +192,45 @@ def producer(
     "A producer whose messages are whole, in order, and each there once."
     sure = {"enable.idempotence": True, "partitioner": "murmur2_random", "linger.ms": 5}
     return Producer({"bootstrap.servers": settings.bootstrap, **sure, **QUIET, **more})
+
+# %% ../notebooks/957_broker.ipynb #957r0002
+from uuid import uuid4
+
+
+@contextmanager
+def rehearsal() -> Iterator[StreamSettings]:
+    "A broker to try things with, and a topic that nobody else uses."
+    settings = StreamSettings(topic=f"rehearsal-{uuid4().hex[:8]}")
+    try:
+        answered(settings.bootstrap, seconds=1)
+    except UserError:
+        with mock(settings.topic) as address:
+            yield settings.model_copy(update={"bootstrap": address})
+        return
+    make_topics(settings)
+    try:
+        yield settings
+    finally:
+        delete_topics(settings)
+
+
+def delete_topics(
+    settings: StreamSettings,
+) -> None:
+    "Delete the topics with all that is in them."
+    admin = AdminClient({"bootstrap.servers": settings.bootstrap, **QUIET})
+    for made in admin.delete_topics([settings.topic, dead(settings.topic)]).values():
+        with suppress(KafkaException):  # it was not there
+            made.result()
+
+
+def confirmed(
+    sender: Producer,
+    seconds: float = 30,
+) -> None:
+    "Wait until the broker has all messages. Raises `UserError` if it does not say so in time."
+    if left := sender.flush(seconds):
+        raise UserError(f"{left:,} messages are not confirmed after {seconds:g} seconds")
 
 # %% ../notebooks/957_broker.ipynb #957c0026
 from pathlib import Path

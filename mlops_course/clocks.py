@@ -121,11 +121,14 @@ def begin(
     "Begin a clock for this process and all that it starts. `UserError` while others run."
     horizon = str(project.Paths(folder.resolve()).horizon) if led else None
     mine = Clock(began, datetime.now(UTC), speed, until, horizon)
-    if _live_by(folder, mine) != mine:
+    running = _live_by(folder, mine)
+    if running != mine and not (led and running.horizon == horizon):  # who led it was killed
         leave()
         raise UserError(
             f"services of {shown(folder)} run by a clock of their own: `make stop` ends them"
         )
-    if led:
+    if led and running == mine:
         lead(folder, began)
-    os.environ[CLOCK] = json.dumps({"folder": str(folder.resolve()), **mine._asdict()}, default=str)
+    os.environ[CLOCK] = json.dumps(
+        {"folder": str(folder.resolve()), **running._asdict()}, default=str
+    )

@@ -207,7 +207,7 @@ class Partition:
         contract: Contract,
     ):
         where = Paths(folder)
-        file, parts = where.stream / f"state/{name}.db", parts_of(where.stream / "events", name)
+        file, parts = where.streamed / f"state/{name}.db", parts_of(where.streamed / "events", name)
         built = where.data / f"{table.rolling.of}.parquet"
         files = [*parts, *([built] if built.is_file() else [])]
         fields = fields_of(table, contract)
@@ -425,7 +425,7 @@ class _Settler(_Taker):
         count, now, settings = waiting(partition.state), time.monotonic(), self.settings
         due = last or now - partition.written >= settings.offline_seconds
         if count and (due or count >= settings.offline_events):
-            folder = Paths(self.folder).stream / "events"
+            folder = Paths(self.folder).streamed / "events"
             write_part(partition.state, folder, partition.name, partition.events)
             self.metrics.offline.inc(count)
             count = 0
@@ -554,7 +554,7 @@ from .web import key_for, present, uvicorn_server
 
 
 def stream(
-    folder: Path,  # an environment's: only stream/, logs/ and the online store are written
+    folder: Path,  # an environment's: only streamed/, logs/ and the online store are written
     settings: StreamSettings,
     project: Project,
     environment: str = "",  # its name, for the log

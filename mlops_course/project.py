@@ -166,12 +166,12 @@ class Paths:
         self.predictions = out / "serving/predictions"  # the prediction log, a file a day
         self.monitoring = out / "monitoring"  # what it has read, its references and reports
         self.retraining = out / "retraining"  # cases, and the trainings that they began
-        self.stream = out / "stream"  # events that were counted, and how far
         self.logs, self.metrics = out / "logs", out / "metrics"
         self.pipeline_log = self.logs / "pipeline.jsonl"
         self.made = out / "made"  # what each stage has read and made,
         self.build = self.made / "build.json"  # and that all of them have
         self.services = out / "services"  # notes and output of what runs
+        self.streamed = out / "streamed"  # events that came by themselves, and their count
         self.prometheus, self.alertmanager = out / "prometheus", out / "alertmanager"
 
 # %% ../notebooks/00_start_here.ipynb #935a9e2e

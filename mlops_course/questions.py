@@ -54,6 +54,7 @@ LESSONS = [
     "30_data_pipeline",
     "31_point_in_time",
     "32_feature_store",
+    "33_stream_features",
     "40_testing_ml",
     "41_models",
     "42_uplift",

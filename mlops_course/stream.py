@@ -76,13 +76,11 @@ from .sql import interval, quoted, string
 _ARRIVED = """
 arrived AS (
     SELECT {id} AS id, {entity} AS entity, {time} AS t, {created} AS c, {type} AS type,
-        max({time}) OVER (PARTITION BY {entity} ORDER BY {created}, {id}
-            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+        max({time}) OVER (PARTITION BY {entity} ORDER BY {created}, {id}) AS newest
     FROM events
 ),
 kept AS (
-    SELECT *, greatest(t, before) AS newest FROM arrived
-    WHERE before IS NULL OR t >= before - {lateness}
+    SELECT * FROM arrived WHERE t >= newest - {lateness}
 )"""
 
 
@@ -113,13 +111,13 @@ def _tile(time: str, rolling: Rolling) -> str:
 
 def _counted(rolling: Rolling) -> str:
     "Each event with the numbers of events until then, and until the end of each tile."
-    each = [f"sum((type = {string(what)})::BIGINT)" for what in rolling.types]
+    each = [f"count(*) FILTER (WHERE type = {string(what)})" for what in rolling.types]
     tile = "OVER (PARTITION BY entity ORDER BY tile)"
     return _COUNTED.format(
         tile_of_t=_tile("t", rolling),
         tile_of_newest=_tile("newest", rolling),
         until_now=", ".join(f"{one} OVER arrival AS n{i}" for i, one in enumerate(each)),
-        until_tile=", ".join(f"sum({one}) {tile} AS n{i}" for i, one in enumerate(each)),
+        until_tile=", ".join(f"(sum({one}) {tile})::BIGINT AS n{i}" for i, one in enumerate(each)),
     )
 
 # %% ../notebooks/33_stream_features.ipynb #e8a13aca

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ZONES', 'USUAL', 'WEEK', 'FEWEST', 'MOST', 'EXPLORATION', 'SCENARIOS', 'SECOND', 'DAY', 'DEMAND', 'SCHEMAS', 'BLOCK',
            'Drivers', 'generator', 'hire', 'on_shift', 'Scenario', 'sigmoid', 'completion', 'work', 'Week', 'report',
-           'delay', 'distinct', 'propensities', 'draw', 'WorldSettings', 'Company', 'statistics', 'Offers', 'offers',
-           'request_ids', 'bookings', 'tables', 'write', 'oracle', 'value', 'uplift', 'run']
+           'delay', 'distinct', 'propensities', 'draw', 'WorldSettings', 'Company', 'worked', 'statistics', 'offered',
+           'driver_events', 'recent_trips', 'Offers', 'offers', 'request_ids', 'bookings', 'tables', 'schemas_of',
+           'write', 'oracle', 'value', 'uplift', 'run']
 
 # %% ../notebooks/20_world.ipynb #a3838855
 from typing import NamedTuple
@@ -90,6 +91,7 @@ class Scenario(Settings):
     liked_hour: float = 0.5  # within an hour of the one that the driver likes
     fatigue: float = -0.1  # for each hour on shift before this one
     distance: float = -0.1  # for each km to the pickup
+    workload: float = 0.0  # for each trip that was accepted in the hour before the booking
     activity: float = 1.0  # offers come this many times as often
     accepting: float = 0.0  # added to the log-odds of accepting an offer
     empty: float = 0.0  # share of the rows of statistics in which a value is empty
@@ -113,6 +115,7 @@ def completion(
     hour: np.ndarray,  # of the day, while on shift
     known_zone: np.ndarray,  # is the pickup in a zone that the driver knows?
     km: np.ndarray,  # to the pickup
+    recent: np.ndarray | int = 0,  # trips accepted in the hour before
 ) -> np.ndarray:
     "The true probability that these drivers complete these trips. No earlier booking changes it."
     return sigmoid(
@@ -123,6 +126,7 @@ def completion(
         + scenario.liked_hour * (abs(hour - drivers.likes[who]) <= 1)
         + scenario.fatigue * (hour - drivers.start[who])
         + scenario.distance * km
+        + scenario.workload * recent
     )
 
 # %% ../notebooks/20_world.ipynb #c56f25d7
@@ -259,6 +263,9 @@ SCENARIOS = {
     "no_signal": Scenario(
         about="a coin decides, the same for all", from_start=True, base=0.4, **_coin
     ),
+    "tired": Scenario(
+        about="each trip of the last hour tires", from_start=True, base=1.8, workload=-0.5
+    ),
 }
 
 # %% ../notebooks/20_world.ipynb #20f00005
@@ -285,6 +292,7 @@ class WorldSettings(Settings):
     seed: int = Field(7, ge=0)
     scenario: Annotated[str, AfterValidator(_known)] = "normal"
     drift_day: int | None = Field(None, ge=0)  # counted from 0; None: after 5/7 of the days
+    events: bool = False  # what drivers do is written as events too
     simulate: bool = True  # false: the raw files come from somewhere else
 
     @property
@@ -366,25 +374,35 @@ from collections.abc import Iterator
 BLOCK = 2**15  # drivers, or bookings, that are worked on at once
 
 
+def worked(
+    company: Company,
+    day: int,
+) -> Iterator[tuple[np.random.Generator, np.ndarray, np.ndarray, np.ndarray]]:
+    "Random numbers, then places, hours and counts as `work` has them, block by block."
+    settings, shift = company.settings, company.on_shift(day) >= 0
+    for number, first in enumerate(range(0, len(shift), BLOCK)):
+        rng = generator(settings.seed, 1, day + WEEK, number)
+        who, hour = np.nonzero(shift[first : first + BLOCK])
+        who += first
+        yield rng, who, hour, work(rng, settings.on(day), company.drivers, who, hour)
+
+# %% ../notebooks/20_world.ipynb #20e00015
 def statistics(
     company: Company,
     day: int,  # each once, in order, from -7 on: `week` goes with them
     week: Week,
 ) -> Iterator[pa.Table]:
     "The statistics of a day that come before the world's end, a block of drivers at a time."
-    shift, settings = company.on_shift(day) >= 0, company.settings
-    for number, first in enumerate(range(0, len(shift), BLOCK)):
-        rng = generator(settings.seed, 1, day + WEEK, number)
-        who, hour = np.nonzero(shift[first : first + BLOCK])
-        counts = np.zeros((3, len(shift[first : first + BLOCK]), 24), np.uint8)
-        counts[:, who, hour] = work(rng, settings.on(day), company.drivers, who + first, hour)
-        totals = week.add(day, slice(first, first + BLOCK), counts)[:, who, hour]
+    for number, (rng, who, hour, done) in enumerate(worked(company, day)):
+        block = slice(number * BLOCK, (number + 1) * BLOCK)
+        drivers, place = company.drivers.number[block], who - block.start
+        counts = np.zeros((3, len(drivers), 24), np.uint8)
+        counts[:, place, hour] = done
+        totals = week.add(day, block, counts)[:, place, hour]
         begin, features = company.moment(day, hour * 3600), report(rng, totals)
         created = begin + (3600 + delay(rng, len(who))) * SECOND
-        features, lost = _damaged(rng, features, settings.on(day))
-        table = table_of(
-            SCHEMAS["driver_stats"], begin, company.drivers.number[who + first], *features, created
-        )
+        features, lost = _damaged(rng, features, company.settings.on(day))
+        table = table_of(SCHEMAS["driver_stats"], begin, drivers[place], *features, created)
         yield table.filter(pa.array((created <= company.end) & ~lost))
 
 # %% ../notebooks/20_world.ipynb #7bceb980
@@ -396,6 +414,49 @@ def _damaged(rng, features, scenario) -> tuple[list[pa.Array], np.ndarray]:
     return [
         pa.array(f, mask=empty & (which == i)) for i, f in enumerate(features)
     ], fate < scenario.lost
+
+# %% ../notebooks/20_world.ipynb #20e00011
+import pyarrow.compute as pc
+
+from .driver_events import NEVER, event_table, in_last_hour, offer_moments
+
+
+def offered(
+    company: Company,
+    day: int,
+) -> Iterator[tuple[np.random.Generator, np.ndarray, np.ndarray]]:
+    "Random numbers, then of each offer of a day the driver's place and its moments, by block."
+    for number, (_, who, hour, counts) in enumerate(worked(company, day)):
+        rng = generator(company.settings.seed, 4, day + WEEK, number)
+        which, moments = offer_moments(rng, hour, counts)
+        yield rng, who[which], moments
+
+
+def driver_events(
+    company: Company,
+    day: int,
+) -> pa.Table:
+    "The events of a day's offers that are sent before the world's end, in the order of sending."
+    midnight, numbers = company.moment(day, 0), company.drivers.number
+    events = pa.concat_tables(
+        event_table(rng, day, midnight, numbers[who], moments)
+        for rng, who, moments in offered(company, day)
+    ).sort_by([("created", "ascending"), ("event_id", "ascending")])
+    return events.filter(pc.field("created") <= pa.scalar(company.settings.end))
+
+
+def recent_trips(
+    company: Company,
+    day: int,
+    who: np.ndarray,  # places of drivers, of any shape
+    second: np.ndarray,  # of the day
+) -> np.ndarray:
+    "How many trips drivers have accepted in the hour before, for all services."
+    # the day before has no part in it: nobody is on shift from midnight to four
+    accepted = [(driver, moments[:, 1]) for _, driver, moments in offered(company, day)]
+    driver, moment = (np.concatenate(part) for part in zip(*accepted, strict=True))
+    happened = moment != NEVER
+    return in_last_hour(driver[happened], moment[happened], who, second * SECOND)
 
 # %% ../notebooks/20_world.ipynb #e700a77e
 class Offers(NamedTuple):
@@ -422,9 +483,9 @@ def offers(
     away = abs(company.drivers.home[who] - rng.integers(0, ZONES, (len(who), 1)))
     away = np.minimum(away, ZONES - away)  # zones between home and pickup
     km = (1 + 0.5 * away) * rng.gamma(2.0, 0.7, who.shape)
-    likely = completion(
-        company.settings.on(day), company.drivers, who, hour[:, None], away <= 1, km
-    )
+    scenario = company.settings.on(day)
+    recent = recent_trips(company, day, who, second[:, None]) if scenario.workload else 0
+    likely = completion(scenario, company.drivers, who, hour[:, None], away <= 1, km, recent)
     return Offers(
         who,
         candidate,
@@ -434,9 +495,6 @@ def offers(
     )
 
 # %% ../notebooks/20_world.ipynb #33c9d614
-import pyarrow.compute as pc
-
-
 def request_ids(
     day: int,
     numbers: np.ndarray,  # of the bookings in the day
@@ -505,6 +563,8 @@ def tables(
                 yield {"driver_stats": piece}
         if day >= 0:
             yield from bookings(company, day)
+        if day >= 0 and company.settings.events:
+            yield {"driver_events": driver_events(company, day)}
     trips = week.total[2]
     quiet = company.drivers.number[trips <= np.quantile(trips, 0.25)]  # scored in batches
     yield {
@@ -514,7 +574,15 @@ def tables(
 # %% ../notebooks/20_world.ipynb #e98a88a0
 from pathlib import Path
 
+from .driver_events import SCHEMA as EVENTS
 from .tables import parquet_files
+
+
+def schemas_of(
+    settings: WorldSettings,
+) -> dict[str, pa.Schema]:
+    "Each file of a world, by its name."
+    return SCHEMAS | ({"driver_events": EVENTS} if settings.events else {})
 
 
 def write(
@@ -522,12 +590,15 @@ def write(
     folder: Path,
 ) -> dict[str, int]:
     "Write the world's files as Parquet, each whole or not at all. How many rows each has."
-    company, rows = Company(settings), dict.fromkeys(SCHEMAS, 0)
-    with parquet_files(folder, SCHEMAS) as add:
+    company, schemas = Company(settings), schemas_of(settings)
+    rows = dict.fromkeys(schemas, 0)
+    with parquet_files(folder, schemas) as add:
         for piece in tables(company):
             for file, table in piece.items():
                 rows[file] += len(table)
                 add(file, table)
+    if "driver_events" not in schemas:
+        (folder / "driver_events.parquet").unlink(missing_ok=True)  # of an earlier world
     return rows
 
 # %% ../notebooks/20_world.ipynb #b5c63989
@@ -582,7 +653,8 @@ def run(
         print(_simulated(stage, settings, raw))
     else:
         why = "Nothing is simulated: the sources of this environment are files of its own."
-        print(leave_out(stage, [f"{file}.parquet" for file in SCHEMAS], why))
+        files = [f"{file}.parquet" for file in (*SCHEMAS, "driver_events")]
+        print(leave_out(stage, files, why))
 
 # %% ../notebooks/20_world.ipynb #4c77ce7f
 def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
@@ -592,7 +664,7 @@ def _simulated(stage: Stage, settings: WorldSettings, raw: Path) -> str:
             "set `days`, `start` or `clock`"
         )
     rows = write(settings, raw)
-    for file in SCHEMAS:
+    for file in rows:
         stage.record(raw / f"{file}.parquet")
     (raw / NOTE).unlink(missing_ok=True)
     return (

@@ -301,6 +301,27 @@ def test_without_signal_nobody_can_gain_anything(drifted):
     assert abs(world.uplift(truth, world.oracle(truth))) < 1e-9
 
 
+def test_a_tired_company_completes_as_many_trips_as_the_normal_one_and_has_the_same_statistics(drifted):
+    assert abs(world.value(drifted["tired"]["truth"]) - world.value(drifted["normal"]["truth"])) < 0.03
+    pd.testing.assert_frame_equal(drifted["tired"]["driver_stats"], drifted["normal"]["driver_stats"])
+
+
+def test_who_knows_the_last_hour_of_tired_drivers_chooses_better(drifted):
+    files, company = drifted["tired"], world.Company(SMALL.model_copy(update={"scenario": "tired"}))
+    each = files["truth"].merge(files["bookings"][["request_id", "event_timestamp"]])
+    midnight = each.event_timestamp.dt.normalize()
+    second = (each.event_timestamp - midnight).dt.total_seconds().astype(int)
+    for day, rows in each.groupby((midnight - pd.Timestamp(SMALL.start, tz="UTC")).dt.days):
+        each.loc[rows.index, "trips"] = world.recent_trips(company, day, rows.driver_id - 1001, second[rows.index])
+    rate = files["driver_stats"].groupby("driver_id").conv_rate.mean()
+    each["usual"] = each.driver_id.map(np.log(rate / (1 - rate)))
+    each["now"] = each.usual + SCENARIOS["tired"].workload * each.trips
+
+    by = {score: each.loc[each.groupby("request_id")[score].idxmax(), ["request_id", "driver_id"]] for score in ("usual", "now")}
+
+    assert world.uplift(files["truth"], by["now"]) > world.uplift(files["truth"], by["usual"]) + 0.05
+
+
 # Bad settings, full disks, kills
 
 
