@@ -121,7 +121,10 @@ class DeadLetters:
         self.fault = error or self.fault
 
 # %% ../notebooks/959_consumer.ipynb #959c0010
+import pandas as pd
+
 from . import features
+from .problem import KNOWN
 
 
 class Online:
