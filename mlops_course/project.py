@@ -157,6 +157,7 @@ class Paths:
         self.company = out / "company"  # raw files of a company that lives on,
         self.truth = out / "live/truth.jsonl"  # and of its life
         self.story = out / "live/story.json"
+        self.data = out / "data"  # cleaned tables
         self.snapshots = out / "snapshots"  # tables, by their digests
         self.features = out / "features"  # the feature store
         self.mlflow = out / "mlflow"  # runs and models
@@ -170,7 +171,7 @@ class Paths:
         self.made = out / "made"  # what each stage has read and made,
         self.build = self.made / "build.json"  # and that all of them have
         self.services = out / "services"  # notes and output of what runs
-        self.streamed = out / "streamed"  # events of a stream, and what was counted of them
+        self.streamed = out / "streamed"  # events that came by themselves, and their count
         self.prometheus, self.alertmanager = out / "prometheus", out / "alertmanager"
 
 # %% ../notebooks/00_start_here.ipynb #935a9e2e

@@ -83,7 +83,7 @@ class EntityState:
 # %% ../notebooks/958_stream_state.ipynb #958c0010
 _TABLES = """
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS position (next INTEGER, first INTEGER);
+CREATE TABLE IF NOT EXISTS position (next INTEGER, first INTEGER, store TEXT);
 CREATE TABLE IF NOT EXISTS entities (entity PRIMARY KEY, state BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pending (entity PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (offset INTEGER PRIMARY KEY, event BLOB);
@@ -143,10 +143,10 @@ class PartitionState(_File):
     ):
         super().__init__(file)
         self.table, self.past, self.fields = table, past, fields_of(table, contract)
-        new = "INSERT INTO position SELECT ?1, ?1 WHERE NOT EXISTS (SELECT * FROM position)"
+        new = "INSERT INTO position SELECT ?1, ?1, '' WHERE NOT EXISTS (SELECT * FROM position)"
         self.ask(new, start)
-        # where the next poll begins, and the next file of the offline store
-        ((self.next, self.first),) = self.ask("SELECT next, first FROM position")
+        # where the next poll begins and the next file of the offline store; which online store
+        ((self.next, self.first, self.store),) = self.ask("SELECT * FROM position")
 
     def entities(self, asked: set) -> dict[int | str, EntityState]:
         "What is known of some entities."
@@ -247,10 +247,13 @@ def confirm(
 
 def renew(
     state: PartitionState,
+    store: str,  # what names it
 ) -> None:
-    "Let all rows be written again: another store is in the place of the one that had them."
+    "Let all rows be written again: this store has taken the place of the one that had them."
     with state.transaction() as db:
         db.execute("REPLACE INTO pending SELECT entity FROM entities")
+        db.execute("UPDATE position SET store = ?", [store])
+    state.store = store
 
 # %% ../notebooks/958_stream_state.ipynb #958c0024
 import re
