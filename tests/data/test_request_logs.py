@@ -491,6 +491,19 @@ def test_a_name_that_no_file_has_says_so(tmp_path, name):
     assert f"{name}: no file has such a name" in stopped(configured([str(placed(tmp_path)), str(tmp_path / name)]))
 
 
+def test_files_that_come_later_need_not_be_there_yet_and_are_read_when_they_are(tmp_path):
+    first, more = tmp_path / "first.parquet", tmp_path / "more"
+    source = readers.Source(path=str(first), later=f"{more}/*.parquet", owner="somebody")
+
+    assert [part.path for part in readers.parts(source)] == [str(first)]
+
+    more.mkdir()
+    for name in ("b", "a"):
+        (more / f"{name}.parquet").touch()
+    assert [part.path for part in readers.parts(source)] == [str(first), f"{more}/a.parquet", f"{more}/b.parquet"]
+    assert all(part.later is None for part in readers.parts(source))
+
+
 def test_headers_and_no_rows_in_all_files_are_no_data(tmp_path):
     several(tmp_path, HALVES[1], HALVES[1])
 
