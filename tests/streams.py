@@ -1,6 +1,5 @@
 """A company whose drivers send events: its feature store, what was sent, and the consumer as a process."""
 
-import json
 import os
 import re
 import subprocess
@@ -20,7 +19,6 @@ from online import COMMAND
 from mlops_course import broker, features, lookup, project, stream
 from mlops_course.contracts import read_project
 from mlops_course.problem import KNOWN as KNOWN_AT
-from mlops_course.stream_state import parts_of
 
 PROJECT = "projects/ride_hailing_stream.yaml"
 CONTRACT = read_project(PROJECT).contract
@@ -143,6 +141,12 @@ class Consumer:
 
     def ready(self) -> bool:
         return self.state()["ready"]
+
+    def supervised(self) -> bool:
+        "Is it there? One that has ended, because there was no broker, is started again."
+        if self.process.poll() is not None:
+            self.start()
+        return True
 
     def meter(self, name: str) -> float:
         "The sum of a metric over all of its labels that are not named."
