@@ -1007,13 +1007,15 @@ def emit(
     file: _File = "env.stream.yaml",
     rate: _Rate = 50,
 ):
-    from mlops_course import emitter
+    from mlops_course import broker, emitter
 
+    os.environ["PLOOMBER_ENV_FILENAME"] = file
     out, service = _out(file), services.services_of(project.environment(file))["emitter"]
     with supervision.ended_quietly(service.name):
         if what == "run":  # what the service itself does
             return emitter.emit(out, *emitter.settings_of(file), rate, service.port)
         if what == "start":
+            broker.make_topics(emitter.settings_of(file)[1])  # what is wrong is said here
             words = ("mlops-course", "emit", "run", "--env", file, "--rate", str(rate))
             supervision.start(out, service.model_copy(update={"command": words}))
             return typer.echo(emitter.summary(file, rate))
