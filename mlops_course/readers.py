@@ -141,14 +141,14 @@ def paths_of(
 def parts(
     source: Source,
 ) -> list[Source]:
-    "A source for each file. Raises `BadFile` if a name with `*` is no file's."
-    names: set[str] = set()
-    for path in [source.path] if isinstance(source.path, str) else source.path:
+    "A source for each file. Raises `BadFile` if there is none that a name with `*` could be."
+    paths = [source.path] if isinstance(source.path, str) else source.path
+    for path in paths:
         _located(path)  # its variables are set
-        if not (there := expanded(path)):
-            cure = "Put one there, or change `path` of this source in the environment"
-            raise BadFile(f"{path}: no file has such a name. {cure}")
-        names.update(there)
+    names = {name for path in paths for name in expanded(path)}
+    if not names:
+        cure = "Put one there, or change `path` of this source in the environment"
+        raise BadFile(f"{paths_of(source.path)}: no file has such a name. {cure}")
     return [source.model_copy(update={"path": name}) for name in sorted(names)]
 
 # %% ../notebooks/908_readers.ipynb #2599ff7a
