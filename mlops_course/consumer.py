@@ -196,7 +196,7 @@ import time
 from functools import partial
 
 from .project import Paths
-from .stream_state import PartitionState, end_of, parts_of, past_events
+from .stream_state import PartitionState, end_of, parts_of, past_events, write_part
 
 
 class Partition:
@@ -205,19 +205,21 @@ class Partition:
     def __init__(
         self,
         folder: Path,  # an environment's
-        name: str,  # the topic and a number
+        name: str,  # the topic, its making and a number
         table: Table,
         contract: Contract,
     ):
         where = Paths(folder)
-        file, parts = where.streamed / f"state/{name}.db", parts_of(where.streamed / "events", name)
+        file, written = where.streamed / f"state/{name}.db", where.streamed / "events"
         built = where.data / f"{table.rolling.of}.parquet"
-        files = [*parts, *([built] if built.is_file() else [])]
+        # those of other makings of the topic too: what was counted then counts on
+        files = [*sorted(written.glob("*.parquet")), *([built] if built.is_file() else [])]
         fields = fields_of(table, contract)
         past = partial(past_events, files=files, fields=fields, rolling=table.rolling)
         file.parent.mkdir(parents=True, exist_ok=True)
         self.name, self.events = name, contract.tables[table.rolling.of]
-        self.state = PartitionState(file, table, contract, past, end_of(parts))
+        start = end_of(parts_of(written, name))
+        self.state = PartitionState(file, table, contract, past, start)
         self.sent: list[float] = []  # when events were sent whose rows are not online yet
         self.written = float("-inf")  # when the outbox was empty, by `time.monotonic`
 
@@ -263,7 +265,7 @@ def rolling_table(
 # %% ../notebooks/959_consumer.ipynb #959c0017
 from confluent_kafka import Consumer, TopicPartition
 
-from .broker import QUIET, make_topics
+from .broker import QUIET, make_topics, making_of
 from .web import Background
 
 
@@ -276,6 +278,7 @@ class _Member(Background):
         self.table = rolling_table(contract)
         self.wanted: set[int] | None = None  # numbers of the partitions; None: not yet known
         self.partitions: dict[int, Partition] = {}  # those that are open
+        self.making = ""  # of the topic whose partitions these are
         make_topics(settings)
         ours = {"bootstrap.servers": settings.bootstrap, "group.id": settings.group, **QUIET}
         self.kafka = Consumer(
@@ -301,16 +304,46 @@ class _Member(Background):
         self._lost(kafka, taken)
 
     def _lost(self, kafka: Consumer, lost: list[TopicPartition]) -> None:
+        self._close()
+        self.wanted = None
+
+    def _close(self) -> None:
         for partition in self.partitions.values():
             partition.state.close()
-        self.wanted, self.partitions = None, {}
+        self.partitions = {}
         self.metrics.lag.clear()
+
+# %% ../notebooks/959_consumer.ipynb #959m0002
+import re
+
+
+class _Maker(_Member):
+    "And of which making of the topic they are."
+
+    def _retire(self) -> None:
+        "Take the topic as it is now, and bring what was counted of others to its end."
+        with using("broker"):
+            making = making_of(self.settings)
+        if making == self.making:
+            return
+        self._close()
+        self.making, topic = making, re.escape(self.settings.topic)
+        events, where = self.contract.tables[self.table.rolling.of], Paths(self.folder).streamed
+        for file in sorted((where / "state").glob("*.db")):
+            name = re.fullmatch(rf"{topic}\.([0-9a-f]{{8}})-\d+", file.stem)
+            if name and name[1] != making:
+                with suppress(UserError):  # another member is at it
+                    old = PartitionState(file, self.table, self.contract)
+                    with using("offline"):
+                        write_part(old, where / "events", file.stem, events)
+                    file.unlink()
+                    old.close()
 
 # %% ../notebooks/959_consumer.ipynb #959c0019
 from .telemetry import log
 
 
-class _Assigned(_Member):
+class _Assigned(_Maker):
     "And where in Kafka they are."
 
     @property
@@ -320,9 +353,10 @@ class _Assigned(_Member):
 
     def open(self) -> None:
         "Open all that this member has, and let Kafka send."
+        self._retire()
         with using("state"):
             for number in sorted(self.missing):
-                name = f"{self.settings.topic}-{number}"
+                name = f"{self.settings.topic}.{self.making}-{number}"
                 opened = Partition(self.folder, name, self.table, self.contract)
                 self.partitions[number] = opened
         with using("broker"):
@@ -333,8 +367,8 @@ class _Assigned(_Member):
         first, end = self._ends(number)
         if following > end:
             raise UserError(
-                f"{name} ends at {end}, and events before {following} were counted: Kafka's data "
-                "was taken away. Name another `topic`, in the section `stream`"
+                f"{name} ends at {end}, and events before {following} were counted: Kafka has lost "
+                "some. Name another `topic`, in the section `stream`"
             )
         if following < first:
             log.error("events lost", partition=name, first=following, last=first - 1)
@@ -348,6 +382,8 @@ class _Assigned(_Member):
     def measure(self) -> None:
         "Look how much is not counted yet."
         with using("broker"):
+            if making_of(self.settings) != self.making:
+                raise UserError(f"the topic {self.settings.topic} was deleted and made again")
             for number, partition in self.partitions.items():
                 lag = self._ends(number)[1] - partition.state.next
                 self.metrics.lag[number] = max(0, lag)
@@ -390,7 +426,7 @@ class _Taker(_Assigned):
             self.metrics.events.labels(what).inc(n)
 
 # %% ../notebooks/959_consumer.ipynb #959c0022
-from .stream_state import confirm, pending, renew, waiting, write_part
+from .stream_state import confirm, pending, renew, waiting
 
 
 class _Settler(_Taker):
