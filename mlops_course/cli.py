@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'SECTIONS', 'explained', 'check_writable', 'file_fault', 'section_type', 'check_sections', 'build', 'summary',
            'spoken_of', 'run', 'status', 'doctor', 'trace', 'rollback', 'reproduce', 'serve', 'monitor', 'stream',
-           'retrain_on_alert', 'retrain', 'live_on', 'replay', 'stop', 'wipe', 'platform', 'progress', 'answers', 'ui',
-           'dashboards', 'logs']
+           'emit', 'retrain_on_alert', 'retrain', 'live_on', 'replay', 'stop', 'wipe', 'platform', 'progress',
+           'answers', 'ui', 'dashboards', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -993,6 +993,36 @@ def stream(
         from mlops_course import consumer
 
         consumer.stream(*arguments, name)
+
+# %% ../notebooks/91_command_line.ipynb #91c0961a
+_Rate = Annotated[float, typer.Option(min=0.1, max=100_000, help="events a second")]
+
+
+@app.command(
+    help="Let the simulated drivers go on with their day, as events in Kafka: start, stop, or "
+    "teardown, which also deletes the topics.",
+)
+def emit(
+    what: Annotated[Literal["start", "stop", "teardown", "run"], typer.Argument()],
+    file: _File = "env.stream.yaml",
+    rate: _Rate = 50,
+):
+    from mlops_course import broker, emitter
+
+    os.environ["PLOOMBER_ENV_FILENAME"] = file
+    out, service = _out(file), services.services_of(project.environment(file))["emitter"]
+    with supervision.ended_quietly(service.name):
+        if what == "run":  # what the service itself does
+            return emitter.emit(out, *emitter.settings_of(file), rate, service.port)
+        if what == "start":
+            broker.make_topics(emitter.settings_of(file)[1])  # what is wrong is said here
+            words = ("mlops-course", "emit", "run", "--env", file, "--rate", str(rate))
+            supervision.start(out, service.model_copy(update={"command": words}))
+            return typer.echo(emitter.summary(file, rate))
+        ended = supervision.stop(out, service.name)
+        typer.echo(f"stopped: {service.name}" if ended else "nothing was running")
+        if what == "teardown":
+            typer.echo(emitter.teardown(out, emitter.settings_of(file)[1]))
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
 @app.command("retrain-on-alert")

@@ -66,6 +66,7 @@ class Servers(Settings):
     postgres: dict[str, Any] = {}
     redis: dict[str, Any] = {}
     kafka: dict[str, Any] = {}
+    emitter: dict[str, Any] = {}
     feast_ui: dict[str, Any] = {}
     jupyterlab: dict[str, Any] = {}
     prometheus: dict[str, Any] = {}

@@ -96,6 +96,7 @@ class Source(Settings):
     "A file that reaches us, or several of one form: where, who sends them, how they are written."
 
     path: _Paths  # relative to the root; may hold ${VARIABLE}, and * for any text
+    later: str | None = None  # a name with * of more such files; there need not be one yet
     owner: str  # whom to ask about it
     format: Literal["parquet", "csv"] | None = None  # None: by the suffix
     separator: str = Field(",", pattern=r"^[\t !#-~]$")  # one ASCII character, no quotation mark
@@ -141,15 +142,18 @@ def paths_of(
 def parts(
     source: Source,
 ) -> list[Source]:
-    "A source for each file. Raises `BadFile` if there is none that a name with `*` could be."
-    paths = [source.path] if isinstance(source.path, str) else source.path
-    for path in paths:
+    "A source for each file. Raises `BadFile` if a name in `path` with `*` is no file's."
+    names: set[str] = set()
+    for path in [source.path] if isinstance(source.path, str) else source.path:
         _located(path)  # its variables are set
-    names = {name for path in paths for name in expanded(path)}
-    if not names:
-        cure = "Put one there, or change `path` of this source in the environment"
-        raise BadFile(f"{paths_of(source.path)}: no file has such a name. {cure}")
-    return [source.model_copy(update={"path": name}) for name in sorted(names)]
+        if not (there := expanded(path)):
+            cure = "Put one there, or change `path` of this source in the environment"
+            raise BadFile(f"{path}: no file has such a name. {cure}")
+        names.update(there)
+    if source.later:
+        _located(source.later)
+        names.update(expanded(source.later))
+    return [source.model_copy(update={"path": name, "later": None}) for name in sorted(names)]
 
 # %% ../notebooks/908_readers.ipynb #2599ff7a
 import stat

@@ -712,7 +712,7 @@ _33_1 = exercise(
     def minutes_to_allow(delays, share):
         return int(delays.quantile(1 - share) // 60)
     """,
-    message="of these four is later",
+    message="more than six minutes",
 )
 
 # %% ../notebooks/993_solutions_data.ipynb #993s0003

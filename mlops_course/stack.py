@@ -19,11 +19,11 @@ GROUPS = {
 }
 INSTEAD = {
     "elk": "`mlops-course logs` does the job of Elasticsearch, Logstash and Kibana here",
+    "emitter": "`mlops-course emit start` sends the drivers' events (lesson 33)",
     "jenkins": "`make test` and `.ci/run` do the job of Jenkins here",
 }
 TO_COME = {
     "airflow": "it comes with lesson 70, orchestration",
-    "emitter": "it comes with lesson 33, features of a stream",
     "grafana": "it comes with containers; until then `mlops-course dashboards` draws its panels",
 }
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,10 +33,25 @@ def frame(events: list[dict]) -> pd.DataFrame:
     return rows.astype({"event_timestamp": "datetime64[us, UTC]", "created": "datetime64[us, UTC]"})
 
 
-def make(folder: Path) -> Path:
-    "A build of the company, before any event."
+def rows(made: list[dict]) -> pd.DataFrame:
+    "Rows of features as the data stage has them."
+    times = dict.fromkeys([ACTIVITY.time, CONTRACT.created, KNOWN_AT], "datetime64[us, UTC]")
+    return pd.DataFrame(made).astype(times)
+
+
+def statistics(drivers: Sequence[int]) -> pd.DataFrame:
+    "The same row for each of some drivers."
+    return company.statistics().head(1).drop(columns="driver_id").merge(pd.DataFrame({"driver_id": list(drivers)}), how="cross")
+
+
+def make(
+    folder: Path,
+    drivers: Sequence[int] | None = None,  # None: those of the company
+) -> Path:
+    "A build of a company, before any event."
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    company.statistics().to_parquet(folder / "data/statistics.parquet", index=False)
+    known = company.statistics() if drivers is None else statistics(drivers)
+    known.to_parquet(folder / "data/statistics.parquet", index=False)
     none = stream.history(frame([]), ACTIVITY, CONTRACT)
     none.assign(**{KNOWN_AT: none.created}).to_parquet(folder / "data/activity.parquet", index=False)
     files = {view: folder / f"data/{view}.parquet" for view in CONTRACT.views}
@@ -176,11 +192,11 @@ def offline(folder: Path) -> pd.DataFrame:
     return rows.sort_values("event_id", ignore_index=True).astype({"driver_id": "int64"})
 
 
-def online(folder: Path) -> dict[int, lookup.Newest]:
+def online(folder: Path, drivers: Sequence[int] = tuple(KNOWN)) -> dict[int, lookup.Newest]:
     "What the online store has of each driver with an event."
     store = features.open_store(folder / "features")
-    rows = lookup.read(store, "activity", "driver_id", NAMES, KNOWN)
-    return {who: row for who, row in zip(KNOWN, rows, strict=True) if row.known}
+    rows = lookup.read(store, "activity", "driver_id", NAMES, list(drivers))
+    return {who: row for who, row in zip(drivers, rows, strict=True) if row.known}
 
 
 def expected(events: list[dict]) -> dict[int, lookup.Newest]:
@@ -191,6 +207,7 @@ def expected(events: list[dict]) -> dict[int, lookup.Newest]:
     return {who: lookup.Newest(values[who], known[who].to_pydatetime()) for who in rows.index}
 
 
-def is_whole(folder: Path, events: list[dict]) -> bool:
+def is_whole(folder: Path, events: list[dict], drivers: Sequence[int] = tuple(KNOWN)) -> bool:
     "Does each store have what was sent, once?"
-    return offline(folder).event_id.tolist() == sorted(e["event_id"] for e in events) and online(folder) == expected(events)
+    kept = offline(folder).event_id.tolist()
+    return kept == sorted(event["event_id"] for event in events) and online(folder, drivers) == expected(events)

@@ -488,13 +488,20 @@ def test_columns_in_another_order_are_the_same_columns(tmp_path):
 @pytest.mark.parametrize("name", ["log_*.csv", "nowhere/*.csv"])
 def test_a_name_that_no_file_has_says_so(tmp_path, name):
     assert f"{name}: no file has such a name. Put one there" in stopped(configured(tmp_path / name))
-    assert "x*.csv: no file has such a name" in stopped(configured([str(tmp_path / name), str(tmp_path / "x*.csv")]))
+    assert f"{name}: no file has such a name" in stopped(configured([str(placed(tmp_path)), str(tmp_path / name)]))
 
 
-def test_beside_a_file_that_is_there_a_name_with_a_star_may_be_no_files_yet(tmp_path):
-    alone, both = configured(placed(tmp_path)), configured([str(placed(tmp_path)), str(tmp_path / "later/*.csv")])
+def test_files_that_come_later_need_not_be_there_yet_and_are_read_when_they_are(tmp_path):
+    first, more = tmp_path / "first.parquet", tmp_path / "more"
+    source = readers.Source(path=str(first), later=f"{more}/*.parquet", owner="somebody")
 
-    assert len(data.read(both, LABELS, CONTRACT, NOW).kept) == len(data.read(alone, LABELS, CONTRACT, NOW).kept)
+    assert [part.path for part in readers.parts(source)] == [str(first)]
+
+    more.mkdir()
+    for name in ("b", "a"):
+        (more / f"{name}.parquet").touch()
+    assert [part.path for part in readers.parts(source)] == [str(first), f"{more}/a.parquet", f"{more}/b.parquet"]
+    assert all(part.later is None for part in readers.parts(source))
 
 
 def test_headers_and_no_rows_in_all_files_are_no_data(tmp_path):

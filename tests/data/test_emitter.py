@@ -1,0 +1,114 @@
+"""What drivers do after the files end: as events, each once, in their order, at a rate, and on from where it was."""
+
+from datetime import timedelta
+from itertools import islice, takewhile
+
+import pyarrow.parquet as pq
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from mlops_course import broker, clocks, project, world
+from mlops_course.contracts import read_project
+from mlops_course.emitter import Emitter, ahead
+
+SETTINGS = world.WorldSettings(drivers=80, days=3, bookings_per_day=100, scenario="tired", events=True)
+EVENTS = broker.event_type(read_project("projects/ride_hailing_stream.yaml").contract.tables["events"])
+TWO_DAYS = timedelta(days=2)
+
+
+@pytest.fixture
+def settings():
+    with broker.mock("drivers") as address:
+        yield broker.StreamSettings(bootstrap=address)
+
+
+@pytest.fixture
+def clock(tmp_path):
+    clocks.begin(tmp_path, SETTINGS.end, 1e6, SETTINGS.end + TWO_DAYS, led=True)
+    yield
+    clocks.leave()
+
+
+def received(settings) -> list[dict]:
+    "All messages of the topic: partition after partition, in their order."
+    partitions = broker.answered(settings.bootstrap).topics[settings.topic].partitions
+    consumer = Consumer({"bootstrap.servers": settings.bootstrap, "group.id": "test", "auto.offset.reset": "earliest"})
+    consumer.assign([TopicPartition(settings.topic, number, 0) for number in partitions])
+    messages = []
+    while some := consumer.consume(1_000, timeout=2):
+        messages += some
+    consumer.close()
+    return [broker.decode(message.value(), EVENTS) for message in sorted(messages, key=lambda m: (m.partition(), m.offset()))]
+
+
+def test_history_and_what_is_ahead_are_one_stream_without_a_seam(tmp_path):
+    longer = SETTINGS.model_copy(update={"days": 5, "drift_day": SETTINGS.days * 5 // 7})
+    company = world.Company(longer)
+    whole = [event for day in range(5) for event in world.driver_events(company, day).to_pylist()]
+    after = sorted((e for e in whole if e["created"] > SETTINGS.end), key=lambda e: (e["created"], e["event_id"]))
+
+    events = list(takewhile(lambda event: event["created"] <= longer.end, ahead(SETTINGS, (SETTINGS.end, ""))))
+
+    assert events == after and len(after) > 1_000
+    world.write(SETTINGS, tmp_path)
+    history = pq.read_table(tmp_path / "driver_events.parquet").to_pylist()
+    assert not {e["event_id"] for e in history} & {e["event_id"] for e in events}
+
+
+@pytest.mark.parametrize("place", [0, 1, 1_234, 2_997])
+def test_it_begins_anywhere(place):
+    events = list(islice(ahead(SETTINGS, (SETTINGS.end, "")), 3_000))
+    after = events[place]["created"], events[place]["event_id"]
+
+    assert list(islice(ahead(SETTINGS, after), 2)) == events[place + 1 : place + 3]
+
+
+def test_each_event_is_sent_once_by_its_driver_and_the_clock_stands_at_the_last(tmp_path, settings, clock):
+    emitter = Emitter(tmp_path, SETTINGS, settings, rate=5_000)
+    for _ in range(3):
+        assert emitter.step()
+
+    events = received(settings)
+
+    assert len(events) == emitter.sent == 1_500 == len({event["event_id"] for event in events})
+    for driver in {event["driver_id"] for event in events}:
+        mine = [event["created"] for event in events if event["driver_id"] == driver]
+        assert mine == sorted(mine)
+    assert project.now() == emitter.last[0] == max(event["created"] for event in events)
+
+
+def test_an_emitter_that_died_before_it_noted_its_place_sends_those_again_and_no_other(tmp_path, settings, clock):
+    first = Emitter(tmp_path, SETTINGS, settings, rate=5_000)
+    first.step()
+    place = first.place.read_bytes()
+    first.step()
+    first.place.write_bytes(place)  # as if it had been killed before
+
+    second = Emitter(tmp_path, SETTINGS, settings, rate=5_000)
+    second.step()
+
+    names = [event["event_id"] for event in received(settings)]
+    assert len(names) == 1_500 and len(set(names)) == 1_000
+    assert second.last == first.last and project.now() == first.last[0]  # the clock never went back
+
+
+@pytest.mark.parametrize("rate", [5, 20, 2_000])
+def test_the_rate_is_kept(tmp_path, settings, clock, rate, monkeypatch):
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    emitter = Emitter(tmp_path, SETTINGS, settings, rate)
+
+    emitter.step()
+
+    assert emitter.sent == max(1, rate / 10)
+    assert sum(slept) <= emitter.sent / rate < sum(slept) + 5
+
+
+def test_a_broker_that_is_gone_is_said_and_nothing_is_noted(tmp_path, clock, monkeypatch):
+    gone = broker.StreamSettings(bootstrap="127.0.0.1:9")
+    monkeypatch.setattr(broker, "confirmed", lambda sender, seconds=0.2, real=broker.confirmed: real(sender, 0.2))
+    emitter = Emitter(tmp_path, SETTINGS, gone, rate=20)
+
+    with pytest.raises(project.UserError, match="2 messages are not confirmed"):
+        emitter.step()
+    assert not emitter.place.exists()
