@@ -50,6 +50,8 @@ class Entities:
         return self._known if there else None
 
 # %% ../notebooks/959_consumer.ipynb #959c0006
+from datetime import datetime
+
 from .broker import Malformed, StreamSettings, decode, event_type, message_key
 from .features import SLACK
 from .stream_state import fields_of
@@ -64,7 +66,7 @@ class Dead(Exception):
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
-
+# %% ../notebooks/959_consumer.ipynb #959c0007
 class Checks:
     "What an event must keep to."
 
@@ -73,8 +75,18 @@ class Checks:
         self.fields, self.most = fields_of(table, contract), settings.event_bytes
         self.entities = Entities(folder, table, contract)
 
-    def event(self, message) -> dict:
-        "The event of a message of Kafka. Raises `Dead`."
+    def events(self, messages: list) -> tuple[list[tuple], list[tuple]]:
+        "Messages of Kafka with their events, and those that are dead with their `Dead`."
+        events, letters = [], []
+        known, latest = self.entities.known(), project.now() + SLACK
+        for message in messages:
+            try:
+                events.append((message, self._event(message, known, latest)))
+            except Dead as error:
+                letters.append((message, error))
+        return events, letters
+
+    def _event(self, message, known: set | None, latest: datetime) -> dict:
         value = message.value() or b""
         if len(value) > self.most:
             raise Dead("oversized", f"{len(value):,} bytes, more than {self.most:,}")
@@ -82,16 +94,16 @@ class Checks:
             event = decode(value, self.kind)
         except Malformed as error:
             raise Dead("malformed", str(error)) from None
-        entity, known = event[self.fields.entity], self.entities.known()
+        entity = event[self.fields.entity]
         if message.key() != message_key(entity):
             raise Dead("key", f"the key is to be the {self.fields.entity}")
         if known is not None and entity not in known:
             raise Dead("unknown", f"the last build knows no {self.fields.entity} {entity}")
-        if max(event[self.fields.time], event[self.fields.created]) > project.now() + SLACK:
-            raise Dead("future", f"here it is {project.now().isoformat()}")
+        if max(event[self.fields.time], event[self.fields.created]) > latest:
+            raise Dead("future", f"here it is {(latest - SLACK).isoformat()}")
         return event
 
-# %% ../notebooks/959_consumer.ipynb #959c0008
+# %% ../notebooks/959_consumer.ipynb #959c0009
 from collections.abc import Iterable
 
 from .broker import dead, producer
@@ -129,7 +141,7 @@ class DeadLetters:
     def _arrived(self, error, message) -> None:
         self.fault = error or self.fault
 
-# %% ../notebooks/959_consumer.ipynb #959c0010
+# %% ../notebooks/959_consumer.ipynb #959c0011
 import pandas as pd
 
 from . import features
@@ -160,7 +172,7 @@ class Online:
         # what is dated in the future was refused when it came
         features.push(self._store, self.view, rows, self.contract, rows[KNOWN].max())
 
-# %% ../notebooks/959_consumer.ipynb #959c0012
+# %% ../notebooks/959_consumer.ipynb #959c0013
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -200,7 +212,7 @@ class StreamMetrics:
             family.add_metric([str(partition)], n)
         yield family
 
-# %% ../notebooks/959_consumer.ipynb #959c0014
+# %% ../notebooks/959_consumer.ipynb #959c0015
 import time
 from functools import partial
 
@@ -235,7 +247,7 @@ class Partition:
         self.sent: list[float] = []  # when events were sent whose rows are not online yet
         self.written = float("-inf")  # when the outbox was empty, by `time.monotonic`
 
-# %% ../notebooks/959_consumer.ipynb #959c0016
+# %% ../notebooks/959_consumer.ipynb #959c0017
 from contextlib import contextmanager, suppress
 
 
@@ -274,7 +286,7 @@ def rolling_table(
         )
     return tables[0]
 
-# %% ../notebooks/959_consumer.ipynb #959c0017
+# %% ../notebooks/959_consumer.ipynb #959c0018
 from confluent_kafka import Consumer, TopicPartition
 
 from .broker import QUIET, make_topics
@@ -320,7 +332,7 @@ class _Member(Background):
         self.wanted, self.partitions = None, {}
         self.metrics.lag.clear()
 
-# %% ../notebooks/959_consumer.ipynb #959c0019
+# %% ../notebooks/959_consumer.ipynb #959c0020
 from .telemetry import log
 
 
@@ -366,7 +378,7 @@ class _Assigned(_Member):
                 lag = self._ends(number)[1] - partition.state.next
                 self.metrics.lag[number] = max(0, lag)
 
-# %% ../notebooks/959_consumer.ipynb #959c0021
+# %% ../notebooks/959_consumer.ipynb #959c0022
 from collections import Counter as Counts
 
 from .stream_state import judge, keep
@@ -384,12 +396,7 @@ class _Taker(_Assigned):
                 self._take(partition, new)
 
     def _take(self, partition: Partition, messages: list) -> None:
-        events, letters = [], []
-        for message in messages:
-            try:
-                events.append((message, self.checks.event(message)))
-            except Dead as error:
-                letters.append((message, error))
+        events, letters = self.checks.events(messages)
         reasons = Counts(error.reason for _, error in letters)
         with using("state"):
             judged = judge(partition.state, [(m.offset(), event) for m, event in events])
@@ -403,7 +410,7 @@ class _Taker(_Assigned):
         for what, n in (Counts(judged.outcomes) + reasons).items():
             self.metrics.events.labels(what).inc(n)
 
-# %% ../notebooks/959_consumer.ipynb #959c0022
+# %% ../notebooks/959_consumer.ipynb #959c0023
 from .stream_state import confirm, pending, renew, waiting, write_part
 
 
@@ -449,7 +456,7 @@ class _Settler(_Taker):
         if not count:
             partition.written = now
 
-# %% ../notebooks/959_consumer.ipynb #959c0024
+# %% ../notebooks/959_consumer.ipynb #959c0025
 import threading
 from typing import Any
 
@@ -494,7 +501,7 @@ class _Patient(_Settler):
         ready = self.wanted is not None and not self.missing
         return {"ready": ready, "partitions": sorted(self.partitions), "trouble": trouble}
 
-# %% ../notebooks/959_consumer.ipynb #959c0025
+# %% ../notebooks/959_consumer.ipynb #959c0026
 class StreamConsumer(_Patient):
     "Counts the events of its partitions, and writes what follows to both stores."
 
@@ -535,7 +542,7 @@ class StreamConsumer(_Patient):
         for store in list(self.trouble):
             self.works(store)
 
-# %% ../notebooks/959_consumer.ipynb #959c0030
+# %% ../notebooks/959_consumer.ipynb #959c0031
 from contextlib import asynccontextmanager
 
 from . import clocks
@@ -564,7 +571,7 @@ def application(
     tell_state(app, consumer.readiness, registry)
     return app
 
-# %% ../notebooks/959_consumer.ipynb #959c0031
+# %% ../notebooks/959_consumer.ipynb #959c0032
 from .problem import Project
 from .telemetry import logging_to
 from .web import key_for, present, uvicorn_server
