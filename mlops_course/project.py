@@ -158,7 +158,6 @@ class Paths:
         self.company = out / "company"  # raw files of a company that lives on,
         self.truth = out / "live/truth.jsonl"  # and of its life
         self.story = out / "live/story.json"
-        self.data = out / "data"  # cleaned tables
         self.snapshots = out / "snapshots"  # tables, by their digests
         self.features = out / "features"  # the feature store
         self.mlflow = out / "mlflow"  # runs and models

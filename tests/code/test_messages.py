@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlops_course import broker, project
+from mlops_course import broker, consumer, project
 from mlops_course.contracts import read_project
 
 EVENTS = read_project("projects/ride_hailing_stream.yaml").contract.tables["events"]
@@ -77,3 +77,8 @@ def test_topics_are_made_once():
     with broker.mock("rides") as address:
         settings = broker.StreamSettings(topic="rides", bootstrap=address)
         assert broker.make_topics(settings) == broker.make_topics(settings) == {"rides": 4, "rides.dead": 4}
+
+
+def test_a_project_without_rolling_features_has_no_stream():
+    with pytest.raises(project.UserError, match="this project has 0: projects/ride_hailing_stream.yaml shows how"):
+        consumer.rolling_table(read_project("projects/ride_hailing.yaml").contract)

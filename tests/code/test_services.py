@@ -75,7 +75,7 @@ def test_an_environment_has_ports_of_its_own_and_prometheus_hears_of_them():
     environment = project.Environment(name="staging", out="out/staging", monitoring={"port": 9309})
     listed = services.services_of(environment)
 
-    ports = {"serving": 8172, "monitoring": 9309, "retraining": 8310, "node_exporter": 9100}
+    ports = {"serving": 8172, "monitoring": 9309, "retraining": 8310, "stream": 8312, "node_exporter": 9100}
     assert services.targets(listed) == {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     with pytest.raises(project.UserError, match="section `serving` of staging"):
         services.services_of(environment.model_copy(update={"serving": {"port": "none"}}))
@@ -87,6 +87,7 @@ def test_an_environment_has_ports_of_its_own_and_prometheus_hears_of_them():
         ("mlflow", {"uri": "http://127.0.0.1:6001"}, "mlflow"),
         ("features", {"registry": {"path": "postgresql+psycopg://mlops@127.0.0.1:6001/feast"}}, "postgres"),
         ("features", {"online_store": {"connection_string": "localhost:6001"}}, "redis"),
+        ("stream", {"bootstrap": "127.0.0.1:6001"}, "kafka"),
         ("prometheus", {"port": 6001}, "prometheus"),
     ],
 )

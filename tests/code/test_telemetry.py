@@ -316,13 +316,13 @@ def expressions() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("where", "expression"), expressions())
 def test_a_metric_that_a_rule_or_a_dashboard_names_is_one_that_somebody_exports(where, expression):
-    modules = [project.root() / f"mlops_course/{name}.py" for name in ("api", "exposition", "health", "cases")]
+    modules = [project.root() / f"mlops_course/{name}.py" for name in ("api", "exposition", "health", "cases", "consumer")]
     shared = (project.root() / "mlops_course/web.py").read_text(encoding="utf-8").replace("{service}", "serving")
     code = shared + "".join(path.read_text(encoding="utf-8") for path in modules if path.is_file())
-    for name in re.findall(r"\b(?:serving|pipeline|monitoring|retraining)_[a-z_]+", expression):
+    for name in re.findall(r"\b(?:serving|pipeline|monitoring|retraining|stream)_[a-z_]+", expression):
         base = re.sub(r"_(total|bucket|count|sum|info)$", "", name)
         module = name.split("_")[0]
-        there = f'"{base}"' in code or (module == "monitoring" and f"{base.removeprefix('monitoring_')}" in code)
+        there = f'"{base}"' in code or (module in ("monitoring", "stream") and base.removeprefix(f"{module}_") in code)
         assert there, f"{where}: nobody exports {name}"
 
 

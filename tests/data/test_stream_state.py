@@ -10,7 +10,7 @@ import streams
 from company import CLOCK
 from streams import ACTIVITY, CONTRACT, EVENTS
 
-from mlops_course import project, stream
+from mlops_course import consumer, project, stream
 from mlops_course import stream_state as states
 from mlops_course.problem import KNOWN
 
@@ -198,3 +198,25 @@ def test_what_a_build_knows_is_where_the_count_of_an_entity_begins(tmp_path):
     assert_as_history(state, [e for e in before if e["driver_id"] == 1001] + [event("new", 1)])
     assert states.waiting(state) == 1
     state.close()
+
+
+def test_a_state_that_is_older_than_the_offline_store_is_made_anew(tmp_path):
+    def opened():
+        return consumer.Partition(tmp_path, NAME, ACTIVITY, CONTRACT)
+
+    first, file = opened(), tmp_path / f"streamed/state/{NAME}.db"
+    take(first.state, [event("a", 0)])
+    first.state.close()
+    old = file.read_bytes()
+    second = opened()
+    take(second.state, [event("b", 1)])
+    states.write_part(second.state, tmp_path / "streamed/events", NAME, EVENTS)
+    second.state.close()
+    file.write_bytes(old)
+
+    third = opened()
+
+    assert third.state.next == 2 and states.waiting(third.state) == 0
+    assert take(third.state, [event("b", 1), event("c", 2)]) == ["duplicate", "taken"]
+    assert_as_history(third.state, [event("a", 0), event("b", 1), event("c", 2)])
+    third.state.close()

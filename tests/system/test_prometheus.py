@@ -18,7 +18,7 @@ from online import Online, wait_for
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from conftest import run_stages
-from mlops_course import exposition, project, prometheus, services, stages, supervision
+from mlops_course import consumer, exposition, project, prometheus, services, stages, supervision
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -87,7 +87,20 @@ def promised(folder: Path):
                 made = (Counter if name.endswith("_total") else Gauge)(name, "as promised", kinds, registry=registry)
                 for values in itertools.product(*(VALUES.get(kind, ["1"]) for kind in kinds)):
                     (made.labels(*values) if kinds else made).inc(0.5)
+    registry.register(Streaming(registry))
     return registry
+
+
+class Streaming:
+    "A consumer of events as Prometheus sees it: each time that it looks, one more has come."
+
+    def __init__(self, registry):
+        self.metrics = consumer.StreamMetrics(registry)
+        self.metrics.lag[0] = 3
+
+    def collect(self):
+        self.metrics.freshness.observe(0.2)
+        return []
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from mlops_course import broker, programs, recipes, stack, supervision
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="services are started as on Linux"),
     pytest.mark.skipif(programs.locate("kafka") is None, reason="Kafka is not here: sh platform/get.sh kafka"),
+    pytest.mark.patient,
 ]
 
 
