@@ -32,6 +32,7 @@ class StreamSettings(Settings):
 
 # %% ../notebooks/957_broker.ipynb #957c0007
 import os
+from functools import lru_cache
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata
@@ -41,14 +42,19 @@ from .project import UserError
 QUIET = {"log_level": 0}  # of librdkafka, which would print to the terminal
 
 
+@lru_cache(maxsize=4)
+def _admin(bootstrap: str) -> AdminClient:
+    "It has threads and connections of its own, so there is one."
+    return AdminClient({"bootstrap.servers": bootstrap, **QUIET})
+
+
 def answered(
     bootstrap: str,
     seconds: float = 5,
 ) -> ClusterMetadata:
     "What a broker says of its topics. Raises `UserError` if none answers."
     try:
-        admin = AdminClient({"bootstrap.servers": bootstrap, **QUIET})
-        return admin.list_topics(timeout=seconds)
+        return _admin(bootstrap).list_topics(timeout=seconds)
     except KafkaException as error:
         file = os.environ.get("PLOOMBER_ENV_FILENAME") or "env.yaml"
         raise UserError(
@@ -75,7 +81,7 @@ def make_topics(
     there = answered(settings.bootstrap).topics
     wanted = {settings.topic: settings.partitions, dead(settings.topic): 1}
     new = [NewTopic(name, n, 1) for name, n in wanted.items() if name not in there]
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap, **QUIET})
+    admin = _admin(settings.bootstrap)
     for name, made in admin.create_topics(new).items() if new else ():
         try:
             made.result()
@@ -115,7 +121,7 @@ def making_of(
     "Eight hexadecimal digits for the topic as it was made this time. Raises what the client does."
     if (answered(settings.bootstrap, seconds).cluster_id or "").startswith("mock"):
         return "00000000"  # the mock knows no such name
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap, **QUIET})
+    admin = _admin(settings.bootstrap)
     asked = admin.describe_topics(TopicCollection([settings.topic]), request_timeout=seconds)
     name = str(asked[settings.topic].result().topic_id)  # it may hold a slash
     return hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -238,7 +244,7 @@ def delete_topics(
     settings: StreamSettings,
 ) -> None:
     "Delete the topics with all that is in them."
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap, **QUIET})
+    admin = _admin(settings.bootstrap)
     for made in admin.delete_topics([settings.topic, dead(settings.topic)]).values():
         with suppress(KafkaException):  # it was not there
             made.result()

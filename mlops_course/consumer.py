@@ -288,11 +288,10 @@ def rolling_table(
         )
     return tables[0]
 
-# %% ../notebooks/959_consumer.ipynb #959c0018
+# %% ../notebooks/959_consumer.ipynb #959k0001
 from confluent_kafka import Consumer, TopicPartition
 
-from .broker import QUIET, make_topics, making_of
-from .web import Background
+from .broker import QUIET
 
 
 def _clients(settings: StreamSettings) -> tuple[Consumer, Consumer]:
@@ -302,6 +301,10 @@ def _clients(settings: StreamSettings) -> tuple[Consumer, Consumer]:
     # after six seconds others take over from one that was killed
     limits = {"session.timeout.ms": 6_000, "queued.max.messages.kbytes": 16_384}
     return Consumer({**ours, **careful, **limits}), Consumer(ours)
+
+# %% ../notebooks/959_consumer.ipynb #959c0018
+from .broker import make_topics, making_of
+from .web import Background
 
 
 class _Member(Background):
