@@ -66,7 +66,7 @@ class Dead(Exception):
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
-# %% ../notebooks/959_consumer.ipynb #959c0007
+# %% ../notebooks/959_consumer.ipynb #959c00cc
 class Checks:
     "What an event must keep to."
 
@@ -103,7 +103,7 @@ class Checks:
             raise Dead("future", f"here it is {(latest - SLACK).isoformat()}")
         return event
 
-# %% ../notebooks/959_consumer.ipynb #959c0009
+# %% ../notebooks/959_consumer.ipynb #959c0008
 from collections.abc import Iterable
 
 from .broker import dead, producer
@@ -123,9 +123,9 @@ class DeadLetters:
     ) -> None:
         "Come back when all of them have arrived. Raises `UserError` if they do not."
         for message, error in letters:
-            came = {"topic": message.topic(), "partition": message.partition()}
-            came |= {"offset": message.offset(), "time": message.timestamp()[1]}
-            headers = {"reason": error.reason, "detail": error.detail, **came}
+            origin = {"topic": message.topic(), "partition": message.partition()}
+            origin |= {"offset": message.offset(), "time": message.timestamp()[1]}
+            headers = {"reason": error.reason, "detail": error.detail, **origin}
             self.producer.produce(
                 dead(self.settings.topic),
                 (message.value() or b"")[: self.settings.event_bytes],
@@ -141,7 +141,7 @@ class DeadLetters:
     def _arrived(self, error, message) -> None:
         self.fault = error or self.fault
 
-# %% ../notebooks/959_consumer.ipynb #959c0011
+# %% ../notebooks/959_consumer.ipynb #959c0010
 import pandas as pd
 
 from . import features
@@ -172,7 +172,7 @@ class Online:
         # what is dated in the future was refused when it came
         features.push(self._store, self.view, rows, self.contract, rows[KNOWN].max())
 
-# %% ../notebooks/959_consumer.ipynb #959c0013
+# %% ../notebooks/959_consumer.ipynb #959c0012
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -212,12 +212,12 @@ class StreamMetrics:
             family.add_metric([str(partition)], n)
         yield family
 
-# %% ../notebooks/959_consumer.ipynb #959c0015
+# %% ../notebooks/959_consumer.ipynb #959c0014
 import time
 from functools import partial
 
 from .project import Paths
-from .stream_state import PartitionState, end_of, parts_of, past_events
+from .stream_state import PartitionState, end_of, parts_of, past_events, write_part
 
 
 class Partition:
@@ -226,28 +226,30 @@ class Partition:
     def __init__(
         self,
         folder: Path,  # an environment's
-        name: str,  # the topic and a number
+        name: str,  # the topic, its making and a number
         table: Table,
         contract: Contract,
     ):
         where = Paths(folder)
-        file, parts = where.streamed / f"state/{name}.db", parts_of(where.streamed / "events", name)
+        file, written = where.streamed / f"state/{name}.db", where.streamed / "events"
         built = cleaned(folder, table.rolling.of)
-        files = [*parts, *([built] if built.is_file() else [])]
+        # those of other makings of the topic too: what was counted then counts on
+        files = [*sorted(written.glob("*.parquet")), *([built] if built.is_file() else [])]
         fields = fields_of(table, contract)
         past = partial(past_events, files=files, fields=fields, rolling=table.rolling)
         file.parent.mkdir(parents=True, exist_ok=True)
         self.name, self.events = name, contract.tables[table.rolling.of]
-        self.state = PartitionState(file, table, contract, past, end_of(parts))
-        if self.state.next < end_of(parts):
+        start = end_of(parts_of(written, name))
+        self.state = PartitionState(file, table, contract, past, start)
+        if self.state.next < start:
             self.state.close()
             for each in file.parent.glob(f"{file.name}*"):
                 each.unlink()
-            self.state = PartitionState(file, table, contract, past, end_of(parts))
+            self.state = PartitionState(file, table, contract, past, start)
         self.sent: list[float] = []  # when events were sent whose rows are not online yet
         self.written = float("-inf")  # when the outbox was empty, by `time.monotonic`
 
-# %% ../notebooks/959_consumer.ipynb #959c0017
+# %% ../notebooks/959_consumer.ipynb #959c0016
 from contextlib import contextmanager, suppress
 
 
@@ -286,13 +288,25 @@ def rolling_table(
         )
     return tables[0]
 
-# %% ../notebooks/959_consumer.ipynb #959c0018
+# %% ../notebooks/959_consumer.ipynb #959c0ccc
 from confluent_kafka import Consumer, TopicPartition
 
-from .broker import QUIET, make_topics
+from .broker import QUIET, make_topics, making_of
 from .web import Background
 
+_COUNTING = {
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "session.timeout.ms": 6_000,  # then others take over from one that was killed
+    "queued.max.messages.kbytes": 16_384,
+}
 
+
+def _client(settings: StreamSettings, **more) -> Consumer:
+    ours = {"bootstrap.servers": settings.bootstrap, "group.id": settings.group}
+    return Consumer({**ours, **QUIET, **more})
+
+# %% ../notebooks/959_consumer.ipynb #959c0017
 class _Member(Background):
     "A member of a group, and the partitions that it has."
 
@@ -302,18 +316,10 @@ class _Member(Background):
         self.table = rolling_table(contract)
         self.wanted: set[int] | None = None  # numbers of the partitions; None: not yet known
         self.partitions: dict[int, Partition] = {}  # those that are open
+        self.making = ""  # of the topic whose partitions these are
         make_topics(settings)
-        ours = {"bootstrap.servers": settings.bootstrap, "group.id": settings.group, **QUIET}
-        self.kafka = Consumer(
-            {
-                **ours,
-                "auto.offset.reset": "error",
-                "enable.auto.commit": False,
-                "session.timeout.ms": 6_000,  # then others take over from one that was killed
-                "queued.max.messages.kbytes": 16_384,
-            }
-        )
-        self.looker = Consumer(ours)  # its questions do not wait behind a request for events
+        self.kafka = _client(settings, **_COUNTING)
+        self.looker = _client(settings)  # its questions do not wait behind a request for events
         calls = {"on_assign": self._given, "on_revoke": self._taken, "on_lost": self._lost}
         self.kafka.subscribe([settings.topic], **calls)
 
@@ -327,28 +333,59 @@ class _Member(Background):
         self._lost(kafka, taken)
 
     def _lost(self, kafka: Consumer, lost: list[TopicPartition]) -> None:
+        self._close()
+        self.wanted = None
+
+    def _close(self) -> None:
         for partition in self.partitions.values():
             partition.state.close()
-        self.wanted, self.partitions = None, {}
+        self.partitions = {}
         self.metrics.lag.clear()
 
-# %% ../notebooks/959_consumer.ipynb #959c0020
-from .telemetry import log
+# %% ../notebooks/959_consumer.ipynb #959m0002
+import re
 
 
-class _Assigned(_Member):
-    "And where in Kafka they are."
+class _Maker(_Member):
+    "And of which making of the topic they are."
 
     @property
     def missing(self) -> set[int]:
         "Numbers of the partitions that are not open yet."
         return (self.wanted or set()) - set(self.partitions)
 
+    def _retire(self) -> None:
+        "Take the topic as it is now, and bring what was counted of others to its end."
+        with using("broker"):
+            making = making_of(self.settings)
+        if making == self.making:
+            return
+        self._close()
+        self.making, topic = making, re.escape(self.settings.topic)
+        events, where = self.contract.tables[self.table.rolling.of], Paths(self.folder).streamed
+        for file in sorted((where / "state").glob("*.db")):
+            name = re.fullmatch(rf"{topic}\.([0-9a-f]{{8}})-\d+", file.stem)
+            if name and name[1] != making:
+                with suppress(UserError):  # another member is at it
+                    old = PartitionState(file, self.table, self.contract)
+                    with using("offline"):
+                        write_part(old, where / "events", file.stem, events)
+                    file.unlink()
+                    old.close()
+
+# %% ../notebooks/959_consumer.ipynb #959c0019
+from .telemetry import log
+
+
+class _Assigned(_Maker):
+    "And where in Kafka they are."
+
     def open(self) -> None:
         "Open all that this member has, and let Kafka send."
+        self._retire()
         with using("state"):
             for number in sorted(self.missing):
-                name = f"{self.settings.topic}-{number}"
+                name = f"{self.settings.topic}.{self.making}-{number}"
                 opened = Partition(self.folder, name, self.table, self.contract)
                 self.partitions[number] = opened
         with using("broker"):
@@ -359,8 +396,8 @@ class _Assigned(_Member):
         first, end = self._ends(number)
         if following > end:
             raise UserError(
-                f"{name} ends at {end}, and events before {following} were counted: Kafka's data "
-                "was taken away. Name another `topic`, in the section `stream`"
+                f"{name} ends at {end}, and events before {following} were counted: Kafka has lost "
+                "some. Name another `topic`, in the section `stream`"
             )
         if following < first:
             log.error("events lost", partition=name, first=following, last=first - 1)
@@ -374,11 +411,13 @@ class _Assigned(_Member):
     def measure(self) -> None:
         "Look how much is not counted yet."
         with using("broker"):
+            if making_of(self.settings) != self.making:
+                raise UserError(f"the topic {self.settings.topic} was deleted and made again")
             for number, partition in self.partitions.items():
                 lag = self._ends(number)[1] - partition.state.next
                 self.metrics.lag[number] = max(0, lag)
 
-# %% ../notebooks/959_consumer.ipynb #959c0022
+# %% ../notebooks/959_consumer.ipynb #959c0021
 from collections import Counter as Counts
 
 from .stream_state import judge, keep
@@ -400,18 +439,18 @@ class _Taker(_Assigned):
         reasons = Counts(error.reason for _, error in letters)
         with using("state"):
             judged = judge(partition.state, [(m.offset(), event) for m, event in events])
-        came = [(m, what) for (m, _), what in zip(events, judged.outcomes, strict=True)]
-        letters += [(m, Dead("late")) for m, what in came if what == "late"]
+        outcomes = [(m, what) for (m, _), what in zip(events, judged.outcomes, strict=True)]
+        letters += [(m, Dead("late")) for m, what in outcomes if what == "late"]
         with using("dead letters"):
             self.letters.send(letters)
         with using("state"):
             keep(partition.state, judged, messages[-1].offset() + 1)
-        partition.sent += [m.timestamp()[1] / 1000 for m, what in came if what == "taken"]
+        partition.sent += [m.timestamp()[1] / 1000 for m, what in outcomes if what == "taken"]
         for what, n in (Counts(judged.outcomes) + reasons).items():
             self.metrics.events.labels(what).inc(n)
 
-# %% ../notebooks/959_consumer.ipynb #959c0023
-from .stream_state import confirm, pending, renew, waiting, write_part
+# %% ../notebooks/959_consumer.ipynb #959c0022
+from .stream_state import confirm, pending, renew, waiting
 
 
 class _Settler(_Taker):
@@ -456,7 +495,7 @@ class _Settler(_Taker):
         if not count:
             partition.written = now
 
-# %% ../notebooks/959_consumer.ipynb #959c0025
+# %% ../notebooks/959_consumer.ipynb #959c0024
 import threading
 from typing import Any
 
@@ -501,7 +540,7 @@ class _Patient(_Settler):
         ready = self.wanted is not None and not self.missing
         return {"ready": ready, "partitions": sorted(self.partitions), "trouble": trouble}
 
-# %% ../notebooks/959_consumer.ipynb #959c0026
+# %% ../notebooks/959_consumer.ipynb #959c0025
 class StreamConsumer(_Patient):
     "Counts the events of its partitions, and writes what follows to both stores."
 
@@ -542,7 +581,7 @@ class StreamConsumer(_Patient):
         for store in list(self.trouble):
             self.works(store)
 
-# %% ../notebooks/959_consumer.ipynb #959c0031
+# %% ../notebooks/959_consumer.ipynb #959c0030
 from contextlib import asynccontextmanager
 
 from . import clocks
@@ -571,7 +610,7 @@ def application(
     tell_state(app, consumer.readiness, registry)
     return app
 
-# %% ../notebooks/959_consumer.ipynb #959c0032
+# %% ../notebooks/959_consumer.ipynb #959c0031
 from .problem import Project
 from .telemetry import logging_to
 from .web import key_for, present, uvicorn_server
