@@ -406,7 +406,7 @@ class _Assigned(_Maker):
     def _ends(self, number: int) -> tuple[int, int]:
         "The first offset that Kafka has of a partition, and the one after the last."
         asked = TopicPartition(self.settings.topic, number)
-        return self.looker.get_watermark_offsets(asked, timeout=1)
+        return self.looker.get_watermark_offsets(asked, timeout=5)
 
     def measure(self) -> None:
         "Look how much is not counted yet."
