@@ -66,7 +66,7 @@ class Dead(Exception):
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
-# %% ../notebooks/959_consumer.ipynb #959c0007
+# %% ../notebooks/959_consumer.ipynb #959c00cc
 class Checks:
     "What an event must keep to."
 
@@ -103,7 +103,7 @@ class Checks:
             raise Dead("future", f"here it is {(latest - SLACK).isoformat()}")
         return event
 
-# %% ../notebooks/959_consumer.ipynb #959c0009
+# %% ../notebooks/959_consumer.ipynb #959c0008
 from collections.abc import Iterable
 
 from .broker import dead, producer
@@ -123,9 +123,9 @@ class DeadLetters:
     ) -> None:
         "Come back when all of them have arrived. Raises `UserError` if they do not."
         for message, error in letters:
-            came = {"topic": message.topic(), "partition": message.partition()}
-            came |= {"offset": message.offset(), "time": message.timestamp()[1]}
-            headers = {"reason": error.reason, "detail": error.detail, **came}
+            origin = {"topic": message.topic(), "partition": message.partition()}
+            origin |= {"offset": message.offset(), "time": message.timestamp()[1]}
+            headers = {"reason": error.reason, "detail": error.detail, **origin}
             self.producer.produce(
                 dead(self.settings.topic),
                 (message.value() or b"")[: self.settings.event_bytes],
@@ -141,7 +141,7 @@ class DeadLetters:
     def _arrived(self, error, message) -> None:
         self.fault = error or self.fault
 
-# %% ../notebooks/959_consumer.ipynb #959c0011
+# %% ../notebooks/959_consumer.ipynb #959c0010
 import pandas as pd
 
 from . import features
@@ -172,7 +172,7 @@ class Online:
         # what is dated in the future was refused when it came
         features.push(self._store, self.view, rows, self.contract, rows[KNOWN].max())
 
-# %% ../notebooks/959_consumer.ipynb #959c0013
+# %% ../notebooks/959_consumer.ipynb #959c0012
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -212,7 +212,7 @@ class StreamMetrics:
             family.add_metric([str(partition)], n)
         yield family
 
-# %% ../notebooks/959_consumer.ipynb #959c0015
+# %% ../notebooks/959_consumer.ipynb #959c0014
 import time
 from functools import partial
 
@@ -249,7 +249,7 @@ class Partition:
         self.sent: list[float] = []  # when events were sent whose rows are not online yet
         self.written = float("-inf")  # when the outbox was empty, by `time.monotonic`
 
-# %% ../notebooks/959_consumer.ipynb #959c0017
+# %% ../notebooks/959_consumer.ipynb #959c0016
 from contextlib import contextmanager, suppress
 
 
@@ -288,25 +288,25 @@ def rolling_table(
         )
     return tables[0]
 
-# %% ../notebooks/959_consumer.ipynb #959k0001
+# %% ../notebooks/959_consumer.ipynb #959c0ccc
 from confluent_kafka import Consumer, TopicPartition
 
-from .broker import QUIET
-
-
-def _clients(settings: StreamSettings) -> tuple[Consumer, Consumer]:
-    "One for events, and one whose questions do not wait behind a request for events."
-    ours = {"bootstrap.servers": settings.bootstrap, "group.id": settings.group, **QUIET}
-    careful = {"auto.offset.reset": "error", "enable.auto.commit": False}
-    # after six seconds others take over from one that was killed
-    limits = {"session.timeout.ms": 6_000, "queued.max.messages.kbytes": 16_384}
-    return Consumer({**ours, **careful, **limits}), Consumer(ours)
-
-# %% ../notebooks/959_consumer.ipynb #959c0018
-from .broker import make_topics, making_of
+from .broker import QUIET, make_topics, making_of
 from .web import Background
 
+_COUNTING = {
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "session.timeout.ms": 6_000,  # then others take over from one that was killed
+    "queued.max.messages.kbytes": 16_384,
+}
 
+
+def _client(settings: StreamSettings, **more) -> Consumer:
+    ours = {"bootstrap.servers": settings.bootstrap, "group.id": settings.group}
+    return Consumer({**ours, **QUIET, **more})
+
+# %% ../notebooks/959_consumer.ipynb #959c0017
 class _Member(Background):
     "A member of a group, and the partitions that it has."
 
@@ -318,7 +318,8 @@ class _Member(Background):
         self.partitions: dict[int, Partition] = {}  # those that are open
         self.making = ""  # of the topic whose partitions these are
         make_topics(settings)
-        self.kafka, self.looker = _clients(settings)
+        self.kafka = _client(settings, **_COUNTING)
+        self.looker = _client(settings)  # its questions do not wait behind a request for events
         calls = {"on_assign": self._given, "on_revoke": self._taken, "on_lost": self._lost}
         self.kafka.subscribe([settings.topic], **calls)
 
@@ -372,7 +373,7 @@ class _Maker(_Member):
                     file.unlink()
                     old.close()
 
-# %% ../notebooks/959_consumer.ipynb #959c0020
+# %% ../notebooks/959_consumer.ipynb #959c0019
 from .telemetry import log
 
 
@@ -405,7 +406,7 @@ class _Assigned(_Maker):
     def _ends(self, number: int) -> tuple[int, int]:
         "The first offset that Kafka has of a partition, and the one after the last."
         asked = TopicPartition(self.settings.topic, number)
-        return self.looker.get_watermark_offsets(asked, timeout=1)
+        return self.looker.get_watermark_offsets(asked, timeout=5)
 
     def measure(self) -> None:
         "Look how much is not counted yet."
@@ -416,7 +417,7 @@ class _Assigned(_Maker):
                 lag = self._ends(number)[1] - partition.state.next
                 self.metrics.lag[number] = max(0, lag)
 
-# %% ../notebooks/959_consumer.ipynb #959c0022
+# %% ../notebooks/959_consumer.ipynb #959c0021
 from collections import Counter as Counts
 
 from .stream_state import judge, keep
@@ -438,17 +439,17 @@ class _Taker(_Assigned):
         reasons = Counts(error.reason for _, error in letters)
         with using("state"):
             judged = judge(partition.state, [(m.offset(), event) for m, event in events])
-        came = [(m, what) for (m, _), what in zip(events, judged.outcomes, strict=True)]
-        letters += [(m, Dead("late")) for m, what in came if what == "late"]
+        outcomes = [(m, what) for (m, _), what in zip(events, judged.outcomes, strict=True)]
+        letters += [(m, Dead("late")) for m, what in outcomes if what == "late"]
         with using("dead letters"):
             self.letters.send(letters)
         with using("state"):
             keep(partition.state, judged, messages[-1].offset() + 1)
-        partition.sent += [m.timestamp()[1] / 1000 for m, what in came if what == "taken"]
+        partition.sent += [m.timestamp()[1] / 1000 for m, what in outcomes if what == "taken"]
         for what, n in (Counts(judged.outcomes) + reasons).items():
             self.metrics.events.labels(what).inc(n)
 
-# %% ../notebooks/959_consumer.ipynb #959c0023
+# %% ../notebooks/959_consumer.ipynb #959c0022
 from .stream_state import confirm, pending, renew, waiting
 
 
@@ -494,7 +495,7 @@ class _Settler(_Taker):
         if not count:
             partition.written = now
 
-# %% ../notebooks/959_consumer.ipynb #959c0025
+# %% ../notebooks/959_consumer.ipynb #959c0024
 import threading
 from typing import Any
 
@@ -539,7 +540,7 @@ class _Patient(_Settler):
         ready = self.wanted is not None and not self.missing
         return {"ready": ready, "partitions": sorted(self.partitions), "trouble": trouble}
 
-# %% ../notebooks/959_consumer.ipynb #959c0026
+# %% ../notebooks/959_consumer.ipynb #959c0025
 class StreamConsumer(_Patient):
     "Counts the events of its partitions, and writes what follows to both stores."
 
@@ -580,7 +581,7 @@ class StreamConsumer(_Patient):
         for store in list(self.trouble):
             self.works(store)
 
-# %% ../notebooks/959_consumer.ipynb #959c0031
+# %% ../notebooks/959_consumer.ipynb #959c0030
 from contextlib import asynccontextmanager
 
 from . import clocks
@@ -609,7 +610,7 @@ def application(
     tell_state(app, consumer.readiness, registry)
     return app
 
-# %% ../notebooks/959_consumer.ipynb #959c0032
+# %% ../notebooks/959_consumer.ipynb #959c0031
 from .problem import Project
 from .telemetry import logging_to
 from .web import key_for, present, uvicorn_server

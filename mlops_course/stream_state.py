@@ -332,8 +332,10 @@ def past_events(
             ORDER BY {created}, {id}""",
             entities,
         ).fetchall()
-    return [Fields(id, who, _at(time), what, _at(sent)) for id, who, time, what, sent in rows]
+    return [
+        Fields(id, who, _moment(time), what, _moment(sent)) for id, who, time, what, sent in rows
+    ]
 
 
-def _at(microseconds: int) -> datetime:
+def _moment(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=microseconds)

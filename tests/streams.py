@@ -168,7 +168,7 @@ class Consumer:
         "The sum of a metric over all of its labels that are not named."
         bare, _, labels = name.partition("{")
         lines = re.findall(rf"^{re.escape(bare)}({{[^}}]*}})? (\S+)$", self.client.get("/metrics").text, re.M)
-        return sum(float(value) for found, value in lines if labels.rstrip("}") in found)
+        return sum(float(value) for given, value in lines if labels.rstrip("}") in given)
 
     def kill(self) -> None:
         self.process.kill()

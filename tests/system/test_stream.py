@@ -222,8 +222,8 @@ def test_while_a_store_is_away_the_consumer_stays_in_its_group_and_goes_on_after
     wait_for(lambda: consumer.meter("stream_lag_events") == 0 and not consumer.state()["trouble"])
     assert consumer.meter('stream_store_failures_total{store="online"}') >= 1
     consumer.terminate()
-    lines = map(json.loads, (company.folder / "logs/stream.jsonl").read_text(encoding="utf-8").splitlines())
-    assert [line["event"] for line in lines if line.get("what") == "online"] == ["does not work", "works again"]
+    log = [json.loads(line) for line in (company.folder / "logs/stream.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["event"] for line in log if line.get("what") == "online"] == ["does not work", "works again"]
 
 
 def test_a_state_that_is_lost_is_made_again_of_the_offline_store(company):
