@@ -34,8 +34,8 @@ def leave() -> None:
     os.environ.pop(CLOCK, None)
 
 # %% ../notebooks/99_clocks.ipynb #99c10c10
-def _live_by(folder: Path, mine: Clock) -> Clock:
-    "Live by the folder's clock; where nobody does, that is `mine`."
+def _live_by(folder: Path, mine: Clock, lasts: bool = False) -> Clock:
+    "Live by the folder's clock; where nobody does, that is one that lasts there, or `mine`."
     global _members
     leave()
     try:
@@ -44,7 +44,9 @@ def _live_by(folder: Path, mine: Clock) -> Clock:
             project.Paths(folder).clock.with_suffix(".lock"), is_singleton=False
         )
         with suppress(Timeout), _members.write_lock(blocking=False):  # others hold it for reading
-            write_json(project.Paths(folder).clock, mine._asdict())
+            kept = _lasting(folder)
+            clock = {**(kept or mine)._asdict(), "lasts": lasts or kept is not None}
+            write_json(project.Paths(folder).clock, clock)
         _members.acquire_read()
         running = _clock_of(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -70,6 +72,13 @@ def _clock_in(settings: dict[str, Any]) -> Clock:
 def _clock_of(folder: Path) -> Clock:
     "The clock that stands in a folder."
     return _clock_in(json.loads(project.Paths(folder).clock.read_text(encoding="utf-8")))
+
+
+def _lasting(folder: Path) -> Clock | None:
+    "The clock that was begun there to last, also while nobody lives by it."
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        settings = json.loads(project.Paths(folder).clock.read_text(encoding="utf-8"))
+        return _clock_in(settings) if settings["lasts"] else None
 
 # %% ../notebooks/99_clocks.ipynb #2f8ff18f
 def _handed(folder: Path) -> Clock | None:
@@ -117,11 +126,12 @@ def begin(
     speed: float,  # seconds in a real second
     until: datetime,  # here it stops
     led: bool = False,  # it waits wherever `lead` has led it to, `began` at first
+    lasts: bool = False,  # who comes when all have ended goes on by it, until it is deleted
 ) -> None:
     "Begin a clock for this process and all that it starts. `UserError` while others run."
     horizon = str(project.Paths(folder.resolve()).horizon) if led else None
     mine = Clock(began, datetime.now(UTC), speed, until, horizon)
-    running = _live_by(folder, mine)
+    running = _live_by(folder, mine, lasts)
     if running != mine and not (led and running.horizon == horizon):  # who led it was killed
         leave()
         raise UserError(

@@ -411,7 +411,7 @@ class _Assigned(_Maker):
     def measure(self) -> None:
         "Look how much is not counted yet."
         with using("broker"):
-            if making_of(self.settings) != self.making:
+            if self.partitions and making_of(self.settings) != self.making:
                 raise UserError(f"the topic {self.settings.topic} was deleted and made again")
             for number, partition in self.partitions.items():
                 lag = self._ends(number)[1] - partition.state.next

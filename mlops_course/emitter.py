@@ -141,7 +141,8 @@ def emit(
         logging_to(folder / SERVICES["emitter"].log, service="emitter"),
     ):
         emitter = Emitter(folder, settings, stream, rate)
-        clocks.begin(folder, emitter.last[0], 1e6, settings.end + _DAYS * _DAY, led=True)
+        end = settings.end + _DAYS * _DAY
+        clocks.begin(folder, emitter.last[0], 1e6, end, led=True, lasts=True)
         log.info("service started", topic=stream.topic, rate=rate, since=str(emitter.last[0]))
         web.uvicorn_server(application(emitter)).run(sockets=[listening])
 
@@ -180,6 +181,7 @@ def teardown(
     folder: Path,  # of the environment
     stream: broker.StreamSettings,
 ) -> str:
-    "Delete the topics. What has come out of them stays in both stores. What was done, in a line."
+    "Delete the topics; what has come out of them stays in both stores. What was done, in a line."
     broker.delete_topics(stream)
+    project.Paths(folder).clock.unlink(missing_ok=True)
     return f"deleted: the topics {stream.topic} and {broker.dead(stream.topic)}"
