@@ -500,11 +500,11 @@ def test_what_is_pushed_is_online_and_the_newest_row_of_an_entity_wins(built, tm
     ids=["text", "naive", "of a zone", "UTC", "objects"],
 )
 def test_however_the_time_of_a_pushed_row_is_written_it_is_the_same_moment(own, times):
-    rows = row([1001], ["2026-03-14"]).assign(**{KNOWN: times})
+    rows = row([1009], ["2026-03-14"]).assign(**{KNOWN: times})
 
     features.push(own, "statistics", rows, CONTRACT, UNTIL)
 
-    assert features.newest(own, [1001], CONTRACT)[0] == lookup.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
+    assert features.newest(own, [1009], CONTRACT)[0] == lookup.Newest((1.0,) * 3, datetime(2026, 3, 14, 20, 0, 0, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("contract", [CONTRACT, PLAIN], ids=["the contract has the column", "the contract has it not"])
@@ -587,11 +587,11 @@ def test_a_row_from_the_future_that_is_in_the_store_is_not_there_until_its_time_
 
 def test_online_counts_the_time_to_live_to_the_microsecond_as_training_does(own):
     known = datetime(2026, 3, 14, 12, 0, 0, 999_999, tzinfo=UTC)
-    features.push(own, "statistics", row([1001], [known]), CONTRACT, UNTIL)
+    features.push(own, "statistics", row([1009], [known]), CONTRACT, UNTIL)
     ttl = features.time_to_live(own, CONTRACT)
 
     for moment, there in [(known + ttl, True), (known + ttl + timedelta(microseconds=1), False)]:
-        assert features.online(own, [1001], CONTRACT, moment=moment)[FEATURES].notna().all(axis=None) == there
+        assert features.online(own, [1009], CONTRACT, moment=moment)[FEATURES].notna().all(axis=None) == there
 
 
 @pytest.fixture

@@ -193,12 +193,12 @@ def test_a_driver_who_is_not_known_never_wins(ground, epsilon):
 
 
 def test_features_become_stale_while_the_service_runs(client, own):
-    company.put(features.open_store(own / "features"), [KNOWN[0]], [0.5, 0.5, 5], CLOCK - timedelta(hours=168) + timedelta(seconds=2))
+    company.put(features.open_store(own / "features"), [UNKNOWN], [0.5, 0.5, 5], CLOCK - timedelta(hours=168) + timedelta(seconds=2))
 
     with served(own, cache_seconds=0) as client:
 
         def state():
-            return ask(client, [KNOWN[0]])["candidates"][0]["features"]
+            return ask(client, [UNKNOWN])["candidates"][0]["features"]
 
         before = state()
         late = project.now() >= CLOCK + timedelta(seconds=2)
