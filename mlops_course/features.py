@@ -268,15 +268,17 @@ def push(
     contract: Contract,
     moment: datetime | None = None,  # None: now
 ) -> None:
-    """Put newer features online, of each entity the newest row.
+    """Put newer features online; of each entity the newest row stays, also against an older push.
     Rows that nobody can know yet stay out; when the others are in, a `UserError` names them."""
-    entity, written = contract.tables[view].entity, contract.created
+    entity, written, moment = contract.tables[view].entity, contract.created, moment or now()
     known = pd.to_datetime(rows[KNOWN], utc=True, format="ISO8601", errors="coerce")
-    good = known <= pd.Timestamp(moment or now()) + SLACK  # not where the time is missing
-    timed = rows.assign(**{written: rows.get(written, known), KNOWN: known})
-    last = timed[good].sort_values(KNOWN).drop_duplicates(entity, keep="last")
-    if len(last):
-        store.write_to_online_store(view, last)
+    good = known <= pd.Timestamp(moment) + SLACK  # not where the time is missing
+    timed = rows.assign(**{KNOWN: known})[good].sort_values(KNOWN, kind="stable")
+    if len(timed):
+        # who does not say when a row was written writes it now, and a correction wins
+        default = timed[KNOWN].clip(lower=pd.Timestamp(moment))
+        created = pd.to_datetime(timed.get(written, default), utc=True, format="ISO8601")
+        store.write_to_online_store(view, timed.assign(**{written: created.fillna(default)}))
     if not good.all():
         raise UserError(_left_out(rows[~good], entity, len(rows)))
 
