@@ -210,7 +210,10 @@ def _key_file(platform: Platform) -> Path:
 
 
 def _prometheus(platform: Platform) -> Service:
-    port, targets = platform.listed["prometheus"].port, services.targets(platform.listed)
+    # a stream is asked for its numbers where there is to be one
+    left_out = set() if platform.environment.stream else {"stream"}
+    listed = {name: each for name, each in platform.listed.items() if name not in left_out}
+    port, targets = platform.listed["prometheus"].port, services.targets(listed)
     manager = f"127.0.0.1:{platform.listed['alertmanager'].port}"
     keeps, written = run_env("prometheus"), project.root() / "platform"
     more = {"every": "5s", "alertmanager": manager, "key_file": _key_file(platform)}

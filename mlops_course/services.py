@@ -80,7 +80,8 @@ _LIST = [
     _ours("monitoring", "monitor", 8309),
     _ours("retraining", "retrain-on-alert", 8310),
     _ours("stream", "stream", 8312),
-    _ours("emitter", "emit", 8313),
+    # it plays the drivers' phones, and nobody is called when these are silent
+    _ours("emitter", "emit", 8313).model_copy(update={"scraped": False}),
     Service(name="redis", command=("redis-server",), port=6378, seconds=10),
     Service(name="mlflow", command=("mlflow", "ui"), port=5000, health="/health", seconds=120),
     Service(name="postgres", command=("postgres",), port=5433),  # Debian's own has 5432
