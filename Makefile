@@ -151,8 +151,8 @@ test-notebooks: $(READY) ## run every notebook and compare with its stored outpu
 
 .PHONY: test-all
 test-all: test ## and the tests that need servers, kills, load or a browser
-	pytest tests/system -m patient -n 2 --dist loadfile
-	pytest tests/system -m "not patient"
+	pytest tests/system -m patient -n 3 --dist loadfile --no-loadscope-reorder
+	pytest tests/system -m "not patient" -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: bench
 bench: $(READY) ## the benchmarks of docs/BENCHMARKS.md; one of them: make bench ONLY=serving

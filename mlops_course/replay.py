@@ -319,9 +319,10 @@ class Story(Observer):
         return [f"{datetime.fromisoformat(when):%Y-%m-%d %H:%M}  {what}" for what, when in new]
 
     def stands(self) -> bool:
-        "Whether the clock waits: until a new alarm is a case, and while a model is trained."
+        "Whether the clock waits: until a new alarm is a case or over, and while a model is trained."
         state = self.cases[-1].state if self.cases else "closed"
-        return time.monotonic() < self.rang + ANSWER if state == "closed" else state != "waiting"
+        rings = bool(self.detected) and time.monotonic() < self.rang + ANSWER
+        return rings if state == "closed" else state != "waiting"
 
     def _steps(self) -> Iterator[tuple[str, str]]:
         for case in self.cases:

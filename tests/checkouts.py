@@ -34,7 +34,7 @@ def with_programs(folder: Path) -> None:
 
 def quiet_port() -> int:
     "A free port that stays free until it is wanted: it is below those that the system gives to clients."
-    return next(port for port in iter(lambda: random.randrange(12_000, 32_000), None) if not supervision.taken(port))
+    return next(port for port in iter(lambda: random.randrange(12_000, 29_000), None) if not supervision.taken(port))
 
 
 def on_free_ports(settings: dict[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,12 @@ def test_the_clock_waits_until_an_alarm_is_a_case_and_while_a_model_is_trained(t
 
     assert story.stands() is waits
 
+    monkeypatch.setattr(web, "answer", Metrics(False).answer)
+    asyncio.run(story.look())
+    assert story.stands() is (waits and state in ("training", "promoted")), "an alarm that is over opens no case"
+
+    monkeypatch.setattr(web, "answer", Metrics(alarm).answer)
+    asyncio.run(story.look())
     monkeypatch.setattr(replay, "ANSWER", 0)
     assert story.stands() is (waits and state in ("training", "promoted")), "an alarm that opens no case is not waited for for ever"
 

@@ -1,5 +1,5 @@
 """README and docs/USING.md walked from the first command to the last, in a fresh copy with a home of its own: what they promise is
-printed."""
+printed. Each command is a test, and stands on those before it."""
 
 import json
 import os
@@ -20,6 +20,14 @@ from workshop import Workshop
 
 from mlops_course import project
 
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None or shutil.which("prometheus-alertmanager") is None,
+        reason="not here: apt-get install prometheus prometheus-alertmanager",
+    ),
+    pytest.mark.patient,  # it alone takes the ports that README and env*.yaml name
+]
+
 KEPT = re.compile(r"(PIP|UV)_.*|.*_(PROXY|proxy|CERT_FILE|CA_BUNDLE)|LANG|LC_.*|PYENV_ROOT")  # where this machine gets its packages
 
 
@@ -31,6 +39,7 @@ def commands() -> list[str]:
     return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
 
 
+COMMANDS = commands()
 PLATFORM = {  # what is printed, by how the command ends
     "course up": r"^  serving +[\d.]+ s  http",
     "up": r"^  redis +[\d.]+ s  REDISCLI_AUTH",
@@ -56,6 +65,7 @@ class Walk:
         self.variables = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
         self.variables |= {"HOME": str(self.home), "PATH": ":".join(elsewhere), "UV_CACHE_DIR": cache}
         self.terminals: list[subprocess.Popen] = []
+        self.walked: list[str] = []  # the commands that kept their promise
         origin = f"git -C {folder}/origin -c user.name=teacher -c user.email=teacher@example.org"
         subprocess.run(f"{origin} init -q && {origin} add -A && {origin} commit -qm 'The course'", shell=True, check=True)
         subprocess.run(["git", "clone", "-q", folder / "origin", self.course], check=True)
@@ -238,19 +248,20 @@ def steps(walk: Walk) -> dict[str, Callable]:
     }
 
 
-@pytest.mark.skipif(
-    shutil.which("prometheus") is None or shutil.which("prometheus-alertmanager") is None,
-    reason="not here: apt-get install prometheus prometheus-alertmanager",
-)
-def test_readme_from_its_first_command_to_its_last(tmp_path):
-    walk = Walk(tmp_path)
-    known = steps(walk)
-    try:
-        for command in commands():
-            print(command, flush=True)
-            if command in known:
-                known[command]()
-            else:
-                known[next(name for name in known if name != "make" and command.startswith(name))](command)
-    finally:
-        walk.stop_all()
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory):
+    made = Walk(tmp_path_factory.mktemp("readme"))
+    yield made
+    made.stop_all()
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=COMMANDS)
+def test_a_command_does_what_its_page_promises(walk, number):
+    if walk.walked != COMMANDS[:number]:
+        pytest.fail(f"not tried: `{COMMANDS[len(walk.walked)]}` comes before it, and has failed or was not asked for", pytrace=False)
+    known, command = steps(walk), COMMANDS[number]
+    if command in known:
+        known[command]()
+    else:
+        known[next(name for name in known if name != "make" and command.startswith(name))](command)
+    walk.walked.append(command)
