@@ -1,7 +1,7 @@
 """Each file of tests has one budget, and a run that exceeds it says so."""
 
 import pytest
-from costs import DEVELOPERS, Group, budgets, spent
+from costs import DEVELOPERS, LONGEST, Group, budgets, spent
 
 from mlops_course import project
 
@@ -20,6 +20,10 @@ def test_a_budget_is_of_files_that_are_there():
     for group in GROUPS:
         for pattern in group.files:
             assert any(Group("", [pattern], 0).holds(file) for file in files), pattern
+
+
+def test_what_begins_first_is_there():
+    assert [name for name in LONGEST if not (project.root() / f"tests/system/test_{name}.py").is_file()] == []
 
 
 def test_what_exceeds_its_budget_is_said():

@@ -1,15 +1,13 @@
 """What the system tests share: a copy of the project, and one with a finished build."""
 
+import costs
 import pytest
 from workshop import Workshop
 
-FIRST = ["loop", "serving", "prometheus", "papermill", "readme", "build", "flights", "hostile_environment", "jupyterlab", "platform_build", "setup"]
-"The longest files begin first, or one of them would be left over at the end, with nothing beside it."
-
 
 def pytest_collection_modifyitems(items):
-    places = {f"test_{name}": place for place, name in enumerate(FIRST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
+    places = {f"test_{name}": place for place, name in enumerate(costs.LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="module")

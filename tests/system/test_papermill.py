@@ -47,8 +47,9 @@ def test_papermill_runs_the_notebook_to_its_end_and_every_check_of_a_solution_sa
     parameters = {name: value for name, value in {"environment": {**SMALL, "out": str(scratch / "no-build")}}.items() if name in known}
 
     papermill.execute_notebook(
-        str(source), str(ran), parameters=parameters, cwd=str(path.parent), progress_bar=False, kernel_name="python3"
-    )
+        str(source), str(ran), parameters=parameters, cwd=str(path.parent), progress_bar=False, kernel_name="python3",
+        request_save_on_cell_execute=False,
+    )  # fmt: skip
 
     cells = nbformat.read(ran, as_version=4).cells
     exercises = exercise_cells(Notebook(path))

@@ -377,8 +377,8 @@ def test_a_service_that_ends_at_once_is_an_error_with_its_last_words(folder):
 def test_a_service_that_is_not_healthy_in_time_is_ended_and_others_are_not(folder):
     supervision.start(folder, web())
 
-    with pytest.raises(UserError, match="(?s)cannot be used after 1 seconds .*/nowhere answers 404"):
-        supervision.start(folder, web("second", health="/nowhere", seconds=1))
+    with pytest.raises(UserError, match="(?s)cannot be used after 5 seconds .*/nowhere answers 404"):
+        supervision.start(folder, web("second", health="/nowhere", seconds=5))
 
     assert state(folder, "web").healthy
     assert state(folder, "second").state == "stopped"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 
 import pytest
+from browser import free_port
 from workshop import BIN
 
 pytestmark = pytest.mark.patient
@@ -111,7 +112,7 @@ FOREIGN = {
 def lab_opens(workshop, variables: dict[str, str]) -> bool:
     "Whether `make lab` comes as far as to say where it is."
     lab = subprocess.Popen(
-        ["make", "lab"], cwd=workshop.folder, env={**workshop.variables, **variables, "BROWSER": "true"},
+        ["make", "lab"], cwd=workshop.folder, env={**workshop.variables, **variables, "BROWSER": "true", "JUPYTER_PORT": str(free_port())},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
