@@ -8,7 +8,9 @@ __all__ = ['QUIET', 'StreamSettings', 'answered', 'dead', 'make_topics', 'mock',
            'write_event_schemas']
 
 # %% ../notebooks/957_broker.ipynb #957c0004
-from pydantic import PositiveFloat, PositiveInt
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from .project import Settings
 from .services import SERVICES
@@ -20,12 +22,13 @@ class StreamSettings(Settings):
     host: str = "127.0.0.1"  # of the consumer's service; beyond loopback a key is required
     port: int = 8312
     bootstrap: str = f"127.0.0.1:{SERVICES['kafka'].port}"  # where a broker answers
-    topic: str = "drivers"  # of the events; `TOPIC.dead` has those that cannot be counted
+    # of the events; `TOPIC.dead` has those that cannot be counted
+    topic: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,199}$")] = "drivers"
     partitions: PositiveInt = 3  # of a topic that is made
     group: str = "features"
     event_bytes: PositiveInt = 10_000  # of one event, at most
-    poll_events: PositiveInt = 1_000
-    poll_seconds: PositiveFloat = 0.1
+    poll_events: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.1  # its group waits for it for minutes
     # a file of the offline store is written as soon as one of these is reached
     offline_events: PositiveInt = 10_000
     offline_seconds: PositiveFloat = 60
@@ -128,10 +131,9 @@ def making_of(
 
 # %% ../notebooks/957_broker.ipynb #957c0015
 from datetime import UTC, datetime
-from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
-from pydantic import Field, FiniteFloat, StringConstraints
+from pydantic import FiniteFloat, StringConstraints
 
 from .problem import Column
 
@@ -243,7 +245,8 @@ def rehearsal() -> Iterator[StreamSettings]:
 def delete_topics(
     settings: StreamSettings,
 ) -> None:
-    "Delete the topics with all that is in them."
+    "Delete the topics with all that is in them. Raises `UserError` if no broker answers."
+    answered(settings.bootstrap)
     admin = _admin(settings.bootstrap)
     for made in admin.delete_topics([settings.topic, dead(settings.topic)]).values():
         with suppress(KafkaException):  # it was not there

@@ -82,3 +82,20 @@ def test_topics_are_made_once():
 def test_a_project_without_rolling_features_has_no_stream():
     with pytest.raises(project.UserError, match="this project has 0: projects/ride_hailing_stream.yaml shows how"):
         consumer.rolling_table(read_project("projects/ride_hailing.yaml").contract)
+
+
+@pytest.mark.parametrize("topic", ["", ".", "..", "../drivers", "a/b", ".drivers", "é", "a" * 201, "drivers\n"])
+def test_a_topic_that_kafka_or_a_file_cannot_be_called_is_refused(topic):
+    with pytest.raises(ValueError, match="topic"):
+        broker.StreamSettings(topic=topic)
+
+
+@pytest.mark.parametrize("changes", [{"poll_events": 0}, {"poll_events": 10**7}, {"poll_seconds": 0}, {"poll_seconds": 3600}])
+def test_a_poll_that_kafka_would_not_wait_for_is_refused(changes):
+    with pytest.raises(ValueError, match="poll_"):
+        broker.StreamSettings(**changes)
+
+
+def test_topics_of_a_broker_that_is_not_there_are_not_deleted_for_ever():
+    with pytest.raises(project.UserError, match=r"no broker of Kafka answers at 127\.0\.0\.1:1 "):
+        broker.delete_topics(broker.StreamSettings(bootstrap="127.0.0.1:1"))
