@@ -21,6 +21,7 @@ import checkouts
 import streams
 from company import CLOCK
 from confluent_kafka import Consumer as KafkaReader
+from confluent_kafka import TopicPartition
 from online import wait_for
 
 from mlops_course import broker, features, project, recipes, stack, stream, supervision, world
@@ -141,14 +142,14 @@ def micro_batches(ground: Ground, bootstrap: str, batches: int) -> list[float]:
     folder, settings = ground.company("micro", bootstrap)
     store, tiles = features.open_store(folder / "features"), {}
     reader = KafkaReader({"bootstrap.servers": bootstrap, "group.id": "micro", "auto.offset.reset": "earliest"})
-    reader.subscribe([settings.topic])
+    reader.assign([TopicPartition(settings.topic, number, 0) for number in range(settings.partitions)])
     kind, seconds = broker.event_type(streams.EVENTS), []
     sender, _ = ground.send(settings, RATE * BATCH * batches, RATE)
-    for number in range(1, batches + 1):
+    for _ in range(batches):
         until, messages = time.monotonic() + BATCH, []
         while time.monotonic() < until:  # they wait in Kafka, but for the last moment
             time.sleep(0.5)
-        while some := reader.consume(10_000, timeout=1 if number > 1 else 5):
+        while some := reader.consume(10_000, timeout=1):
             messages += some
         rows = {}
         for message in messages:

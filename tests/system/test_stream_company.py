@@ -10,11 +10,12 @@ import httpx
 import pandas as pd
 import psutil
 import pytest
+import streams
 import yaml
 from online import wait_for
 from workshop import Workshop
 
-from mlops_course import broker, emitter, programs, recipes, stack, supervision, world
+from mlops_course import broker, emitter, features, lookup, programs, recipes, stack, stream, supervision, world
 
 PROGRAMS = ("redis-server", "postgres", "kafka")
 pytestmark = [
@@ -99,12 +100,13 @@ def test_events_that_come_now_change_what_is_answered(there):
         there.workshop.stop(consumer)
 
 
-def test_what_the_emitter_has_sent_is_in_the_offline_store_each_once_although_both_were_killed(there):
+def test_what_was_sent_is_in_both_stores_each_once_although_emitter_consumer_and_redis_were_killed(there):
     consumer = there.workshop.start("mlops-course", "stream", "--env", FILE)
     try:
         wait_for(lambda: _answers(there, "stream"))
-        state = next(each for each in supervision.states(there.platform.folder) if each.name == "emitter")
-        psutil.Process(state.pid).kill()  # its supervisor starts another one
+        for state in supervision.states(there.platform.folder):
+            if state.name in ("emitter", "redis"):
+                psutil.Process(state.pid).kill()  # the supervisor starts another one
         psutil.Process(consumer.pid).kill()
         consumer.wait()
         consumer = there.workshop.start("mlops-course", "stream", "--env", FILE)
@@ -114,6 +116,7 @@ def test_what_the_emitter_has_sent_is_in_the_offline_store_each_once_although_bo
         sent = sent_by(there)
         wait_for(lambda: len(there.streamed) >= len(sent))
         assert sorted(there.streamed.event_id) == sorted(sent)
+        wait_for(lambda: online(there) == newest(there))
     finally:
         there.workshop.stop(consumer)
 
@@ -152,6 +155,26 @@ def asked(there: There) -> dict[int, float]:
 
 def changed(before: dict[int, float], after: dict[int, float]) -> int:
     return sum(before[driver] != score for driver, score in after.items())
+
+
+def newest(there: There) -> dict[int, tuple]:
+    "What history and stream together say of each driver of whom an event came."
+    table, contract = streams.ACTIVITY, streams.CONTRACT
+    events = [pd.read_parquet(there.platform.folder / "data/events.parquet")[list(there.streamed)], there.streamed]
+    made = stream.history(pd.concat(events).drop_duplicates("event_id"), table, contract)
+    last = made[made.driver_id.isin(there.streamed.driver_id)].groupby("driver_id").tail(1)
+    return {
+        who: tuple(None if pd.isna(v) else float(v) for v in row)
+        for who, *row in last[["driver_id", *streams.NAMES]].itertuples(index=False)
+    }
+
+
+def online(there: There) -> dict[int, tuple]:
+    "What the online store has of the same drivers."
+    drivers = sorted(there.streamed.driver_id.unique().tolist())
+    store = features.open_store(there.platform.folder / "features")
+    rows = lookup.read(store, "activity", "driver_id", streams.NAMES, drivers)
+    return {who: row.values for who, row in zip(drivers, rows, strict=True)}
 
 
 def sent_by(there: There) -> list[str]:
