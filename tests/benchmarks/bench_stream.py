@@ -229,7 +229,7 @@ def main(small: bool) -> int:
         print(
             f"| micro-batches of {BATCH} s, as in the seed course | {middle:.2f} | {last:.2f} | {sum(s <= 1 for s in peer) / len(peer):.1%} | | |"
         )
-    print("\nHow much it takes, each rate for 20 s; behind: events that were not counted when the last one was sent:\n")
+    print(f"\nHow much it takes, each rate for {min(seconds, 20)} s; behind: events that were not counted when the last one was sent:\n")
     print("| events/s wanted | sent | behind | p99, s | cores of the consumer |\n| ---: | ---: | ---: | ---: | ---: |")
     for rate, run in faster.items():
         print(f"| {rate:,} | {run['rate']:,.0f} | {run['behind']:,.0f} | {quantile(run['buckets'], 0.99):.2f} | {run['cores']:.2f} |")
