@@ -319,7 +319,7 @@ class Story(Observer):
         return [f"{datetime.fromisoformat(when):%Y-%m-%d %H:%M}  {what}" for what, when in new]
 
     def stands(self) -> bool:
-        "Whether the clock waits: until a new alarm is a case or over, and while a model is trained."
+        "Whether the clock waits: until an alarm is a case or over, and while a model is trained."
         state = self.cases[-1].state if self.cases else "closed"
         rings = bool(self.detected) and time.monotonic() < self.rang + ANSWER
         return rings if state == "closed" else state != "waiting"
