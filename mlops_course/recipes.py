@@ -202,6 +202,7 @@ def _mlflow(platform: Platform) -> Service:
 
 # %% ../notebooks/966_recipes.ipynb #96600010
 from . import prometheus, web
+from .contracts import read_project
 
 
 def _key_file(platform: Platform) -> Path:
@@ -210,10 +211,10 @@ def _key_file(platform: Platform) -> Path:
 
 
 def _prometheus(platform: Platform) -> Service:
-    # a stream is asked for its numbers where there is to be one
-    left_out = set() if platform.environment.stream else {"stream"}
-    listed = {name: each for name, each in platform.listed.items() if name not in left_out}
-    port, targets = platform.listed["prometheus"].port, services.targets(listed)
+    port, targets = platform.listed["prometheus"].port, services.targets(platform.listed)
+    tables = read_project(platform.environment.project).contract.tables.values()
+    if not any(table.rolling for table in tables):  # nobody is called for a stream that cannot be
+        targets.pop("stream")
     manager = f"127.0.0.1:{platform.listed['alertmanager'].port}"
     keeps, written = run_env("prometheus"), project.root() / "platform"
     more = {"every": "5s", "alertmanager": manager, "key_file": _key_file(platform)}

@@ -16,6 +16,7 @@ def checkout(folder: Path) -> Path:
     "The files of the project that the platform reads, copied to a folder."
     root = project.root()
     around = [root / name for name in ("pipeline.yaml", "settings.ini", "env.platform.yaml", "env.yaml")]
+    around += (root / "projects").glob("*.yaml")
     for file in [*around, *filter(Path.is_file, (root / "platform").glob("*/*")), *(root / "platform/prometheus/rules").iterdir()]:
         copy = folder / file.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
