@@ -28,7 +28,7 @@ from mlops_course import broker, features, project, recipes, stack, stream, supe
 from mlops_course.problem import KNOWN
 
 RATE, SECONDS, LIMIT = 2_000, 180, 1.0  # events a second, for so long; 99 % are to be online after so many seconds
-RATES = (3_000, 4_000, 6_000, 8_000, 12_000)  # which of these is kept up with?
+RATES = (4_000, 8_000, 16_000)  # which of these is kept up with?
 KILLS, KILLED_EVENTS, KILLED_RATE = 20, 60_000, 1_000
 BATCH = 30  # seconds between two micro-batches, as in the seed course
 DRIVERS = 400
