@@ -201,7 +201,8 @@ def online(folder: Path, drivers: Sequence[int] = tuple(KNOWN)) -> dict[int, loo
 
 def expected(events: list[dict]) -> dict[int, lookup.Newest]:
     "What it should have: the newest row of each driver in history."
-    rows = stream.history(frame(events), ACTIVITY, CONTRACT).groupby("driver_id").last()
+    made = stream.history(frame(events), ACTIVITY, CONTRACT)
+    rows = made.groupby("driver_id").tail(1).set_index("driver_id")  # as a whole: its empty values too
     values = {who: tuple(None if pd.isna(v) else float(v) for v in row) for who, *row in rows[list(NAMES)].itertuples()}
     known = rows[["datetime", "created"]].max(axis=1)
     return {who: lookup.Newest(values[who], known[who].to_pydatetime()) for who in rows.index}

@@ -24,8 +24,8 @@ from confluent_kafka import Consumer as KafkaReader
 from confluent_kafka import TopicPartition
 from online import wait_for
 
-from mlops_course import broker, features, project, recipes, stack, stream, supervision, world
-from mlops_course.problem import KNOWN
+from mlops_course import broker, features, project, recipes, stack, supervision, world
+from mlops_course.stream_state import EntityState, Fields, fields_of, row_of
 
 RATE, SECONDS, LIMIT = 2_000, 180, 1.0  # events a second, for so long; 99 % are to be online after so many seconds
 RATES = (4_000, 8_000, 16_000)  # which of these is kept up with?
@@ -140,26 +140,24 @@ def steady(ground: Ground, bootstrap: str, rate: int, seconds: int) -> dict:
 def micro_batches(ground: Ground, bootstrap: str, batches: int) -> list[float]:
     "The seed's way: what has come in half a minute is read at once. Seconds until each event was online, in order."
     folder, settings = ground.company("micro", bootstrap)
-    store, tiles = features.open_store(folder / "features"), {}
+    store, states, fields = features.open_store(folder / "features"), {}, fields_of(streams.ACTIVITY, streams.CONTRACT)
     reader = KafkaReader({"bootstrap.servers": bootstrap, "group.id": "micro", "auto.offset.reset": "earliest"})
-    reader.assign([TopicPartition(settings.topic, number, 0) for number in range(settings.partitions)])
+    partitions = [TopicPartition(settings.topic, number, 0) for number in range(settings.partitions)]
+    reader.assign(partitions)
     kind, seconds = broker.event_type(streams.EVENTS), []
     sender, _ = ground.send(settings, RATE * BATCH * batches, RATE)
     for _ in range(batches):
-        until, messages = time.monotonic() + BATCH, []
-        while time.monotonic() < until:  # they wait in Kafka, but for the last moment
-            time.sleep(0.5)
-        while (some := reader.consume(10_000, timeout=1)) or not messages:  # the first answer may take longer
-            messages += some
-        rows = {}
+        time.sleep(BATCH)
+        messages, waiting = [], sum(reader.get_watermark_offsets(each)[1] for each in partitions) - len(seconds)
+        while len(messages) < waiting:  # what comes meanwhile is of the next batch
+            messages += reader.consume(min(10_000, waiting - len(messages)), timeout=1)
+        touched = set()
         for message in messages:
             event = broker.decode(message.value(), kind)
-            mine = tiles.setdefault(event["driver_id"], stream.Tiles(streams.ACTIVITY.rolling))
-            if mine.add(event["event_timestamp"], event["event_type"]):
-                stream.forget(mine)
-                known = {"datetime": mine.newest, "created": event["created"], KNOWN: max(mine.newest, event["created"])}
-                rows[event["driver_id"]] = {"event_id": event["event_id"], "driver_id": event["driver_id"], **known}
-        made = [{**row, **stream.features_of(tiles[who])} for who, row in rows.items()]
+            values = Fields(*(event[name] for name in fields))
+            states.setdefault(values.entity, EntityState(streams.ACTIVITY.rolling)).take(values)
+            touched.add(values.entity)
+        made = [row_of(entity, states[entity], streams.ACTIVITY, fields) for entity in touched]
         features.push(store, "activity", streams.rows(made), streams.CONTRACT, CLOCK)
         online = time.time()
         seconds += [online - message.timestamp()[1] / 1000 for message in messages]
