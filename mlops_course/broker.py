@@ -117,12 +117,17 @@ import hashlib
 from confluent_kafka import TopicCollection
 
 
+@lru_cache(maxsize=4)
+def _is_mock(bootstrap: str) -> bool:
+    return (answered(bootstrap).cluster_id or "").startswith("mock")
+
+
 def making_of(
     settings: StreamSettings,
     seconds: float = 5,
 ) -> str:
     "Eight hexadecimal digits for the topic as it was made this time. Raises what the client does."
-    if (answered(settings.bootstrap, seconds).cluster_id or "").startswith("mock"):
+    if _is_mock(settings.bootstrap):
         return "00000000"  # the mock knows no such name
     admin = _admin(settings.bootstrap)
     asked = admin.describe_topics(TopicCollection([settings.topic]), request_timeout=seconds)

@@ -69,16 +69,19 @@ def _clock_in(settings: dict[str, Any]) -> Clock:
     return Clock(times["began"], times["real"], speed, times.get("until"), horizon)
 
 
+def _noted(folder: Path) -> dict[str, Any]:
+    return json.loads(project.Paths(folder).clock.read_text(encoding="utf-8"))
+
+
 def _clock_of(folder: Path) -> Clock:
     "The clock that stands in a folder."
-    return _clock_in(json.loads(project.Paths(folder).clock.read_text(encoding="utf-8")))
+    return _clock_in(_noted(folder))
 
 
 def _lasting(folder: Path) -> Clock | None:
     "The clock that was begun there to last, also while nobody lives by it."
     with suppress(OSError, ValueError, KeyError, TypeError):
-        settings = json.loads(project.Paths(folder).clock.read_text(encoding="utf-8"))
-        return _clock_in(settings) if settings["lasts"] else None
+        return _clock_of(folder) if _noted(folder)["lasts"] else None
 
 # %% ../notebooks/99_clocks.ipynb #2f8ff18f
 def _handed(folder: Path) -> Clock | None:

@@ -242,9 +242,7 @@ class Partition:
         start = end_of(parts_of(written, name))
         self.state = PartitionState(file, table, contract, past, start)
         if self.state.next < start:
-            self.state.close()
-            for each in file.parent.glob(f"{file.name}*"):
-                each.unlink()
+            self.state.discard()
             self.state = PartitionState(file, table, contract, past, start)
         self.sent: list[float] = []  # when events were sent whose rows are not online yet
         self.written = float("-inf")  # when the outbox was empty, by `time.monotonic`
@@ -316,6 +314,7 @@ class _Member(Background):
         self.table = rolling_table(contract)
         self.wanted: set[int] | None = None  # numbers of the partitions; None: not yet known
         self.partitions: dict[int, Partition] = {}  # those that are open
+        self.committed: dict[int, int] = {}  # the offsets that Kafka was told last
         self.making = ""  # of the topic whose partitions these are
         make_topics(settings)
         self.kafka = _client(settings, **_COUNTING)
@@ -339,7 +338,7 @@ class _Member(Background):
     def _close(self) -> None:
         for partition in self.partitions.values():
             partition.state.close()
-        self.partitions = {}
+        self.partitions, self.committed = {}, {}
         self.metrics.lag.clear()
 
 # %% ../notebooks/959_consumer.ipynb #959m0002
@@ -370,8 +369,7 @@ class _Maker(_Member):
                     old = PartitionState(file, self.table, self.contract)
                     with using("offline"):
                         write_part(old, where / "events", file.stem, events)
-                    file.unlink()
-                    old.close()
+                    old.discard()
 
 # %% ../notebooks/959_consumer.ipynb #959c0019
 from .telemetry import log
@@ -466,11 +464,12 @@ class _Settler(_Taker):
                 self._online(partition)
             with using("offline"):
                 self._offline(partition, last)
-        topic, of = self.settings.topic, self.partitions.items()
-        places = [TopicPartition(topic, number, each.state.next) for number, each in of]
-        if places:
+        places = {number: each.state.next for number, each in self.partitions.items()}
+        if places != self.committed:
             with using("broker"):
-                self.kafka.commit(offsets=places, asynchronous=not last)
+                offsets = [TopicPartition(self.settings.topic, *each) for each in places.items()]
+                self.kafka.commit(offsets=offsets, asynchronous=not last)
+            self.committed = places
 
     def _online(self, partition: Partition) -> None:
         state, identity = partition.state, self.online.identity()
@@ -480,16 +479,15 @@ class _Settler(_Taker):
             self.online.push(rows)
             confirm(state, rows)
             self.metrics.online.inc(len(rows))
-        for sent in partition.sent:
-            self.metrics.freshness.observe(max(0, time.time() - sent))
-        partition.sent.clear()
+        while partition.sent:
+            self.metrics.freshness.observe(max(0, time.time() - partition.sent.pop()))
 
     def _offline(self, partition: Partition, last: bool) -> None:
         count, now, settings = waiting(partition.state), time.monotonic(), self.settings
         due = last or now - partition.written >= settings.offline_seconds
         if count and (due or count >= settings.offline_events):
-            folder = Paths(self.folder).streamed / "events"
-            write_part(partition.state, folder, partition.name, partition.events)
+            written = Paths(self.folder).streamed / "events"
+            write_part(partition.state, written, partition.name, partition.events)
             self.metrics.offline.inc(count)
             count = 0
         if not count:

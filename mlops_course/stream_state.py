@@ -102,7 +102,7 @@ class _File:
     "A database that one process has, changed in transactions."
 
     def __init__(self, file: Path):
-        lock = file.with_name(f".{file.name}.lock")
+        self.file, lock = file, file.with_name(f".{file.name}.lock")
         with ExitStack() as held:
             held.enter_context(locked(lock, f"the count of {file.stem}"))
             connected = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
@@ -113,6 +113,12 @@ class _File:
     def close(self) -> None:
         "Let another process have it."
         self._held.close()
+
+    def discard(self) -> None:
+        "Close it and delete it, with all that SQLite keeps beside it."
+        self.close()
+        for each in self.file.parent.glob(f"{self.file.name}*"):
+            each.unlink(missing_ok=True)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

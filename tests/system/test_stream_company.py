@@ -37,12 +37,14 @@ class There(NamedTuple):
         assert code == 0, output
         return output
 
-    def client(self, name: str) -> httpx.Client:
-        return httpx.Client(base_url=self.platform.listed[name].address, trust_env=False, timeout=30)
+    def ask(self, name: str, path: str, body: dict | None = None) -> httpx.Response:
+        "What a service answers; the connection is closed, so that a service that ends waits for nobody."
+        with httpx.Client(base_url=self.platform.listed[name].address, trust_env=False, timeout=30) as client:
+            return client.get(path) if body is None else client.post(path, json=body)
 
     def meter(self, name: str) -> float:
         "A number of the consumer."
-        text = self.client("stream").get("/metrics").text
+        text = self.ask("stream", "/metrics").text
         return sum(float(value) for value in re.findall(rf"^{re.escape(name)} (\S+)$", text, re.M))
 
     @property
@@ -140,7 +142,7 @@ def test_after_a_teardown_the_drivers_go_on_in_a_new_topic(there):
 
 def _answers(there: There, name: str) -> bool:
     try:
-        return there.client(name).get("/ready").status_code == 200
+        return there.ask(name, "/ready").status_code == 200
     except httpx.TransportError:
         return False
 
@@ -149,7 +151,7 @@ def asked(there: There) -> dict[int, float]:
     "The score of each driver at this moment."
     drivers = range(1001, 1001 + SMALL["drivers"])
     rows = [{"request_id": f"r-{driver}", "driver_id": driver} for driver in drivers]
-    answers = there.client("serving").post("/score", json={"rows": rows[:100]}).json()["rows"]
+    answers = there.ask("serving", "/score", {"rows": rows[:100]}).json()["rows"]
     return {answer["driver_id"]: answer["score"] for answer in answers}
 
 
