@@ -297,20 +297,27 @@ def tail(
     return entries
 
 
+def _moment(line: bytes) -> datetime | None:
+    "When an answer was given; None: the line is not whole."
+    try:
+        return datetime.fromisoformat(orjson.loads(line)["time"]).astimezone(UTC)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+
+
 def last_time(
     folder: Path,  # of the log
     limit: datetime | None = None,  # what claims to be later does not count
 ) -> datetime | None:
     "When the last answer was given; None: none is known."
     for file in reversed(day_files(folder).values()):
+        lines = []
         with suppress(OSError), open(file, "rb") as opened:
             opened.seek(max(0, opened.seek(0, os.SEEK_END) - LINE))
-            for line in reversed(opened.read().splitlines()):
-                # one that is not whole
-                with suppress(ValueError, KeyError, TypeError, OverflowError):
-                    moment = datetime.fromisoformat(orjson.loads(line)["time"]).astimezone(UTC)
-                    if limit is None or moment <= limit:
-                        return moment
+            lines = opened.read().splitlines()
+        moments = [m for line in lines if (m := _moment(line)) and (limit is None or m <= limit)]
+        if moments:  # of two services, the one that answered first may write last
+            return max(moments)
     return None
 
 # %% ../notebooks/95_predictions.ipynb #d70a112c

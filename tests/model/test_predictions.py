@@ -198,6 +198,12 @@ def test_the_last_time_is_that_of_the_newest_file_with_one_that_can_be_believed(
     assert predictions.last_time(folder, CLOCK).isoformat() == entry("b", minutes=2)["time"]
 
 
+def test_the_last_time_is_the_newest_also_where_another_service_wrote_an_older_answer_after_it(tmp_path):
+    write(tmp_path, [entry("a", minutes=1), entry("c", minutes=3), entry("b", minutes=2)])
+
+    assert predictions.last_time(project.Paths(tmp_path).predictions).isoformat() == entry("c", minutes=3)["time"]
+
+
 # --- how long it is kept ----------------------------------------------------------------------------------------------
 
 
