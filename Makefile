@@ -66,8 +66,9 @@ $(READY): requirements.lock settings.ini setup.py pyproject.toml platform/setup.
 	@PYTHON_FROM='$(origin PYTHON)' sh platform/setup.sh
 
 .PHONY: lock
-lock: $(READY) ## write requirements.lock anew from settings.ini
+lock: $(READY) ## write requirements.lock anew from settings.ini, and Airflow's
 	$(BIN)/uv pip compile setup.py --extra dev --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile platform/airflow/requirements.txt --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --quiet -o platform/airflow/requirements.lock
 
 # --- the course ------------------------------------------------------------------------------
 

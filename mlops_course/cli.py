@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'SECTIONS', 'explained', 'check_writable', 'file_fault', 'section_type', 'check_sections', 'build', 'summary',
-           'spoken_of', 'run', 'status', 'doctor', 'trace', 'rollback', 'reproduce', 'serve', 'monitor', 'stream',
-           'emit', 'retrain_on_alert', 'retrain', 'live_on', 'replay', 'stop', 'wipe', 'platform', 'progress',
-           'answers', 'ui', 'dashboards', 'logs']
+           'spoken_of', 'run', 'stage', 'score', 'status', 'doctor', 'trace', 'rollback', 'reproduce', 'serve',
+           'monitor', 'stream', 'emit', 'retrain_on_alert', 'retrain', 'live_on', 'replay', 'stop', 'wipe', 'platform',
+           'airflow', 'progress', 'answers', 'ui', 'dashboards', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -330,6 +330,7 @@ SECTIONS = {  # the class of each, in the module of the same name if none is sai
     "live": "LiveSettings",
     "replay": "ReplaySettings",
     "stream": "broker.StreamSettings",
+    "orchestration": "OrchestrationSettings",
 }
 
 
@@ -388,6 +389,7 @@ def _fault(check, *given) -> Iterator[str]:
 # %% ../notebooks/91_command_line.ipynb #99a6b2ee
 def build(
     file: str,  # of the environment, in the root
+    stage: str | None = None,  # the last that is wanted; None: all
 ) -> None:
     "Run `ploomber build` and show its stages. `UserError` has the failed stage's own message."
     from rich.console import Console
@@ -399,6 +401,7 @@ def build(
     variables = {name: value for name, value in os.environ.items() if name not in stages.PERSONAL}
     variables |= {"PLOOMBER_ENV_FILENAME": file, telemetry.RUN: run}
     command = [str(Path(sys.executable).with_name("ploomber")), "build"]
+    command += ["--partially", stage] if stage else []
     shown = 0
     with (
         _printed(project.Paths(out).logs / "ploomber.log") as printed,
@@ -693,6 +696,55 @@ def _few(names: list[str]) -> str:
     "The first names, each once, and how many more there are."
     names = list(dict.fromkeys(names))
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+# %% ../notebooks/91_command_line.ipynb #91a70002
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="a task of pipeline.yaml")],
+    file: _File = "env.yaml",
+    order: Annotated[str, typer.Option(help="of the retraining service, as JSON; {}: none")] = "{}",
+):
+    "Make a stage and all that it reads from current; a build that runs is waited for."
+    if name not in stages.tasks():
+        raise project.UserError(
+            f"there is no stage {name!r}; there are {', '.join(stages.tasks())}"
+        )
+    _check_project(file)
+    out = _out(file)
+    if order.strip() not in ("", "{}"):
+        from mlops_course import retraining
+
+        os.environ["PLOOMBER_ENV_FILENAME"] = file
+        typer.echo(retraining.carry_out(out, order))
+        return
+    with stages.building(out, f"the stage {name}", wait=-1):
+        build(file, name)
+    typer.echo(f"{name} is current: {project.shown(project.Paths(out).made / f'{name}.json')}")
+
+# %% ../notebooks/91_command_line.ipynb #91a70004
+@app.command()
+def score(
+    file: _File = "env.yaml",
+    at: Annotated[
+        str, typer.Option(help="as of a moment, such as 2026-03-14T00:00Z; else as its rows say")
+    ] = "",
+):
+    "Score the request of the batch with the champion, beside what the last build has scored."
+    from mlops_course import batch
+
+    _check_project(file)
+    out, environment = _out(file), project.environment(file)
+    before = {each: stages.products(each, environment) for each in stages.upstream("batch")}
+    asked = stages.Stage("batch", environment, stages.products("batch", environment), before)
+    stages.check_inputs(before)
+    said = {"environment": environment.name, "run": telemetry.run_name(), "stage": "batch"}
+    with (
+        project.by_clock_of(environment),
+        stages.building(out, "a scoring", wait=-1),
+        telemetry.logging_to(project.Paths(out).pipeline_log, **said),
+    ):
+        moment = _moment(at) if at else project.now()
+        batch.run(asked, project.now() - moment if isinstance(moment, timedelta) else moment)
 
 # %% ../notebooks/91_command_line.ipynb #46fb6eb4
 from . import programs, services, supervision
@@ -1221,6 +1273,21 @@ def platform(
     with supervision.ended_quietly(f"platform {verb}"):
         if not stack.run(file, what, verb, volumes, runtime):
             raise typer.Exit(1)
+
+# %% ../notebooks/91_command_line.ipynb #91a70006
+@app.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    help="Call the platform's Airflow: `mlops-course airflow dags list`.",
+)
+def airflow(words: Annotated[list[str] | None, typer.Argument()] = None):
+    from mlops_course import airflow as client
+
+    if not (program := programs.locate("airflow")):
+        raise project.UserError(f"Airflow is not here: {programs.source_of('airflow')}")
+    done = subprocess.run(
+        [program, *(words or ["--help"])], env={**os.environ, **client.variables()}, check=False
+    )
+    raise typer.Exit(done.returncode)
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7
 @app.command(

@@ -200,14 +200,14 @@ def parts(
     course = [python, partial(program, "make"), partial(program, "git")]
     course += [memory, disk, folder, text, clock, loopback, browser]
     watch = ("prometheus", "prometheus-alertmanager")
-    runs = ("postgres", "redis-server", "prometheus-node-exporter", "java", "kafka")
+    runs = ("postgres", "redis-server", "prometheus-node-exporter", "java", "kafka", "airflow")
     runs += ("setpriv",) if os.geteuid() == 0 else ()  # PostgreSQL does not run as root
     return {
         "The course: make run, make lab": course,
         "The living company: make live": [partial(program, name) for name in watch],
         "The platform: platform/run.sh": [
             *(partial(program, name) for name in runs),
-            *(partial(port, service) for service in listed.values()),
+            *(partial(port, service) for service in listed.values() if service.port),
         ],
         "The tests and benchmarks: make test-all, make bench": [
             partial(program, name) for name in ("chromium", "wrk")

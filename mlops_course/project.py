@@ -67,6 +67,8 @@ class Servers(Settings):
     redis: dict[str, Any] = {}
     kafka: dict[str, Any] = {}
     emitter: dict[str, Any] = {}
+    airflow: dict[str, Any] = {}
+    airflow_scheduler: dict[str, Any] = {}
     feast_ui: dict[str, Any] = {}
     jupyterlab: dict[str, Any] = {}
     prometheus: dict[str, Any] = {}
@@ -94,6 +96,7 @@ class Environment(Servers):
     live: dict[str, Any] = {}
     replay: dict[str, Any] = {}
     stream: dict[str, Any] = {}
+    orchestration: dict[str, Any] = {}
     _new_names = model_validator(mode="before")(under_new_names)
 
 # %% ../notebooks/00_start_here.ipynb #c70fb960

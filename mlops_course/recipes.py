@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from . import project, services, supervision
+from . import programs, project, services, supervision
 from .passwords import password, postgres_uri, run_env, write_private
 from .project import UserError
 from .services import Service
@@ -121,9 +121,10 @@ def _first_time(platform: Platform) -> None:
     beside.rename(keeps / "data")
 
 
-def _ended_well(command: tuple[str, ...], keeps: Path, text: str = "") -> None:
+def _ended_well(command: tuple[str, ...], keeps: Path, text: str = "", **variables: str) -> None:
     "Run a program to its end. Raises `UserError` with its last words."
-    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    variables = {**os.environ, **variables}
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=variables)
     output = done.stdout + done.stderr
     if is_full(output):
         raise unwritten("No space left on device", keeps)
@@ -188,7 +189,7 @@ def _kafka_answers(platform: Platform) -> str:
         return f"Kafka does not answer: {error}"
 
 # %% ../notebooks/966_recipes.ipynb #9660000e
-from . import remote
+from . import remote, web
 
 
 def _mlflow(platform: Platform) -> Service:
@@ -200,8 +201,79 @@ def _mlflow(platform: Platform) -> Service:
     options = (*where, "--backend-store-uri", database, *files)
     return platform.service("mlflow", "mlflow", "server", *options, variables=remote.QUIET)
 
+# %% ../notebooks/966_recipes.ipynb #96670002
+import hashlib
+import json
+
+from . import airflow, orchestration
+
+
+def _secret(use: str) -> str:
+    "32 bytes in base64, as Fernet wants them: of Airflow's password, and another one for each use."
+    both = f"{use} of {password(run_env('airflow'))}"
+    return urlsafe_b64encode(hashlib.sha256(both.encode()).digest()).decode()
+
+
+def _airflow_files(platform: Platform) -> dict[str, str]:
+    "Write what Airflow reads. The variables with which it finds that."
+    keeps, folder = run_env("airflow"), project.root() / "platform/airflow"
+    uses = ("fernet_key", "secret_key", "jwt_secret")
+    database = postgres_uri(platform.listed["postgres"].port, "airflow")
+    places = {
+        "airflow": folder,
+        "keeps": keeps,
+        "database": database.replace("+psycopg:", "+psycopg2:"),
+        "scheduler_port": platform.listed["airflow_scheduler"].port,
+    }
+    literal = {name: str(value).replace("%", "%%") for name, value in places.items()}
+    platform.written("airflow", "airflow.cfg", **literal, **{use: _secret(use) for use in uses})
+    write_private(keeps / "passwords.json", json.dumps({"mlops": password(keeps)}))
+    more = {"folder": str(project.root()), "alertmanager": platform.listed["alertmanager"].address}
+    plan = json.dumps(orchestration.plan(platform.file) | more, indent=1)
+    write_private(keeps / "plan.json", plan)
+    return airflow.variables()
+
+# %% ../notebooks/966_recipes.ipynb #96670004
+def _airflow_part(*words: str) -> Callable[[Platform], Service]:
+    "How one of its processes is prepared."
+
+    def prepared(platform: Platform) -> Service:
+        name = {"scheduler": "airflow_scheduler", "dag-processor": "airflow_dags"}.get(words[0])
+        variables = _airflow_files(platform)
+        return platform.service(name or "airflow", "airflow", *words, variables=variables)
+
+    return prepared
+
+
+def _airflow(platform: Platform) -> Service:
+    "The API server, with its tables as this version wants them."
+    service = _airflow_part("api-server")(platform)
+    keeps, program = run_env("airflow"), supervision.program(service)
+    version, note = programs.version_of("airflow"), keeps / "tables_of"
+    if not note.is_file() or note.read_text(encoding="utf-8") != version:
+        pool = ("pools", "set", orchestration.POOL, "1", "one training at a time")
+        for words in (("db", "migrate"), pool):
+            _ended_well((program, *words), keeps, **service.variables)
+        write_private(note, version)
+    return service
+
+# %% ../notebooks/966_recipes.ipynb #96670005
+def _airflow_says(part: str) -> Callable[[Platform], str]:
+    "What the API server knows of another process: it counts as healthy while it says that it lives."
+
+    def answers(platform: Platform) -> str:
+        service = platform.listed["airflow"]
+        try:
+            status, health = web.ask(service.address, service.health, seconds=5)
+            said = health[part]["status"]
+        except (UserError, LookupError, TypeError) as error:
+            return f"Airflow does not answer: {error}"
+        return "" if status == 200 and said == "healthy" else f"Airflow says that it is {said}"
+
+    return answers
+
 # %% ../notebooks/966_recipes.ipynb #96600010
-from . import prometheus, web
+from . import prometheus
 from .contracts import read_project
 
 
@@ -309,6 +381,21 @@ RECIPES = {
     ),
     "kafka": Recipe(_kafka, "127.0.0.1:{port} is its bootstrap server", answers=_kafka_answers),
     "mlflow": Recipe(_mlflow, _PAGE, after=("postgres",)),
+    "airflow": Recipe(
+        _airflow, f"{_PAGE}, as mlops, with what is in {{keeps}}/password", ("postgres",)
+    ),
+    "airflow_scheduler": Recipe(
+        _airflow_part("scheduler", "--skip-serve-logs"),
+        f"{_PAGE}/health",
+        ("airflow",),
+        _airflow_says("scheduler"),
+    ),
+    "airflow_dags": Recipe(
+        _airflow_part("dag-processor"),
+        "`mlops-course airflow dags list` has what it has read",
+        ("airflow",),
+        _airflow_says("dag_processor"),
+    ),
     "node_exporter": Recipe(_node_exporter, f"{_PAGE}/metrics"),
     "alertmanager": Recipe(_alertmanager, f"amtool --alertmanager.url={_PAGE} alert"),
     "prometheus": Recipe(_prometheus, f"{_PAGE}/classic/targets"),

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ANSWERS', 'AHEAD', 'STAGES', 'Alert', 'Notification', 'RetrainingSettings', 'answer_to', 'due_at', 'plan_again',
            'outcome_of', 'decide', 'follow', 'retrain', 'failed', 'trainings', 'read_outcome', 'work', 'Training',
-           'join', 'resolve', 'act', 'Inbox', 'begin', 'wait', 'watch', 'serving_version', 'serving_of_environment',
-           'answering_version', 'Retraining', 'Order', 'readiness', 'application', 'serve', 'ask', 'receivers',
-           'alertmanager']
+           'train_in_airflow', 'find_in_airflow', 'Ordered', 'carry_out', 'join', 'resolve', 'act', 'Inbox', 'begin',
+           'wait', 'watch', 'serving_version', 'serving_of_environment', 'answering_version', 'Retraining', 'Order',
+           'readiness', 'application', 'serve', 'ask', 'receivers', 'alertmanager']
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #09a86f19
 from typing import Annotated, Any, Literal
@@ -59,6 +59,7 @@ class RetrainingSettings(Settings):
     # from the end of a case to the next training
     cooldown_hours: Annotated[float, Field(ge=0, le=87_600)] = 24
     training_seconds: float = 3_600  # a training that takes longer is ended
+    airflow: bool = False  # a training is a run of the DAG of lesson 70; else a process of its own
     # and serving has so long to notice the new champion; both of the clock on the wall
     takeover_seconds: float = 60
     refresh_seconds: Annotated[float, Field(gt=0)] = 0.2  # from one look to the next
@@ -247,15 +248,20 @@ def work(
 ) -> None:
     "A training, one at a time."
     with locked(trainings(folder) / "lock", "a training", wait=-1):
-        clocks.join(folder)
         try:
-            with stages.building(folder, "a retraining", wait=-1):
-                result = outcome_of(retrain(folder, training))
+            result = _one(folder, training)
         except project.UserError as error:
             result = failed(str(error))
         except Exception as error:
             result = failed(f"{type(error).__name__}: {error}")
         write_json(outcome, result)
+
+
+def _one(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
+    "What comes of a training."
+    clocks.join(folder)
+    with stages.building(folder, "a retraining", wait=-1):
+        return outcome_of(retrain(folder, training))
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64a00009
 from . import telemetry, web
@@ -272,6 +278,52 @@ class Training(Job):
         super().__init__(
             work, folder, self.outcome, training, output=files / f"{name}.log", **variables
         )
+        self.pid, self.poll = self.process.pid, self.process.poll
+
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64a70002
+from . import airflow
+
+
+def train_in_airflow(folder: Path, name: str, training: dict[str, Any]) -> airflow.Run:
+    "A training as a run of the DAG, which brings the order to `carry_out`."
+    (trainings(folder) / f"{name}.json").unlink(missing_ok=True)
+    there = airflow.of_environment(project.environment())
+    run = airflow.Run(there, "training", f"case-{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+    run.begin({"case": name, "training": training})
+    return run
+
+
+def find_in_airflow(case: Case) -> airflow.Run | None:
+    "The run of a case's last training, if Airflow has it: it outlives this service."
+    there = airflow.of_environment(project.environment())
+    run = airflow.Run(there, "training", case.last("training")["run"])
+    return run if run.state() else None
+
+# %% ../notebooks/64_alerts_and_retraining.ipynb #64a70004
+from pydantic import ValidationError
+
+
+class Ordered(Settings):
+    "What a run of the DAG is told."
+
+    case: Annotated[str, Field(pattern=r"^\d{4,}-\d+$")]  # its number, and that of the training
+    training: dict[str, Any] = {}
+
+
+def carry_out(
+    folder: Path,  # an environment's
+    order: str,  # an `Ordered` as JSON
+) -> str:
+    "Do a training that was ordered, once. What a person reads of it."
+    try:
+        ordered = Ordered.model_validate_json(order)
+    except ValidationError as error:
+        raise project.UserError(f"this is no order of a training: {error}") from None
+    outcome = trainings(folder) / f"{ordered.case}.json"
+    with locked(trainings(folder) / "lock", "a training", wait=-1):
+        if not outcome.is_file():
+            write_json(outcome, _one(folder, ordered.training))
+    return f"case {ordered.case}: {read_outcome(outcome)['decision']}, {project.shown(outcome)}"
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #5e024a3d
 def join(
@@ -369,7 +421,7 @@ def begin(
     changes = {**settings.training, "test_days": days}
     service.running = service.train(service.folder, f"{case.number:04}-{tries + 1}", changes)
     case.state = "training"
-    return case.note("training", process=service.running.process.pid, run=service.running.run)
+    return case.note("training", process=service.running.pid, run=service.running.run)
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64b00011
 def wait(
@@ -394,9 +446,10 @@ def watch(
     if outcome.is_file():
         service.running = None
         return decide(case, read_outcome(outcome), service.settings)
+    service.running = service.running or service.found(case)
     if service.running is None:  # it ended with the service that had started it
         return begin(case, service)
-    if (code := service.running.process.poll()) is not None:
+    if (code := service.running.poll()) is not None:
         case.note("training died", code=code)
         return begin(case, service)
     longest = service.settings.training_seconds
@@ -433,10 +486,12 @@ def answering_version(
 class Retraining(Inbox):
     "The service without its HTTP: what is done about the open case."
 
-    def __init__(self, folder, settings, model: str, train=Training, answering=None):
+    def __init__(self, folder, settings, model: str, train=None, answering=None):
         "`train` starts a training; `answering` says which version serving answers with."
         super().__init__(folder, settings, model)
-        self.train, self.answering = train, answering or (lambda: answering_version(settings))
+        self.train = train or (train_in_airflow if settings.airflow else Training)
+        self.answering = answering or (lambda: answering_version(settings))
+        self.found = find_in_airflow if settings.airflow else (lambda case: None)
         self.running: Training | None = None
         self.background = web.Background(pause=None)
         self.trouble = self.background.trouble  # why something does not work now, by its name

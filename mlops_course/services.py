@@ -32,7 +32,7 @@ class Service(Settings):
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
     # a program of this environment or on the PATH, and its arguments
     command: Annotated[tuple[str, ...], Field(min_length=1)]
-    port: Annotated[int, Field(ge=1, le=65_535)]  # on loopback
+    port: Annotated[int, Field(ge=1, le=65_535)] | None  # on loopback; None: it listens nowhere
     health: str = ""  # a path that answers 200 when it can be used; empty: an open port will do
     log: str = ""  # of JSON lines, in an environment's folder; what it prints is kept in any case
     scraped: bool = False  # Prometheus reads its /metrics
@@ -44,8 +44,8 @@ class Service(Settings):
 
     @property
     def address(self) -> str:
-        "Where it answers."
-        return f"http://127.0.0.1:{self.port}"
+        "Where it answers; empty: nowhere."
+        return f"http://127.0.0.1:{self.port}" if self.port else ""
 
 # %% ../notebooks/11_platform.ipynb #74e86f8a
 import http.client
@@ -55,6 +55,8 @@ def trouble(
     service: Service,
 ) -> str:
     "Why a service cannot be used at this moment; empty if it can."
+    if service.port is None:  # that it lives is all that can be seen
+        return ""
     try:
         with closing(
             http.client.HTTPConnection("127.0.0.1", service.port, timeout=2)
@@ -75,6 +77,7 @@ def _ours(name: str, command: str, port: int) -> Service:
 
 # %% ../notebooks/11_platform.ipynb #b66b838d
 _TOOL = {"health": "/-/ready", "seconds": 30}
+_AIRFLOW = {"command": ("airflow",), "seconds": 120}
 _LIST = [
     _ours("serving", "serve", 8172),
     _ours("monitoring", "monitor", 8309),
@@ -86,6 +89,9 @@ _LIST = [
     Service(name="mlflow", command=("mlflow", "ui"), port=5000, health="/health", seconds=120),
     Service(name="postgres", command=("postgres",), port=5433),  # Debian's own has 5432
     Service(name="kafka", command=("kafka",), port=29092),
+    Service(name="airflow", port=8088, health="/api/v2/monitor/health", **_AIRFLOW),
+    Service(name="airflow_scheduler", port=8974, health="/health", **_AIRFLOW),
+    Service(name="airflow_dags", port=None, **_AIRFLOW),  # it reads the files of DAGs
     Service(name="feast_ui", command=("feast",), port=8890, health="/health", seconds=120),
     Service(name="jupyterlab", command=("jupyter-lab",), port=8889, health="/api", seconds=120),
     Service(

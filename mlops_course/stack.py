@@ -15,6 +15,7 @@ GROUPS = {
     "course": ("serving", "monitoring", "retraining"),
     "feast": ("postgres", "redis", "feast_ui"),
     "mlflow": ("postgres", "mlflow"),
+    "airflow": ("postgres", "airflow", "airflow_scheduler", "airflow_dags"),
     "prom-graf": ("node_exporter", "alertmanager", "prometheus"),
 }
 INSTEAD = {
@@ -23,7 +24,6 @@ INSTEAD = {
     "jenkins": "`make test` and `.ci/run` do the job of Jenkins here",
 }
 TO_COME = {
-    "airflow": "it comes with lesson 70, orchestration",
     "grafana": "it comes with containers; until then `mlops-course dashboards` draws its panels",
 }
 
@@ -87,7 +87,7 @@ def _claim(platform: Platform, name: str) -> None:
 def _check_port(platform: Platform, name: str) -> tuple[Platform, str]:
     "The platform with a free port for a service, and what was done for it. Else `UserError`."
     port = platform.listed[name].port
-    if not (why := supervision.taken(port)):
+    if not port or not (why := supervision.taken(port)):
         return platform, ""
     free = next(other for other in range(port + 1, 65_536) if not supervision.taken(other))
     file, uri = project.root() / platform.file, "http://127.0.0.1:{}".format

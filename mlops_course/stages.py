@@ -757,8 +757,11 @@ def executor(
     class OneBuild(Serial):
         def __call__(self, dag, show_progress):
             try:
+                partly = BUILDING in os.environ  # who waits above for a stage has the lock
                 with building(folder):
-                    if any(task.exec_status.name != "Skipped" for task in dag.values()):
+                    if not partly and any(
+                        task.exec_status.name != "Skipped" for task in dag.values()
+                    ):
                         # what says that there is nothing to do
                         project.Paths(folder).build.unlink(missing_ok=True)
                     return super().__call__(dag, show_progress)

@@ -509,7 +509,7 @@ def _serves(process: subprocess.Popen, service: Service) -> bool:
             for connection in connections
             if connection.status == psutil.CONN_LISTEN
         }
-        return service.port in ports and not trouble(service)
+        return service.port in (*ports, None) and not trouble(service)
     return False
 
 
@@ -790,7 +790,7 @@ def _begin(folder: Path, service: Service, definition: dict) -> int:
         )
     if lives and before == definition:
         return info["pid"]
-    if not (lives and before and before["port"] == service.port):
+    if service.port and not (lives and before and before["port"] == service.port):
         check_port(service)
     with atomic_write(home(folder) / f"{service.name}.service") as beside:
         beside.write_text(json.dumps(definition, indent=2), encoding="utf-8")

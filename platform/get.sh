@@ -3,12 +3,14 @@
 # What is on the PATH, or where Debian puts it, is left alone. The rest is unpacked from Debian's packages into out/programs/,
 # with the shared libraries that this machine lacks, and gets a command in out/programs/bin/, where the course's services look.
 # apt compares each package with the digest in Debian's index, and the index with Debian's signature. Kafka's files come by Maven,
-# and each is compared with platform/kafka/SHA256SUMS. `make clean` takes all of it away again.
+# and each is compared with platform/kafka/SHA256SUMS. Airflow gets a Python environment of its own, from a lock of its own.
+# `make clean` takes all of it away again.
 set -eu
 cd "$(dirname "$0")/.."
 into=$PWD/out/programs
 apt=$into/apt
-all="redis-server postgres prometheus prometheus-alertmanager prometheus-node-exporter java kafka"
+airflow=$into/airflow
+all="redis-server postgres prometheus prometheus-alertmanager prometheus-node-exporter java kafka airflow"
 
 fail() {
     printf '%s\n' "$*" >&2
@@ -20,6 +22,10 @@ fail() {
 # Where a program is, under Debian's name or that of its makers
 where() {
     case $1 in
+    kafka | airflow) # no others will do
+        PATH="$into/bin" command -v "$1"
+        return
+        ;;
     prometheus-alertmanager) set -- "$1" alertmanager ;;
     prometheus-node-exporter) set -- "$1" node_exporter ;;
     esac
@@ -29,9 +35,10 @@ where() {
     return 1
 }
 
-# The same, unless it is a Java that is too old for Kafka
+# The same, unless it is a Java that is too old for Kafka, or an Airflow of another lock
 have() {
     path=$(where "$1") || return 1
+    [ "$1" != airflow ] || cmp -s platform/airflow/requirements.lock "$airflow/requirements.lock" || return 1
     if [ "$1" = java ]; then
         major=$("$path" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')
         [ "${major:-0}" -ge 17 ] || return 1
@@ -143,7 +150,7 @@ sys.stdout.buffer.write(serialize_java_truststore(named, NoEncryption()))
 }
 
 result=0
-packages=$(printf '%s\n' $wanted | grep -vx kafka || true)
+packages=$(printf '%s\n' $wanted | grep -vx -e kafka -e airflow || true)
 if [ -n "$packages" ] && ! { command -v apt-get && command -v dpkg-deb; } >/dev/null; then
     echo "There is no apt-get here, so this is no Debian or Ubuntu. Get" $packages "from their makers, compare the digests
 that stand there, and put the programs on the PATH. On macOS: brew install redis postgresql@15 prometheus alertmanager
@@ -173,6 +180,32 @@ elif [ -n "$packages" ]; then
         esac
     done
     rm -rf "$apt"
+fi
+
+# --- Airflow ----------------------------------------------------------------------------------
+
+if lacking airflow; then
+    [ -x .venv/bin/uv ] || fail "Airflow's libraries are installed by the uv of .venv: \`make setup\` first"
+    echo "Getting airflow, 400 MB of Python packages, a minute or two ..."
+    rm -rf "$airflow" "$airflow.new"
+    mkdir -p "$into/bin"
+    .venv/bin/uv venv --quiet --relocatable --python .venv/bin/python "$airflow.new"
+    .venv/bin/uv pip install --quiet --python "$airflow.new/bin/python" --compile-bytecode --require-hashes -r platform/airflow/requirements.lock
+    cp platform/airflow/requirements.lock "$airflow.new"
+    mv "$airflow.new" "$airflow"
+    cat >"$into/bin/.airflow" <<'END'
+#!/bin/sh
+# Airflow's command, of an environment of its own.
+programs=$(cd "${0%/*}/.." && pwd)
+if [ "${1:-}" = --version ]; then
+    sed -n 's/^apache-airflow==\([0-9.]*\).*/\1/p' "$programs/airflow/requirements.lock"
+    exit
+fi
+exec "$programs/airflow/bin/python" -m airflow "$@"
+END
+    chmod +x "$into/bin/.airflow"
+    mv "$into/bin/.airflow" "$into/bin/airflow"
+    echo "airflow: $into/bin/airflow"
 fi
 lacking kafka && have java >/dev/null && have mvn >/dev/null || exit $result
 

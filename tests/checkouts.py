@@ -42,6 +42,8 @@ def on_free_ports(settings: dict[str, Any]) -> dict[str, Any]:
     "The settings of an environment, with a port for each service that nobody has."
     for name, service in SERVICES.items():
         port = quiet_port()
+        if service.port is None:
+            continue
         if name in ADDRESSES:
             *path, last = ADDRESSES[name]
             section = settings

@@ -1,3 +1,4 @@
 CREATE ROLE mlops LOGIN PASSWORD '${password}';
 CREATE DATABASE mlflow OWNER mlops;
 CREATE DATABASE feast OWNER mlops;
+CREATE DATABASE airflow OWNER mlops;

@@ -51,10 +51,13 @@ class Played:
     def __init__(self, folder, name, training):
         self.name, self.changes, self.run = name, training, "a run"
         self.outcome = retraining.trainings(folder) / f"{name}.json"
-        self.process = SimpleNamespace(pid=1, returncode=None, poll=lambda: self.process.returncode)
+        self.process, self.pid = SimpleNamespace(returncode=None), 1
 
     def tells(self, decision, version=None, reasons=(), more=False):
         write_json(self.outcome, {"decision": decision, "version": version, "reasons": list(reasons), "more_days_may_help": more})
+
+    def poll(self):
+        return self.process.returncode
 
     def end(self):
         self.process.returncode = -9
