@@ -20,6 +20,7 @@ def stages_for(
     return {**earlier, name: before}
 
 # %% ../notebooks/70_orchestration.ipynb #70000020
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AwareDatetime, Field
@@ -40,7 +41,7 @@ class OrchestrationSettings(Settings):
     features: Cron | None = "@hourly"
     scoring: Cron | None = "@hourly"
     training: Cron | None = "@daily"
-    start: AwareDatetime = "2026-01-01T00:00:00+00:00"  # nothing before it is made up for
+    start: AwareDatetime = datetime(2026, 1, 1, tzinfo=UTC)  # nothing before it is made up for
     retries: Annotated[int, Field(ge=0, le=20)] = 3  # after the first try
     retry_seconds: Seconds = 10  # before the first of them; twice as long before each further one
     retry_most_seconds: Seconds = 600

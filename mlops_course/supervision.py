@@ -16,7 +16,7 @@ from pathlib import Path
 from . import programs, project
 from .files import atomic_write, locked, write_json
 from .project import UserError
-from .services import Service, trouble
+from .services import SERVICES, Service, trouble
 
 
 def _workplace(folder: Path) -> Path:
@@ -903,9 +903,11 @@ def states(
 
 
 def _unsupervised_state(folder: Path, name: str, process: psutil.Process) -> State:
-    "How a service is that nobody supervises: as healthy as its port is open, if it has one."
-    port = json.loads((home(folder) / f"{name}.pid").read_text(encoding="utf-8")).get("port") or 0
-    healthy = not port or not trouble(Service(name=name, command=("",), port=port))
+    "How a service is that nobody supervises: as the list says that one of its name is seen to be."
+    port = json.loads((home(folder) / f"{name}.pid").read_text(encoding="utf-8")).get("port")
+    listed = SERVICES.get(name.partition("-")[0])  # stream-2 is one more of stream
+    health = listed.health if listed else ""
+    healthy = not trouble(Service(name=name, command=("",), port=port or None, health=health))
     return State(name, "running", process.pid, port, healthy)
 
 # %% ../notebooks/96_supervision.ipynb #95200096
