@@ -74,8 +74,8 @@ class Run:
 
     def state(self) -> str | None:
         "queued, running, success or failed; None: there is no such run."
-        found = self.airflow.ask("GET", self.path, none=404)
-        return found and found["state"]
+        run = self.airflow.ask("GET", self.path, none=404)
+        return run and run["state"]
 
     def poll(self) -> int | None:
         "None as long as it has not ended; 0 if it ended well, else 1."

@@ -402,7 +402,7 @@ def build(
     variables |= {"PLOOMBER_ENV_FILENAME": file, telemetry.RUN: run}
     command = [str(Path(sys.executable).with_name("ploomber")), "build"]
     command += ["--partially", stage] if stage else []
-    shown = 0
+    begun = shown = len(_events(log, run))  # another task of the run may have been here before
     with (
         _printed(project.Paths(out).logs / "ploomber.log") as printed,
         console.status("loading the pipeline ...") as status,
@@ -424,7 +424,7 @@ def build(
         printed.seek(0)
         text = printed.read().decode(errors="replace")
     if work.returncode:
-        raise project.UserError(_failure(_events(log, run), text, work.returncode, out))
+        raise project.UserError(_failure(_events(log, run)[begun:], text, work.returncode, out))
 
 # %% ../notebooks/91_command_line.ipynb #bdcf1c65
 def _failure(
@@ -725,9 +725,7 @@ def stage(
 @app.command()
 def score(
     file: _File = "env.yaml",
-    at: Annotated[
-        str, typer.Option(help="as of a moment, such as 2026-03-14T00:00Z; else as its rows say")
-    ] = "",
+    as_of: Annotated[str, typer.Option(help="a moment, such as 2026-03-14T00:00Z; else now")] = "",
 ):
     "Score the request of the batch with the champion, beside what the last build has scored."
     from mlops_course import batch
@@ -737,13 +735,13 @@ def score(
     before = {each: stages.products(each, environment) for each in stages.upstream("batch")}
     asked = stages.Stage("batch", environment, stages.products("batch", environment), before)
     stages.check_inputs(before)
-    said = {"environment": environment.name, "run": telemetry.run_name(), "stage": "batch"}
+    logged = {"environment": environment.name, "run": telemetry.run_name(), "stage": "batch"}
     with (
         project.by_clock_of(environment),
         stages.building(out, "a scoring", wait=-1),
-        telemetry.logging_to(project.Paths(out).pipeline_log, **said),
+        telemetry.logging_to(project.Paths(out).pipeline_log, **logged),
     ):
-        moment = _moment(at) if at else project.now()
+        moment = _moment(as_of) if as_of else project.now()
         batch.run(asked, project.now() - moment if isinstance(moment, timedelta) else moment)
 
 # %% ../notebooks/91_command_line.ipynb #46fb6eb4

@@ -69,6 +69,7 @@ LESSONS = [
     "62_model_monitoring",
     "64_alerts_and_retraining",
     "65_live_company",
+    "70_orchestration",
     "80_capstone",
     "81_wrap_up",
 ]

@@ -107,18 +107,36 @@ from .files import is_full, unwritten
 
 
 def _first_time(platform: Platform) -> None:
-    "Make PostgreSQL's data, with the role and the databases of first.sql."
+    "Make PostgreSQL's data."
     keeps, beside = run_env("postgres"), run_env("postgres") / "data.part"
-    initdb, postgres = (_postgresql(platform, program) for program in ("initdb", "postgres"))
+    initdb = _postgresql(platform, "initdb")
     shutil.rmtree(beside, ignore_errors=True)
-    sql = platform.filled("postgres", "first.sql")
     beside.mkdir(mode=0o700)
     if os.geteuid() == 0:
         os.chown(beside, _other_user().pw_uid, _other_user().pw_gid)
     how = ("-U", "postgres", "--no-locale", "-E", "UTF8", "--auth=reject")
     _ended_well((*initdb, "-D", str(beside), *how), keeps)
-    _ended_well((*postgres, "--single", "-D", str(beside), "postgres"), keeps, sql)
+    _make_databases(platform, beside)
     beside.rename(keeps / "data")
+
+# %% ../notebooks/966_recipes.ipynb #9667000b
+def _make_databases(platform: Platform, data: Path) -> None:
+    "Make the role and the databases of first.sql that are not there; nobody may use the data."
+    keeps = run_env("postgres")
+    postgres = _postgresql(platform, "postgres")
+    sql = platform.filled("postgres", "first.sql")
+    _ended_well((*postgres, "--single", "-D", str(data), "postgres"), keeps, sql)
+    write_private(keeps / "made.sql", _statements())
+
+
+def _statements() -> str:
+    "first.sql, with the password left open."
+    return (project.root() / "platform/postgres/first.sql").read_text(encoding="utf-8")
+
+
+def _are_made(note: Path) -> bool:
+    "Whether all of first.sql has been done."
+    return note.is_file() and note.read_text(encoding="utf-8") == _statements()
 
 
 def _ended_well(command: tuple[str, ...], keeps: Path, text: str = "", **variables: str) -> None:
@@ -128,7 +146,8 @@ def _ended_well(command: tuple[str, ...], keeps: Path, text: str = "", **variabl
     output = done.stdout + done.stderr
     if is_full(output):
         raise unwritten("No space left on device", keeps)
-    if done.returncode or "ERROR:" in output:
+    errors = [line for line in output.splitlines() if "ERROR:" in line]
+    if done.returncode or not all("already exists" in line for line in errors):
         lines = "\n".join(f"  {line}" for line in output.splitlines()[-8:])
         raise UserError(f"{project.shown(keeps)} could not be prepared:\n{lines}")
 
@@ -141,8 +160,11 @@ def _postgres(platform: Platform) -> Service:
             "`bash platform/run.sh postgres down --volumes` takes the data away"
         )
     postgres_uri(platform.listed["postgres"].port, "postgres")  # psql finds its password then
+    port = platform.listed["postgres"].port
     if not (keeps / "data").is_dir():
         _first_time(platform)
+    elif not _are_made(keeps / "made.sql") and not supervision.taken(port):
+        _make_databases(platform, keeps / "data")
     platform.written("postgres", "pg_hba.conf")
     file = platform.written("postgres", "postgresql.conf")
     options = ("-D", str(keeps / "data"), "-c", f"config_file={file}")
@@ -253,24 +275,43 @@ def _airflow(platform: Platform) -> Service:
     if not note.is_file() or note.read_text(encoding="utf-8") != version:
         pool = ("pools", "set", orchestration.POOL, "1", "one training at a time")
         for words in (("db", "migrate"), pool):
-            _ended_well((program, *words), keeps, **service.variables)
+            try:
+                _ended_well((program, *words), keeps, **service.variables)
+            except UserError as error:
+                if 'database "airflow" does not exist' in str(error):  # older than Airflow here
+                    command = "`bash platform/run.sh postgres restart`"
+                    raise UserError(f"PostgreSQL makes Airflow's database by {command}") from None
+                raise
         write_private(note, version)
     return service
 
 # %% ../notebooks/966_recipes.ipynb #96670005
 def _airflow_says(part: str) -> Callable[[Platform], str]:
-    "What the API server knows of another process: it counts as healthy while it says that it lives."
+    "What the API server knows of another process, which tells it every few seconds that it lives."
 
     def answers(platform: Platform) -> str:
         service = platform.listed["airflow"]
         try:
             status, health = web.ask(service.address, service.health, seconds=5)
-            said = health[part]["status"]
+            state = health[part]["status"]
         except (UserError, LookupError, TypeError) as error:
             return f"Airflow does not answer: {error}"
-        return "" if status == 200 and said == "healthy" else f"Airflow says that it is {said}"
+        return "" if status == 200 and state == "healthy" else f"Airflow calls it {state}"
 
     return answers
+
+# %% ../notebooks/966_recipes.ipynb #96670007
+def _dags_are_there(platform: Platform) -> str:
+    "Why the DAGs are not there, or not all of them; empty if they are."
+    if trouble := _airflow_says("dag_processor")(platform):
+        return trouble
+    api = airflow.of_environment(platform.environment)
+    for error in api.ask("GET", "importErrors")["import_errors"]:
+        last = error["stack_trace"].strip().splitlines()[-1]
+        return f"Airflow cannot read {error['filename']}: {last}"
+    there = {dag["dag_id"] for dag in api.ask("GET", "dags")["dags"]}
+    lacking = [name for name in orchestration.ABOUT if name not in there]
+    return f"Airflow does not know these DAGs yet: {', '.join(lacking)}" if lacking else ""
 
 # %% ../notebooks/966_recipes.ipynb #96600010
 from . import prometheus
@@ -366,7 +407,7 @@ class Recipe(NamedTuple):
     after: tuple[str, ...] = ()  # must be healthy before it
     answers: Callable[[Platform], str] = lambda platform: ""  # as `services.trouble`, if need be
 
-
+# %% ../notebooks/966_recipes.ipynb #96670009
 _PAGE = "http://127.0.0.1:{port}"
 RECIPES = {
     "postgres": Recipe(
@@ -394,7 +435,7 @@ RECIPES = {
         _airflow_part("dag-processor"),
         "`mlops-course airflow dags list` has what it has read",
         ("airflow",),
-        _airflow_says("dag_processor"),
+        _dags_are_there,
     ),
     "node_exporter": Recipe(_node_exporter, f"{_PAGE}/metrics"),
     "alertmanager": Recipe(_alertmanager, f"amtool --alertmanager.url={_PAGE} alert"),

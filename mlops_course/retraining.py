@@ -300,14 +300,11 @@ def find_in_airflow(case: Case) -> airflow.Run | None:
     return run if run.state() else None
 
 # %% ../notebooks/64_alerts_and_retraining.ipynb #64a70004
-from pydantic import ValidationError
-
-
 class Ordered(Settings):
     "What a run of the DAG is told."
 
     case: Annotated[str, Field(pattern=r"^\d{4,}-\d+$")]  # its number, and that of the training
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
 
 
 def carry_out(
@@ -316,9 +313,10 @@ def carry_out(
 ) -> str:
     "Do a training that was ordered, once. What a person reads of it."
     try:
-        ordered = Ordered.model_validate_json(order)
-    except ValidationError as error:
-        raise project.UserError(f"this is no order of a training: {error}") from None
+        values = json.loads(order)
+    except ValueError as error:
+        raise project.UserError(f"the order of a training is no JSON: {error}") from None
+    ordered = project.validated(Ordered, values, "the order of a training")
     outcome = trainings(folder) / f"{ordered.case}.json"
     with locked(trainings(folder) / "lock", "a training", wait=-1):
         if not outcome.is_file():
@@ -446,7 +444,7 @@ def watch(
     if outcome.is_file():
         service.running = None
         return decide(case, read_outcome(outcome), service.settings)
-    service.running = service.running or service.found(case)
+    service.running = service.running or service.resumed(case)
     if service.running is None:  # it ended with the service that had started it
         return begin(case, service)
     if (code := service.running.poll()) is not None:
@@ -491,7 +489,7 @@ class Retraining(Inbox):
         super().__init__(folder, settings, model)
         self.train = train or (train_in_airflow if settings.airflow else Training)
         self.answering = answering or (lambda: answering_version(settings))
-        self.found = find_in_airflow if settings.airflow else (lambda case: None)
+        self.resumed = find_in_airflow if settings.airflow else (lambda case: None)
         self.running: Training | None = None
         self.background = web.Background(pause=None)
         self.trouble = self.background.trouble  # why something does not work now, by its name

@@ -77,6 +77,7 @@ def _ours(name: str, command: str, port: int) -> Service:
 
 # %% ../notebooks/11_platform.ipynb #b66b838d
 _TOOL = {"health": "/-/ready", "seconds": 30}
+_MACHINE = {"port": 9100, "health": "/", "scraped": True}
 _AIRFLOW = {"command": ("airflow",), "seconds": 120}
 _LIST = [
     _ours("serving", "serve", 8172),
@@ -94,13 +95,7 @@ _LIST = [
     Service(name="airflow_dags", port=None, **_AIRFLOW),  # it reads the files of DAGs
     Service(name="feast_ui", command=("feast",), port=8890, health="/health", seconds=120),
     Service(name="jupyterlab", command=("jupyter-lab",), port=8889, health="/api", seconds=120),
-    Service(
-        name="node_exporter",
-        command=("prometheus-node-exporter",),
-        port=9100,
-        health="/",
-        scraped=True,
-    ),
+    Service(name="node_exporter", command=("prometheus-node-exporter",), **_MACHINE),
     Service(name="alertmanager", command=("prometheus-alertmanager",), port=9093, **_TOOL),
     Service(name="prometheus", command=("prometheus",), port=9090, **_TOOL),
     # a page that a person opens as long as she looks

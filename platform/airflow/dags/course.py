@@ -25,7 +25,11 @@ LATE = DeadlineAlert(
 TASK = {
     "cwd": PLAN["folder"],
     "append_env": True,
-    "env": {"MLOPS_COURSE_RUN": "{{ run_id }}", "ORDER": "{{ (dag_run.conf or {}) | tojson }}"},
+    "env": {
+        "MLOPS_COURSE_RUN": "{{ run_id }}",
+        "UNTIL": "{{ data_interval_end | default('') }}",
+        "ORDER": "{{ (dag_run.conf or {}) | tojson }}",
+    },
     "retries": PLAN["retries"],
     "retry_delay": seconds("retry_seconds"),
     "retry_exponential_backoff": True,  # twice as long before each further try
