@@ -60,7 +60,16 @@ def test_a_file_around_the_package_knows_the_ports_of_the_list(file):
 
 
 def test_learners_of_the_seed_course_find_the_ports_that_they_know():
-    known = {"mlflow": 5000, "serving": 8172, "monitoring": 8309, "prometheus": 9090, "node_exporter": 9100, "kafka": 29092, "redis": 6378}
+    known = {
+        "mlflow": 5000,
+        "serving": 8172,
+        "monitoring": 8309,
+        "prometheus": 9090,
+        "node_exporter": 9100,
+        "kafka": 29092,
+        "redis": 6378,
+        "airflow": 8088,
+    }
 
     assert {name: services.SERVICES[name].port for name in known} == known
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from test_platform_build import There
 
-from mlops_course import airflow, cases, passwords, programs, project, recipes, retraining, stack, stages, supervision
+from mlops_course import airflow, cases, executors, passwords, programs, project, recipes, retraining, stack, stages, supervision
 from mlops_course.project import UserError
 
 PROGRAMS = ("redis-server", "postgres", "prometheus-alertmanager", "airflow")
@@ -225,3 +225,37 @@ def test_airflows_command_is_the_platforms(there):
 
     assert done.stdout.strip() == programs.version_of("airflow")
     assert "training" in there.command("pools", "list")
+
+
+READS = """
+import json, sys
+from airflow.configuration import conf
+from airflow.executors.executor_loader import ExecutorLoader
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+settings, pod = json.loads(sys.argv[1]), PodGenerator.deserialize_model_file(sys.argv[2])
+known = {section: about["options"] for section, about in conf.configuration_description.items()}
+executor, _ = ExecutorLoader.import_default_executor_cls()
+print(json.dumps({
+    "executor": executor.__name__,
+    "unknown": [name for section, names in settings.items() for name in names if name not in known[section]],
+    "read": {section: {name: conf.get(section, name) for name in names} for section, names in settings.items()},
+    "pod": [container.name for container in pod.spec.containers],
+}))
+"""
+
+
+@pytest.mark.parametrize("executor", executors.EXECUTORS)
+def test_airflow_itself_reads_what_differs_for_another_executor(executor, tmp_path):
+    places = {"queue": "redis://queue:6378/1", "database": "postgresql://database/airflow", "namespace": "mlops", "claim": "out"}
+    places |= {"repository": "images/course", "tag": "7", "folder": str(tmp_path)}
+    pod = tmp_path / "pod.yaml"
+    pod.write_text(executors.pod(places), encoding="utf-8")
+    settings = executors.settings_of(executor, places)
+
+    python = project.root() / "out/programs/airflow/bin/python"
+    variables = {**os.environ, "AIRFLOW_HOME": str(tmp_path), **executors.variables_of(settings)}
+    done = subprocess.run([python, "-c", READS, json.dumps(settings), pod], env=variables, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen == {"executor": f"{executor.capitalize()}Executor", "unknown": [], "read": settings, "pod": ["base"]}
