@@ -26,7 +26,8 @@ class StreamSettings(Settings):
     topic: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,199}$")] = "drivers"
     partitions: PositiveInt = 3  # of a topic that is made
     group: str = "features"
-    event_bytes: PositiveInt = 10_000  # of one event, at most
+    # of one event, and of its key, at most; a dead letter that has both fits into a message
+    event_bytes: Annotated[int, Field(ge=1, le=400_000)] = 10_000
     poll_events: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.1  # its group waits for it for minutes
     # a file of the offline store is written as soon as one of these is reached

@@ -87,15 +87,16 @@ class Checks:
         return events, letters
 
     def _event(self, message, known: set | None, latest: datetime) -> dict:
-        value = message.value() or b""
-        if len(value) > self.most:
-            raise Dead("oversized", f"{len(value):,} bytes, more than {self.most:,}")
+        value, key = message.value() or b"", message.key() or b""
+        for part, what in [(value, ""), (key, " in its key")]:
+            if len(part) > self.most:
+                raise Dead("oversized", f"{len(part):,} bytes{what}, more than {self.most:,}")
         try:
             event = decode(value, self.kind)
         except Malformed as error:
             raise Dead("malformed", str(error)) from None
         entity = event[self.fields.entity]
-        if message.key() != message_key(entity):
+        if key != message_key(entity):
             raise Dead("key", f"the key is to be the {self.fields.entity}")
         if known is not None and entity not in known:
             raise Dead("unknown", f"the last build knows no {self.fields.entity} {entity}")
@@ -104,17 +105,43 @@ class Checks:
         return event
 
 # %% ../notebooks/959_consumer.ipynb #959c0008
-from collections.abc import Iterable
+from functools import partial
+
+from confluent_kafka import KafkaException
 
 from .broker import dead, producer
-from .project import UserError
 
 
-class DeadLetters:
-    "The way to the topic of what cannot be counted."
+class _Letters:
+    "A producer of dead letters, and which of them have arrived."
 
     def __init__(self, settings: StreamSettings):
         self.settings, self.producer, self.fault = settings, producer(settings), None
+        self.arrived = set()  # of letters that are tried again because others have failed
+
+    def _send(self, message, headers: dict, name: tuple) -> None:
+        most, key = self.settings.event_bytes, message.key()
+        self.producer.produce(
+            dead(self.settings.topic),
+            (message.value() or b"")[:most],
+            key and key[:most],
+            headers=[(header, str(text).encode()) for header, text in headers.items()],
+            on_delivery=partial(self._noted, name),
+        )
+
+    def _noted(self, name: tuple, error, message) -> None:
+        if error is None:
+            self.arrived.add(name)
+        self.fault = error or self.fault
+
+# %% ../notebooks/959_consumer.ipynb #959c00d2
+from collections.abc import Iterable
+
+from .project import UserError
+
+
+class DeadLetters(_Letters):
+    "The way to the topic of what cannot be counted."
 
     def send(
         self,
@@ -125,21 +152,19 @@ class DeadLetters:
         for message, error in letters:
             origin = {"topic": message.topic(), "partition": message.partition()}
             origin |= {"offset": message.offset(), "time": message.timestamp()[1]}
-            headers = {"reason": error.reason, "detail": error.detail, **origin}
-            self.producer.produce(
-                dead(self.settings.topic),
-                (message.value() or b"")[: self.settings.event_bytes],
-                message.key(),
-                headers=[(name, str(value).encode()) for name, value in headers.items()],
-                on_delivery=self._arrived,
-            )
+            if (name := tuple(origin.values())) not in self.arrived:
+                headers = {"reason": error.reason, "detail": error.detail, **origin}
+                try:
+                    self._send(message, headers, name)
+                except (BufferError, KafkaException) as refused:
+                    self.fault = refused
         waiting, fault, self.fault = self.producer.flush(seconds), self.fault, None
         if waiting or fault:
             self.producer.purge()
+            self.producer.flush(0)
+            self.fault = None  # what was taken back is told as failed, too
             raise UserError(f"dead letters do not arrive: {fault or 'no answer'}")
-
-    def _arrived(self, error, message) -> None:
-        self.fault = error or self.fault
+        self.arrived.clear()
 
 # %% ../notebooks/959_consumer.ipynb #959c0010
 import pandas as pd
@@ -214,7 +239,6 @@ class StreamMetrics:
 
 # %% ../notebooks/959_consumer.ipynb #959c0014
 import time
-from functools import partial
 
 from .project import Paths
 from .stream_state import PartitionState, end_of, parts_of, past_events, write_part
@@ -496,8 +520,6 @@ class _Settler(_Taker):
 # %% ../notebooks/959_consumer.ipynb #959c0024
 import threading
 from typing import Any
-
-from confluent_kafka import KafkaException
 
 LONGEST_PAUSE = 5  # seconds
 
