@@ -127,12 +127,17 @@ def making_of(
     settings: StreamSettings,
     seconds: float = 5,
 ) -> str:
-    "Eight hexadecimal digits for the topic as it was made this time. Raises what the client does."
+    "Eight hexadecimal digits for the topic as it was made this time; empty: it is not there."
     if _is_mock(settings.bootstrap):
         return "00000000"  # the mock knows no such name
     admin = _admin(settings.bootstrap)
     asked = admin.describe_topics(TopicCollection([settings.topic]), request_timeout=seconds)
-    name = str(asked[settings.topic].result().topic_id)  # it may hold a slash
+    try:
+        name = str(asked[settings.topic].result().topic_id)  # it may hold a slash
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return ""
+        raise
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 # %% ../notebooks/957_broker.ipynb #957c0015

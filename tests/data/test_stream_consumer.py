@@ -1,7 +1,12 @@
 """The consumer on the mock broker: what does not work stops nobody else, is said, and is over when it is over."""
 
+import itertools
+import json
+import random
+import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 
 import pytest
 import streams
@@ -32,15 +37,20 @@ def begun(tmp_path, settings, monkeypatch):
 
     yield begin
     for consumer in consumers:
-        consumer.over.set()
-        consumer.step()
+        if not consumer.over.is_set():
+            end(consumer)
+
+
+def end(consumer: StreamConsumer) -> None:
+    consumer.over.set()
+    assert not consumer.step()
 
 
 def steps(consumer: StreamConsumer, until, seconds: float = 30) -> None:
     "Rounds, until something is so."
-    end = time.monotonic() + seconds
+    last = time.monotonic() + seconds
     while not until():
-        assert time.monotonic() < end, consumer.readiness()
+        assert time.monotonic() < last, consumer.readiness()
         consumer.step()
 
 
@@ -99,3 +109,69 @@ def test_where_one_letter_cannot_be_sent_the_others_are_sent_once(begun, setting
     steps(consumer, lambda: outcomes(consumer).get("malformed") == 3)
 
     assert len(refused) == 2 and sorted(m.value() for m in letters(settings)) == [b"a", b"b", b"c"]
+
+
+def logged(caplog, what: str) -> list[str]:
+    "What the log has of a store."
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.getMessage().startswith("{")]
+    return [line["event"] for line in lines if line.get("what") == what]
+
+
+def test_a_failure_that_only_comes_with_messages_is_one_failure_and_the_pauses_grow(begun, settings, monkeypatch, caplog):
+    sender = broker.producer(settings)
+    sender.produce("drivers", b"no event", b"1001")
+    broker.confirmed(sender)
+    consumer, tries = begun(), []
+    real = consumer.letters.send
+
+    def send(letters):
+        if letters:
+            tries.append(time.monotonic())
+            raise project.UserError("dead letters do not arrive: no answer")
+
+    monkeypatch.setattr(consumer.letters, "send", send)
+    steps(consumer, lambda: len(tries) == 5)
+
+    pauses = [after - before for before, after in itertools.pairwise(tries)]
+    assert pauses[-1] > 0.8
+    assert consumer.readiness()["trouble"] == ["dead letters: dead letters do not arrive: no answer"]
+    monkeypatch.setattr(consumer.letters, "send", real)
+    steps(consumer, lambda: not consumer.readiness()["trouble"])
+    assert logged(caplog, "dead letters") == ["does not work", "works again"] and outcomes(consumer) == {"malformed": 1}
+
+
+@pytest.mark.parametrize("damage", ["bytes", "entity"])
+def test_a_state_that_is_damaged_is_named_and_the_other_partitions_go_on(begun, settings, tmp_path, damage):
+    events = streams.afternoon(200)
+    streams.send(settings, events[:100])
+    first = begun()
+    steps(first, lambda: streams.is_whole(tmp_path, events[:100]))
+    end(first)
+    file = max((tmp_path / "streamed/state").glob("*.db"), key=lambda file: len(states_of(file)))
+    if damage == "bytes":
+        file.write_bytes(random.Random(5).randbytes(20_000))
+    else:
+        with closing(sqlite3.connect(file)) as db:
+            db.execute("UPDATE entities SET state = '{broken'")
+            db.commit()
+    streams.send(settings, events[100:])
+
+    consumer = begun()
+    steps(consumer, lambda: any(f"{file.name} cannot be read" in why for why in consumer.readiness()["trouble"]))
+    counted = outcomes(consumer).get("taken", 0)
+    steps(consumer, lambda: len(consumer.partitions) == 3 and not any(consumer.metrics.lag.get(n, 1) for n in consumer.partitions))
+
+    assert not consumer.readiness()["ready"] and 0 <= counted < 100
+    assert any("delete it" in why for why in consumer.readiness()["trouble"])
+    failures = consumer.failures["state"]
+    until = time.monotonic() + 2
+    steps(consumer, lambda: time.monotonic() > until)
+    assert consumer.failures["state"] <= failures + 2
+    file.unlink()
+    steps(consumer, lambda: consumer.readiness()["ready"] and not consumer.readiness()["trouble"])
+    steps(consumer, lambda: streams.is_whole(tmp_path, events))
+
+
+def states_of(file) -> list:
+    with closing(sqlite3.connect(file)) as db:
+        return db.execute("SELECT * FROM entities").fetchall()
