@@ -21,12 +21,16 @@ class StreamSettings(Settings):
 
     host: str = "127.0.0.1"  # of the consumer's service; beyond loopback a key is required
     port: int = 8312
-    bootstrap: str = f"127.0.0.1:{SERVICES['kafka'].port}"  # where a broker answers
-    # of the events; `TOPIC.dead` has those that cannot be counted
-    topic: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,199}$")] = "drivers"
-    partitions: PositiveInt = 3  # of a topic that is made
-    group: str = "features"
-    event_bytes: PositiveInt = 10_000  # of one event, at most
+    # where brokers answer: HOST:PORT, several with commas between them
+    bootstrap: Annotated[str, Field(pattern=r"^[^\s,]+:[0-9]+(,[^\s,]+:[0-9]+)*$")] = (
+        f"127.0.0.1:{SERVICES['kafka'].port}"
+    )
+    # of the events; `TOPIC.dead` has those that cannot be counted. Files have longer names
+    topic: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,99}$")] = "drivers"
+    partitions: Annotated[int, Field(ge=1, le=1_000)] = 3  # of a topic that is made
+    group: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,200}$")] = "features"
+    # of one event, and of its key, at most; a dead letter that has both fits into a message
+    event_bytes: Annotated[int, Field(ge=1, le=400_000)] = 10_000
     poll_events: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     poll_seconds: Annotated[float, Field(gt=0, le=60)] = 0.1  # its group waits for it for minutes
     # a file of the offline store is written as soon as one of these is reached
@@ -66,6 +70,9 @@ def answered(
         ) from None
 
 # %% ../notebooks/957_broker.ipynb #957c0010
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import NewTopic
 
@@ -77,6 +84,15 @@ def dead(
     return f"{topic}.dead"
 
 
+@contextmanager
+def _made_already() -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was faster
+            raise
+
+
 def make_topics(
     settings: StreamSettings,
 ) -> dict[str, int]:
@@ -85,17 +101,16 @@ def make_topics(
     wanted = {settings.topic: settings.partitions, dead(settings.topic): 1}
     new = [NewTopic(name, n, 1) for name, n in wanted.items() if name not in there]
     admin = _admin(settings.bootstrap)
-    for name, made in admin.create_topics(new).items() if new else ():
-        try:
-            made.result()
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody was faster
-                raise UserError(f"topic {name}: {error.args[0].str()}") from None
+    try:
+        for made in admin.create_topics(new).values() if new else ():
+            with _made_already():
+                made.result()
+    except KafkaException as error:
+        raise UserError(f"topic {settings.topic}: {error.args[0].str()}") from None
     return {name: len(there[name].partitions) if name in there else n for name, n in wanted.items()}
 
 # %% ../notebooks/957_broker.ipynb #957c0012
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from confluent_kafka import Producer
 
@@ -126,12 +141,17 @@ def making_of(
     settings: StreamSettings,
     seconds: float = 5,
 ) -> str:
-    "Eight hexadecimal digits for the topic as it was made this time. Raises what the client does."
+    "Eight hexadecimal digits for the topic as it was made this time; empty: it is not there."
     if _is_mock(settings.bootstrap):
         return "00000000"  # the mock knows no such name
     admin = _admin(settings.bootstrap)
     asked = admin.describe_topics(TopicCollection([settings.topic]), request_timeout=seconds)
-    name = str(asked[settings.topic].result().topic_id)  # it may hold a slash
+    try:
+        name = str(asked[settings.topic].result().topic_id)  # it may hold a slash
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return ""
+        raise
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 # %% ../notebooks/957_broker.ipynb #957c0015

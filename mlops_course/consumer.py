@@ -87,15 +87,16 @@ class Checks:
         return events, letters
 
     def _event(self, message, known: set | None, latest: datetime) -> dict:
-        value = message.value() or b""
-        if len(value) > self.most:
-            raise Dead("oversized", f"{len(value):,} bytes, more than {self.most:,}")
+        value, key = message.value() or b"", message.key() or b""
+        for part, what in [(value, ""), (key, " in its key")]:
+            if len(part) > self.most:
+                raise Dead("oversized", f"{len(part):,} bytes{what}, more than {self.most:,}")
         try:
             event = decode(value, self.kind)
         except Malformed as error:
             raise Dead("malformed", str(error)) from None
         entity = event[self.fields.entity]
-        if message.key() != message_key(entity):
+        if key != message_key(entity):
             raise Dead("key", f"the key is to be the {self.fields.entity}")
         if known is not None and entity not in known:
             raise Dead("unknown", f"the last build knows no {self.fields.entity} {entity}")
@@ -104,17 +105,43 @@ class Checks:
         return event
 
 # %% ../notebooks/959_consumer.ipynb #959c0008
-from collections.abc import Iterable
+from functools import partial
+
+from confluent_kafka import KafkaException
 
 from .broker import dead, producer
-from .project import UserError
 
 
-class DeadLetters:
-    "The way to the topic of what cannot be counted."
+class _Letters:
+    "A producer of dead letters, and which of them have arrived."
 
     def __init__(self, settings: StreamSettings):
         self.settings, self.producer, self.fault = settings, producer(settings), None
+        self.arrived = set()  # of letters that are tried again because others have failed
+
+    def _send(self, message, headers: dict, name: tuple) -> None:
+        most, key = self.settings.event_bytes, message.key()
+        self.producer.produce(
+            dead(self.settings.topic),
+            (message.value() or b"")[:most],
+            key and key[:most],
+            headers=[(header, str(text).encode()) for header, text in headers.items()],
+            on_delivery=partial(self._noted, name),
+        )
+
+    def _noted(self, name: tuple, error, message) -> None:
+        if error is None:
+            self.arrived.add(name)
+        self.fault = error or self.fault
+
+# %% ../notebooks/959_consumer.ipynb #959c00d2
+from collections.abc import Iterable
+
+from .project import UserError
+
+
+class DeadLetters(_Letters):
+    "The way to the topic of what cannot be counted."
 
     def send(
         self,
@@ -125,21 +152,19 @@ class DeadLetters:
         for message, error in letters:
             origin = {"topic": message.topic(), "partition": message.partition()}
             origin |= {"offset": message.offset(), "time": message.timestamp()[1]}
-            headers = {"reason": error.reason, "detail": error.detail, **origin}
-            self.producer.produce(
-                dead(self.settings.topic),
-                (message.value() or b"")[: self.settings.event_bytes],
-                message.key(),
-                headers=[(name, str(value).encode()) for name, value in headers.items()],
-                on_delivery=self._arrived,
-            )
+            if (name := tuple(origin.values())) not in self.arrived:
+                headers = {"reason": error.reason, "detail": error.detail, **origin}
+                try:
+                    self._send(message, headers, name)
+                except (BufferError, KafkaException) as refused:
+                    self.fault = refused
         waiting, fault, self.fault = self.producer.flush(seconds), self.fault, None
         if waiting or fault:
             self.producer.purge()
+            self.producer.flush(0)
+            self.fault = None  # what was taken back is told as failed, too
             raise UserError(f"dead letters do not arrive: {fault or 'no answer'}")
-
-    def _arrived(self, error, message) -> None:
-        self.fault = error or self.fault
+        self.arrived.clear()
 
 # %% ../notebooks/959_consumer.ipynb #959c0010
 import pandas as pd
@@ -214,7 +239,6 @@ class StreamMetrics:
 
 # %% ../notebooks/959_consumer.ipynb #959c0014
 import time
-from functools import partial
 
 from .project import Paths
 from .stream_state import PartitionState, end_of, parts_of, past_events, write_part
@@ -296,6 +320,7 @@ _COUNTING = {
     "auto.offset.reset": "error",
     "enable.auto.commit": False,
     "session.timeout.ms": 6_000,  # then others take over from one that was killed
+    "topic.metadata.refresh.interval.ms": 5_000,  # so soon a topic is seen that was made again
     "queued.max.messages.kbytes": 16_384,
 }
 
@@ -315,7 +340,11 @@ class _Member(Background):
         self.wanted: set[int] | None = None  # numbers of the partitions; None: not yet known
         self.partitions: dict[int, Partition] = {}  # those that are open
         self.committed: dict[int, int] = {}  # the offsets that Kafka was told last
-        self.making = ""  # of the topic whose partitions these are
+        self.making, self.gone = "", False  # of the topic whose partitions these are; is it gone?
+        self.suspects: set[int] = set()  # those whose messages could not be taken
+        self.broken: dict[int, tuple] = {}  # files that cannot be read, with what they are
+        self.opens, self.fell = 0.0, 0.0  # when some are opened again; when anything failed last
+        self.unsettled: Failed | None = None  # what failed when partitions were given back
         make_topics(settings)
         self.kafka = _client(settings, **_COUNTING)
         self.looker = _client(settings)  # its questions do not wait behind a request for events
@@ -323,12 +352,16 @@ class _Member(Background):
         self.kafka.subscribe([settings.topic], **calls)
 
     def _given(self, kafka: Consumer, given: list[TopicPartition]) -> None:
-        self.wanted = {each.partition for each in given}
+        self.wanted, self.opens = {each.partition for each in given}, 0.0
         kafka.assign([])  # nothing is sent before they are open
 
     def _taken(self, kafka: Consumer, taken: list[TopicPartition]) -> None:
-        with suppress(Failed):
+        try:
             self.settle(last=True)
+            self.unsettled = None
+        except Failed as failed:
+            self.report(failed)
+            self.unsettled = failed
         self._lost(kafka, taken)
 
     def _lost(self, kafka: Consumer, lost: list[TopicPartition]) -> None:
@@ -339,6 +372,7 @@ class _Member(Background):
         for partition in self.partitions.values():
             partition.state.close()
         self.partitions, self.committed = {}, {}
+        self.suspects.clear()
         self.metrics.lag.clear()
 
 # %% ../notebooks/959_consumer.ipynb #959m0002
@@ -353,10 +387,21 @@ class _Maker(_Member):
         "Numbers of the partitions that are not open yet."
         return (self.wanted or set()) - set(self.partitions)
 
+    def topic(self) -> str:
+        "Its making now. Raises `Failed` where there is none."
+        with using("broker"):
+            making, name = making_of(self.settings), self.settings.topic
+            self.gone = not making
+            if self.gone:
+                self.wanted = self.wanted or None  # of no topic nobody has anything
+                raise UserError(
+                    f"there is no topic {name}: `mlops-course emit start` makes its own"
+                )
+        return making
+
     def _retire(self) -> None:
         "Take the topic as it is now, and bring what was counted of others to its end."
-        with using("broker"):
-            making = making_of(self.settings)
+        making = self.topic()
         if making == self.making:
             return
         self._close()
@@ -371,21 +416,75 @@ class _Maker(_Member):
                         write_part(old, where / "events", file.stem, events)
                     old.discard()
 
+# %% ../notebooks/959_consumer.ipynb #959c00e1
+from collections.abc import Callable
+
+from .stream_state import Broken
+
+LONGEST_PAUSE = 5  # seconds
+
+
+class _Isolated(_Maker):
+    "And what fails with one of them ends with it."
+
+    def report(self, failed: Failed) -> None:
+        "Note what has failed."
+        self.failed(failed.store, failed.error)
+        self.metrics.failures.labels(failed.store).inc()
+        self.fell = time.monotonic()
+
+    def each(self, work: Callable[[int, Partition], None]) -> None:
+        "Do something with each partition, and raise afterwards what has failed."
+        faults = []
+        for number, partition in list(self.partitions.items()):
+            try:
+                work(number, partition)
+            except Exception as error:
+                failed = error if isinstance(error, Failed) else Failed("round", error)
+                if not isinstance(failed.error, Broken):
+                    faults.append(failed)
+                    continue
+                self.report(failed)  # the others go on without it
+                self.partitions.pop(number).state.close()
+                self.broken[number] = failed.error.file, os.stat(failed.error.file).st_ino, failed
+        if faults:
+            raise faults[0]
+
+# %% ../notebooks/959_consumer.ipynb #959c00e2
+class _Opener(_Isolated):
+    "And what is not open now is opened when it can be."
+
+    def open_one(self, number: int) -> None:
+        "Open a partition. One that does not open is tried again later, and the others go on."
+        name = f"{self.settings.topic}.{self.making}-{number}"
+        try:
+            self._check(number)
+            with using("state"):
+                opened = Partition(self.folder, name, self.table, self.contract)
+            self.partitions[number] = opened
+        except Failed as failed:
+            self.report(failed)
+            self.opens = time.monotonic() + LONGEST_PAUSE
+
+    def _check(self, number: int) -> None:
+        "A file that was broken when it was read is so until it is another one."
+        file, before, failed = self.broken.get(number, (None, 0, None))
+        if file and file.is_file() and os.stat(file).st_ino == before:
+            raise failed
+        self.broken.pop(number, None)
+
 # %% ../notebooks/959_consumer.ipynb #959c0019
 from .telemetry import log
 
 
-class _Assigned(_Maker):
+class _Assigned(_Opener):
     "And where in Kafka they are."
 
     def open(self) -> None:
         "Open all that this member has, and let Kafka send."
         self._retire()
-        with using("state"):
-            for number in sorted(self.missing):
-                name = f"{self.settings.topic}.{self.making}-{number}"
-                opened = Partition(self.folder, name, self.table, self.contract)
-                self.partitions[number] = opened
+        for number in sorted(self.missing):
+            self.open_one(number)
         with using("broker"):
             self.kafka.assign([self._from(number) for number in self.partitions])
 
@@ -408,8 +507,10 @@ class _Assigned(_Maker):
 
     def measure(self) -> None:
         "Look how much is not counted yet."
+        making = self.topic()
         with using("broker"):
-            if self.partitions and making_of(self.settings) != self.making:
+            if self.partitions and making != self.making:
+                self.gone = True
                 raise UserError(f"the topic {self.settings.topic} was deleted and made again")
             for number, partition in self.partitions.items():
                 lag = self._ends(number)[1] - partition.state.next
@@ -426,11 +527,16 @@ class _Taker(_Assigned):
 
     def take(self, messages: list) -> None:
         "Count each message once, or lay it aside."
-        for number, partition in self.partitions.items():
+
+        def taken(number: int, partition: Partition) -> None:
             first = partition.state.next
             new = [m for m in messages if m.partition() == number and m.offset() >= first]
             if new:
+                self.suspects.add(number)
                 self._take(partition, new)
+                self.suspects.discard(number)
+
+        self.each(taken)
 
     def _take(self, partition: Partition, messages: list) -> None:
         events, letters = self.checks.events(messages)
@@ -451,25 +557,8 @@ class _Taker(_Assigned):
 from .stream_state import confirm, pending, renew, waiting
 
 
-class _Settler(_Taker):
+class _Stores(_Taker):
     "And what follows from it in the stores."
-
-    def settle(
-        self,
-        last: bool = False,  # what is left is written, however little it is
-    ) -> None:
-        "Bring both stores to where the counting is, and tell Kafka."
-        for partition in self.partitions.values():
-            with using("online"):
-                self._online(partition)
-            with using("offline"):
-                self._offline(partition, last)
-        places = {number: each.state.next for number, each in self.partitions.items()}
-        if places != self.committed:
-            with using("broker"):
-                offsets = [TopicPartition(self.settings.topic, *each) for each in places.items()]
-                self.kafka.commit(offsets=offsets, asynchronous=not last)
-            self.committed = places
 
     def _online(self, partition: Partition) -> None:
         state, identity = partition.state, self.online.identity()
@@ -493,13 +582,33 @@ class _Settler(_Taker):
         if not count:
             partition.written = now
 
+# %% ../notebooks/959_consumer.ipynb #959c00e3
+class _Settler(_Stores):
+    "And how far both stores are."
+
+    def settle(
+        self,
+        last: bool = False,  # what is left is written, however little it is
+    ) -> None:
+        "Bring both stores to where the counting is, and tell Kafka."
+
+        def settled(number: int, partition: Partition) -> None:
+            with using("online"):
+                self._online(partition)
+            with using("offline"):
+                self._offline(partition, last)
+
+        self.each(settled)
+        places = {number: each.state.next for number, each in self.partitions.items()}
+        if places != self.committed:
+            with using("broker"):
+                offsets = [TopicPartition(self.settings.topic, *each) for each in places.items()]
+                self.kafka.commit(offsets=offsets, asynchronous=not last)
+            self.committed = places
+
 # %% ../notebooks/959_consumer.ipynb #959c0024
 import threading
 from typing import Any
-
-from confluent_kafka import KafkaException
-
-LONGEST_PAUSE = 5  # seconds
 
 
 class _Patient(_Settler):
@@ -511,7 +620,7 @@ class _Patient(_Settler):
         self.checks = Checks(self.table, contract, settings, folder)
         self.online = Online(Paths(folder).features, self.table, contract)
         self.letters, self.over = DeadLetters(settings), threading.Event()
-        self._pause, self._rests_until, self._measured = 0.0, 0.0, 0.0
+        self._pause, self._rests_until, self._measured, self._shut = 0.0, 0.0, 0.0, False
 
     def _messages(self) -> list:
         settings = self.settings
@@ -522,11 +631,11 @@ class _Patient(_Settler):
         return messages
 
     def _rest(self, failed: Failed) -> None:
-        self.failed(failed.store, failed.error)
-        self.metrics.failures.labels(failed.store).inc()
-        self._pause = min(2 * self._pause or 0.1, LONGEST_PAUSE)
-        self._rests_until = time.monotonic() + self._pause
-        self.kafka.assign([])
+        self.report(failed)
+        if time.monotonic() >= self._rests_until:  # a rest is not made longer
+            self._pause = min(2 * self._pause or 0.1, LONGEST_PAUSE)
+            self._rests_until, self._shut = time.monotonic() + self._pause, True
+            self.kafka.assign([])
 
     def readiness(self) -> dict[str, Any]:
         "Are all partitions that this member has open? What does not work stands in `trouble`."
@@ -535,11 +644,39 @@ class _Patient(_Settler):
             trouble.append("the group has not said yet which partitions are to be counted here")
         elif self.missing:
             trouble.append(f"partitions that are not open yet: {sorted(self.missing)}")
-        ready = self.wanted is not None and not self.missing
+        ready = self.wanted is not None and not self.missing and not self.gone
         return {"ready": ready, "partitions": sorted(self.partitions), "trouble": trouble}
 
+# %% ../notebooks/959_consumer.ipynb #959c00e5
+class _Rounds(_Patient):
+    "And one round after another."
+
+    def _round(self) -> None:
+        messages = self._messages()
+        if time.monotonic() >= self._rests_until:
+            if self._shut:
+                self.settle()  # before there is more
+            if self._shut or (self.missing and time.monotonic() >= self.opens):
+                self.open()
+                self._shut = False
+            self.take(messages)
+            self.settle()
+            self._well(bool(messages))
+        if time.monotonic() - self._measured >= 1:
+            self._measured = time.monotonic()
+            self.measure()
+
+    def _well(self, taken: bool) -> None:
+        "A failure is over when messages were taken where it was, or after a while without another."
+        calm = time.monotonic() - self.fell >= 2 * LONGEST_PAUSE
+        if calm or (taken and not self.suspects):
+            self._pause = 0.0
+            for store in list(self.trouble):
+                if store != "state" or not self.missing:
+                    self.works(store)
+
 # %% ../notebooks/959_consumer.ipynb #959c0025
-class StreamConsumer(_Patient):
+class StreamConsumer(_Rounds):
     "Counts the events of its partitions, and writes what follows to both stores."
 
     def __init__(
@@ -561,23 +698,6 @@ class StreamConsumer(_Patient):
             self.kafka.close()
             self.looker.close()
         return not self.over.is_set()
-
-    def _round(self) -> None:
-        messages = self._messages()
-        if time.monotonic() - self._measured >= 1:
-            self._measured = time.monotonic()
-            self.measure()
-        if time.monotonic() < self._rests_until:
-            return
-        if self._pause:
-            self.settle()  # before there is more
-        if self._pause or self.missing:
-            self.open()
-        self.take(messages)
-        self.settle()
-        self._pause = 0.0
-        for store in list(self.trouble):
-            self.works(store)
 
 # %% ../notebooks/959_consumer.ipynb #959c0030
 from contextlib import asynccontextmanager

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from mlops_course import broker, clocks, project, world
+from mlops_course import broker, clocks, project, supervision, world
 from mlops_course.contracts import read_project
-from mlops_course.emitter import Emitter, ahead
+from mlops_course.emitter import Emitter, ahead, check_alone, check_begun, teardown
 
 SETTINGS = world.WorldSettings(drivers=80, days=3, bookings_per_day=100, scenario="tired", events=True)
 EVENTS = broker.event_type(read_project("projects/ride_hailing_stream.yaml").contract.tables["events"])
@@ -112,3 +112,57 @@ def test_a_broker_that_is_gone_is_said_and_nothing_is_noted(tmp_path, clock, mon
     with pytest.raises(project.UserError, match="2 messages are not confirmed"):
         emitter.step()
     assert not emitter.place.exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{broken",
+        "[]",
+        "null",
+        "{}",
+        '{"created": "x", "event_id": "e"}',
+        '{"created": "2026-01-09T12:00:00", "event_id": "e"}',
+        '{"created": "2399-01-01T00:00:00+00:00", "event_id": "e"}',
+    ],
+)
+def test_a_place_that_cannot_be_read_is_named_with_what_helps(tmp_path, settings, place):
+    file = project.Paths(tmp_path).streamed / "emitter.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(place)
+
+    with pytest.raises(project.UserError, match=r"emitter\.json does not say which event was sent last.*`mlops-course emit teardown`"):
+        Emitter(tmp_path, SETTINGS, settings, rate=20)
+
+    teardown(tmp_path, SETTINGS, settings)
+    assert Emitter(tmp_path, SETTINGS, settings, rate=20).last == (SETTINGS.end, "")
+
+
+def test_a_teardown_is_refused_while_services_run_by_the_clock_of_the_events(tmp_path):
+    with supervision.running(tmp_path, "stream-2"), pytest.raises(project.UserError, match="stream-2 of .*: still running"):
+        check_alone(tmp_path)
+    check_alone(tmp_path)
+
+
+def test_a_consumer_waits_for_the_clock_that_the_events_begin(tmp_path, clock):
+    with pytest.raises(project.UserError, match="begin these first, with `mlops-course emit start --env env.stream.yaml`"):
+        check_begun(tmp_path / "other", "env.stream.yaml")
+    check_begun(tmp_path, "env.stream.yaml")
+    check_begun(tmp_path / "other", "env.yaml")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"group": ""},
+        {"group": "a b"},
+        {"partitions": 10_000_000},
+        {"bootstrap": ""},
+        {"bootstrap": "127.0.0.1"},
+        {"topic": "x" * 101},
+        {"event_bytes": 1_000_000},
+    ],
+)
+def test_a_setting_that_kafka_or_a_file_cannot_have_is_refused(wrong):
+    with pytest.raises(project.UserError, match=f"in stream:\n  {next(iter(wrong))}"):
+        project.validated(broker.StreamSettings, wrong, "stream")

@@ -275,6 +275,26 @@ def test_a_topic_that_was_made_anew_begins_at_its_first_event_and_the_counts_go_
     consumer.terminate()
 
 
+def test_while_its_topic_is_gone_the_consumer_is_not_ready_and_goes_on_as_soon_as_there_is_one(company):
+    events = streams.afternoon(300, seed=8)
+    broker.make_topics(company.settings)
+    company.send(events[:200])
+    consumer = company.consumer()
+    wait_for(lambda: company.is_whole(events[:200]))
+
+    broker.delete_topics(company.settings)
+    wait_for(lambda: not consumer.ready())
+    wait_for(lambda: any("there is no topic" in why for why in consumer.state()["trouble"]))
+    time.sleep(8)  # by now it rests as long as it ever does
+    assert not consumer.ready()
+
+    broker.make_topics(company.settings)
+    company.send(events[200:])
+    wait_for(lambda: company.is_whole(events), 30)
+    wait_for(lambda: consumer.ready() and not consumer.state()["trouble"])
+    consumer.terminate()
+
+
 def test_without_a_broker_a_person_reads_what_would_start_one(company):
     consumer = company.consumer(bootstrap="127.0.0.1:1")
 
