@@ -1040,7 +1040,9 @@ def stream(
     with supervision.ended_quietly(name):
         _, arguments = _service(file, "stream", host, given, folder, settings, name=name)
         check_writable(arguments[0])
-        from mlops_course import consumer
+        from mlops_course import consumer, emitter
+
+        emitter.check_begun(arguments[0], file)
 
         consumer.stream(*arguments, name)
 
@@ -1065,14 +1067,18 @@ def emit(
         if what == "run":  # what the service itself does
             return emitter.emit(out, *emitter.settings_of(file), rate, service.port)
         if what == "start":
-            broker.make_topics(emitter.settings_of(file)[1])  # what is wrong is said here
+            company, topics = emitter.settings_of(file)
+            emitter.last_sent(out, company)  # what is wrong is said here
+            broker.make_topics(topics)
             words = ("mlops-course", "emit", "run", "--env", file, "--rate", str(rate))
             supervision.start(out, service.model_copy(update={"command": words}))
             return typer.echo(emitter.summary(file, rate))
+        if what == "teardown":
+            emitter.check_alone(out)
         ended = supervision.stop(out, service.name)
         typer.echo(f"stopped: {service.name}" if ended else "nothing was running")
         if what == "teardown":
-            typer.echo(emitter.teardown(out, emitter.settings_of(file)[1]))
+            typer.echo(emitter.teardown(out, *emitter.settings_of(file)))
 
 # %% ../notebooks/91_command_line.ipynb #b502e0b0
 @app.command("retrain-on-alert")
