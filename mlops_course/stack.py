@@ -286,10 +286,10 @@ def _show_up(platform: Platform, what: str) -> bool:
             well &= not fault and not (left_out and what == name)
             style = "red" if fault else "yellow" if left_out else None
             words = look or fault or f"left out: {left_out}"
-            console.print(f"  {name:<14}{seconds:5.1f} s  ", end="")
+            console.print(f"  {name:<18}{seconds:5.1f} s  ", end="")
             console.print(words, style=style, markup=False)
             if note:
-                console.print(f"  {'':<14}{'':5}    {note}", style="yellow", markup=False)
+                console.print(f"  {'':<18}{'':5}    {note}", style="yellow", markup=False)
     console.print(f"{time.monotonic() - begin:.1f} seconds in all")
     return well
 
@@ -317,7 +317,7 @@ def _show_down(platform: Platform, names: tuple[str, ...], volumes: bool) -> Non
 
 def _show_status(platform: Platform, names: tuple[str, ...]) -> None:
     for name, (state, look) in health(platform, names).items():
-        print(f"{name:<14}  {state:<11}  {look}".rstrip())
+        print(f"{name:<18}  {state:<11}  {look}".rstrip())
 
 
 def _show_logs(platform: Platform, names: tuple[str, ...], lines: int = 20) -> None:

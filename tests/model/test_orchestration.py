@@ -1,8 +1,11 @@
 """The plan that an orchestrator is given: made of pipeline.yaml, and of a section of the environment that is refused in words."""
 
+import ast
 import json
 import re
 import shlex
+import string
+import sys
 
 import pytest
 import yaml
@@ -117,7 +120,7 @@ def test_nothing_is_left_open_in_the_settings_of_another_executor(executor):
         executors.settings_of(executor, {})
 
 
-@given(st.text(alphabet=st.characters(categories=("Ll", "Nd")), min_size=1, max_size=20))
+@given(st.text(alphabet=string.ascii_lowercase + string.digits, min_size=1, max_size=20))
 def test_a_pod_is_not_root_and_writes_nowhere_but_to_its_volumes(name):
     pod = yaml.safe_load(executors.pod({**PLACES, "claim": f"claim-{name}"}))
 
@@ -126,3 +129,14 @@ def test_a_pod_is_not_root_and_writes_nowhere_but_to_its_volumes(name):
     assert pod["spec"]["securityContext"]["runAsNonRoot"] and container["securityContext"]["readOnlyRootFilesystem"]
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["spec"]["volumes"]}
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == f"claim-{name}"
+
+
+def test_what_airflow_loads_imports_the_standard_library_yaml_and_airflow_alone():
+    files = sorted((project.root() / "platform/airflow").glob("*/*.py"))
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+
+    assert [file.name for file in files] == ["course.py", "late.py"]
+    assert {name.partition(".")[0] for name in names} - sys.stdlib_module_names <= {"yaml", "airflow"}

@@ -70,7 +70,7 @@ def test_a_second_up_changes_nothing_and_what_was_written_outlives_down(checkout
     assert {name: pid_of(checkout, name) for name in before} == before
     assert {path: path.stat().st_mtime_ns for path in config} == config
 
-    ports = [service.port for service in recipes.Platform().listed.values()]
+    ports = [service.port for service in recipes.Platform().listed.values() if service.port]
     assert stack.down(recipes.Platform(), stack.names_of("all")) == ["redis", "postgres"]
     assert checkouts.marked(checkout) == [] and not any(map(supervision.taken, ports))
 

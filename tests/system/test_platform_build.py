@@ -20,7 +20,7 @@ from workshop import Workshop
 
 from mlops_course import features, passwords, programs, recipes, remote, stack, supervision, web
 
-PROGRAMS = ("redis-server", "postgres", "prometheus", "prometheus-alertmanager", "prometheus-node-exporter", "kafka")
+PROGRAMS = ("redis-server", "postgres", "prometheus", "prometheus-alertmanager", "prometheus-node-exporter", "kafka", "airflow")
 pytestmark = [
     pytest.mark.skipif(not all(map(programs.locate, PROGRAMS)), reason="programs of the platform are not here: platform/get.sh"),
     pytest.mark.patient,
@@ -69,7 +69,7 @@ def there(workshop) -> Iterator[There]:
         finally:
             stack.down(made.platform, stack.names_of("all"))
     assert checkouts.marked(folder) == []
-    assert {name for name, service in made.platform.listed.items() if supervision.taken(service.port)} == set()
+    assert {name for name, service in made.platform.listed.items() if service.port and supervision.taken(service.port)} == set()
 
 
 # --- the same build ------------------------------------------------------------------------------------
