@@ -294,14 +294,23 @@ from .files import write_json
 from .project import root
 
 
+_KEYED = (
+    " A message's key is the {0} as text, and the key decides the partition by murmur2, as in "
+    "Java's clients; a producer of librdkafka is told `partitioner: murmur2_random`. In another "
+    "partition an event counts twice."
+)
+
+
 def event_schemas() -> dict[Path, dict]:
     "The JSON schemas of the projects' events, by file."
     schemas = {}
     for file in sorted((root() / "projects").glob("*.yaml")):
         tables = read_project(file.relative_to(root()).as_posix()).contract.tables
-        for of in sorted({table.rolling.of for table in tables.values() if table.rolling}):
+        entities = {t.rolling.of: t.entity for t in tables.values() if t.rolling}
+        for of in sorted(entities):
             draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
             schema = draft | event_type(tables[of]).model_json_schema()
+            schema["description"] += _KEYED.format(entities[of])
             schemas[file.with_suffix(f".{of}.schema.json")] = schema
     return schemas
 

@@ -193,6 +193,15 @@ def _of_rolling(name: str, contract: Contract) -> Iterator[str]:
     if events is None or events.rolling or events.entity:
         yield f"{here}.of: {rolling.of} is no table of events: rows that are sent, without `entity`"
         return
+    if table.entity is None:
+        yield f"contract.tables.{name}.entity: whom do the counts of `rolling` tell of? Name it"
+        return
+    others = [other for other, each in contract.tables.items() if each.rolling and other != name]
+    if others:
+        yield f"{here}: a project has one table that is made of events, and {others[0]} is too"
+    taken = {*events.key, table.entity, table.time, contract.created}
+    for feature in sorted(taken & set(rolling.features)):
+        yield f"{here}.features.{feature}: the table has its {feature} already, call it otherwise"
     kinds = {column.name: column.kind for column in events.columns}
     for column, kind in [(rolling.type, "text"), (contract.created, "time")]:
         if kinds.get(column) != kind:

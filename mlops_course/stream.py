@@ -77,7 +77,7 @@ _ARRIVED = """
 arrived AS (
     SELECT {id} AS id, {entity} AS entity, {time} AS t, {created} AS c, {type} AS type,
         max({time}) OVER (PARTITION BY {entity} ORDER BY {created}, {id}) AS newest
-    FROM events
+    FROM events WHERE {created} >= {time} - {slack}
 ),
 kept AS (
     SELECT * FROM arrived WHERE t >= newest - {lateness}
@@ -90,7 +90,9 @@ def _arrived(table: Table, contract: Contract) -> str:
     names = {"id": events.key[0], "entity": table.entity, "time": events.time}
     names |= {"created": contract.created, "type": rolling.type}
     columns = {name: quoted(column) for name, column in names.items()}
-    return _ARRIVED.format(**columns, lateness=interval(rolling.lateness))
+    # what was sent before it happened is no event: the clocks of machines differ by less
+    durations = {"lateness": interval(rolling.lateness), "slack": interval(timedelta(minutes=5))}
+    return _ARRIVED.format(**columns, **durations)
 
 # %% ../notebooks/33_stream_features.ipynb #f3bdff06
 _COUNTED = """

@@ -34,6 +34,13 @@ def with_stream(**tables) -> dict:
     return {"extends": "projects/ride_hailing_stream.yaml", "contract": {"tables": tables}}
 
 
+TWICE = (
+    read_project("projects/ride_hailing_stream.yaml")
+    .contract.tables["activity"]
+    .model_dump(mode="json", exclude={"name"}, exclude_none=True)
+)
+
+
 def column(name: str, kind: str, **more) -> dict:
     return {"name": name, "kind": kind, "about": "something", **more}
 
@@ -99,6 +106,17 @@ def test_a_stage_is_made_again_when_the_project_that_its_own_extends_has_changed
         ({"activity": {"rolling": {"features": {"more": {"count": "offered", "window": "PT1H"}}}}}, "nothing makes them: more"),
         ({"activity": {"rolling": {"tile": "PT7M"}}}, "rolling: each window is to be one or more tiles"),
         ({"activity": {"rolling": {"lateness": "PT2H"}}}, "rolling: lateness: from 0 to a tile less"),
+        ({"activity": {"entity": None}}, r"activity\.entity: whom do the counts"),
+        (
+            {"activity": {"rolling": {"features": {"driver_id": {"count": "offered", "window": "PT1H"}}}}},
+            "features.driver_id: the table has",
+        ),
+        ({"activity": {"rolling": {"features": {"created": {"count": "offered", "window": "PT1H"}}}}}, "features.created: the table has"),
+        ({"activity": {"rolling": {"features": {"offers_1h": {"count": ""}}}}}, "features.offers_1h.count"),
+        ({"activity": {"rolling": {"features": {"acc_rate_24h": {"over": "accepted"}}}}}, "acc_rate_24h: over: accepted over itself"),
+        ({"activity": {"rolling": {"tile": "PT0.5S"}}}, "tile: 0:00:00.500000 is less than a second"),
+        ({"activity": {"rolling": {"features": {"offers_1h": {"window": "P400D"}}}}}, "a window of 400 days is longer than 366"),
+        ({"other": TWICE}, "one table that is made of events, and other is too"),
         ({"activity": {"rolling": {"lateness": "soon"}}}, "rolling.lateness: a duration is wanted here"),
     ],
 )

@@ -1,5 +1,7 @@
 """What drivers do after the files end: as events, each once, in their order, at a rate, and on from where it was."""
 
+import subprocess
+import sys
 from datetime import timedelta
 from itertools import islice, takewhile
 
@@ -7,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from mlops_course import broker, clocks, project, supervision, world
+from mlops_course import broker, clocks, project, world
 from mlops_course.contracts import read_project
 from mlops_course.emitter import Emitter, ahead, check_alone, check_begun, teardown
 
@@ -126,7 +128,8 @@ def test_a_broker_that_is_gone_is_said_and_nothing_is_noted(tmp_path, clock, mon
         '{"created": "2399-01-01T00:00:00+00:00", "event_id": "e"}',
     ],
 )
-def test_a_place_that_cannot_be_read_is_named_with_what_helps(tmp_path, settings, place):
+def test_a_place_that_cannot_be_read_is_named_with_what_helps(tmp_path, settings, place, monkeypatch):
+    monkeypatch.setattr(broker, "delete_topics", lambda settings: None)  # the mock cannot
     file = project.Paths(tmp_path).streamed / "emitter.json"
     file.parent.mkdir(parents=True)
     file.write_text(place)
@@ -139,8 +142,15 @@ def test_a_place_that_cannot_be_read_is_named_with_what_helps(tmp_path, settings
 
 
 def test_a_teardown_is_refused_while_services_run_by_the_clock_of_the_events(tmp_path):
-    with supervision.running(tmp_path, "stream-2"), pytest.raises(project.UserError, match="stream-2 of .*: still running"):
-        check_alone(tmp_path)
+    there = (
+        "import sys, mlops_course.supervision as s\nwith s.running(sys.argv[1], 'stream-2'): print('runs', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", there, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"runs\n"
+        with pytest.raises(project.UserError, match="stream-2 of .*: still running"):
+            check_alone(tmp_path)
+        process.stdin.close()
     check_alone(tmp_path)
 
 

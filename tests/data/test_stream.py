@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mlops_course import stream
 from mlops_course.contracts import read_project
+from mlops_course.features import SLACK
 from mlops_course.rolling import Rolling
 
 CONTRACT = read_project("projects/ride_hailing_stream.yaml").contract
@@ -112,6 +113,14 @@ def test_an_event_is_late_by_the_newest_of_its_own_entity_only():
     made = history(frame(rows))
 
     assert [values["offers_1h"] for values in made.values()] == [1, 2, 1]  # 1001, 1001 with 10 minutes, 1002
+
+
+def test_what_was_sent_before_it_happened_counts_in_history_as_little_as_in_the_stream():
+    rows = [(1001, 0, "offered", 1), (1001, 600, "offered", -301), (1001, 700, "offered", -300)]
+
+    made = history(frame(rows))
+
+    assert timedelta(minutes=5) == SLACK and [values["offers_1h"] for values in made.values()] == [1, 2]
 
 
 def test_a_day_of_events_before_1970_is_cut_at_the_same_places():

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
 import streams
@@ -175,3 +176,40 @@ def test_a_state_that_is_damaged_is_named_and_the_other_partitions_go_on(begun, 
 def states_of(file) -> list:
     with closing(sqlite3.connect(file)) as db:
         return db.execute("SELECT * FROM entities").fetchall()
+
+
+def test_what_was_sent_before_it_happened_or_too_late_is_laid_aside_with_how(begun, settings):
+    last = streams.afternoon(10)[-1] | {"event_timestamp": CLOCK, "created": CLOCK, "event_id": "last"}
+    early = last | {"event_id": "early", "created": CLOCK - timedelta(minutes=6)}
+    late = last | {"event_id": "late", "event_timestamp": CLOCK - timedelta(minutes=20)}
+    slack = last | {"event_id": "slack", "created": CLOCK - timedelta(minutes=4)}
+    streams.send(settings, [last, early, late, slack])
+
+    consumer = begun()
+    steps(consumer, lambda: sum(outcomes(consumer).values()) == 4)
+
+    assert outcomes(consumer) == {"taken": 2, "order": 1, "late": 1}
+    details = {dict(m.headers())["reason"]: dict(m.headers())["detail"].decode() for m in letters(settings)}
+    assert details[b"order"] == "it was sent before it happened"
+    assert details[b"late"].startswith("0:20:00 older than the newest of")
+
+
+def test_a_clock_that_is_behind_all_events_is_said(begun, settings, monkeypatch):
+    monkeypatch.setattr(project, "now", lambda: CLOCK - timedelta(days=1))
+    streams.send(settings, streams.afternoon(20, hours=2))
+
+    consumer = begun()
+    steps(consumer, lambda: outcomes(consumer).get("future") == 20)
+
+    assert any(why.startswith("clock: the last 20 events are dated after") for why in consumer.readiness()["trouble"])
+
+
+def test_a_last_settling_that_fails_is_kept_to_be_said(begun, settings, monkeypatch):
+    streams.send(settings, streams.afternoon(20))
+    consumer = begun()
+    steps(consumer, lambda: outcomes(consumer).get("taken") == 20)
+
+    monkeypatch.setattr(consumer.online, "identity", lambda: 1 / 0)
+    end(consumer)
+
+    assert consumer.unsettled.store == "online" and "online" in consumer.trouble
