@@ -1050,9 +1050,14 @@ def stream(
 _Rate = Annotated[float, typer.Option(min=0.1, max=100_000, help="events a second")]
 
 
+def _pid(out: Path, name: str) -> int | None:
+    return next((state.pid for state in supervision.states(out) if state.name == name), None)
+
+
 @app.command(
     help="Let the simulated drivers go on with their day, as events in Kafka: start, stop, or "
-    "teardown, which also deletes the topics.",
+    "teardown, which also deletes the topics. `run` is what start leaves running: it sends in this "
+    "terminal, until Ctrl-C.",
 )
 def emit(
     what: Annotated[Literal["start", "stop", "teardown", "run"], typer.Argument()],
@@ -1071,7 +1076,10 @@ def emit(
             emitter.last_sent(out, company)  # what is wrong is said here
             broker.make_topics(topics)
             words = ("mlops-course", "emit", "run", "--env", file, "--rate", str(rate))
+            before = _pid(out, service.name)
             supervision.start(out, service.model_copy(update={"command": words}))
+            if before and before != _pid(out, service.name):
+                typer.echo("it ran already, and was started again: it goes on where it was")
             return typer.echo(emitter.summary(file, rate))
         if what == "teardown":
             emitter.check_alone(out)
