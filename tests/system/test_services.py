@@ -409,6 +409,29 @@ def test_what_a_killed_service_leaves_is_ended_before_it_comes_back(folder):
     assert state(folder, "script").healthy and state(folder, "script").pid != first
 
 
+HIDES = """
+import os, socket, subprocess, sys, time
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={})
+print("child", child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_child_without_the_mark_is_ended_too_before_its_service_comes_back(folder):
+    supervision.start(folder, script(HIDES))
+    log = supervision.log_of(folder, "script")
+    wait_for(lambda: "child" in log.read_text())
+    child = int(log.read_text().split()[-1])
+
+    os.kill(state(folder, "script").pid, signal.SIGKILL)
+
+    wait_for(lambda: log.read_text().count("child") == 2)
+    assert not alive(child)
+    supervision.stop(folder)
+    assert not alive(int(log.read_text().split()[-1]))
+
+
 @pytest.mark.parametrize("name", [None, "script"])
 def test_a_stopped_service_takes_its_children_with_it(folder, name):
     supervision.start(folder, script(WITH_A_CHILD))
