@@ -130,7 +130,7 @@ def run(
     client = registry.connect(trained["mlflow"], stage.project.name)
     model = registry.load(client, decision=trained["decision"])
     if moment:
-        path = path.parent / f"{moment:%Y-%m-%dT%H%M%SZ}" / path.name
+        path = path.parent / f"{moment.year:04}-{moment:%m-%dT%H%M%SZ}" / path.name
     quarantine = stage.record(path.with_name("quarantine.parquet"))
     rows, refused = asked(settings.request, quarantine, contract)
     rows = at_the_latest(rows, moment, contract) if moment else rows

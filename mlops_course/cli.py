@@ -697,6 +697,21 @@ def _few(names: list[str]) -> str:
     names = list(dict.fromkeys(names))
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
+# %% ../notebooks/91_command_line.ipynb #91a70008
+from contextlib import ExitStack, contextmanager
+
+
+@contextmanager
+def _alone_in(out: Path, what: str) -> Iterator[None]:
+    "Do a block as the only build of a folder. Another one that runs is named, and waited for."
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(stages.building(out, what))
+        except project.UserError as error:
+            typer.echo(f"waiting: {error}")
+            stack.enter_context(stages.building(out, what, wait=-1))
+        yield
+
 # %% ../notebooks/91_command_line.ipynb #91a70002
 @app.command()
 def stage(
@@ -712,12 +727,14 @@ def stage(
     _check_project(file)
     out = _out(file)
     if order.strip() not in ("", "{}"):
+        if name != "training":
+            raise project.UserError(f"an order is of a training, and not of the stage {name}")
         from mlops_course import retraining
 
         os.environ["PLOOMBER_ENV_FILENAME"] = file
         typer.echo(retraining.carry_out(out, order))
         return
-    with stages.building(out, f"the stage {name}", wait=-1):
+    with _alone_in(out, f"the stage {name}"):
         build(file, name)
     typer.echo(f"{name} is current: {project.shown(project.Paths(out).made / f'{name}.json')}")
 
@@ -731,6 +748,7 @@ def score(
     from mlops_course import batch
 
     _check_project(file)
+    os.environ["PLOOMBER_ENV_FILENAME"] = file
     out, environment = _out(file), project.environment(file)
     before = {each: stages.products(each, environment) for each in stages.upstream("batch")}
     asked = stages.Stage("batch", environment, stages.products("batch", environment), before)
@@ -738,11 +756,12 @@ def score(
     logged = {"environment": environment.name, "run": telemetry.run_name(), "stage": "batch"}
     with (
         project.by_clock_of(environment),
-        stages.building(out, "a scoring", wait=-1),
+        _alone_in(out, "a scoring"),
         telemetry.logging_to(project.Paths(out).pipeline_log, **logged),
     ):
         moment = _moment(as_of) if as_of else project.now()
-        batch.run(asked, project.now() - moment if isinstance(moment, timedelta) else moment)
+        moment = project.now() - moment if isinstance(moment, timedelta) else moment
+        batch.run(asked, min(moment, project.now()))
 
 # %% ../notebooks/91_command_line.ipynb #46fb6eb4
 from . import programs, services, supervision
@@ -1296,9 +1315,10 @@ def airflow(words: Annotated[list[str] | None, typer.Argument()] = None):
 
     if not (program := programs.locate("airflow")):
         raise project.UserError(f"Airflow is not here: {programs.source_of('airflow')}")
-    done = subprocess.run(
-        [program, *(words or ["--help"])], env={**os.environ, **client.variables()}, check=False
-    )
+    variables, words = client.variables(), words or ["--help"]
+    if words[0] not in ("--help", "version", "cheat-sheet", "config", "info"):
+        client.check_database()
+    done = subprocess.run([program, *words], env={**os.environ, **variables}, check=False)
     raise typer.Exit(done.returncode)
 
 # %% ../notebooks/91_command_line.ipynb #32efddb7

@@ -24,21 +24,40 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from .project import Settings
 
-_LARGEST = (59, 23, 31, 12, 7)  # minute, hour, day of the month, month, day of the week
+# the smallest and largest of minute, hour, day of the month, month, day of the week
+_FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
+def _numbers(field: str, low: int, high: int) -> set[int]:
+    "The numbers that a field of cron means, such as 0,30 or 8-18/2. Raises `ValueError`."
+    numbers = set()
+    for part in field.split(","):
+        first, last, step = re.fullmatch(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", part).groups()
+        begin, end = int(first or low), int(last or (first if first and not step else high))
+        if not (low <= begin <= end <= high and int(step or 1)):
+            raise ValueError(part)
+        numbers |= set(range(begin, end + 1, int(step or 1)))
+    return numbers
+
+# %% ../notebooks/70_orchestration.ipynb #70000025
 def _schedule(text: str) -> str:
-    "A schedule as cron writes it. Raises `ValueError` for another text."
-    fields = text.split()
-    numbers = [[int(number) for number in re.findall(r"\d+", field)] for field in fields]
-    fits = [max(some, default=0) <= most for some, most in zip(numbers, _LARGEST, strict=False)]
-    five = len(fields) == 5 and all(re.fullmatch(r"[\d*,/-]+", field) for field in fields)
-    if text in ("@hourly", "@daily", "@weekly", "@monthly") or (five and all(fits)):
+    "A schedule as cron writes it. Raises `ValueError`, also for a day that no month has."
+    if text in ("@hourly", "@daily", "@weekly", "@monthly"):
         return text
+    try:
+        pairs = zip(text.split(), _FIELDS, strict=True)
+        _, _, days, months, _ = [_numbers(field, *ends) for field, ends in pairs]
+        longest = max(
+            29 if month == 2 else 30 + (month in (1, 3, 5, 7, 8, 10, 12)) for month in months
+        )
+        if min(days) <= longest:
+            return text
+    except (ValueError, AttributeError):
+        pass
     raise ValueError(f"{text!r} is no schedule: write @hourly, @daily, or as cron does, 30 2 * * *")
 
 
@@ -59,6 +78,12 @@ class OrchestrationSettings(Settings):
     retry_most_seconds: Seconds = 600
     timeout_seconds: Seconds = 3_600  # a task that takes longer is ended
     late_seconds: Seconds = 1_800  # a run that takes longer rings
+
+    @model_validator(mode="after")
+    def _waits_grow(self):
+        if self.retry_most_seconds < self.retry_seconds:
+            raise ValueError("retry_most_seconds: less than retry_seconds, the first wait")
+        return self
 
 # %% ../notebooks/70_orchestration.ipynb #70000030
 import shlex
@@ -111,5 +136,6 @@ def crontab(
     for name, dag in planned["dags"].items():
         if dag["schedule"]:
             command = f"flock -n out/{name}.lock .venv/bin/{list(dag['tasks'].values())[-1]}"
-            lines.append(f"{dag['schedule']} cd {shlex.quote(folder)} && {command}")
+            line = f"{dag['schedule']} cd {shlex.quote(folder)} && {command}"
+            lines.append(line.replace("%", r"\%"))  # else cron ends the command there
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from string import Template
 from typing import NamedTuple
 
 from . import programs, project, services, supervision
-from .passwords import password, postgres_uri, run_env, write_private
+from .passwords import keep_private, password, postgres_uri, run_env, write_private
 from .project import UserError
 from .services import Service
 
@@ -38,8 +38,7 @@ class Platform:
     def written(self, name: str, file: str, **more) -> str:
         "The path of the same in the service's run_env."
         place, text = run_env(name) / file, self.filled(name, file, **more)
-        if not place.is_file() or place.read_text(encoding="utf-8") != text:
-            write_private(place, text)
+        keep_private(place, text)
         return str(place)
 
     def service(self, name: str, *command: str, **more) -> Service:
@@ -226,6 +225,7 @@ def _mlflow(platform: Platform) -> Service:
 # %% ../notebooks/966_recipes.ipynb #96670002
 import hashlib
 import json
+from datetime import UTC, datetime
 
 from . import airflow, orchestration
 
@@ -249,10 +249,11 @@ def _airflow_files(platform: Platform) -> dict[str, str]:
     }
     literal = {name: str(value).replace("%", "%%") for name, value in places.items()}
     platform.written("airflow", "airflow.cfg", **literal, **{use: _secret(use) for use in uses})
-    write_private(keeps / "passwords.json", json.dumps({"mlops": password(keeps)}))
+    keep_private(keeps / "passwords.json", json.dumps({"mlops": password(keeps)}))
     more = {"folder": str(project.root()), "alertmanager": platform.listed["alertmanager"].address}
-    plan = json.dumps(orchestration.plan(platform.file) | more, indent=1)
-    write_private(keeps / "plan.json", plan)
+    keep_private(
+        keeps / "plan.json", json.dumps(orchestration.plan(platform.file) | more, indent=1)
+    )
     return airflow.variables()
 
 # %% ../notebooks/966_recipes.ipynb #96670004
@@ -305,13 +306,31 @@ def _dags_are_there(platform: Platform) -> str:
     "Why the DAGs are not there, or not all of them; empty if they are."
     if trouble := _airflow_says("dag_processor")(platform):
         return trouble
-    api = airflow.of_environment(platform.environment)
-    for error in api.ask("GET", "importErrors")["import_errors"]:
-        last = error["stack_trace"].strip().splitlines()[-1]
-        return f"Airflow cannot read {error['filename']}: {last}"
-    there = {dag["dag_id"] for dag in api.ask("GET", "dags")["dags"]}
-    lacking = [name for name in orchestration.ABOUT if name not in there]
-    return f"Airflow does not know these DAGs yet: {', '.join(lacking)}" if lacking else ""
+    api, written = airflow.of_environment(platform.environment), _written()
+    try:
+        errors, dags = (
+            api.ask("GET", "importErrors")["import_errors"],
+            api.ask("GET", "dags")["dags"],
+        )
+    except UserError as error:
+        return str(error)
+    for error in errors:
+        trace = error["stack_trace"].strip().splitlines()
+        line = next((each.strip() for each in reversed(trace) if "line " in each), "")
+        return (
+            f"Airflow cannot read platform/airflow/dags/{error['filename']}: {trace[-1]} ({line})"
+        )
+    read = {
+        dag["dag_id"] for dag in dags if datetime.fromisoformat(dag["last_parsed_time"]) > written
+    }
+    lacking = [name for name in orchestration.ABOUT if name not in read]
+    return f"Airflow has not read these DAGs yet: {', '.join(lacking)}" if lacking else ""
+
+
+def _written() -> datetime:
+    "When the plan or the file of the DAGs was written last."
+    files = (run_env("airflow") / "plan.json", project.root() / "platform/airflow/dags/course.py")
+    return datetime.fromtimestamp(max(file.stat().st_mtime for file in files), UTC)
 
 # %% ../notebooks/966_recipes.ipynb #96600010
 from . import prometheus

@@ -38,6 +38,7 @@ def _(answer):
     assert answer(0, 10) == 0, "a store that is there needs no retry"
     assert answer(10, 10) == 1, "the first retry comes after 10 seconds"
     few = answer(150, 10)
+    assert isinstance(few, int), f"a number was asked for, not {few!r}"
     assert few != 15, "15 waits of 10 seconds: but each wait is twice as long as the one before"
     assert few == 4, f"after 10, 30, 70 and 150 seconds: 4 retries, not {few}"
     assert answer(151, 10) == 5, "after 150 seconds it is still away: one more"
@@ -74,8 +75,9 @@ def _(answer):
 
     table = [{"interval": 13, "driver": 1003, "score": 0.4}]
     answer(table, 14, [{"driver": 1003, "score": 0.5}, {"driver": 1004, "score": 0.6}])
+    assert len(table) > 1, "`table` itself has to change: nothing was added to it"
     assert scores() == {(13, 1003): 0.4, (14, 1003): 0.5, (14, 1004): 0.6}, (
-        "two new rows beside the one of the 13th"
+        "`table` should have two rows of the 14th beside the one of the 13th"
     )
     answer(table, 14, [{"driver": 1003, "score": 0.5}, {"driver": 1004, "score": 0.6}])
     assert len(table) == 3, f"the task ran twice, and there are {len(table)} rows in place of 3"
@@ -107,7 +109,8 @@ def _(answer):
     message="is not over",
 )
 def _(answer):
-    hours = [*answer(0, 3, set())]
+    hours = answer(0, 3, set())
+    assert isinstance(hours, list), f"a list was asked for, not {hours!r}"
     assert 3 not in hours, "at 3 the hour 3 has just begun: it is not over"
     assert hours == [0, 1, 2], f"at 3 the hours 0, 1 and 2 are over, not {hours}"
     assert [*answer(0, 6, {0, 1, 4})] == [2, 3, 5], (

@@ -331,6 +331,7 @@ def _show_logs(platform: Platform, names: tuple[str, ...], lines: int = 20) -> N
         print("nothing of it has run yet")
 
 # %% ../notebooks/950_stack.ipynb #9500001d
+from . import orchestration
 from .files import locked
 
 
@@ -358,6 +359,8 @@ def run(
         print(INSTEAD[what])
         return True
     names, platform = names_of(what), Platform(file)
+    if verb == "restart" and {*names} & {*GROUPS["airflow"]}:
+        orchestration.plan(file)  # what is wrong in it is said while all still runs
     if look := _LOOKS.get(verb):
         look(platform, names)
         return True

@@ -186,7 +186,7 @@ fi
 
 if lacking airflow; then
     [ -x .venv/bin/uv ] || fail "Airflow's libraries are installed by the uv of .venv: \`make setup\` first"
-    echo "Getting airflow, 400 MB of Python packages, a minute or two ..."
+    echo "Getting airflow, 490 MB of Python packages, a minute or two ..."
     rm -rf "$airflow" "$airflow.new"
     mkdir -p "$into/bin"
     .venv/bin/uv venv --quiet --relocatable --python .venv/bin/python "$airflow.new"

@@ -62,7 +62,24 @@ def test_a_schedule_is_written_as_cron_does(good):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "hourly", "each hour", "60 * * * *", "* 24 * * *", "* * 32 * *", "* * * 13 *", "* * * *", "* * * * * *", "a b c d e"]
+    "bad",
+    [
+        "",
+        "hourly",
+        "each hour",
+        "60 * * * *",
+        "* 24 * * *",
+        "* * 32 * *",
+        "* * * 13 *",
+        "* * * *",
+        "* * * * * *",
+        "a b c d e",
+        "*/0 * * * *",
+        ",, * * * *",
+        "5-1 * * * *",
+        "* * 0 * *",
+        "0 0 31 2 *",
+    ],
 )
 def test_what_is_no_schedule_is_refused_in_words(bad):
     with pytest.raises(project.UserError, match="no schedule: write @hourly, @daily, or as cron does"):
@@ -84,6 +101,21 @@ def test_what_is_no_schedule_is_refused_in_words(bad):
 def test_settings_that_cannot_be_meant_are_refused(name, value):
     with pytest.raises(project.UserError, match=name):
         project.validated(OrchestrationSettings, {name: value}, "the section")
+
+
+def test_a_first_wait_is_not_longer_than_the_longest():
+    with pytest.raises(project.UserError, match="retry_most_seconds: less than retry_seconds"):
+        project.validated(OrchestrationSettings, {"retry_seconds": 600, "retry_most_seconds": 1}, "the section")
+
+
+def test_cron_does_not_end_a_command_at_a_percent_sign():
+    assert r"cd '/srv/100 \% x'" in crontab(plan("env.platform.yaml"), "/srv/100 % x")
+
+
+def test_an_order_of_another_stage_than_training_is_refused():
+    result = CliRunner().invoke(cli.app, ["stage", "data", "--order", '{"case": "0001-1"}', "--env", "env.test.yaml"])
+
+    assert "an order is of a training, and not of the stage data" in (result.output + str(result.exception))
 
 
 def test_a_crontab_has_a_line_for_each_dag_with_a_schedule_and_lets_none_run_twice(tmp_path):
