@@ -4,19 +4,43 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'OUTCOMES', 'STORES', 'LONGEST_PAUSE', 'MANY', 'cleaned', 'Entities', 'Dead', 'Checks', 'DeadLetters',
-           'Online', 'StreamMetrics', 'Partition', 'Failed', 'using', 'rolling_table', 'StreamConsumer', 'application',
-           'stream']
+           'StreamMetrics', 'Failed', 'using', 'Patience', 'Partition', 'rolling_table', 'States', 'Online',
+           'Assignment', 'late', 'clock_trouble', 'Taker', 'beginning', 'Topic', 'Settlement', 'Member', 'Rounds',
+           'opening_trouble', 'StreamConsumer', 'application', 'stream']
+
+# %% ../notebooks/959_consumer.ipynb #959d0100
+import os
+import re
+import threading
+import time
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+
+from . import clocks, features, project, stages
+from .broker import QUIET, Malformed, StreamSettings, dead, decode, event_type
+from .broker import make_topics, making_of, message_key, producer
+from .features import SLACK
+from .problem import KNOWN, Contract, Project, Table
+from .project import Paths, UserError
+from .stream_state import Broken, Fields, Judged, PartitionState, confirm, end_of
+from .stream_state import fields_of, judge, keep, parts_of, past_events, pending
+from .stream_state import renew, waiting, write_part
+from .telemetry import log, logging_to
+from .web import Background, Shared, TaskFailures, Troubles, key_for, present, service
+from .web import tell_state, uvicorn_server
 
 # %% ../notebooks/959_consumer.ipynb #959c0004
-import os
-from pathlib import Path
-
-import pyarrow.parquet as pq
-
-from . import project, stages
-from .problem import Contract, Table
-
-
 def cleaned(
     folder: Path,  # an environment's
     table: str,
@@ -25,7 +49,7 @@ def cleaned(
     environment = project.environment().model_copy(update={"out": folder})
     return stages.table_file(stages.products("data", environment), table)
 
-
+# %% ../notebooks/959_consumer.ipynb #959d0002
 class Entities:
     "Whom the tables of features of the last build name."
 
@@ -51,12 +75,6 @@ class Entities:
         return self._known if there else None
 
 # %% ../notebooks/959_consumer.ipynb #959c0006
-from datetime import datetime
-
-from .broker import Malformed, StreamSettings, decode, event_type, message_key
-from .features import SLACK
-from .stream_state import fields_of
-
 REASONS = ("malformed", "oversized", "key", "unknown", "future", "order", "late")
 
 
@@ -107,44 +125,13 @@ class Checks:
             raise Dead("order", "it was sent before it happened")
         return event
 
-# %% ../notebooks/959_consumer.ipynb #959c0008
-from functools import partial
-
-from confluent_kafka import KafkaException
-
-from .broker import dead, producer
-
-
-class _Letters:
-    "A producer of dead letters, and which of them have arrived."
+# %% ../notebooks/959_consumer.ipynb #959c00d2
+class DeadLetters:
+    "The way to the topic of what cannot be counted."
 
     def __init__(self, settings: StreamSettings):
         self.settings, self.producer, self.fault = settings, producer(settings), None
         self.arrived = set()  # of letters that are tried again because others have failed
-
-    def _send(self, message, headers: dict, name: tuple) -> None:
-        most, key = self.settings.event_bytes, message.key()
-        self.producer.produce(
-            dead(self.settings.topic),
-            (message.value() or b"")[:most],
-            key and key[:most],
-            headers=[(header, str(text).encode()) for header, text in headers.items()],
-            on_delivery=partial(self._noted, name),
-        )
-
-    def _noted(self, name: tuple, error, message) -> None:
-        if error is None:
-            self.arrived.add(name)
-        self.fault = error or self.fault
-
-# %% ../notebooks/959_consumer.ipynb #959c00d2
-from collections.abc import Iterable
-
-from .project import UserError
-
-
-class DeadLetters(_Letters):
-    "The way to the topic of what cannot be counted."
 
     def send(
         self,
@@ -156,11 +143,9 @@ class DeadLetters(_Letters):
             origin = {"topic": message.topic(), "partition": message.partition()}
             origin |= {"offset": message.offset(), "time": message.timestamp()[1]}
             if (name := tuple(origin.values())) not in self.arrived:
-                headers = {"reason": error.reason, "detail": error.detail, **origin}
-                try:
-                    self._send(message, headers, name)
-                except (BufferError, KafkaException) as refused:
-                    self.fault = refused
+                self._send(
+                    message, {"reason": error.reason, "detail": error.detail, **origin}, name
+                )
         waiting, fault, self.fault = self.producer.flush(seconds), self.fault, None
         if waiting or fault:
             self.producer.purge()
@@ -169,45 +154,23 @@ class DeadLetters(_Letters):
             raise UserError(f"dead letters do not arrive: {fault or 'no answer'}")
         self.arrived.clear()
 
-# %% ../notebooks/959_consumer.ipynb #959c0010
-import pandas as pd
-
-from . import features
-from .problem import KNOWN
-
-
-class Online:
-    "The online store of a folder, opened anew when a build has put another one in its place."
-
-    def __init__(self, folder: Path, table: Table, contract: Contract):
-        self.folder, self.view, self.contract = folder, table.name, contract
-        self._store, self._opened = None, None
-
-    def identity(self) -> str:
-        "What another store in the same place does not share; empty: there is none."
+    def _send(self, message, headers: dict, name: tuple) -> None:
+        topic, most, key = dead(self.settings.topic), self.settings.event_bytes, message.key()
+        value, noted = message.value() or b"", partial(self._noted, name)
+        more = {"headers": [(header, str(text).encode()) for header, text in headers.items()]}
         try:
-            stat = os.stat(self.folder / "feature_store.yaml")
-        except FileNotFoundError:
-            return ""
-        return f"{stat.st_ino} {stat.st_mtime_ns}"
+            self.producer.produce(
+                topic, value[:most], key and key[:most], **more, on_delivery=noted
+            )
+        except (BufferError, KafkaException) as refused:
+            self.fault = refused
 
-    def push(self, rows: pd.DataFrame) -> None:
-        "Write the newest rows of some entities."
-        if self.view not in self.contract.views or rows.empty:
-            return
-        if (identity := self.identity()) != self._opened:
-            self._store, self._opened = features.open_store(self.folder), identity
-        # what is dated in the future was refused when it came
-        features.push(self._store, self.view, rows, self.contract, rows[KNOWN].max())
+    def _noted(self, name: tuple, error, message) -> None:
+        if error is None:
+            self.arrived.add(name)
+        self.fault = error or self.fault
 
 # %% ../notebooks/959_consumer.ipynb #959c0012
-from collections.abc import Iterator
-
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
-
-from .web import Shared
-
 OUTCOMES = ("taken", "duplicate", *REASONS)
 STORES = ("state", "dead letters", "online", "offline", "broker")
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -240,15 +203,67 @@ class StreamMetrics:
             family.add_metric([str(partition)], n)
         yield family
 
+# %% ../notebooks/959_consumer.ipynb #959c0016
+class Failed(Exception):
+    "What does not do what it is asked for: one of `STORES`, or the `round`."
+
+    def __init__(self, store: str, error: Exception):
+        super().__init__(store, error)
+        self.store, self.error = store, error
+
+
+@contextmanager
+def using(
+    store: str,
+) -> Iterator[None]:
+    "Raise `Failed` where a block does not work, with this store if none is named within it."
+    try:
+        yield
+    except Failed:
+        raise
+    except Exception as error:
+        raise Failed(store, error) from error
+
+# %% ../notebooks/959_consumer.ipynb #959c0024
+LONGEST_PAUSE = 5  # seconds
+
+
+class Patience:
+    "What does not work now, and how long everything rests because of it."
+
+    def __init__(self, troubles: Troubles, metrics: StreamMetrics):
+        self.troubles, self.metrics = troubles, metrics
+        self.fell = 0.0  # when anything failed last
+        self.pause, self.until = 0.0, 0.0  # how long a rest is, and when it ends
+        self.shut = False  # Kafka sends nothing, until all is opened anew
+
+    @property
+    def resting(self) -> bool:
+        "Is nothing to be tried yet?"
+        return time.monotonic() < self.until
+
+    def report(self, failed: Failed) -> None:
+        "Note what has failed."
+        self.troubles.failed(failed.store, failed.error)
+        self.metrics.failures.labels(failed.store).inc()
+        self.fell = time.monotonic()
+
+    def rest(self) -> None:
+        "Begin a rest, longer than the last one."
+        self.pause = min(2 * self.pause or 0.1, LONGEST_PAUSE)
+        self.until, self.shut = time.monotonic() + self.pause, True
+
+    def well(self, taken: bool, whole: bool) -> None:
+        "A round works. Were messages taken where others were not, and are all partitions open?"
+        if taken or time.monotonic() - self.fell >= 2 * LONGEST_PAUSE:
+            self.pause = 0.0
+            for store in list(self.troubles.trouble):
+                if store != "state" or whole:
+                    self.troubles.works(store)
+
 # %% ../notebooks/959_consumer.ipynb #959c0014
-import time
-
-from .project import Paths
-from .stream_state import PartitionState, end_of, parts_of, past_events, write_part
-
-
 class Partition:
-    "An assigned partition: its state, and what of it waits in memory."
+    "An assigned partition: its state, and what of it is in memory."
 
     def __init__(
         self,
@@ -265,7 +280,8 @@ class Partition:
         fields = fields_of(table, contract)
         past = partial(past_events, files=files, fields=fields, rolling=table.rolling)
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.name, self.events = name, contract.tables[table.rolling.of]
+        self.name, self.folder = name, written
+        self.events = contract.tables[table.rolling.of]
         start = end_of(parts_of(written, name))
         self.state = PartitionState(file, table, contract, past, start)
         if self.state.next < start:
@@ -273,34 +289,9 @@ class Partition:
             self.state = PartitionState(file, table, contract, past, start)
         self.sent: list[float] = []  # when events were sent whose rows are not online yet
         self.written = float("-inf")  # when the outbox was empty, by `time.monotonic`
+        self.committed: int | None = None  # the offset that Kafka was told last
 
-# %% ../notebooks/959_consumer.ipynb #959c0016
-from contextlib import contextmanager, suppress
-
-
-class Failed(Exception):
-    "A store that does not do what it is asked for."
-
-    def __init__(
-        self,
-        store: str,  # one of `STORES`
-        error: Exception,
-    ):
-        super().__init__(store, error)
-        self.store, self.error = store, error
-
-
-@contextmanager
-def using(
-    store: str,
-) -> Iterator[None]:
-    "Raise `Failed` where a block does not work."
-    try:
-        yield
-    except Exception as error:
-        raise Failed(store, error) from error
-
-
+# %% ../notebooks/959_consumer.ipynb #959d0013
 def rolling_table(
     contract: Contract,
 ) -> Table:
@@ -313,12 +304,214 @@ def rolling_table(
         )
     return tables[0]
 
+# %% ../notebooks/959_consumer.ipynb #959m0002
+class States:
+    "The states of a topic's partitions, in their files."
+
+    def __init__(self, folder: Path, topic: str, contract: Contract, patience: Patience):
+        self.folder, self.topic, self.contract = folder, topic, contract
+        self.table, self.patience = rolling_table(contract), patience
+        self.making = ""  # of the topic, which these states are of
+        self.broken: dict[int, tuple] = {}  # files that cannot be read, with what they are
+        self.opens = 0.0  # when those that did not open are tried again
+
+    def open(self, number: int) -> Partition | None:
+        "A partition; None: it does not open now."
+        try:
+            file, before, failed = self.broken.get(number, (None, 0, None))
+            if file and file.is_file() and os.stat(file).st_ino == before:
+                raise failed
+            self.broken.pop(number, None)
+            with using("state"):
+                name = f"{self.topic}.{self.making}-{number}"
+                return Partition(self.folder, name, self.table, self.contract)
+        except Failed as failed:
+            self.patience.report(failed)
+            self.opens = time.monotonic() + LONGEST_PAUSE
+
+    def retire(self, making: str) -> None:
+        "Turn to another making, and bring what was counted of the others to its end."
+        self.making, topic = making, re.escape(self.topic)
+        events, where = self.contract.tables[self.table.rolling.of], Paths(self.folder).streamed
+        for file in sorted((where / "state").glob("*.db")):
+            name = re.fullmatch(rf"{topic}\.([0-9a-f]{{8}})-\d+", file.stem)
+            if name and name[1] != making:
+                with suppress(UserError):  # another member is at it
+                    old = PartitionState(file, self.table, self.contract)
+                    with using("offline"):
+                        write_part(old, where / "events", file.stem, events)
+                    old.discard()
+
+# %% ../notebooks/959_consumer.ipynb #959c0010
+class Online:
+    "The online store of a folder, opened anew when a build has put another one in its place."
+
+    def __init__(self, folder: Path, table: Table, contract: Contract, metrics: StreamMetrics):
+        self.folder, self.view, self.contract = folder, table.name, contract
+        self.metrics, self._store, self._opened = metrics, None, None
+
+    def identity(self) -> str:
+        "What another store in the same place does not share; empty: there is none."
+        try:
+            stat = os.stat(self.folder / "feature_store.yaml")
+        except FileNotFoundError:
+            return ""
+        return f"{stat.st_ino} {stat.st_mtime_ns}"
+
+    def push(self, rows: pd.DataFrame) -> None:
+        "Write the newest rows of some entities."
+        if self.view not in self.contract.views or rows.empty:
+            return
+        if (identity := self.identity()) != self._opened:
+            self._store, self._opened = features.open_store(self.folder), identity
+        # what is dated in the future was refused when it came
+        features.push(self._store, self.view, rows, self.contract, rows[KNOWN].max())
+
+    def settle(self, partition: Partition, most: int) -> None:
+        "Write the rows of a partition that are not online, so many together."
+        state, identity = partition.state, self.identity()
+        if state.store != identity:
+            renew(state, identity)
+        while len(rows := pending(state, most)):
+            self.push(rows)
+            confirm(state, rows)
+            self.metrics.online.inc(len(rows))
+        while partition.sent:
+            self.metrics.freshness.observe(max(0, time.time() - partition.sent.pop()))
+
+# %% ../notebooks/959_consumer.ipynb #959c0017
+class Assignment:
+    "The partitions that are to be counted here, and those of them that are open."
+
+    def __init__(self, states: States, patience: Patience, metrics: StreamMetrics):
+        self.states, self.patience, self.metrics = states, patience, metrics
+        self.wanted: set[int] | None = None  # their numbers; None: not yet known
+        self.partitions: dict[int, Partition] = {}  # those that are open
+        self.suspects: set[int] = set()  # those whose messages could not be taken
+
+    @property
+    def missing(self) -> set[int]:
+        "Numbers of the partitions that are not open yet."
+        return (self.wanted or set()) - set(self.partitions)
+
+    def open(self) -> None:
+        "Open what is missing."
+        for number in sorted(self.missing):
+            if opened := self.states.open(number):
+                self.partitions[number] = opened
+
+    def close(self) -> None:
+        "Let others have them."
+        for partition in self.partitions.values():
+            partition.state.close()
+        for each in (self.partitions, self.suspects, self.metrics.lag):
+            each.clear()
+
+    def each(self, work: Callable[[int, Partition], None]) -> None:
+        "Do something with each open partition, and raise afterwards what has failed."
+        faults = []
+        for number, partition in list(self.partitions.items()):
+            try:
+                with using("round"):
+                    work(number, partition)
+            except Failed as failed:
+                if not isinstance(failed.error, Broken):
+                    faults.append(failed)
+                    continue
+                self.patience.report(failed)  # the others go on without it
+                self.partitions.pop(number).state.close()
+                broken = failed.error.file
+                self.states.broken[number] = broken, os.stat(broken).st_ino, failed
+        if faults:
+            raise faults[0]
+
+# %% ../notebooks/959_consumer.ipynb #959c00e7
+MANY = 10  # events in a row that are dated in the future: a clock is wrong, and not a phone
+
+
+def late(
+    events: list[tuple],  # messages with their events
+    judged: Judged,  # the same events
+    fields: Fields,  # of `fields_of`
+) -> list[tuple]:
+    "The messages that are too late, with their `Dead`."
+    letters = []
+    for (message, event), what in zip(events, judged.outcomes, strict=True):
+        if what == "late":
+            entity, tiles = event[fields.entity], judged.entities[event[fields.entity]].tiles
+            older = f"{tiles.newest - event[fields.time]} older than the newest of {entity}"
+            allowed = f"{tiles.rolling.lateness} is allowed"
+            letters.append((message, Dead("late", f"{older}, {allowed}")))
+    return letters
+
+
+def clock_trouble(
+    ahead: int,  # events in a row that were refused as of the future
+) -> list[str]:
+    "What to say of the clock."
+    if ahead < MANY:
+        return []
+    return [
+        f"clock: the last {ahead:,} events are dated after {project.now().isoformat()}, "
+        "the time here, and were laid aside: end this service, and begin the events first "
+        "(`mlops-course emit start`), or give the environment their `clock`"
+    ]
+
+# %% ../notebooks/959_consumer.ipynb #959c0021
+class Taker:
+    "Counts each message once, or lays it aside."
+
+    def __init__(self, checks: Checks, letters: DeadLetters, assignment: Assignment):
+        self.checks, self.letters, self.assignment = checks, letters, assignment
+        self.ahead = 0  # events in a row that were refused as of the future
+
+    def take(self, messages: list) -> None:
+        "Take those of the partitions that are open; what their states have seen is passed over."
+        suspects = self.assignment.suspects
+
+        def taken(number: int, partition: Partition) -> None:
+            first = partition.state.next
+            new = [m for m in messages if m.partition() == number and m.offset() >= first]
+            if new:
+                suspects.add(number)
+                self._take(partition, new)
+                suspects.discard(number)
+
+        self.assignment.each(taken)
+
+    def _take(self, partition: Partition, messages: list) -> None:
+        events, letters = self.checks.events(messages)
+        reasons = Counts(error.reason for _, error in letters)
+        with using("state"):
+            judged = judge(partition.state, [(m.offset(), event) for m, event in events])
+        outcomes = [(m, what) for (m, _), what in zip(events, judged.outcomes, strict=True)]
+        with using("dead letters"):
+            self.letters.send(letters + late(events, judged, self.checks.fields))
+        with using("state"):
+            keep(partition.state, judged, messages[-1].offset() + 1)
+        partition.sent += [m.timestamp()[1] / 1000 for m, what in outcomes if what == "taken"]
+        self.ahead = 0 if events else self.ahead + reasons["future"]
+        for what, n in (Counts(judged.outcomes) + reasons).items():
+            self.assignment.metrics.events.labels(what).inc(n)
+
+# %% ../notebooks/959_consumer.ipynb #959d0023
+def beginning(
+    name: str,  # of a partition
+    following: int,  # the offset after all that were counted
+    first: int,  # the first offset that Kafka has
+    end: int,  # and the one after the last
+) -> int:
+    "The offset from which Kafka is to send. Raises `UserError` if it has less than was counted."
+    if following > end:
+        raise UserError(
+            f"{name} ends at {end}, and events before {following} were counted: Kafka has lost "
+            "some. Name another `topic`, in the section `stream`"
+        )
+    if following < first:
+        log.error("events lost", partition=name, first=following, last=first - 1)
+    return max(first, following)
+
 # %% ../notebooks/959_consumer.ipynb #959c0ccc
-from confluent_kafka import Consumer, TopicPartition
-
-from .broker import QUIET, make_topics, making_of
-from .web import Background
-
 _COUNTING = {
     "auto.offset.reset": "error",
     "enable.auto.commit": False,
@@ -332,390 +525,188 @@ def _client(settings: StreamSettings, **more) -> Consumer:
     ours = {"bootstrap.servers": settings.bootstrap, "group.id": settings.group}
     return Consumer({**ours, **QUIET, **more})
 
-# %% ../notebooks/959_consumer.ipynb #959c0017
-class _Member(Background):
-    "A member of a group, and the partitions that it has."
+# %% ../notebooks/959_consumer.ipynb #959c0019
+class Topic:
+    "The topic in Kafka: which one it is, and how far it is counted."
 
-    def __init__(self, folder: Path, settings: StreamSettings, contract: Contract):
-        super().__init__()
-        self.folder, self.settings, self.contract = folder, settings, contract
-        self.table = rolling_table(contract)
-        self.wanted: set[int] | None = None  # numbers of the partitions; None: not yet known
-        self.partitions: dict[int, Partition] = {}  # those that are open
-        self.committed: dict[int, int] = {}  # the offsets that Kafka was told last
-        self.making, self.gone = "", False  # of the topic whose partitions these are; is it gone?
-        self.suspects: set[int] = set()  # those whose messages could not be taken
-        self.broken: dict[int, tuple] = {}  # files that cannot be read, with what they are
-        self.opens, self.fell = 0.0, 0.0  # when some are opened again; when anything failed last
-        self.unsettled: Failed | None = None  # what failed when partitions were given back
+    def __init__(self, settings: StreamSettings, assignment: Assignment):
         make_topics(settings)
-        self.kafka = _client(settings, **_COUNTING)
+        self.settings, self.assignment = settings, assignment
+        self.gone = False  # the one whose partitions are counted
         self.looker = _client(settings)  # its questions do not wait behind a request for events
-        calls = {"on_assign": self._given, "on_revoke": self._taken, "on_lost": self._lost}
-        self.kafka.subscribe([settings.topic], **calls)
 
-    def _given(self, kafka: Consumer, given: list[TopicPartition]) -> None:
-        self.wanted, self.opens = {each.partition for each in given}, 0.0
-        kafka.assign([])  # nothing is sent before they are open
-
-    def _taken(self, kafka: Consumer, taken: list[TopicPartition]) -> None:
-        try:
-            self.settle(last=True)
-            self.unsettled = None
-        except Failed as failed:
-            self.report(failed)
-            self.unsettled = failed
-        self._lost(kafka, taken)
-
-    def _lost(self, kafka: Consumer, lost: list[TopicPartition]) -> None:
-        self._close()
-        self.wanted = None
-
-    def _close(self) -> None:
-        for partition in self.partitions.values():
-            partition.state.close()
-        self.partitions, self.committed = {}, {}
-        self.suspects.clear()
-        self.metrics.lag.clear()
-
-# %% ../notebooks/959_consumer.ipynb #959m0002
-import re
-
-
-class _Maker(_Member):
-    "And of which making of the topic they are."
-
-    @property
-    def missing(self) -> set[int]:
-        "Numbers of the partitions that are not open yet."
-        return (self.wanted or set()) - set(self.partitions)
-
-    def topic(self) -> str:
+    def look(self) -> str:
         "Its making now. Raises `Failed` where there is none."
         with using("broker"):
-            making, name = making_of(self.settings), self.settings.topic
+            making, name, ours = making_of(self.settings), self.settings.topic, self.assignment
             self.gone = not making
             if self.gone:
-                self.wanted = self.wanted or None  # of no topic nobody has anything
+                ours.wanted = ours.wanted or None  # of no topic nobody has anything
                 raise UserError(
                     f"there is no topic {name}: `mlops-course emit start` makes its own"
                 )
         return making
 
-    def _retire(self) -> None:
-        "Take the topic as it is now, and bring what was counted of others to its end."
-        making = self.topic()
-        if making == self.making:
-            return
-        self._close()
-        self.making, topic = making, re.escape(self.settings.topic)
-        events, where = self.contract.tables[self.table.rolling.of], Paths(self.folder).streamed
-        for file in sorted((where / "state").glob("*.db")):
-            name = re.fullmatch(rf"{topic}\.([0-9a-f]{{8}})-\d+", file.stem)
-            if name and name[1] != making:
-                with suppress(UserError):  # another member is at it
-                    old = PartitionState(file, self.table, self.contract)
-                    with using("offline"):
-                        write_part(old, where / "events", file.stem, events)
-                    old.discard()
-
-# %% ../notebooks/959_consumer.ipynb #959c00e1
-from collections.abc import Callable
-
-from .stream_state import Broken
-
-LONGEST_PAUSE = 5  # seconds
-
-
-class _Isolated(_Maker):
-    "And what fails with one of them ends with it."
-
-    def report(self, failed: Failed) -> None:
-        "Note what has failed."
-        self.failed(failed.store, failed.error)
-        self.metrics.failures.labels(failed.store).inc()
-        self.fell = time.monotonic()
-
-    def each(self, work: Callable[[int, Partition], None]) -> None:
-        "Do something with each partition, and raise afterwards what has failed."
-        faults = []
-        for number, partition in list(self.partitions.items()):
-            try:
-                work(number, partition)
-            except Exception as error:
-                failed = error if isinstance(error, Failed) else Failed("round", error)
-                if not isinstance(failed.error, Broken):
-                    faults.append(failed)
-                    continue
-                self.report(failed)  # the others go on without it
-                self.partitions.pop(number).state.close()
-                self.broken[number] = failed.error.file, os.stat(failed.error.file).st_ino, failed
-        if faults:
-            raise faults[0]
-
-# %% ../notebooks/959_consumer.ipynb #959c00e2
-class _Opener(_Isolated):
-    "And what is not open now is opened when it can be."
-
-    def open_one(self, number: int) -> None:
-        "Open a partition. One that does not open is tried again later, and the others go on."
-        name = f"{self.settings.topic}.{self.making}-{number}"
-        try:
-            self._check(number)
-            with using("state"):
-                opened = Partition(self.folder, name, self.table, self.contract)
-            self.partitions[number] = opened
-        except Failed as failed:
-            self.report(failed)
-            self.opens = time.monotonic() + LONGEST_PAUSE
-
-    def _check(self, number: int) -> None:
-        "A file that was broken when it was read is so until it is another one."
-        file, before, failed = self.broken.get(number, (None, 0, None))
-        if file and file.is_file() and os.stat(file).st_ino == before:
-            raise failed
-        self.broken.pop(number, None)
-
-# %% ../notebooks/959_consumer.ipynb #959c0019
-from .telemetry import log
-
-
-class _Assigned(_Opener):
-    "And where in Kafka they are."
-
-    def open(self) -> None:
-        "Open all that this member has, and let Kafka send."
-        self._retire()
-        for number in sorted(self.missing):
-            self.open_one(number)
-        with using("broker"):
-            self.kafka.assign([self._from(number) for number in self.partitions])
-
-    def _from(self, number: int) -> TopicPartition:
-        name, following = self.partitions[number].name, self.partitions[number].state.next
-        first, end = self._ends(number)
-        if following > end:
-            raise UserError(
-                f"{name} ends at {end}, and events before {following} were counted: Kafka has lost "
-                "some. Name another `topic`, in the section `stream`"
-            )
-        if following < first:
-            log.error("events lost", partition=name, first=following, last=first - 1)
-        return TopicPartition(self.settings.topic, number, max(first, following))
+    def place(self, number: int, partition: Partition) -> TopicPartition:
+        "From where Kafka is to send."
+        begin = beginning(partition.name, partition.state.next, *self._ends(number))
+        return TopicPartition(self.settings.topic, number, begin)
 
     def _ends(self, number: int) -> tuple[int, int]:
-        "The first offset that Kafka has of a partition, and the one after the last."
         asked = TopicPartition(self.settings.topic, number)
         return self.looker.get_watermark_offsets(asked, timeout=5)
 
     def measure(self) -> None:
         "Look how much is not counted yet."
-        making = self.topic()
+        making, ours = self.look(), self.assignment
         with using("broker"):
-            if self.partitions and making != self.making:
+            if ours.partitions and making != ours.states.making:
                 self.gone = True
                 raise UserError(f"the topic {self.settings.topic} was deleted and made again")
-            for number, partition in self.partitions.items():
+            for number, partition in ours.partitions.items():
                 lag = self._ends(number)[1] - partition.state.next
-                self.metrics.lag[number] = max(0, lag)
-
-# %% ../notebooks/959_consumer.ipynb #959c00e7
-from .stream_state import Fields, Judged, judge
-
-MANY = 10  # events in a row that are dated in the future: a clock is wrong, and not a phone
-
-
-class _Judging(_Assigned):
-    "And what is said of events that come too late, or too early."
-
-    ahead = 0  # events in a row that were refused as of the future
-
-    def _late(self, events: list[tuple], judged: Judged) -> list[tuple]:
-        "Those that are too late, with how late they are."
-        letters = []
-        for (message, event), what in zip(events, judged.outcomes, strict=True):
-            if what == "late":
-                fields = Fields(*(event[name] for name in self.checks.fields))
-                newest = judged.entities[fields.entity].tiles.newest
-                allowed = f"{self.table.rolling.lateness} is allowed"
-                why = f"{newest - fields.time} older than the newest of {fields.entity}, {allowed}"
-                letters.append((message, Dead("late", why)))
-        return letters
-
-    def clock_trouble(self) -> list[str]:
-        "What to say where all events are of the future."
-        if self.ahead < MANY:
-            return []
-        return [
-            f"clock: the last {self.ahead:,} events are dated after {project.now().isoformat()}, "
-            "the time here, and were laid aside: end this service, and begin the events first "
-            "(`mlops-course emit start`), or give the environment their `clock`"
-        ]
-
-# %% ../notebooks/959_consumer.ipynb #959c0021
-from collections import Counter as Counts
-
-from .stream_state import keep
-
-
-class _Taker(_Judging):
-    "And what comes of them."
-
-    def take(self, messages: list) -> None:
-        "Count each message once, or lay it aside."
-
-        def taken(number: int, partition: Partition) -> None:
-            first = partition.state.next
-            new = [m for m in messages if m.partition() == number and m.offset() >= first]
-            if new:
-                self.suspects.add(number)
-                self._take(partition, new)
-                self.suspects.discard(number)
-
-        self.each(taken)
-
-    def _take(self, partition: Partition, messages: list) -> None:
-        events, letters = self.checks.events(messages)
-        reasons = Counts(error.reason for _, error in letters)
-        with using("state"):
-            judged = judge(partition.state, [(m.offset(), event) for m, event in events])
-        outcomes = [(m, what) for (m, _), what in zip(events, judged.outcomes, strict=True)]
-        letters += self._late(events, judged)
-        with using("dead letters"):
-            self.letters.send(letters)
-        with using("state"):
-            keep(partition.state, judged, messages[-1].offset() + 1)
-        partition.sent += [m.timestamp()[1] / 1000 for m, what in outcomes if what == "taken"]
-        self.ahead = 0 if events else self.ahead + reasons["future"]
-        for what, n in (Counts(judged.outcomes) + reasons).items():
-            self.metrics.events.labels(what).inc(n)
-
-# %% ../notebooks/959_consumer.ipynb #959c0022
-from .stream_state import confirm, pending, renew, waiting
-
-
-class _Stores(_Taker):
-    "And what follows from it in the stores."
-
-    def _online(self, partition: Partition) -> None:
-        state, identity = partition.state, self.online.identity()
-        if state.store != identity:
-            renew(state, identity)
-        while len(rows := pending(state, self.settings.poll_events)):
-            self.online.push(rows)
-            confirm(state, rows)
-            self.metrics.online.inc(len(rows))
-        while partition.sent:
-            self.metrics.freshness.observe(max(0, time.time() - partition.sent.pop()))
-
-    def _offline(self, partition: Partition, last: bool) -> None:
-        count, now, settings = waiting(partition.state), time.monotonic(), self.settings
-        due = last or now - partition.written >= settings.offline_seconds
-        if count and (due or count >= settings.offline_events):
-            written = Paths(self.folder).streamed / "events"
-            write_part(partition.state, written, partition.name, partition.events)
-            self.metrics.offline.inc(count)
-            count = 0
-        if not count:
-            partition.written = now
+                ours.metrics.lag[number] = max(0, lag)
 
 # %% ../notebooks/959_consumer.ipynb #959c00e3
-class _Settler(_Stores):
-    "And how far both stores are."
+class Settlement:
+    "Both stores are brought to where the counting is, and Kafka is told."
+
+    def __init__(
+        self, settings: StreamSettings, kafka: Consumer, online: Online, assignment: Assignment
+    ):
+        self.settings, self.kafka = settings, kafka
+        self.online, self.assignment = online, assignment
 
     def settle(
         self,
         last: bool = False,  # what is left is written, however little it is
     ) -> None:
-        "Bring both stores to where the counting is, and tell Kafka."
+        "Write what waits. Raises `Failed`."
 
         def settled(number: int, partition: Partition) -> None:
             with using("online"):
-                self._online(partition)
+                self.online.settle(partition, self.settings.poll_events)
             with using("offline"):
                 self._offline(partition, last)
 
-        self.each(settled)
-        places = {number: each.state.next for number, each in self.partitions.items()}
-        if places != self.committed:
+        self.assignment.each(settled)
+        ours, topic = self.assignment.partitions, self.settings.topic
+        if any(each.committed != each.state.next for each in ours.values()):
+            places = [TopicPartition(topic, n, each.state.next) for n, each in ours.items()]
             with using("broker"):
-                offsets = [TopicPartition(self.settings.topic, *each) for each in places.items()]
-                self.kafka.commit(offsets=offsets, asynchronous=not last)
-            self.committed = places
+                self.kafka.commit(offsets=places, asynchronous=not last)
+            for each in ours.values():
+                each.committed = each.state.next
 
-# %% ../notebooks/959_consumer.ipynb #959c0024
-import threading
-from typing import Any
+    def _offline(self, partition: Partition, last: bool) -> None:
+        count, now, settings = waiting(partition.state), time.monotonic(), self.settings
+        due = last or now - partition.written >= settings.offline_seconds
+        if count and (due or count >= settings.offline_events):
+            write_part(partition.state, partition.folder, partition.name, partition.events)
+            self.assignment.metrics.offline.inc(count)
+            count = 0
+        if not count:
+            partition.written = now
 
+# %% ../notebooks/959_consumer.ipynb #959d0032
+class Member:
+    "A member of the group: what Kafka gives it, and takes away again."
 
-class _Patient(_Settler):
-    "And what is done where that fails."
+    def __init__(self, kafka: Consumer, topic: Topic, settlement: Settlement):
+        self.kafka, self.topic, self.settlement = kafka, topic, settlement
+        self.assignment = topic.assignment
+        self.unsettled: Failed | None = None  # what failed when partitions were given back
+        calls = {"on_assign": self._given, "on_revoke": self._taken, "on_lost": self._lost}
+        kafka.subscribe([topic.settings.topic], **calls)
 
-    def __init__(self, folder: Path, settings: StreamSettings, contract: Contract, registry):
-        super().__init__(folder, settings, contract)
-        self.metrics = StreamMetrics(registry)
-        self.checks = Checks(self.table, contract, settings, folder)
-        self.online = Online(Paths(folder).features, self.table, contract)
-        self.letters, self.over = DeadLetters(settings), threading.Event()
-        self._pause, self._rests_until, self._measured, self._shut = 0.0, 0.0, 0.0, False
+    def _given(self, kafka: Consumer, given: list[TopicPartition]) -> None:
+        self.assignment.wanted = {each.partition for each in given}
+        self.assignment.states.opens = 0.0
+        kafka.assign([])  # nothing is sent before they are open
+
+    def _taken(self, kafka: Consumer, taken: list[TopicPartition]) -> None:
+        try:
+            self.settlement.settle(last=True)
+            self.unsettled = None
+        except Failed as failed:
+            self.assignment.patience.report(failed)
+            self.unsettled = failed
+        self._lost(kafka, taken)
+
+    def _lost(self, kafka: Consumer, lost: list[TopicPartition]) -> None:
+        self.assignment.close()
+        self.assignment.wanted = None
+
+    def open(self) -> None:
+        "Open all that this member has, and let Kafka send."
+        making, ours = self.topic.look(), self.assignment
+        if making != ours.states.making:
+            ours.close()
+            ours.states.retire(making)
+        ours.open()
+        with using("broker"):
+            places = [self.topic.place(*each) for each in ours.partitions.items()]
+            self.kafka.assign(places)
+
+# %% ../notebooks/959_consumer.ipynb #959c00e5
+class Rounds:
+    "One round after another, and a rest where one fails."
+
+    def __init__(self, member: Member, taker: Taker):
+        self.member, self.taker, self.settlement = member, taker, member.settlement
+        self.assignment, self.patience = member.assignment, member.assignment.patience
+        self.measured = 0.0  # when it was looked how much waits
+
+    def step(self) -> None:
+        "One round, or the rest after one that has failed."
+        try:
+            with using("round"):
+                self._round()
+        except Failed as failed:
+            self.patience.report(failed)
+            if not self.patience.resting:  # a rest is not made longer
+                self.patience.rest()
+                self.member.kafka.assign([])
+
+    def _round(self) -> None:
+        messages, ours, patience = self._messages(), self.assignment, self.patience
+        if not patience.resting:
+            if patience.shut:
+                self.settlement.settle()
+            if patience.shut or (ours.missing and time.monotonic() >= ours.states.opens):
+                self.member.open()
+                patience.shut = False
+            self.taker.take(messages)
+            self.settlement.settle()
+            patience.well(bool(messages) and not ours.suspects, not ours.missing)
+        if time.monotonic() - self.measured >= 1:
+            self.measured = time.monotonic()
+            self.member.topic.measure()
 
     def _messages(self) -> list:
-        settings = self.settings
-        messages = self.kafka.consume(settings.poll_events, settings.poll_seconds)
+        settings = self.member.topic.settings
+        messages = self.member.kafka.consume(settings.poll_events, settings.poll_seconds)
         for message in messages:
             if error := message.error():
                 raise Failed("broker", KafkaException(error))
         return messages
 
-    def _rest(self, failed: Failed) -> None:
-        self.report(failed)
-        if time.monotonic() >= self._rests_until:  # a rest is not made longer
-            self._pause = min(2 * self._pause or 0.1, LONGEST_PAUSE)
-            self._rests_until, self._shut = time.monotonic() + self._pause, True
-            self.kafka.assign([])
-
-    def readiness(self) -> dict[str, Any]:
-        "Are all partitions that this member has open? What does not work stands in `trouble`."
-        trouble = [f"{store}: {why}" for store, why in self.trouble.items()]
-        trouble += self.clock_trouble()
-        if self.wanted is None:
-            trouble.append("the group has not said yet which partitions are to be counted here")
-        elif self.missing:
-            trouble.append(f"partitions that are not open yet: {sorted(self.missing)}")
-        ready = self.wanted is not None and not self.missing and not self.gone
-        return {"ready": ready, "partitions": sorted(self.partitions), "trouble": trouble}
-
-# %% ../notebooks/959_consumer.ipynb #959c00e5
-class _Rounds(_Patient):
-    "And one round after another."
-
-    def _round(self) -> None:
-        messages = self._messages()
-        if time.monotonic() >= self._rests_until:
-            if self._shut:
-                self.settle()  # before there is more
-            if self._shut or (self.missing and time.monotonic() >= self.opens):
-                self.open()
-                self._shut = False
-            self.take(messages)
-            self.settle()
-            self._well(bool(messages))
-        if time.monotonic() - self._measured >= 1:
-            self._measured = time.monotonic()
-            self.measure()
-
-    def _well(self, taken: bool) -> None:
-        "A failure is over when messages were taken where it was, or after a while without another."
-        calm = time.monotonic() - self.fell >= 2 * LONGEST_PAUSE
-        if calm or (taken and not self.suspects):
-            self._pause = 0.0
-            for store in list(self.trouble):
-                if store != "state" or not self.missing:
-                    self.works(store)
+# %% ../notebooks/959_consumer.ipynb #959d0035
+def opening_trouble(
+    assignment: Assignment,
+) -> list[str]:
+    "What to say where not all that is to be counted here is open."
+    if assignment.wanted is None:
+        return ["the group has not said yet which partitions are to be counted here"]
+    if assignment.missing:
+        return [f"partitions that are not open yet: {sorted(assignment.missing)}"]
+    return []
 
 # %% ../notebooks/959_consumer.ipynb #959c0025
-class StreamConsumer(_Rounds):
+class StreamConsumer(Background):
     "Counts the events of its partitions, and writes what follows to both stores."
+
+    unsettled = property(lambda self: self.member.unsettled, doc="What failed at its end.")
 
     def __init__(
         self,
@@ -724,26 +715,38 @@ class StreamConsumer(_Rounds):
         contract: Contract,
         registry: CollectorRegistry | None = None,  # for its metrics
     ):
-        super().__init__(folder, settings, contract, registry or CollectorRegistry())
+        super().__init__()
+        self.folder, self.over = folder, threading.Event()
+        table, metrics = rolling_table(contract), StreamMetrics(registry or CollectorRegistry())
+        self.metrics, patience = metrics, Patience(self, metrics)
+        states = States(folder, settings.topic, contract, patience)
+        self.assignment = ours = Assignment(states, patience, metrics)
+        self.partitions = ours.partitions
+        self.topic, self.kafka = Topic(settings, ours), _client(settings, **_COUNTING)
+        self.letters, checks = DeadLetters(settings), Checks(table, contract, settings, folder)
+        self.taker = Taker(checks, self.letters, ours)
+        self.online = Online(Paths(folder).features, table, contract, metrics)
+        settlement = Settlement(settings, self.kafka, self.online, ours)
+        self.member = Member(self.kafka, self.topic, settlement)
+        self.rounds = Rounds(self.member, self.taker)
 
     def step(self) -> bool:
         "A round. False: it was the last one."
-        try:
-            self._round()
-        except Exception as error:
-            self._rest(error if isinstance(error, Failed) else Failed("round", error))
+        self.rounds.step()
         if self.over.is_set():
             self.kafka.close()
-            self.looker.close()
+            self.topic.looker.close()
         return not self.over.is_set()
 
+    def readiness(self) -> dict[str, Any]:
+        "Are all partitions that this member has open? What does not work stands in `trouble`."
+        unopened = opening_trouble(self.assignment)
+        trouble = [f"{store}: {why}" for store, why in self.trouble.items()]
+        trouble += clock_trouble(self.taker.ahead) + unopened
+        ready = not unopened and not self.topic.gone
+        return {"ready": ready, "partitions": sorted(self.partitions), "trouble": trouble}
+
 # %% ../notebooks/959_consumer.ipynb #959c0030
-from contextlib import asynccontextmanager
-
-from . import clocks
-from .web import TaskFailures, service, tell_state
-
-
 def application(
     consumer: StreamConsumer,
     registry: CollectorRegistry,
@@ -767,11 +770,6 @@ def application(
     return app
 
 # %% ../notebooks/959_consumer.ipynb #959c0031
-from .problem import Project
-from .telemetry import logging_to
-from .web import key_for, present, uvicorn_server
-
-
 def stream(
     folder: Path,  # an environment's: only streamed/, logs/ and the online store are written
     settings: StreamSettings,
