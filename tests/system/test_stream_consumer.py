@@ -19,6 +19,8 @@ from streams import CONTRACT
 from mlops_course import broker, project
 from mlops_course.consumer import StreamConsumer
 
+pytestmark = pytest.mark.patient
+
 
 @pytest.fixture
 def settings():
