@@ -736,6 +736,7 @@ def stage(
         return
     with _alone_in(out, f"the stage {name}"):
         build(file, name)
+        stages.confirm(out, orchestration.stages_for(name, _project(file).raw))
     typer.echo(f"{name} is current: {project.shown(project.Paths(out).made / f'{name}.json')}")
 
 # %% ../notebooks/91_command_line.ipynb #91a70004
@@ -764,7 +765,7 @@ def score(
         batch.run(asked, min(moment, project.now()))
 
 # %% ../notebooks/91_command_line.ipynb #46fb6eb4
-from . import programs, services, supervision
+from . import orchestration, programs, services, supervision
 
 
 def _running(out: Path) -> Iterator[str]:

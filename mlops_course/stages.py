@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOTE', 'BUILDING', 'TAGS', 'CELLS', 'PERSONAL', 'tasks', 'upstream', 'products', 'plan', 'table_file', 'Stage',
-           'leave_out', 'check_in_step', 'check_inputs', 'building', 'stage', 'versions', 'digest_of_cells', 'runs',
-           'changed', 'digest_of_code', 'fingerprint', 'check_cells', 'stale', 'begin_build', 'set_apart',
+           'leave_out', 'check_in_step', 'check_inputs', 'building', 'stage', 'confirm', 'versions', 'digest_of_cells',
+           'runs', 'changed', 'digest_of_code', 'fingerprint', 'check_cells', 'stale', 'begin_build', 'set_apart',
            'forget_broken', 'executor']
 
 # %% ../notebooks/93_stages.ipynb #935a9e04
@@ -416,6 +416,23 @@ def _rows(stage: Stage) -> dict[str, int]:
         **{name: parquet.read_metadata(path).num_rows for name, path in files.items()},
         **stage.rows,
     }
+
+# %% ../notebooks/93_stages.ipynb #93a70002
+def confirm(
+    out: Path,  # the folder of an environment
+    names: Iterable[str],  # of stages that were just seen to be current
+) -> None:
+    "Note that stages need not be made again: they are not late."
+    folder, notes = project.Paths(out).metrics, telemetry.stage_notes(out)
+    try:
+        with FileLock(folder / ".lock"):
+            for name in {*names} & {*notes}:
+                note = {**notes[name], "success": time.time()}
+                write_json(folder / f"{name}.json", note)
+            with atomic_write(folder / "pipeline.prom") as beside:
+                beside.write_bytes(exposition.pipeline_text(out))
+    except (UserError, OSError) as error:
+        log.warning("metrics not written", reason=str(error))
 
 # %% ../notebooks/93_stages.ipynb #c20e8d45
 def _digests(

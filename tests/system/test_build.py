@@ -13,6 +13,7 @@ from disks import disk, fill
 from workshop import Workshop
 
 from conftest import UPSTREAM
+from mlops_course import telemetry
 
 pytestmark = pytest.mark.patient
 
@@ -90,6 +91,18 @@ def test_a_second_run_prints_the_same_lines_and_starts_no_stage(finished):
     assert code == 0 and last_lines(output) == last_lines(finished.output)
     assert "Building" not in output
     assert finished.events() == before
+
+
+def test_a_stage_that_is_asked_for_and_is_current_runs_nothing_and_is_not_late(finished):
+    events, before = finished.events(), telemetry.stage_notes(finished.out)
+    code, output = finished.call("mlops-course", "stage", "features", "--env", "env.test.yaml")
+    after = telemetry.stage_notes(finished.out)
+
+    assert code == 0 and output.splitlines()[-1] == "features is current: out/test/made/features.json"
+    assert finished.events() == events
+    newer = {name for name in before if after[name]["success"] > before[name]["success"]}
+    assert newer == {"world", "data", "features"}
+    assert finished.call("mlops-course", "run", "--env", "env.test.yaml")[1].count("Building") == 0
 
 
 def test_a_second_run_loads_nothing_that_trains_tracks_or_serves(finished):
