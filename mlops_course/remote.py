@@ -121,9 +121,13 @@ def past_proxies(
         os.environ["no_proxy"] = ",".join(filter(None, [known, host]))
 
 
-@cache
 def _client(address: str):
-    "A client that keeps its connection open."
+    "A client that keeps its connection open, in this process alone: a fork gets one of its own."
+    return _client_of(os.getpid(), address)
+
+
+@cache
+def _client_of(process: int, address: str):
     import httpx
 
     past_proxies(address)
