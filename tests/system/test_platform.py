@@ -255,7 +255,7 @@ def test_two_ups_at_once_and_a_down_beside_them_are_one_at_a_time(checkout, scri
 
     assert sorted(code for code, _ in results) in ([0, 0], [0, 1])
     for code, output in results:
-        assert ("psql -h 127.0.0.1" if code == 0 else "platform/run.sh runs already: process") in output
+        assert ("psql -h 127.0.0.1" if code == 0 else "platform/run.sh runs already: ") in output
     assert on_postgres("SELECT 1") == [(1,)]
 
 
