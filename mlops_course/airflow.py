@@ -88,6 +88,7 @@ class Run:
 
 # %% ../notebooks/968_airflow_client.ipynb #9680000a
 import re
+from functools import cache
 
 
 def of_environment(
@@ -95,7 +96,10 @@ def of_environment(
 ) -> Airflow:
     "Airflow of the platform that an environment names."
     address = services.services_of(environment)["airflow"].address
-    return Airflow(address, password(run_env("airflow")))
+    return _kept(address, password(run_env("airflow")))
+
+
+_kept = cache(Airflow)  # whoever asks again has a connection, and a token
 
 
 def variables() -> dict[str, str]:

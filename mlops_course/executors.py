@@ -15,18 +15,22 @@ from . import project
 EXECUTORS = ("celery", "kubernetes")
 
 
+def _filled(name: str, places: Mapping[str, str]) -> str:
+    "The text of a file of platform/airflow with what was left open in it."
+    file = project.root() / "platform/airflow" / name
+    try:
+        return Template(file.read_text(encoding="utf-8")).substitute(places)
+    except KeyError as error:
+        raise project.UserError(f"{project.shown(file)} wants to know {error}") from None
+
+
 def settings_of(
     executor: str,  # one of `EXECUTORS`
     places: Mapping[str, str],  # what the file leaves open, by name
 ) -> dict[str, dict[str, str]]:
     "Airflow's settings that differ, by section. Raises `UserError` if a place is not said."
-    file = project.root() / f"platform/airflow/{executor}.cfg"
-    try:
-        text = Template(file.read_text(encoding="utf-8")).substitute(places)
-    except KeyError as error:
-        raise project.UserError(f"{project.shown(file)} wants to know {error}") from None
     config = ConfigParser(interpolation=None)
-    config.read_string(text)
+    config.read_string(_filled(f"{executor}.cfg", places))
     return {section: dict(config[section]) for section in config.sections()}
 
 # %% ../notebooks/969_executors.ipynb #96900006
@@ -45,5 +49,4 @@ def pod(
     places: Mapping[str, str],  # what platform/airflow/pod.yaml leaves open, by name
 ) -> str:
     "The template of a task's pod, as YAML."
-    file = project.root() / "platform/airflow/pod.yaml"
-    return Template(file.read_text(encoding="utf-8")).substitute(places)
+    return _filled("pod.yaml", places)

@@ -44,6 +44,9 @@ def _numbers(field: str, low: int, high: int) -> set[int]:
     return numbers
 
 # %% ../notebooks/70_orchestration.ipynb #70000025
+from calendar import monthrange
+
+
 def _schedule(text: str) -> str:
     "A schedule as cron writes it. Raises `ValueError`, also for a day that no month has."
     if text in ("@hourly", "@daily", "@weekly", "@monthly"):
@@ -51,9 +54,7 @@ def _schedule(text: str) -> str:
     try:
         pairs = zip(text.split(), _FIELDS, strict=True)
         _, _, days, months, _ = [_numbers(field, *ends) for field, ends in pairs]
-        longest = max(
-            29 if month == 2 else 30 + (month in (1, 3, 5, 7, 8, 10, 12)) for month in months
-        )
+        longest = max(monthrange(2024, month)[1] for month in months)  # a leap year
         if min(days) <= longest:
             return text
     except (ValueError, AttributeError):

@@ -257,20 +257,18 @@ def _airflow_files(platform: Platform) -> dict[str, str]:
     return airflow.variables()
 
 # %% ../notebooks/966_recipes.ipynb #96670004
-def _airflow_part(*words: str) -> Callable[[Platform], Service]:
+def _airflow_part(name: str, *words: str) -> Callable[[Platform], Service]:
     "How one of its processes is prepared."
 
     def prepared(platform: Platform) -> Service:
-        name = {"scheduler": "airflow_scheduler", "dag-processor": "airflow_dags"}.get(words[0])
-        variables = _airflow_files(platform)
-        return platform.service(name or "airflow", "airflow", *words, variables=variables)
+        return platform.service(name, "airflow", *words, variables=_airflow_files(platform))
 
     return prepared
 
 
 def _airflow(platform: Platform) -> Service:
     "The API server, with its tables as this version wants them."
-    service = _airflow_part("api-server")(platform)
+    service = _airflow_part("airflow", "api-server")(platform)
     keeps, program = run_env("airflow"), supervision.program(service)
     version, note = programs.version_of("airflow"), keeps / "tables_of"
     if not note.is_file() or note.read_text(encoding="utf-8") != version:
@@ -445,13 +443,13 @@ RECIPES = {
         _airflow, f"{_PAGE}, as mlops, with what is in {{keeps}}/password", ("postgres",)
     ),
     "airflow_scheduler": Recipe(
-        _airflow_part("scheduler", "--skip-serve-logs"),
+        _airflow_part("airflow_scheduler", "scheduler", "--skip-serve-logs"),
         f"{_PAGE}/health",
         ("airflow",),
         _airflow_says("scheduler"),
     ),
     "airflow_dags": Recipe(
-        _airflow_part("dag-processor"),
+        _airflow_part("airflow_dags", "dag-processor"),
         "`mlops-course airflow dags list` has what it has read",
         ("airflow",),
         _dags_are_there,

@@ -22,12 +22,12 @@ COMMAND = str(Path(sys.executable).with_name("mlops-course"))
 numbers = itertools.count()
 
 
-def wait_for(condition, seconds: float = 60):
-    "What `condition` gives, as soon as that is true."
+def wait_for(condition, seconds: float = 60, pause: float = 0.02):
+    "What `condition` gives, as soon as that is true; `pause`: seconds from one look to the next."
     until = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < until, "waited too long"
-        time.sleep(0.02)
+        time.sleep(pause)
     return value
 
 

@@ -7,9 +7,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 import checkouts
 import httpx
+import online
 import pandas as pd
 import psutil
 import pytest
@@ -57,13 +59,7 @@ class OnAirflow(There):
         return pd.read_parquet(self.out / f"batch/{moment:%Y-%m-%dT%H%M%SZ}/scores.parquet")
 
 
-def wait_for(condition, seconds: float = 60):
-    "What `condition` gives, as soon as that is true. Airflow, which is asked, needs the processor for other things."
-    until = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.3)
-    return value
+wait_for = partial(online.wait_for, pause=0.3)  # Airflow, which is asked, needs the processor for other things
 
 
 def ended(run: airflow.Run, seconds: float = 180) -> str:
