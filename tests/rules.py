@@ -249,6 +249,89 @@ def definitions_are_shown_working(notebook: Notebook) -> Iterator[str]:
         defined = 0 if shows(cell) else defined
 
 
+SCREEN = 40  # lines, in JupyterLab on a laptop
+
+
+def seen(cell: dict) -> int:
+    "How many lines of a page a cell takes, with what it shows; a picture takes fifteen, and what is long is scrolled."
+    if cell["cell_type"] != "code":
+        return sum(1 + len(line) // 100 for line in text(cell).splitlines())
+    return (1 if folded(cell) else length(cell)) + sum(map(_seen_output, cell["outputs"]))
+
+
+def _seen_output(output: dict) -> int:
+    return 15 if "text/html" in output.get("data", {}) else min(30, len(plain(output).splitlines()))
+
+
+def plain(output: dict) -> str:
+    "What an output says as text."
+    return "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+
+
+@rule
+def something_to_do_comes_early(notebook: Notebook) -> Iterator[str]:
+    before = 0
+    for cell in notebook.cells if not notebook.appendix else ():
+        if cell["cell_type"] == "code" and tagged(cell, "exercise"):
+            if before > 5 * SCREEN:
+                yield f"the first exercise comes after {before / SCREEN:.1f} screens, more than 5"
+            return
+        before += seen(cell)
+
+
+@rule
+def numbers_are_shown(notebook: Notebook) -> Iterator[str]:
+    for output in notebook.outputs() if not notebook.appendix else ():
+        if verdict := re.search(r"^.*\b(True|False)$", plain(output).rstrip(), re.M):
+            yield f"an output ends in a bare {verdict[1]}, where a number or a word says more: {verdict[0].strip()}"
+
+
+NUMBER = re.compile(r"(?<![\w.*/-])[-+]?\d[\d,]*(?:\.\d+)?(?![\w]|\.\d)")
+
+
+DRAWING = re.compile(r"```mermaid\n.*?```", re.S)
+
+
+def placed(drawing: str, number: str) -> str:
+    "The map of lesson 00, in which the part of a lesson is marked; empty if the lesson is nowhere on it."
+    part = re.search(rf"(\w+)\[\"(?:\d\d )*{number}\b[^<]*<br>([^\"]+)", drawing)
+    if not part:
+        return ""
+    name, what = part[1], part[2].replace("<br>", " ")
+    marked = re.sub(r"accTitle: .*", f"accTitle: The map of lesson 00. This lesson is of the part: {what}", drawing)
+    mark = f"    classDef here stroke-width:4px,stroke:#d55e00\n    class {name} here\n"
+    return f"Where we are on the map of *00 Start here*:\n\n{marked.removesuffix('```')}{mark}```"
+
+
+def place(notebook: Notebook) -> str:
+    "The cell of a lesson that shows where on the map it is."
+    drawings = [found[0] for part in Notebook(notebook.path.with_name("00_start_here.ipynb")).markdown if (found := DRAWING.search(part))]
+    return placed(drawings[0], notebook.path.name[:2])
+
+
+@rule
+def shows_its_place_on_the_map(notebook: Notebook) -> Iterator[str]:
+    if notebook.appendix or notebook.path.name.startswith("00") or not notebook.path.with_name("00_start_here.ipynb").exists():
+        return
+    if not (wanted := place(notebook)):
+        yield "is on no part of the map of 00"
+    elif wanted not in notebook.markdown:
+        yield "does not show its place on the map as lesson 00 draws it: run `make export`"
+
+
+@rule
+def findings_were_seen(notebook: Notebook) -> Iterator[str]:
+    if notebook.appendix:
+        return
+    tables = re.findall(r"^\|.*$", "\n".join(notebook.markdown), re.M)
+    page = "\n".join([*map(text, notebook.code), *map(plain, notebook.outputs()), *tables]).replace(",", "")
+    findings = re.sub(r"`[^`]*`|\]\([^)]*\)|\*\d\d [^*]*\*", "", notebook.markdown[-1])
+    for number in NUMBER.findall(findings.split("Next: ")[0]):
+        value = number.replace(",", "").lstrip("+-")
+        if ("." in value or int(value) > 12) and not re.search(rf"(?<![\d.]){re.escape(value)}(?!\d)", page):
+            yield f"a finding says {number}, and no cell shows it"
+
+
 @rule
 def waits_have_an_end(notebook: Notebook) -> Iterator[str]:
     for cell in notebook.code:
@@ -349,9 +432,22 @@ def pages(folder: Path) -> dict[Path, str]:
     return {folder / name: with_contents((folder / name).read_text(encoding="utf-8"), mark, table) for name, mark, table in both}
 
 
+def show_place(path: Path) -> None:
+    "Write a lesson's place on the map below its opening, where it is not there as lesson 00 draws it."
+    written = json.loads(path.read_text(encoding="utf-8"))
+    source = place(Notebook(path)).splitlines(True)
+    cells = [cell for cell in written["cells"] if cell.get("id") != "where-we-are"]
+    cells.insert(1, {"cell_type": "markdown", "id": "where-we-are", "metadata": {}, "source": source})
+    if cells != written["cells"]:
+        path.write_text(json.dumps(written | {"cells": cells}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    # NOTEBOOK...: print the faults. --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos. --contents: the tables of lessons and of the appendix.
+    # NOTEBOOK...: print the faults. --as-taught FOLDER NOTEBOOK...: write copies for ruff and typos.
+    # --contents: the tables of lessons and of the appendix, and each lesson's place on the map.
     if sys.argv[1] == "--contents":
+        for path in sorted(Path("notebooks").glob("[0-8]*.ipynb"))[1:]:
+            show_place(path)
         for page, text in pages(Path(".")).items():
             page.write_text(text, encoding="utf-8")
         sys.exit()

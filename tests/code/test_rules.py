@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from rules import faults, pages
+from rules import faults, pages, show_place
 
 from mlops_course import project
 
@@ -68,6 +68,7 @@ def test_a_good_lesson_has_no_fault(tmp_path):
         (lambda c: [c[0], ("code", "# why\n#| export\na = 1"), *c[1:]], "a directive that nbdev does not see"),
         (lambda c: [c[0], ("code", "#| export\nfrom mlops_course.project import (\n    a,\n)"), *c[1:]], "does not make relative"),
         (lambda c: [c[0], ("markdown", "This is great!"), *c[1:]], "prose says 'great!'"),
+        (lambda c: [*c[:2], ("markdown", c[2][1].replace("1 of 2", "0.71"))], "a finding says 0.71, and no cell shows it"),
     ],
 )
 def test_a_planted_fault_is_seen(tmp_path, change, fault):
@@ -79,6 +80,7 @@ def test_a_planted_fault_is_seen(tmp_path, change, fault):
     [
         ({"output_type": "error", "ename": "E", "evalue": "", "traceback": []}, "stores an error"),
         (stream("written to /ro" + "ot/out/a.parquet"), "path of a machine"),
+        (stream("a loss\nROC AUC over 0.7: True\n"), "ends in a bare True"),
         (stream("x" * 300_001), "more than 300 kB"),
         (stream("x" * 1_000_001), "more than 1 MB"),
     ],
@@ -97,6 +99,36 @@ def test_a_lesson_that_skips_the_next_one_or_calls_it_otherwise_is_seen(tmp_path
 
     assert faults(write(tmp_path, planted)) == ["01_planted.ipynb: must close on `Next: [20 A title](20_a.ipynb)`"]
     assert faults(write(tmp_path, mended)) == []
+
+
+def test_a_lesson_in_which_there_is_nothing_to_do_for_five_screens_is_seen(tmp_path):
+    late = [GOOD[0], ("markdown", "A line.\n" * 200), *GOOD[1:]]
+
+    seen = [faults(write(tmp_path, cells, metadata={"tags": ["exercise"]})) for cells in (late, GOOD)]
+
+    assert [[fault for fault in lines if "the first exercise" in fault] for lines in seen] == [
+        ["01_planted.ipynb: the first exercise comes after 5.2 screens, more than 5"],
+        [],
+    ]
+
+
+MAP = '```mermaid\n%%{lineColor}%%\nflowchart LR\n    accTitle: Where each lesson of the course is\n    a["01 02<br>the start"] --> b["20<br>an end"]\n```'
+
+
+def test_a_lesson_shows_its_place_on_the_map_of_lesson_00_as_that_draws_it(tmp_path):
+    start = write(tmp_path, [("markdown", f"# Start here\n> A line.\n\n{MAP}")]).rename(tmp_path / "00_start_here.ipynb")
+    path = write(tmp_path, GOOD)
+
+    def of_the_map() -> list[str]:
+        return [fault for fault in faults(path) if "map" in fault]
+
+    assert of_the_map() == ["01_planted.ipynb: does not show its place on the map as lesson 00 draws it: run `make export`"]
+    show_place(path)
+    assert of_the_map() == []
+    assert "part: the start" in path.read_text() and "class a here" in path.read_text()
+
+    start.write_text(start.read_text().replace("01 02", "02"))
+    assert of_the_map() == ["01_planted.ipynb: is on no part of the map of 00"]
 
 
 def test_metadata_of_a_program_is_seen(tmp_path):
