@@ -354,7 +354,7 @@ def _(answer):
     """,
     hints=[
         "A booking's weight is one over the probability with which the log chose its driver.",
-        "`policy.effective_sample(weights)`, with `weights = 1 / np.asarray(propensities)`.",
+        "The squared sum of the weights, over the sum of their squares: see the formula.",
     ],
     solution="""
     def rows_worth(propensities):
@@ -436,61 +436,57 @@ def _(answer):
 _42_3 = exercise(
     "42.3",
     stub="""
-    def share_by_weights(picked, logged, propensity, completed):
-        "Completed share if the model chose, self-normalized; None if it never agrees with the log."
+    def all_draws(days):
+        "The estimates of all draws of as many days as there are, with repetition, sorted."
         raise NotImplementedError
     """,
     hints=[
-        (
-            "A booking counts only where `picked == logged`, and counts more the less likely the "
-            "log's choice was."
-        ),
-        "Each weight is 1 / propensity where both agree, else 0. Weigh `completed` with it.",
-        (
-            "The sum of weight times completed, over the sum of the weights. That sum is 0 if "
-            "they never agree."
-        ),
+        "A draw may take one day twice and another not at all: 3 * 3 * 3 of three days.",
+        "`itertools.product(days, repeat=len(days))` lists the draws; add up both sums in each.",
+        "One sum over the other; where the weights add up to 0 there is no estimate.",
     ],
     solution="""
-    def share_by_weights(picked, logged, propensity, completed):
-        import numpy as np
+    def all_draws(days):
+        from itertools import product
 
-        weight = np.where(picked == logged, 1 / propensity, 0.0)
-        return float((weight * completed).sum() / weight.sum()) if weight.any() else None
+        sums = [
+            [sum(column) for column in zip(*draw)] for draw in product(days, repeat=len(days))
+        ]
+        return sorted(outcome / weight for outcome, weight in sums if weight)
     """,
     wrong="""
-    def share_by_weights(picked, logged, propensity, completed):
-        agreed = picked == logged
-        return float(completed[agreed].mean()) if agreed.any() else None
+    def all_draws(days):
+        from itertools import permutations
+
+        sums = [[sum(column) for column in zip(*draw)] for draw in permutations(days)]
+        return sorted(outcome / weight for outcome, weight in sums if weight)
     """,
-    message="as if each agreement were equally likely",
+    message="the same in each draw",
 )
 
 # %% ../notebooks/994_solutions_training.ipynb #78649969
 @_42_3
 def _(answer):
-    import numpy as np
-
-    picked, logged = np.array([1, 2, 3, 4]), np.array([1, 2, 3, 9])
-    propensity, completed = np.array([0.5, 0.5, 0.1, 0.5]), np.array([1.0, 1.0, 0.0, 1.0])
-    estimate = answer(picked, logged, propensity, completed)
-    assert estimate is not None, "they agree in three of four bookings, so it can be measured"
-    assert abs(estimate - 2 / 3) > 1e-9, (
-        "two of three is counted as if each agreement were equally likely; the third stands "
-        "for ten bookings"
+    three = [(2.0, 2.0), (10.0, 10.0), (0.0, 2.0)]
+    draws = list(answer(list(three)))
+    assert len(set(draws)) > 1, (
+        f"{draws[0]:.2f} is the same in each draw: every day came once. The bootstrap draws with "
+        "repetition, so that a day may come twice and another not at all"
     )
-    assert abs(estimate - 1) > 1e-9, (
-        "divide by the sum of the weights, not by the number of bookings"
+    assert len(draws) == 27, (
+        f"{len(draws)} estimates; three days, each drawn from three, give 3 * 3 * 3 = 27"
     )
-    assert abs(estimate - 4 / 14) < 1e-9, (
-        f"the weights are 2, 2, 10 and 0, so the share is 4 of 14, not {estimate:.3f}"
+    assert draws == sorted(draws), "sort them, so that the middle 95 % can be cut out"
+    assert abs(draws[0]) < 1e-9 and abs(draws[-1] - 1) < 1e-9, (
+        f"from {draws[0]:.2f} to {draws[-1]:.2f}: with the day of no completed trip drawn three "
+        "times it is 0, with the best day 1"
     )
-    assert answer(picked, logged, propensity, np.ones(4)) == 1, (
-        "if all trips are completed, the share is 1"
+    assert abs(sum(draws) / 27 - 0.7783) < 1e-3, (
+        "an estimate is the sum of the outcomes over the sum of the weights, not the mean of the "
+        "days' own estimates"
     )
-    assert answer(picked, logged[::-1] + 9, propensity, completed) is None, (
-        "they never agree: nothing was measured, so None"
-    )
+    empty = list(answer([(1.0, 2.0), (0.0, 0.0)]))
+    assert len(empty) == 3, "a draw whose weights add up to 0 has no estimate: leave it out"
 
 # %% ../notebooks/994_solutions_training.ipynb #ea1ecd34
 @exercise(

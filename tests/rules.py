@@ -8,6 +8,7 @@ from pathlib import Path
 
 RULES: list[Callable] = []
 LESSON = re.compile(r"^\*\*(\d+) minutes\*\* · before this: .+ · makes: (.+)$", re.M)
+DRAWING = re.compile(r"```mermaid\n.*?```", re.S)
 MACHINE = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|tmp|work|var|private)/|[A-Z]:\\\\)")
 
 
@@ -253,9 +254,9 @@ SCREEN = 40  # lines, in JupyterLab on a laptop
 
 
 def seen(cell: dict) -> int:
-    "How many lines of a page a cell takes, with what it shows; a picture takes fifteen, and what is long is scrolled."
+    "How many lines of a page a cell takes, with what it shows; a picture takes fifteen, a drawing ten, and what is long is scrolled."
     if cell["cell_type"] != "code":
-        return sum(1 + len(line) // 100 for line in text(cell).splitlines())
+        return sum(1 + len(line) // 100 for line in DRAWING.sub("\n" * 10, text(cell)).splitlines())
     return (1 if folded(cell) else length(cell)) + sum(map(_seen_output, cell["outputs"]))
 
 
@@ -289,9 +290,6 @@ def numbers_are_shown(notebook: Notebook) -> Iterator[str]:
 NUMBER = re.compile(r"(?<![\w.*/-])[-+]?\d[\d,]*(?:\.\d+)?(?![\w]|\.\d)")
 
 
-DRAWING = re.compile(r"```mermaid\n.*?```", re.S)
-
-
 def placed(drawing: str, number: str) -> str:
     "The map of lesson 00, in which the part of a lesson is marked; empty if the lesson is nowhere on it."
     part = re.search(rf"(\w+)\[\"(?:\d\d )*{number}\b[^<]*<br>([^\"]+)", drawing)
@@ -305,8 +303,8 @@ def placed(drawing: str, number: str) -> str:
 
 def place(notebook: Notebook) -> str:
     "The cell of a lesson that shows where on the map it is."
-    drawings = [found[0] for part in Notebook(notebook.path.with_name("00_start_here.ipynb")).markdown if (found := DRAWING.search(part))]
-    return placed(drawings[0], notebook.path.name[:2])
+    start = "\n".join(Notebook(notebook.path.with_name("00_start_here.ipynb")).markdown)
+    return placed(DRAWING.search(start)[0], notebook.path.name[:2])
 
 
 @rule
@@ -324,7 +322,7 @@ def findings_were_seen(notebook: Notebook) -> Iterator[str]:
     if notebook.appendix:
         return
     tables = re.findall(r"^\|.*$", "\n".join(notebook.markdown), re.M)
-    page = "\n".join([*map(text, notebook.code), *map(plain, notebook.outputs()), *tables]).replace(",", "")
+    page = "\n".join([*map(text, notebook.code), *map(plain, notebook.outputs()), *tables]).replace(",", "").replace("_", "")
     findings = re.sub(r"`[^`]*`|\]\([^)]*\)|\*\d\d [^*]*\*", "", notebook.markdown[-1])
     for number in NUMBER.findall(findings.split("Next: ")[0]):
         value = number.replace(",", "").lstrip("+-")
