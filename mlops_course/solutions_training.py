@@ -12,28 +12,32 @@ from .questions import exercise
 _40_1 = exercise(
     "40.1",
     stub="""
-    def one_promise_for_all(segment, label):
-        "What `checks.fair` says of a model that gives each row the probability 0.6."
+    def filled_each_day(frame, column, at_most):
+        "A Result: on the worst day, is a share of at most `at_most` missing? No rows: None."
         raise NotImplementedError
     """,
     hints=[
-        "`fair` asks for the segment, the label and the probability of each row, in this order.",
-        "`fair(segment, label, np.full(len(label), 0.6))`",
+        "Three empty days of thirty are a tenth of the table, and all of these days.",
+        '`event_timestamp.dt.floor("D")` is the day; group `isna()` of the column by it.',
+        "The largest mean of a day decides. Without rows nothing was measured: None.",
     ],
     solution="""
-    def one_promise_for_all(segment, label):
-        import numpy as np
-        from mlops_course.checks import fair
-
-        return fair(segment, label, np.full(len(label), 0.6))
-    """,
-    wrong="""
-    def one_promise_for_all(segment, label):
+    def filled_each_day(frame, column, at_most):
         from mlops_course.checks import Result
 
-        return Result("fair over segments", True, "everybody is promised the same")
+        if frame.empty:
+            return Result("gaps by day", None, "no rows")
+        day = frame.event_timestamp.dt.floor("D")
+        worst = frame[column].isna().groupby(day).mean().max()
+        return Result("gaps by day", bool(worst <= at_most), f"{worst:.0%} on the worst day")
     """,
-    message="not equally honest",
+    wrong="""
+    def filled_each_day(frame, column, at_most):
+        from mlops_course.checks import filled
+
+        return filled(frame, [column], at_most)
+    """,
+    message="three whole days are empty",
 )
 
 # %% ../notebooks/994_solutions_training.ipynb #a0bb0aeb
@@ -42,21 +46,22 @@ def _(answer):
     import numpy as np
     import pandas as pd
 
-    def company(new, old, rows):  # how many of ten trips are completed, and rows of each segment
-        label = np.concatenate([np.arange(rows) % 10 < new, np.arange(rows) % 10 < old]).astype(int)
-        return pd.Series(np.repeat(["new", "old"], rows)), label
-
-    result = answer(*company(5, 7, 200))
-    assert hasattr(result, "passed"), "give back the `Result` of the check"
+    times = pd.date_range("2026-01-05", periods=600, freq="72min", tz="UTC")
+    frame = pd.DataFrame({"event_timestamp": times, "acc_rate": 0.7})
+    stopped = frame.assign(acc_rate=frame.acc_rate.where(frame.index < 540))
+    scattered = frame.assign(acc_rate=frame.acc_rate.where(np.arange(600) % 10 > 0))
+    result = answer(stopped, "acc_rate", 0.2)
+    assert hasattr(result, "passed"), "give back a `Result` with its three answers"
     assert result.passed is not True, (
-        "new drivers completed 0.5 and old ones 0.7: the same promise to both is not equally honest"
+        "a tenth of the table is missing, so the whole looks good; but three whole days are empty"
     )
-    assert result.passed is False, "with 200 rows in each segment it can be measured"
-    assert answer(*company(6, 6, 200)).passed is True, (
-        "where both segments complete 0.6, the promise of 0.6 is fair"
+    assert result.passed is False, "there are 600 rows, so it can be measured"
+    assert answer(scattered, "acc_rate", 0.2).passed is True, (
+        "a tenth is missing here too, but of each day, and a fifth is allowed"
     )
-    assert answer(*company(5, 7, 50)).passed is None, (
-        "50 rows in a segment are too few to tell: not measurable"
+    assert answer(scattered, "acc_rate", 0.05).passed is False, "use the limit that is given"
+    assert answer(frame.head(0), "acc_rate", 0.2).passed is None, (
+        "without rows nothing was measured: `passed` is None"
     )
 
 # %% ../notebooks/994_solutions_training.ipynb #19a36d9e
@@ -210,7 +215,7 @@ _41_1 = exercise(
     """,
     hints=[
         "The bookings stay where they are. Only the time from which a label is known moves.",
-        "`frame.assign(**{KNOWN: frame[KNOWN] + pd.Timedelta(days=days_late)})`, then `split`.",
+        "Move the column `KNOWN` by so many days, in a copy of the frame, and split that.",
         "`windows_of(late, 14, 7, contract)`; `split` gives the parts by name.",
     ],
     solution="""
@@ -304,44 +309,57 @@ def _(answer):
 _41_3 = exercise(
     "41.3",
     stub="""
-    def shrunk(completed, trips, rate, strength):
-        "Each driver's rate, drawn to the rate of all: arrays of completed and of all trips."
+    def best_strength(train, ahead, strengths, contract):
+        "The strength of `per_entity` with the lowest log loss on the rows of `ahead`."
         raise NotImplementedError
     """,
     hints=[
-        "Pretend that each driver had made `strength` trips more, which went as those of all do.",
-        "Of these, `strength * rate` were completed. Add them to hers, above and below the line.",
+        "Each strength gives `ahead` other probabilities; `measure` says how surprised they are.",
+        "The rates come from `train`, and the labels that judge them from `ahead`.",
+        "`min(strengths, key=...)`, where the key is the log loss of a strength.",
     ],
     solution="""
-    def shrunk(completed, trips, rate, strength):
-        return (completed + strength * rate) / (trips + strength)
+    def best_strength(train, ahead, strengths, contract):
+        from mlops_course.models import measure, per_entity
+
+        def loss(strength):
+            rates = per_entity(train, ahead, contract, strength)
+            return measure(ahead[contract.label], rates)["log_loss"]
+
+        return min(strengths, key=loss)
     """,
     wrong="""
-    def shrunk(completed, trips, rate, strength):
-        return (completed / trips + rate) / 2
+    def best_strength(train, ahead, strengths, contract):
+        from mlops_course.models import measure, per_entity
+
+        def loss(strength):
+            rates = per_entity(train, train, contract, strength)
+            return measure(train[contract.label], rates)["log_loss"]
+
+        return min(strengths, key=loss)
     """,
-    message="however many trips",
+    message="that were counted",
 )
 
 # %% ../notebooks/994_solutions_training.ipynb #1801ccdc
 @_41_3
 def _(answer):
-    import numpy as np
+    from mlops_course import models
+    from mlops_course.contracts import read_project
+    from mlops_course.toy import company
 
-    completed, trips = np.array([1, 90, 0]), np.array([1, 100, 0])
-    with np.errstate(invalid="ignore"):
-        one, many, new = answer(completed, trips, 0.6, 20)
-    assert one < 0.95, f"one trip, completed, and her rate is {one:.2f}"
-    assert abs(many - 0.75) > 1e-9, (
-        "half her own rate, half that of all, however many trips she has made; "
-        "a hundred should count more than one"
+    contract = read_project("projects/ride_hailing.yaml").contract
+    frame, _ = company(contract, days=20, bookings=60)
+    parts = models.split(frame, models.windows_of(frame, 5, 5, contract), contract)
+    chosen = answer(parts["train"], parts["validation"], [0, 1, 5, 20, 80, 320], contract)
+    assert chosen != 0, (
+        "0 is best on the trips that were counted: each driver's own rate fits her own trips. On "
+        "the days ahead it is the worst of all"
     )
-    assert abs(many - 102 / 120) < 1e-9, (
-        f"90 of 100 and 12 of the 20 pretended ones are 102 of 120, not {many:.3f}"
-    )
-    assert abs(new - 0.6) < 1e-9, f"a driver without trips has the rate of all, 0.6, not {new:.3f}"
-    assert abs(answer(completed[:2], trips[:2], 0.6, 0)[1] - 0.9) < 1e-9, (
-        "with a strength of 0 her own rate is all that counts"
+    assert chosen != 320, "with 320 pretended trips hardly anything of the driver is left"
+    assert chosen == 20, f"{chosen} has a larger log loss on the days ahead than another one"
+    assert answer(parts["train"], parts["validation"], [80, 320], contract) == 80, (
+        "choose among the strengths that are given"
     )
 
 # %% ../notebooks/994_solutions_training.ipynb #a4da5ece
