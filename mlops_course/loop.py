@@ -25,7 +25,8 @@ from pathlib import Path
 import orjson
 import pandas as pd
 
-from . import cases, clocks, live, project, prometheus, retraining, services
+from . import alertmanager, cases, clocks, live, project, prometheus, retraining
+from . import services
 from . import supervision, telemetry, web, world
 from .contracts import read_project
 from .events import Life
@@ -130,7 +131,7 @@ def platform(
         ours("serving"),
         ours("monitoring"),
         ours("retraining", variables={web.KEY: key_file.read_text(encoding="utf-8")}),
-        retraining.alertmanager(folder, written, receiver, manager, key_file),
+        alertmanager.prepare(folder, written, receiver, manager, key_file),
         listed["prometheus"].model_copy(update={"command": command, "port": port}),
     ]
 

@@ -532,67 +532,53 @@ def _(answer):
 _64_1 = exercise(
     "64.1",
     stub="""
-    def careful():
-        "14 days of test after the alert; learned from 10; a week between cases; 2 trainings each."
+    def too_many():
+        "The fewest `train_days` that are refused, how many of them are old, and why."
+        refused_from, old_days, why = 0, 0, "few labels, two worlds or other champion"
         raise NotImplementedError
     """,
     hints=[
-        (
-            "`training` replaces values of the training's own settings; the rest are settings of "
-            "the service."
-        ),
-        (
-            "The test is the newest `test_days`. They lie after the alert only if the case waits "
-            "for as many: `fresh_days`."
-        ),
-        (
-            "`RetrainingSettings(training={'test_days': 14, 'validation_days': 1, 'train_days': "
-            "10}, fresh_days=14, ...)`; a week: 168 hours."
-        ),
+        "Write more numbers into the first line of the cell above, and look at each line that says "
+        "`refused`.",
+        "Go through them one by one between 14 and 20. The test begins on day 5 after the change: "
+        "how many of the days before it belong to the new world?",
+        "Which of the three reasons changes with `train_days`, and in the direction of worse? The "
+        "champion is made in `gate`, and there `train_days` does not reach it.",
     ],
     solution="""
-    def careful():
-        from mlops_course.retraining import RetrainingSettings
-
-        training = {"test_days": 14, "validation_days": 1, "train_days": 10}
-        return RetrainingSettings(training=training, fresh_days=14, cooldown_hours=168, attempts=2)
+    def too_many():
+        return 17, 12, "two worlds"
     """,
     wrong="""
-    def careful():
-        from mlops_course.retraining import RetrainingSettings
-
-        training = {"test_days": 14, "validation_days": 1, "train_days": 10}
-        return RetrainingSettings(training=training, cooldown_hours=168, attempts=2)
+    def too_many():
+        return 17, 12, "few labels"
     """,
-    message="before the alert",
+    message="more labels",
 )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #0c151ec9
 @_64_1
 def _(answer):
-    from mlops_course.training import TrainingSettings
-
-    settings = answer()
-    training = TrainingSettings(**settings.training)
-    assert training.test_days == 14, f"the test has {training.test_days} days, not 14"
-    early = 14 - settings.fresh_days
-    assert early <= 0, (
-        f"after {settings.fresh_days} fresh days a test of 14 days begins {early} days before the "
-        "alert"
+    refused_from, old_days, why = answer()
+    assert refused_from > 16, (
+        f"with {refused_from} days the gate still says `passed`: run the cell above with more"
     )
-    assert settings.fresh_days == 14, (
-        f"{settings.fresh_days} days are waited for, and the test needs only 14"
+    assert refused_from < 18, (
+        f"{refused_from} days are refused, and so are fewer: look for the first line that says so"
     )
-    assert training.train_days == 10, (
-        f"it learns from {training.train_days or 'all'} days, not from 10"
+    assert old_days != 17, "the test begins on day 5 after the change: not all 17 days are old"
+    assert old_days == 12, (
+        f"the test begins on day 5 after the change, so 5 of the {refused_from} days before it are "
+        f"new, and {refused_from} - 5 are old, not {old_days}"
     )
-    assert training.validation_days < 10, (
-        "no day is left to train on: validation_days are among the train_days"
+    assert why != "few labels", (
+        "17 days have more labels than 5, and the challenger gains less: labels are not what it "
+        "lacks"
     )
-    assert settings.cooldown_hours == 168, (
-        f"{settings.cooldown_hours:g} hours lie between two cases; a week has 168"
+    assert why != "other champion", (
+        "the champion learned from all days before the change, in each of the runs: it is the same"
     )
-    assert settings.attempts == 2, f"a case may have {settings.attempts} trainings, not 2"
+    assert why == "two worlds", f"{why!r} is none of the three reasons"
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #952f6cff
 _64_2 = exercise(
