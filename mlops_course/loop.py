@@ -25,8 +25,8 @@ from pathlib import Path
 import orjson
 import pandas as pd
 
-from . import alertmanager, cases, clocks, live, project, prometheus, retraining
-from . import services
+from . import alertmanager, cases, clients, clocks, project, prometheus, retraining
+from . import rhythm, services
 from . import supervision, telemetry, web, world
 from .contracts import read_project
 from .events import Life
@@ -352,9 +352,11 @@ async def watched(
     asked = [web.async_client(service.address, folder) for service in listed[:2]]
     drift = life.midnight(life.company.settings.drift_day)
     async with asked[0] as serving, asked[1] as monitoring:
-        company = Live(life, folder, settings, live.asks(serving), push, live.tells(monitoring))
+        company = Live(
+            life, folder, settings, clients.asks(serving), push, clients.tells(monitoring)
+        )
         watch = Watch(company, serving, monitoring, folder, drift)
-        task = asyncio.create_task(live.live_on(company, until))
+        task = asyncio.create_task(rhythm.live_on(company, until))
         with console.status("") as status:
             while not task.done():
                 for line in await watch.look():

@@ -534,8 +534,7 @@ _64_1 = exercise(
     stub="""
     def too_many():
         "The fewest `train_days` that are refused, how many of them are old, and why."
-        refused_from, old_days, why = 0, 0, "few labels, two worlds or other champion"
-        raise NotImplementedError
+        raise NotImplementedError  # return refused_from, old_days, why
     """,
     hints=[
         "Write more numbers into the first line of the cell above, and look at each line that says "
@@ -853,58 +852,50 @@ def _(answer):
 _65_3 = exercise(
     "65.3",
     stub="""
-    def booked(answer, drivers, chance, logged):
-        "Driver and propensity for the file. `answer`: `prediction` and `propensity`, or None."
-        raise NotImplementedError
+    def sooner():
+        "Trips more on days 16 to 29, the share of days 22 to 29 with one day of wait, and why."
+        raise NotImplementedError  # return trips_more, share_after, why
     """,
     hints=[
-        (
-            "Without an answer the old policy chooses. It did not choose with certainty: it drew "
-            "among the candidates."
-        ),
-        (
-            "`chance` stands beside `drivers`. And an answer whose `prediction` is None, or no "
-            "candidate, is no answer."
-        ),
-        (
-            "`if answer and answer['prediction'] in drivers: ...`, else "
-            "`logged, chance[drivers.index(logged)]`"
-        ),
+        "`lived` gives three things; the first is the table of the days. Keep one table for five "
+        "days of wait and one for one day.",
+        "The sum of `sent` over the days 16 to 29 is a sum of shares, each of 200 bookings. Both "
+        "ends count.",
+        "For the reason look at the two new lines, `lines[-1]`: how different are they, and from "
+        "how many labels was each fitted? There is no gate in this loop.",
     ],
     solution="""
-    def booked(answer, drivers, chance, logged):
-        if answer and answer["prediction"] in drivers:
-            return answer["prediction"], answer["propensity"]
-        return logged, chance[drivers.index(logged)]
+    def sooner():
+        # shares.loc[16:29, "sent"].sum() * 200 with one day of wait, minus the same with five
+        return 137, 0.60, "a line is learned from one day"
     """,
     wrong="""
-    def booked(answer, drivers, chance, logged):
-        if answer and answer["prediction"] in drivers:
-            return answer["prediction"], answer["propensity"]
-        return logged, 1.0
+    def sooner():
+        return 0.685, 0.60, "a line is learned from one day"
     """,
-    message="drew",
+    message="not yet of trips",
 )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #fe70fbdb
 @_65_3
 def _(answer):
-    drivers, chance = [1007, 1003, 1021], [0.5, 0.2, 0.3]
-    logged = {"prediction": 1021, "propensity": 0.87}
-    driver, propensity = answer(None, drivers, chance, 1003)
-    assert driver == 1003, f"no answer: the old policy sends 1003, not {driver}"
-    assert propensity != 1, (
-        "the old policy drew her with a probability of 0.2; written down as certain, she "
-        "would count five times too little"
+    trips_more, share_after, why = answer()
+    assert abs(trips_more - 0.685) > 0.05, (
+        "that is a sum of shares, and not yet of trips: a day has 200 bookings"
     )
-    assert propensity == 0.2, (
-        f"the old policy drew driver 1003 with a probability of 0.2, not {propensity}"
+    assert trips_more > 0, (
+        "the sooner the drifted model goes, the fewer trips it loses: more than 0"
     )
-    assert answer(logged, drivers, chance, 1003) == (1021, 0.87), (
-        "with an answer, its driver and its propensity count"
+    assert abs(trips_more - 137) < 10, (
+        f"{trips_more:g} is not the difference: sum `sent` over the days 16 to 29 of both runs, "
+        "times 200"
     )
-    for nobody in (None, 1999):
-        taken = answer({**logged, "prediction": nobody}, drivers, chance, 1003)
-        assert taken == (1003, 0.2), (
-            f"an answer that names {nobody} is no answer: (1003, 0.2), not {taken}"
-        )
+    assert abs(share_after - 0.674) > 0.02, "0.67 is the share before the drift"
+    assert abs(share_after - 0.604) < 0.006, (
+        f"if the loop waits one day, the mean of `sent` of days 22 to 29 is not {share_after:g}"
+    )
+    assert why != "the world went back", (
+        "the old policy stays at 0.49 to the end: the world did not go back"
+    )
+    assert why != "the gate helped", "this loop has no gate: each new line goes out"
+    assert why == "a line is learned from one day", f"{why!r} is none of the three reasons"
