@@ -729,10 +729,10 @@ def stage(
     if order.strip() not in ("", "{}"):
         if name != "training":
             raise project.UserError(f"an order is of a training, and not of the stage {name}")
-        from mlops_course import retraining
+        from mlops_course import trainer
 
         os.environ["PLOOMBER_ENV_FILENAME"] = file
-        typer.echo(retraining.carry_out(out, order))
+        typer.echo(trainer.carry_out(out, order))
         return
     with _alone_in(out, f"the stage {name}"):
         build(file, name)
@@ -1119,9 +1119,11 @@ def retrain_on_alert(
 ):
     "Wait for alerts: train on fresh data, let the gate decide, and promote what is no worse."
     with supervision.ended_quietly("retraining"):
-        retraining, arguments = _service(file, "retraining", host, port, folder, settings)
+        _, arguments = _service(file, "retraining", host, port, folder, settings)
         _check_built(arguments[0])
-        retraining.serve(*arguments)
+        from mlops_course import receiver
+
+        receiver.serve(*arguments)
 
 
 @app.command(
@@ -1134,10 +1136,10 @@ def retrain(
     host: _Host = None,
     port: int | None = None,
 ):
-    retraining, (folder, settings, *_) = _service(
-        file, "retraining", host, port, None, None, starts=False
-    )
-    number = retraining.ask(web.address_of(settings.host, settings.port), reason, folder)
+    _, (folder, settings, *_) = _service(file, "retraining", host, port, None, None, starts=False)
+    from mlops_course import receiver
+
+    number = receiver.ask(web.address_of(settings.host, settings.port), reason, folder)
     typer.echo(f"case {number}: `{_typed('status', file)}` tells its story")
 
 # %% ../notebooks/91_command_line.ipynb #0fa41cce

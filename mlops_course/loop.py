@@ -25,7 +25,8 @@ from pathlib import Path
 import orjson
 import pandas as pd
 
-from . import cases, clocks, live, project, prometheus, retraining, services
+from . import alertmanager, cases, clients, clocks, project, prometheus, retraining
+from . import rhythm, services
 from . import supervision, telemetry, web, world
 from .contracts import read_project
 from .events import Life
@@ -130,7 +131,7 @@ def platform(
         ours("serving"),
         ours("monitoring"),
         ours("retraining", variables={web.KEY: key_file.read_text(encoding="utf-8")}),
-        retraining.alertmanager(folder, written, receiver, manager, key_file),
+        alertmanager.prepare(folder, written, receiver, manager, key_file),
         listed["prometheus"].model_copy(update={"command": command, "port": port}),
     ]
 
@@ -351,9 +352,11 @@ async def watched(
     asked = [web.async_client(service.address, folder) for service in listed[:2]]
     drift = life.midnight(life.company.settings.drift_day)
     async with asked[0] as serving, asked[1] as monitoring:
-        company = Live(life, folder, settings, live.asks(serving), push, live.tells(monitoring))
+        company = Live(
+            life, folder, settings, clients.asks(serving), push, clients.tells(monitoring)
+        )
         watch = Watch(company, serving, monitoring, folder, drift)
-        task = asyncio.create_task(live.live_on(company, until))
+        task = asyncio.create_task(rhythm.live_on(company, until))
         with console.status("") as status:
             while not task.done():
                 for line in await watch.look():

@@ -353,12 +353,12 @@ def _prometheus(platform: Platform) -> Service:
 
 
 def _alertmanager(platform: Platform) -> Service:
-    from mlops_course import retraining  # nobody waits for its libraries who starts no Alertmanager
+    from mlops_course import alertmanager
 
     keeps, written = run_env("alertmanager"), project.root() / "platform"
     receiver = f"{platform.listed['retraining'].address}/alerts"
     port = platform.listed["alertmanager"].port
-    return retraining.alertmanager(keeps, written, receiver, port, _key_file(platform))
+    return alertmanager.prepare(keeps, written, receiver, port, _key_file(platform))
 
 
 def _node_exporter(platform: Platform) -> Service:

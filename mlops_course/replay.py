@@ -151,7 +151,8 @@ from datetime import timedelta
 import orjson
 
 from . import web
-from .live import Outbox, Unanswered, refusal
+from .clients import Unanswered, refusal
+from .live import Outbox
 
 ROWS = 100  # of a request to serving, at most
 

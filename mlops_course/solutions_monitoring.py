@@ -532,67 +532,52 @@ def _(answer):
 _64_1 = exercise(
     "64.1",
     stub="""
-    def careful():
-        "14 days of test after the alert; learned from 10; a week between cases; 2 trainings each."
-        raise NotImplementedError
+    def too_many():
+        "The fewest `train_days` that are refused, how many of them are old, and why."
+        raise NotImplementedError  # return refused_from, old_days, why
     """,
     hints=[
-        (
-            "`training` replaces values of the training's own settings; the rest are settings of "
-            "the service."
-        ),
-        (
-            "The test is the newest `test_days`. They lie after the alert only if the case waits "
-            "for as many: `fresh_days`."
-        ),
-        (
-            "`RetrainingSettings(training={'test_days': 14, 'validation_days': 1, 'train_days': "
-            "10}, fresh_days=14, ...)`; a week: 168 hours."
-        ),
+        "Write more numbers into the first line of the cell above, and look at each line that says "
+        "`refused`.",
+        "Go through them one by one between 14 and 20. The test begins on day 5 after the change: "
+        "how many of the days before it belong to the new world?",
+        "Which of the three reasons changes with `train_days`, and in the direction of worse? The "
+        "champion is made in `gate`, and there `train_days` does not reach it.",
     ],
     solution="""
-    def careful():
-        from mlops_course.retraining import RetrainingSettings
-
-        training = {"test_days": 14, "validation_days": 1, "train_days": 10}
-        return RetrainingSettings(training=training, fresh_days=14, cooldown_hours=168, attempts=2)
+    def too_many():
+        return 17, 12, "two worlds"
     """,
     wrong="""
-    def careful():
-        from mlops_course.retraining import RetrainingSettings
-
-        training = {"test_days": 14, "validation_days": 1, "train_days": 10}
-        return RetrainingSettings(training=training, cooldown_hours=168, attempts=2)
+    def too_many():
+        return 17, 12, "few labels"
     """,
-    message="before the alert",
+    message="more labels",
 )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #0c151ec9
 @_64_1
 def _(answer):
-    from mlops_course.training import TrainingSettings
-
-    settings = answer()
-    training = TrainingSettings(**settings.training)
-    assert training.test_days == 14, f"the test has {training.test_days} days, not 14"
-    early = 14 - settings.fresh_days
-    assert early <= 0, (
-        f"after {settings.fresh_days} fresh days a test of 14 days begins {early} days before the "
-        "alert"
+    refused_from, old_days, why = answer()
+    assert refused_from > 16, (
+        f"with {refused_from} days the gate still says `passed`: run the cell above with more"
     )
-    assert settings.fresh_days == 14, (
-        f"{settings.fresh_days} days are waited for, and the test needs only 14"
+    assert refused_from < 18, (
+        f"{refused_from} days are refused, and so are fewer: look for the first line that says so"
     )
-    assert training.train_days == 10, (
-        f"it learns from {training.train_days or 'all'} days, not from 10"
+    assert old_days != 17, "the test begins on day 5 after the change: not all 17 days are old"
+    assert old_days == 12, (
+        f"the test begins on day 5 after the change, so 5 of the {refused_from} days before it are "
+        f"new, and {refused_from} - 5 are old, not {old_days}"
     )
-    assert training.validation_days < 10, (
-        "no day is left to train on: validation_days are among the train_days"
+    assert why != "few labels", (
+        "17 days have more labels than 5, and the challenger gains less: labels are not what it "
+        "lacks"
     )
-    assert settings.cooldown_hours == 168, (
-        f"{settings.cooldown_hours:g} hours lie between two cases; a week has 168"
+    assert why != "other champion", (
+        "the champion learned from all days before the change, in each of the runs: it is the same"
     )
-    assert settings.attempts == 2, f"a case may have {settings.attempts} trainings, not 2"
+    assert why == "two worlds", f"{why!r} is none of the three reasons"
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #952f6cff
 _64_2 = exercise(
@@ -867,58 +852,50 @@ def _(answer):
 _65_3 = exercise(
     "65.3",
     stub="""
-    def booked(answer, drivers, chance, logged):
-        "Driver and propensity for the file. `answer`: `prediction` and `propensity`, or None."
-        raise NotImplementedError
+    def sooner():
+        "Trips more on days 16 to 29, the share of days 22 to 29 with one day of wait, and why."
+        raise NotImplementedError  # return trips_more, share_after, why
     """,
     hints=[
-        (
-            "Without an answer the old policy chooses. It did not choose with certainty: it drew "
-            "among the candidates."
-        ),
-        (
-            "`chance` stands beside `drivers`. And an answer whose `prediction` is None, or no "
-            "candidate, is no answer."
-        ),
-        (
-            "`if answer and answer['prediction'] in drivers: ...`, else "
-            "`logged, chance[drivers.index(logged)]`"
-        ),
+        "`lived` gives three things; the first is the table of the days. Keep one table for five "
+        "days of wait and one for one day.",
+        "The sum of `sent` over the days 16 to 29 is a sum of shares, each of 200 bookings. Both "
+        "ends count.",
+        "For the reason look at the two new lines, `lines[-1]`: how different are they, and from "
+        "how many labels was each fitted? There is no gate in this loop.",
     ],
     solution="""
-    def booked(answer, drivers, chance, logged):
-        if answer and answer["prediction"] in drivers:
-            return answer["prediction"], answer["propensity"]
-        return logged, chance[drivers.index(logged)]
+    def sooner():
+        # shares.loc[16:29, "sent"].sum() * 200 with one day of wait, minus the same with five
+        return 137, 0.60, "a line is learned from one day"
     """,
     wrong="""
-    def booked(answer, drivers, chance, logged):
-        if answer and answer["prediction"] in drivers:
-            return answer["prediction"], answer["propensity"]
-        return logged, 1.0
+    def sooner():
+        return 0.685, 0.60, "a line is learned from one day"
     """,
-    message="drew",
+    message="not yet of trips",
 )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #fe70fbdb
 @_65_3
 def _(answer):
-    drivers, chance = [1007, 1003, 1021], [0.5, 0.2, 0.3]
-    logged = {"prediction": 1021, "propensity": 0.87}
-    driver, propensity = answer(None, drivers, chance, 1003)
-    assert driver == 1003, f"no answer: the old policy sends 1003, not {driver}"
-    assert propensity != 1, (
-        "the old policy drew her with a probability of 0.2; written down as certain, she "
-        "would count five times too little"
+    trips_more, share_after, why = answer()
+    assert abs(trips_more - 0.685) > 0.05, (
+        "that is a sum of shares, and not yet of trips: a day has 200 bookings"
     )
-    assert propensity == 0.2, (
-        f"the old policy drew driver 1003 with a probability of 0.2, not {propensity}"
+    assert trips_more > 0, (
+        "the sooner the drifted model goes, the fewer trips it loses: more than 0"
     )
-    assert answer(logged, drivers, chance, 1003) == (1021, 0.87), (
-        "with an answer, its driver and its propensity count"
+    assert abs(trips_more - 137) < 10, (
+        f"{trips_more:g} is not the difference: sum `sent` over the days 16 to 29 of both runs, "
+        "times 200"
     )
-    for nobody in (None, 1999):
-        taken = answer({**logged, "prediction": nobody}, drivers, chance, 1003)
-        assert taken == (1003, 0.2), (
-            f"an answer that names {nobody} is no answer: (1003, 0.2), not {taken}"
-        )
+    assert abs(share_after - 0.674) > 0.02, "0.67 is the share before the drift"
+    assert abs(share_after - 0.604) < 0.006, (
+        f"if the loop waits one day, the mean of `sent` of days 22 to 29 is not {share_after:g}"
+    )
+    assert why != "the world went back", (
+        "the old policy stays at 0.49 to the end: the world did not go back"
+    )
+    assert why != "the gate helped", "this loop has no gate: each new line goes out"
+    assert why == "a line is learned from one day", f"{why!r} is none of the three reasons"

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 from typer.testing import CliRunner
 
-from mlops_course import cli, project, retraining, web
+from mlops_course import cli, project, receiver, web
 from mlops_course.project import UserError
 
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -130,7 +130,7 @@ def test_an_order_that_is_not_answered_in_time_may_have_been_taken(monkeypatch):
     quick = web.ask
     monkeypatch.setattr(web, "ask", lambda *given: quick(*given, seconds=0.3))
     with stranger(b"H", b"T", pause=5) as (address, _), pytest.raises(UserError, match="perhaps it has the order.*mlops-course status"):
-        retraining.ask(address, "a reason")
+        receiver.ask(address, "a reason")
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_an_order_that_is_not_answered_in_time_may_have_been_taken(monkeypatch):
 def test_what_is_no_address_is_a_message(address):
     with pytest.raises(UserError, match="does not answer"):
         web.ask(address, "/model", seconds=2)
-    assert retraining.serving_version(address) is None
+    assert receiver.serving_version(address) is None
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"3", b"<html>", b'{"version": "3"}'])
 def test_serving_says_its_version_or_nothing(body):
     with stranger(http("200 OK", body)) as (address, _):
-        assert retraining.serving_version(address) == ("3" if b"version" in body else None)
+        assert receiver.serving_version(address) == ("3" if b"version" in body else None)
 
 
 @pytest.mark.parametrize(
@@ -255,11 +255,11 @@ def test_the_key_of_a_run_is_the_user_s_or_new_each_time_and_for_its_owner_alone
 def test_an_order_from_another_terminal_shows_the_key_of_the_run(tmp_path, monkeypatch):
     key = web.keep_key(tmp_path).read_text()
     with stranger(http("202 Accepted", b'{"case": 1}', Connection="close")) as (address, heard):
-        assert retraining.ask(address, "a reason", tmp_path) == 1
+        assert receiver.ask(address, "a reason", tmp_path) == 1
         monkeypatch.setenv(web.KEY, "mine")
-        assert retraining.ask(address, "a reason", tmp_path) == 1
+        assert receiver.ask(address, "a reason", tmp_path) == 1
         monkeypatch.delenv(web.KEY)
-        assert retraining.ask(address, "a reason", tmp_path / "another") == 1
+        assert receiver.ask(address, "a reason", tmp_path / "another") == 1
 
     assert f"X-API-Key: {key}".encode() in heard[0] and b"X-API-Key: mine" in heard[1] and b"X-API-Key" not in heard[2]
 

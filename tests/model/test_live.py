@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_course import clocks, events, live, loop, project, services, web, world
+from mlops_course import clients, clocks, events, live, loop, project, rhythm, services, web, world
+from mlops_course.clients import FeaturePusher, Sent
 from mlops_course.events import FILES, CompanyFiles, End, Life
 from mlops_course.files import file_digest, write_json
-from mlops_course.live import FeaturePusher, Live, LiveSettings, Outbox, Sent
+from mlops_course.live import Live, LiveSettings, Outbox
 
 HISTORY = world.WorldSettings(drivers=60, days=9, bookings_per_day=200, seed=7)
 LONGER = HISTORY.model_copy(update={"days": 14, "scenario": "concept_drift", "drift_day": 11})
@@ -338,7 +339,7 @@ def test_by_the_clock_all_that_happens_is_asked_told_and_written(folder, monkeyp
         return True
 
     made = Live(life(), folder, LiveSettings(), first_one, lambda rows: pushed.extend(rows["driver_id"]), tell)
-    asyncio.run(live.live_on(made, BEGIN + timedelta(days=2)))
+    asyncio.run(rhythm.live_on(made, BEGIN + timedelta(days=2)))
     written = files(folder)
     new = written["bookings"][written["bookings"].event_timestamp > BEGIN]
     asked = new[new.propensity == 0.9]
@@ -390,7 +391,7 @@ def test_a_look_at_the_clock_that_fails_is_said_and_tried_again(folder, monkeypa
         happen(moment)
 
     monkeypatch.setattr(made, "happen", fails_at_times)
-    asyncio.run(live.live_on(made, BEGIN + timedelta(days=2)))
+    asyncio.run(rhythm.live_on(made, BEGIN + timedelta(days=2)))
     assert made.truth.answered + made.truth.unanswered > 50 and made.background.trouble == {}
     assert {"events": f"{type(error).__name__}: {error}"} in troubles
 
@@ -399,7 +400,7 @@ def test_the_files_are_written_while_the_company_lives(folder):
     made, over = Live(life(), folder, LiveSettings(), first_one, lambda rows: None, taken), asyncio.Event()
     made.truth.lines = ["one\n"]
     over.set()
-    work, _ = live.works_of(made)["files"]
+    work, _ = rhythm.works_of(made)["files"]
     asyncio.run(made.background.repeat("files", work, 0, over))
 
     assert (folder / "live/truth.jsonl").read_text() == "one\n"
@@ -411,7 +412,7 @@ def test_a_task_that_dies_ends_the_company_with_its_reason(folder, monkeypatch):
     monkeypatch.setattr(made.background, "_note", lambda name, error: 1 / 0)
     began = time.monotonic()
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(live.live_on(made, BEGIN + timedelta(days=40)))
+        asyncio.run(rhythm.live_on(made, BEGIN + timedelta(days=40)))
     assert time.monotonic() - began < 20
 
 
@@ -520,7 +521,7 @@ def test_only_a_candidate_is_an_answer(status, body, expected):
 
     async def work():
         async with Stub(status, body % trip.drivers[2] if b"%d" in body else body) as client:
-            return await live.asks(client)(trip)
+            return await clients.asks(client)(trip)
 
     assert asyncio.run(work()) == (Sent(trip.drivers[2], 0.9, "3") if expected else None)
 
@@ -540,9 +541,9 @@ def test_a_refusal_is_a_reason_for_bookings_and_for_labels(status, body, reason)
     async def work():
         async with Stub(status, body) as client:
             with pytest.raises(OSError, match=f"serving answers {reason}"):
-                await live.asks(client)(trip)
+                await clients.asks(client)(trip)
             with pytest.raises(OSError, match=f"monitoring answers {reason}"):
-                await live.tells(client)([End(BEGIN, "r", BEGIN, 1001, 1)])
+                await clients.tells(client)([End(BEGIN, "r", BEGIN, 1001, 1)])
 
     asyncio.run(work())
 
@@ -554,8 +555,8 @@ def test_the_live_company_shows_the_key_to_everybody(monkeypatch):
     async def work():
         stub = Stub(body=b'{"prediction": null}')
         async with stub as client:
-            await live.asks(client)(trip)
-            await live.tells(client)([])
+            await clients.asks(client)(trip)
+            await clients.tells(client)([])
         return stub.heard
 
     heard = asyncio.run(work())
@@ -651,7 +652,7 @@ def test_the_line_of_the_present_fits_a_terminal():
     recent = [{"ms": 12.0, "version": "12", "chosen": 0.63, "best": 0.74, "logged": 0.5}]
     made = SimpleNamespace(
         truth=SimpleNamespace(recent=recent, unanswered=0),
-        bookings=SimpleNamespace(reasons=live.Unanswered()),
+        bookings=SimpleNamespace(reasons=clients.Unanswered()),
         background=web.Background(pause=None),
     )
 

@@ -20,9 +20,10 @@ from filelock import FileLock
 from prometheus_client import CollectorRegistry, generate_latest
 from rides import RIDES
 
-from mlops_course import cases, project, registry, retraining, services, telemetry
+from mlops_course import cases, project, receiver, registry, retraining, services, telemetry, trainer
 from mlops_course.files import write_json
-from mlops_course.retraining import Alert, Retraining, RetrainingSettings
+from mlops_course.receiver import Retraining
+from mlops_course.retraining import Alert, RetrainingSettings
 
 START = datetime(2026, 3, 21, 4, tzinfo=UTC)
 SETTINGS = RetrainingSettings(fresh_days=7, retry_days=3, attempts=3, cooldown_hours=24)
@@ -50,7 +51,7 @@ class Played:
 
     def __init__(self, folder, name, training):
         self.name, self.changes, self.run = name, training, "a run"
-        self.outcome = retraining.trainings(folder) / f"{name}.json"
+        self.outcome = trainer.trainings(folder) / f"{name}.json"
         self.process, self.pid = SimpleNamespace(returncode=None), 1
 
     def tells(self, decision, version=None, reasons=(), more=False):
@@ -599,7 +600,7 @@ def test_alerts_are_taken_while_serving_does_not_answer(training):
 
 @pytest.fixture
 def web(service):
-    with TestClient(retraining.application(service, "a key"), raise_server_exceptions=False) as client:
+    with TestClient(receiver.application(service, "a key"), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -652,12 +653,12 @@ def test_without_a_key_it_listens_on_loopback_alone(service, monkeypatch):
     monkeypatch.delenv("MLOPS_COURSE_API_KEY", raising=False)
 
     with pytest.raises(project.UserError, match="MLOPS_COURSE_API_KEY"):
-        retraining.serve(service.folder, SETTINGS.model_copy(update={"host": "0.0.0.0"}), RIDES)
+        receiver.serve(service.folder, SETTINGS.model_copy(update={"host": "0.0.0.0"}), RIDES)
 
 
 def test_an_order_without_a_service_says_how_to_start_it():
     with pytest.raises(project.UserError, match="retrain-on-alert"):
-        retraining.ask(f"http://127.0.0.1:{services.free_port()}", "nobody is there")
+        receiver.ask(f"http://127.0.0.1:{services.free_port()}", "nobody is there")
 
 
 # real processes
@@ -666,16 +667,16 @@ def test_an_order_without_a_service_says_how_to_start_it():
 PARENT = """
 import sys, time
 from pathlib import Path
-from mlops_course import retraining
+from mlops_course import trainer
 folder = Path(sys.argv[1])
-print(retraining.Training(folder, "0001-1", {}).process.pid, flush=True)
+print(trainer.Training(folder, "0001-1", {}).process.pid, flush=True)
 time.sleep(600)
 """
 
 
 def test_an_outcome_of_an_earlier_training_of_that_name_is_not_taken_for_its_own(tmp_path):
-    write_json(retraining.trainings(tmp_path) / "0001-1.json", {"decision": "promoted"})
-    work = retraining.Training(tmp_path, "0001-1", {})
+    write_json(trainer.trainings(tmp_path) / "0001-1.json", {"decision": "promoted"})
+    work = trainer.Training(tmp_path, "0001-1", {})
     try:
         assert not work.outcome.exists()
     finally:
@@ -684,7 +685,7 @@ def test_an_outcome_of_an_earlier_training_of_that_name_is_not_taken_for_its_own
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as on Linux")
 def test_a_training_ends_with_the_service_that_has_started_it(tmp_path):
-    with FileLock(retraining.trainings(tmp_path) / "lock"):  # so that it waits, as one does while another training runs
+    with FileLock(trainer.trainings(tmp_path) / "lock"):  # so that it waits, as one does while another training runs
         parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=project.root())
         child = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
@@ -692,7 +693,7 @@ def test_a_training_ends_with_the_service_that_has_started_it(tmp_path):
 
         child.wait(30)
 
-    assert not list(retraining.trainings(tmp_path).glob("*.json"))
+    assert not list(trainer.trainings(tmp_path).glob("*.json"))
 
 
 def test_a_training_on_normal_days_is_refused_for_it_learned_from_few(built, tmp_path, monkeypatch):
@@ -703,7 +704,7 @@ def test_a_training_on_normal_days_is_refused_for_it_learned_from_few(built, tmp
     monkeypatch.setenv("PLOOMBER_ENV_FILENAME", str(tmp_path / "env.yaml"))
     monkeypatch.delenv(telemetry.RUN, raising=False)
 
-    work = retraining.Training(folder, "0001-1", {"test_days": 7, "validation_days": 1, "train_days": 5})
+    work = trainer.Training(folder, "0001-1", {"test_days": 7, "validation_days": 1, "train_days": 5})
     work.process.wait(300)
 
     outcome = json.loads(work.outcome.read_text(encoding="utf-8"))

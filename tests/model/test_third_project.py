@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from shop import CONTRACT, SHOP
 
 from conftest import UPSTREAM
-from mlops_course import api, cli, clocks, drift, features, monitoring, project, registry, retraining, serving, stages
+from mlops_course import api, cli, clocks, drift, features, monitoring, project, registry, serving, stages, trainer
 
 ORDERS = 300  # that are asked for online
 
@@ -157,7 +157,7 @@ def test_a_retraining_learns_from_the_days_that_have_come(folder, out):
 
     clocks.leave()  # that of a service
 
-    decision = retraining.retrain(out, {"test_days": 7})
+    decision = trainer.retrain(out, {"test_days": 7})
 
     assert decision["decision"] in {"promoted", "refused"} and decision["model"]["name"] == SHOP.name
     assert table(out, "labels").event_timestamp.max() > shop_files.END + pd.Timedelta(days=9)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from test_platform_build import There
 
-from mlops_course import airflow, cases, executors, passwords, programs, project, recipes, retraining, stack, stages, supervision
+from mlops_course import airflow, cases, executors, passwords, programs, project, recipes, stack, stages, supervision, trainer
 from mlops_course.project import UserError
 
 PROGRAMS = ("redis-server", "postgres", "prometheus-alertmanager", "airflow")
@@ -202,7 +202,7 @@ def test_the_retraining_service_orders_its_trainings_of_airflow_and_finds_them_a
     assert order["conf"] == {"case": "0001-1", "training": {"test_days": 7, "validation_days": 1, "train_days": 5}}
     assert [step.get("run") for step in story if step["what"] == "training"] == [order["dag_run_id"]]
     assert [step["what"] for step in story].count("decided") == 1
-    assert retraining.read_outcome(there.out / "retraining/trainings/0001-1.json")["decision"] in ("refused", "promoted")
+    assert trainer.read_outcome(there.out / "retraining/trainings/0001-1.json")["decision"] in ("refused", "promoted")
     code, output = there.call("stage", "training", "--order", json.dumps(order["conf"]))
     assert code == 0 and "case 0001-1: " in output  # once
 

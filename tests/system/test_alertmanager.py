@@ -15,7 +15,7 @@ from browser import free_port
 from online import wait_for
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-from mlops_course import project, prometheus, retraining, services, supervision
+from mlops_course import alertmanager, project, prometheus, retraining, services, supervision
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -30,9 +30,9 @@ KEY = "a key of the test"
 SERVE = """
 import sys
 from pathlib import Path
-from mlops_course import contracts, retraining
+from mlops_course import contracts, receiver, retraining
 settings = retraining.RetrainingSettings(port=int(sys.argv[2]), fresh_days=0, cooldown_hours=0)
-retraining.serve(Path(sys.argv[1]), settings, contracts.read_project("projects/ride_hailing.yaml"), "company")
+receiver.serve(Path(sys.argv[1]), settings, contracts.read_project("projects/ride_hailing.yaml"), "company")
 """
 
 
@@ -55,7 +55,7 @@ class World:
         self.retraining()
         manager = free_port()
         receiver = f"http://127.0.0.1:{self.port}/alerts"
-        supervision.start(self.folder, retraining.alertmanager(self.folder / "services", PLATFORM, receiver, manager, self.key))
+        supervision.start(self.folder, alertmanager.prepare(self.folder / "services", PLATFORM, receiver, manager, self.key))
         targets = {"monitoring": f"127.0.0.1:{port}", "retraining": f"127.0.0.1:{self.port}"}
         listening, place = free_port(), f"127.0.0.1:{manager}"
         command = prometheus.prepare(

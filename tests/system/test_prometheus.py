@@ -79,7 +79,7 @@ VALUES = {"kind": ["features", "predictions", "performance", "quality"], "result
 def promised(folder: Path):
     "What monitoring and retraining promise to export, each metric once, as their pages say it; and the pipeline's metrics beside it."
     registry = exposition.pipeline_metrics(folder)
-    for lesson in ("920_health", "64_alerts_and_retraining"):
+    for lesson in ("920_health", "977_receiver"):
         notebook = (project.root() / f"notebooks/{lesson}.ipynb").read_text(encoding="utf-8")
         for names, labels in re.findall(r"\| (`(?:monitoring|retraining)_[^|]*)\|([^|]*)\|", notebook):
             kinds = [label.strip() for label in labels.split(",") if label.strip()]
