@@ -19,11 +19,8 @@ from .questions import exercise
         raise NotImplementedError
     """,
     hints=[
-        "`environment` takes changes by the name of the section.",
-        (
-            "A section is changed by a dict that names only what differs: "
-            '`environment("env.yaml", world={...})`.'
-        ),
+        "Where in `env.yaml` does `drivers` stand? At the edge, or below another name?",
+        "`drivers` is a line of the section `world`. A section is changed by a dict under its name.",
     ],
     solution="""
     def small():
@@ -40,7 +37,13 @@ from .questions import exercise
     message="still has 400 drivers",
 )
 def _(answer):
-    small, before = answer(), project.environment("env.yaml")
+    try:
+        small, before = answer(), project.environment("env.yaml")
+    except project.UserError as error:
+        refused = str(error).splitlines()[-1].strip()
+        raise AssertionError(
+            f"it is refused: {refused}. `drivers` is a setting of a section, not of the environment"
+        ) from None
     assert hasattr(small, "world"), "give back what `environment` makes"
     assert small.world["drivers"] == 60, f"the company still has {small.world['drivers']} drivers"
     assert {**small.world, "drivers": 0} == {**before.world, "drivers": 0}, (
@@ -56,8 +59,8 @@ _00_2 = exercise(
         raise NotImplementedError
     """,
     hints=[
-        "A file is whole or not there: write beside, then rename.",
-        "`files.atomic_write(path)` gives a path beside and renames it at the end of the block.",
+        'Which file is lost when `open(path, "w")` runs, and when does the source fail?',
+        "Open another name than `path`, one that becomes `path` only when all lines are there.",
     ],
     solution="""
     def save(path, lines):
@@ -115,7 +118,7 @@ def _(answer):
     """,
     hints=[
         "A file that is not there has no digest: look first.",
-        "`files.file_digest(folder / name)` gives the digest of a file as it is now.",
+        "Two ways to be altered, one list: missing, or there with another digest than before.",
     ],
     solution="""
     def altered(folder, digests):
