@@ -20,7 +20,7 @@ from .questions import exercise
     """,
     hints=[
         "Where in `env.yaml` does `drivers` stand? At the edge, or below another name?",
-        "`drivers` is a line of the section `world`. A section is changed by a dict under its name.",
+        "`drivers` is of the section `world`. A section is changed by a dict under its name.",
     ],
     solution="""
     def small():
@@ -157,34 +157,45 @@ def _(answer):
 @exercise(
     "10.1",
     stub="""
-    def break_even_when_riders_leave():
-        "The break-even probability if a broken promise cost 8 instead of 3."
+    def what_you_see():
+        "Who is worth a promise: at the old prices, at 8, and at 8 with 3 for one passed over."
         raise NotImplementedError
     """,
     hints=[
-        "`Costs` takes each price by its name.",
-        "`Costs(false_positive=...)` has a property `break_even`.",
+        "In each of the three pictures: which drivers stand to the right of the dotted line?",
+        "Three lists in a list. The line of `Costs(...)` is its `break_even`; compare each driver.",
     ],
     solution="""
-    def break_even_when_riders_leave():
+    def what_you_see():
         from mlops_course.problem import Costs
 
-        return Costs(false_positive=8).break_even
+        old, angry = Costs(), Costs(false_positive=8)
+        both = Costs(false_positive=8, false_negative=3)
+        drivers = [0.3, 0.4, 0.6, 0.7]
+        return [[p for p in drivers if p > costs.break_even] for costs in (old, angry, both)]
     """,
     wrong="""
-    def break_even_when_riders_leave():
-        from mlops_course.problem import Costs
-
-        return Costs().break_even
+    def what_you_see():
+        drivers = [0.3, 0.4, 0.6, 0.7]
+        return [[p for p in drivers if 4 * p > lost * (1 - p)] for lost in (3, 8, 8)]
     """,
-    message="the price of today",
+    message="and none loses 0.4",
 )
 def _(answer):
-    from mlops_course.problem import Costs
-
-    assert answer() != Costs().break_even, "this is the break-even at the price of today"
-    assert abs(answer() - Costs(false_positive=8).break_even) < 1e-9, (
-        "at 8 for a broken promise and 4 for a kept one it is another number"
+    lists = answer()
+    assert len(lists) == 3, f"three lists are asked for, these are {len(lists)}"
+    old, angry, both = (sorted(each) for each in lists)
+    assert old == [0.4, 0.6, 0.7], (
+        "at the old prices a promise with 0.4 loses 0.2, and none loses 0.4; with 0.3 it is "
+        "0.9 and 0.3. Look where the lines cross"
+    )
+    assert angry == [0.7], (
+        "where a broken promise costs 8, one with 0.6 brings 0.6 * 4 - 0.4 * 8 = -0.8, and none "
+        "-0.6; with 0.7 it is 0.4 and -0.7"
+    )
+    assert both == [0.6, 0.7], (
+        "where a driver passed over costs 3, no promise loses 0.6 * 3 = 1.8 with 0.6, and a "
+        "promise 0.8; with 0.4 it is 1.2 and 3.2"
     )
 
 # %% ../notebooks/990_solutions_start.ipynb #c455330c
@@ -197,7 +208,7 @@ _10_2 = exercise(
     """,
     hints=[
         "The broken one has the range of a rate. How many hours has a day?",
-        "`low=0, high=24`, and say the unit in `about`: a reader of the contract cannot guess it.",
+        "What is the least, what the most that a day allows? And `about` must say the unit.",
     ],
     solution="""
     def hours_on_shift():
