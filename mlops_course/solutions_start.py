@@ -198,6 +198,45 @@ def _(answer):
         "promise 0.8; with 0.4 it is 1.2 and 3.2"
     )
 
+# %% ../notebooks/990_solutions_start.ipynb #748632fe
+@exercise(
+    "10.3",
+    stub="""
+    def known_at(hour, created):
+        "From when may a row be used? `hour`: its hour began; `created`: it was written, or None."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Nobody knows an hour before it has ended, even if `created` is missing.",
+        "A row that was written late was known late: the later of the two moments.",
+    ],
+    solution="""
+    def known_at(hour, created):
+        from datetime import timedelta
+
+        end = hour + timedelta(hours=1)
+        return end if created is None else max(end, created)
+    """,
+    wrong="""
+    def known_at(hour, created):
+        return hour if created is None else created
+    """,
+    message="before it has ended",
+)
+def _(answer):
+    from datetime import UTC, datetime, timedelta
+
+    nine = datetime(2026, 1, 5, 9, tzinfo=UTC)
+    ten = nine + timedelta(hours=1)
+    assert answer(nine, None) != nine, "an hour cannot be known before it has ended"
+    assert answer(nine, None) == ten, "without `created` it is the hour's end"
+    assert answer(nine, ten + timedelta(minutes=4)) == ten + timedelta(minutes=4), (
+        "written at 10:04, known at 10:04"
+    )
+    assert answer(nine, nine + timedelta(minutes=30)) == ten, (
+        "written too early by a fast clock: still not before the hour's end"
+    )
+
 # %% ../notebooks/990_solutions_start.ipynb #c455330c
 _10_2 = exercise(
     "10.2",
@@ -258,45 +297,6 @@ def _(answer):
     assert not kept(-1.0), "-1 hours are kept"
     assert not kept(None), "a missing value is kept"
     assert "hour" in column.about, "`about` should say the unit"
-
-# %% ../notebooks/990_solutions_start.ipynb #748632fe
-@exercise(
-    "10.3",
-    stub="""
-    def known_at(hour, created):
-        "From when may a row be used? `hour`: its hour began; `created`: it was written, or None."
-        raise NotImplementedError
-    """,
-    hints=[
-        "Nobody knows an hour before it has ended, even if `created` is missing.",
-        "A row that was written late was known late: the later of the two moments.",
-    ],
-    solution="""
-    def known_at(hour, created):
-        from datetime import timedelta
-
-        end = hour + timedelta(hours=1)
-        return end if created is None else max(end, created)
-    """,
-    wrong="""
-    def known_at(hour, created):
-        return hour if created is None else created
-    """,
-    message="before it has ended",
-)
-def _(answer):
-    from datetime import UTC, datetime, timedelta
-
-    nine = datetime(2026, 1, 5, 9, tzinfo=UTC)
-    ten = nine + timedelta(hours=1)
-    assert answer(nine, None) != nine, "an hour cannot be known before it has ended"
-    assert answer(nine, None) == ten, "without `created` it is the hour's end"
-    assert answer(nine, ten + timedelta(minutes=4)) == ten + timedelta(minutes=4), (
-        "written at 10:04, known at 10:04"
-    )
-    assert answer(nine, nine + timedelta(minutes=30)) == ten, (
-        "written too early by a fast clock: still not before the hour's end"
-    )
 
 # %% ../notebooks/990_solutions_start.ipynb #dacacf7b
 _hints_11_1 = [
@@ -362,44 +362,6 @@ def _(answer):
         f"it reads for up to 20 seconds, and {service.seconds:g} are waited for"
     )
 
-# %% ../notebooks/990_solutions_start.ipynb #603b93e1
-@exercise(
-    "11.2",
-    stub="""
-    def is_ours(note, living):
-        "Does the process of `note` (`pid`, `born`) still run? `living`: births by number."
-        raise NotImplementedError
-    """,
-    hints=[
-        "What does a reboot do with the numbers of processes?",
-        (
-            "The number must be among the living, *and* the process with this number must have "
-            "been born when the note says."
-        ),
-    ],
-    solution="""
-    def is_ours(note, living):
-        return note["pid"] in living and living[note["pid"]] == note["born"]
-    """,
-    wrong="""
-    def is_ours(note, living):
-        return note["pid"] in living
-    """,
-    message="somebody's editor",
-)
-def _(answer):
-    note = {"pid": 4711, "born": 12.5}
-    assert not answer(note, {4711: 90_210.0, 1: 0.0}), (
-        "process 4711 was born later than the note says: it is somebody's editor"
-    )
-    assert answer(note, {4711: 12.5, 1: 0.0}), (
-        "the process of the note runs: number and time of birth are its own"
-    )
-    assert not answer(note, {1: 0.0, 4712: 12.5}), (
-        "a process with another number is another process, whenever it was born"
-    )
-    assert not answer(note, {}), "nothing runs"
-
 # %% ../notebooks/990_solutions_start.ipynb #b0ddba73
 _11_3 = exercise(
     "11.3",
@@ -448,6 +410,44 @@ def _(answer):
     asked.clear()
     assert not answer(lambda: asked.append(1) or "503", lambda: True, 3), "it was never ready"
     assert len(asked) == 3, f"three questions were allowed, {len(asked)} were asked"
+
+# %% ../notebooks/990_solutions_start.ipynb #603b93e1
+@exercise(
+    "11.2",
+    stub="""
+    def is_ours(note, living):
+        "Does the process of `note` (`pid`, `born`) still run? `living`: births by number."
+        raise NotImplementedError
+    """,
+    hints=[
+        "What does a reboot do with the numbers of processes?",
+        (
+            "The number must be among the living, *and* the process with this number must have "
+            "been born when the note says."
+        ),
+    ],
+    solution="""
+    def is_ours(note, living):
+        return note["pid"] in living and living[note["pid"]] == note["born"]
+    """,
+    wrong="""
+    def is_ours(note, living):
+        return note["pid"] in living
+    """,
+    message="somebody's editor",
+)
+def _(answer):
+    note = {"pid": 4711, "born": 12.5}
+    assert not answer(note, {4711: 90_210.0, 1: 0.0}), (
+        "process 4711 was born later than the note says: it is somebody's editor"
+    )
+    assert answer(note, {4711: 12.5, 1: 0.0}), (
+        "the process of the note runs: number and time of birth are its own"
+    )
+    assert not answer(note, {1: 0.0, 4712: 12.5}), (
+        "a process with another number is another process, whenever it was born"
+    )
+    assert not answer(note, {}), "nothing runs"
 
 # %% ../notebooks/990_solutions_start.ipynb #11e00004
 @exercise(
