@@ -8,7 +8,7 @@ import pytest
 from pandera.errors import SchemaErrors
 from rides import CONTRACT, RIDES
 
-from mlops_course.problem import schema
+from mlops_course.problem import Costs, schema
 
 
 def frame(table, **values) -> pd.DataFrame:
@@ -66,8 +66,14 @@ def test_the_numbers_of_the_course_are_those_of_the_company():
 
 def test_a_false_positive_costs_more_than_a_false_negative():
     assert RIDES.costs.false_positive > RIDES.costs.false_negative
-    assert RIDES.costs.value(RIDES.costs.break_even) == pytest.approx(0)
-    assert RIDES.costs.value(1.0) == RIDES.costs.true_positive
+    assert RIDES.costs.promise(1.0) == RIDES.costs.true_positive and RIDES.costs.none(0.0) == 0
+
+
+@pytest.mark.parametrize("costs", [RIDES.costs, Costs(false_positive=8, false_negative=3), Costs(false_negative=0)])
+def test_at_the_break_even_a_promise_brings_as_much_as_none_below_less_and_above_more(costs):
+    assert costs.value(costs.break_even) == pytest.approx(0)
+    assert costs.promise(costs.break_even) == pytest.approx(costs.none(costs.break_even))
+    assert costs.value(costs.break_even - 0.01) < 0 < costs.value(costs.break_even + 0.01)
 
 
 def test_no_module_binds_a_project_when_it_is_imported():

@@ -7,6 +7,7 @@ import shop
 from rides import CONTRACT, RIDES
 
 from mlops_course import gate, models, policy, worth
+from mlops_course.problem import Costs
 from mlops_course.toy import company
 
 TIME, NEEDED = CONTRACT.time, RIDES.acceptance
@@ -71,6 +72,14 @@ def test_a_decision_is_worth_what_its_outcome_brings_or_costs():
     worths = worth.worth([1, 0, 1, 0], [costs.break_even] * 2 + [0.0] * 2, costs)
 
     assert worths.tolist() == [costs.true_positive, -costs.false_positive, -costs.false_negative, 0]
+
+
+def test_decisions_at_the_break_even_bring_the_most_that_true_probabilities_can_where_all_three_prices_count():
+    costs, chance = Costs(true_positive=4, false_positive=3, false_negative=1), np.linspace(0.005, 0.995, 100)
+
+    brought = chance * worth.worth(np.ones(100), chance, costs) + (1 - chance) * worth.worth(np.zeros(100), chance, costs)
+
+    assert brought == pytest.approx(np.maximum(costs.promise(chance), costs.none(chance)))
 
 
 def test_a_first_champion_must_bring_more_than_the_base_rate_and_a_later_one_may_lose_little():
