@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['choices', 'importance_weights', 'doubly_robust', 'effective_sample', 'Interval', 'bootstrap_interval', 'Uplift',
-           'uplift', 'Choice', 'choose']
+           'uplift', 'Choice', 'drawn', 'propensities', 'choose']
 
 # %% ../notebooks/42_uplift.ipynb #8b9c0572
 import numpy as np
@@ -130,6 +130,7 @@ def uplift(
 # %% ../notebooks/42_uplift.ipynb #10d230dd
 import hashlib
 from collections.abc import Sequence
+from itertools import accumulate
 
 
 class Choice(NamedTuple):
@@ -140,25 +141,52 @@ class Choice(NamedTuple):
     propensity: float | None  # with which probability this request id could have got it
 
 # %% ../notebooks/42_uplift.ipynb #68b14814
-def _drawn(request_id: str) -> float:
+def drawn(
+    unit: str,  # a request's id, say
+    salt: str = "explore",  # another salt draws anew
+) -> float:
     "A number in [0, 1), the same at each try and on each machine."
-    digest = hashlib.sha256(f"explore {request_id}".encode()).digest()
+    digest = hashlib.sha256(f"{salt} {unit}".encode()).digest()
     return int.from_bytes(digest[:7]) / 2**56
 
 # %% ../notebooks/42_uplift.ipynb #785e4283
-def choose(
-    request_id: str,
+def propensities(
     entities: Sequence,  # the candidates: numbers or texts
     scores: Sequence[float | None],  # beside `entities`; None: nothing is known of this one
     epsilon: float,  # share of requests in which the candidate is drawn
-) -> Choice:
-    "The candidate with the highest score, of equal ones the lowest entity; or one that is drawn."
+    preferred: Sequence[float] | None = None,  # beside `entities`; None: the highest score, surely
+) -> dict[int, float]:
+    "How likely each known candidate is chosen, by place; the lowest entity first."
+    shares = _shares(entities, scores, preferred)
+    return {i: epsilon / len(shares) + (1 - epsilon) * share for i, share in shares.items()}
+
+
+def _shares(entities, scores, preferred) -> dict[int, float]:
+    "The same without exploring; of equal scores the lowest entity is the best."
     known = [i for i, score in enumerate(scores) if score is not None]
-    if not known:
+    known.sort(key=entities.__getitem__)
+    if preferred is not None:
+        return {i: preferred[i] for i in known}
+    best = max(known, key=scores.__getitem__, default=None)
+    return {i: float(i == best) for i in known}
+
+# %% ../notebooks/42_uplift.ipynb #42a00020
+def choose(
+    request_id: str,
+    entities: Sequence,
+    scores: Sequence[float | None],
+    epsilon: float,
+    preferred: Sequence[float] | None = None,
+) -> Choice:
+    "The candidate of a request, by `propensities`; with an epsilon of 0 the best one."
+    shares, place = _shares(entities, scores, preferred), drawn(request_id)
+    if not shares:
         return Choice(None, False, None)
-    ordered = sorted(known, key=entities.__getitem__)
-    place = best = max(ordered, key=scores.__getitem__)
-    drawn = _drawn(request_id)
-    if explored := drawn < epsilon:  # and then drawn / epsilon lies in [0, 1) again
-        place = ordered[min(int(drawn / epsilon * len(known)), len(known) - 1)]
-    return Choice(place, explored, epsilon / len(known) + (1 - epsilon) * (place == best))
+    known = list(shares)
+    if explored := place < epsilon:  # and then place / epsilon lies in [0, 1) again
+        chosen = known[min(int(place / epsilon * len(known)), len(known) - 1)]
+    else:
+        ends = accumulate(shares.values())
+        rest = (place - epsilon) / (1 - epsilon)
+        chosen = next((i for i, end in zip(known, ends, strict=True) if rest < end), known[-1])
+    return Choice(chosen, explored, epsilon / len(known) + (1 - epsilon) * shares[chosen])

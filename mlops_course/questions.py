@@ -64,6 +64,7 @@ LESSONS = [
     "50_batch_serving",
     "51_online_serving",
     "52_serving_that_survives",
+    "53_experiments",
     "60_metrics_and_logs",
     "61_drift",
     "62_model_monitoring",
