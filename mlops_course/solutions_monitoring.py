@@ -11,39 +11,59 @@ import json
 from .questions import exercise
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #c02202de
-@exercise(
+_60_1 = exercise(
     "60.1",
     stub="""
-    def note(log):
-        "Write the event `file arrived` with 1532 rows, from `driver operations`, to `log`."
+    def note(log, rows, owner, phone):
+        "Write the event `file arrived` to `log`, so that `masked` hides the telephone number."
         raise NotImplementedError
     """,
     hints=[
-        "An event has a name that never changes; what changes are values.",
-        '`log.info("file arrived", rows=..., owner=...)`',
+        "What is the same on every day, and what is another one? Only one of them is the event.",
+        (
+            "`masked` judges a value by its name. Which names of the lesson did it hide, and which "
+            "stayed?"
+        ),
+        "A keyword argument of `log.info` is a value with a name: `rows=rows` is one of three.",
     ],
     solution="""
-    def note(log):
-        log.info("file arrived", rows=1532, owner="driver operations")
+    def note(log, rows, owner, phone):
+        log.info("file arrived", rows=rows, owner=owner, owner_phone=phone)
     """,
     wrong="""
-    def note(log):
-        log.info("file arrived with 1532 rows from driver operations")
+    def note(log, rows, owner, phone):
+        log.info(f"file of {rows} rows arrived, called {owner} at {phone}")
     """,
     message="a sentence cannot be searched",
 )
+
+# %% ../notebooks/996_solutions_monitoring.ipynb #60a1e001
+@_60_1
 def _(answer):
     from structlog.testing import CapturingLogger
 
+    from mlops_course.loglines import masked
+
     log = CapturingLogger()
-    answer(log)
+    answer(log, 1532, "driver operations", "0912 555 001")
     assert len(log.calls) == 1, f"one event was asked for, {len(log.calls)} came"
     call = log.calls[0]
-    assert call.args == ("file arrived",), (
-        "the event's name is `file arrived` alone: a sentence cannot be searched"
+    event = call.args[0] if call.args else None
+    assert event == "file arrived", (
+        f"the event is called `file arrived`, yours `{event}`: a sentence cannot be searched"
     )
-    assert call.kwargs.get("rows") == 1532, "the number of rows should be a value named `rows`"
-    assert "driver operations" in call.kwargs.values(), "whose file was it?"
+    values = list(call.kwargs.values())
+    for value in (1532, "driver operations", "0912 555 001"):
+        assert value in values, f"nobody can ask for {value!r}: it is no value with a name"
+    hidden = [name for name, value in masked(call.kwargs).items() if value == "***"]
+    named = [name for name, value in call.kwargs.items() if value == "0912 555 001"]
+    assert set(named) <= set(hidden), (
+        f"whoever reads the log can call 0912 555 001: `masked` does not know that "
+        f"`{named[0]}` is a telephone number"
+    )
+    assert set(hidden) == set(named), (
+        f"{sorted(set(hidden) - set(named))} is hidden too, and nobody can search for it"
+    )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #79b9321e
 @exercise(
@@ -54,8 +74,9 @@ def _(answer):
         raise NotImplementedError
     """,
     hints=[
-        "The last line of a log that is being written may be half a line.",
-        "A whole line ends with a line end. What comes after the last line end is left for later.",
+        "What did the lesson write into its log before night-20, and what is raised here?",
+        "How does a reader know that a writer has finished a line? `splitlines` does not ask.",
+        "`text.rfind(...)` finds the last of something; what comes after it is left for later.",
     ],
     solution="""
     def stages_that_failed(text):
@@ -89,17 +110,29 @@ _60_3 = exercise(
     "60.3",
     stub="""
     def slowest(file):
-        "The stage that took longest, by the events `stage finished` (stage, seconds) of a file."
+        "The stage with the longest median of `seconds`, by the events `stage finished` of a file."
         raise NotImplementedError
     """,
     hints=[
-        "DuckDB reads the file as a table: `FROM read_json(?, format = 'newline_delimited')`.",
+        "Which lines count? A stage that failed has seconds too, and it did not finish.",
         (
-            "`max_by(stage, seconds)` gives the stage of the largest seconds; other events have "
-            "no seconds of a whole stage."
+            "One row for each stage, then the one with the largest number: `GROUP BY`, "
+            "`ORDER BY`, `LIMIT`. The lesson's query shows how DuckDB reads the file."
         ),
+        "DuckDB has `median(...)`; a mean follows the one odd night.",
     ],
     solution="""
+    def slowest(file):
+        import duckdb
+
+        question = (
+            "SELECT stage FROM read_json(?, format = 'newline_delimited') "
+            "WHERE event = 'stage finished' "
+            "GROUP BY stage ORDER BY median(seconds) DESC LIMIT 1"
+        )
+        return duckdb.sql(question, params=[str(file)]).fetchall()[0][0]
+    """,
+    wrong="""
     def slowest(file):
         import duckdb
 
@@ -109,14 +142,7 @@ _60_3 = exercise(
         )
         return duckdb.sql(question, params=[str(file)]).fetchall()[0][0]
     """,
-    wrong="""
-    def slowest(file):
-        import duckdb
-
-        question = "SELECT max_by(stage, seconds) FROM read_json(?, format = 'newline_delimited')"
-        return duckdb.sql(question, params=[str(file)]).fetchall()[0][0]
-    """,
-    message="never finished",
+    message="one odd night",
 )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #f57f01d8
@@ -126,10 +152,10 @@ def _(answer):
     from pathlib import Path
 
     events = [
-        ("finished", "data", 3.5),
-        ("finished", "training", 21.0),
+        *[("finished", "data", seconds) for seconds in (3.5, 3.4, 90.0)],
+        *[("finished", "training", seconds) for seconds in (21.0, 22.0, 20.0)],
+        *[("finished", "features", seconds) for seconds in (9.0, 9.5, 8.0)],
         ("failed", "batch", 60.0),
-        ("finished", "features", 9.0),
     ]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.jsonl"
@@ -138,8 +164,12 @@ def _(answer):
             for event, stage, seconds in events
         ]
         file.write_text("\n".join(lines) + "\n")
-        assert answer(file) != "batch", "batch has failed after 60 seconds; it never finished"
-        assert answer(file) == "training", "training took 21 seconds, longer than the others"
+        stage = answer(file)
+    assert stage != "batch", "batch has failed after 60 seconds; it never finished"
+    assert stage != "data", (
+        "data took 90 seconds in one odd night, and 3.5 in the others: nothing is won there"
+    )
+    assert stage == "training", f"training takes 21 seconds in its median, {stage!r} does not"
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #37fbc5ff
 @exercise(
