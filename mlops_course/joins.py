@@ -37,7 +37,7 @@ def join_sql(
     return "\n".join([f"SELECT {', '.join(columns)}", "FROM labels", *joins, "ORDER BY labels.n"])
 
 # %% ../notebooks/937_joins.ipynb #c201e447
-from .sql import connect, interval, moment, parquet, quoted, string, utc
+from .sql import connect, interval, moment, quoted, string, utc
 
 
 def _known(side: str, number: int, time: str, ttl: timedelta | None, name: str) -> str:
