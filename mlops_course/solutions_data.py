@@ -243,8 +243,8 @@ _31_1 = exercise(
             "of each pair when its row became known."
         ),
         (
-            "`SELECT count(*)` and `WHERE statistics.known_at > labels.event_timestamp`; then "
-            "`duckdb.sql(...).fetchall()[0][0]`."
+            "A pair has cheated if its row became known after the label's time: one more "
+            "condition, and a count of the pairs that meet it."
         ),
     ],
     solution="""
@@ -323,11 +323,11 @@ _31_2 = exercise(
     """,
     hints=[
         (
-            "Three faults: a label without a known row, a row that became known at the label's "
-            "very moment, and the order."
+            "Compare with the table that the lesson's own join gave for these three labels: one "
+            "line is missing, one has another rate."
         ),
-        "`ASOF LEFT JOIN` loses no label. A join promises no order: say `ORDER BY`.",
-        "`ASOF LEFT JOIN`, `>=` in the place of `>`, and `ORDER BY labels.n` at the end.",
+        "Which word of the lesson's join keeps a label of which nothing is known?",
+        "The last fault does not show in three rows: what does SQL promise about the order?",
     ],
     solution="""
     def joined(labels, features):
@@ -416,7 +416,7 @@ _31_3 = exercise(
             "Of these the newest by `known`. Of two with the same `known`, the one that was "
             "written last (`created`)."
         ),
-        "`max(usable, key=lambda row: row[:2], default=None)`, and of this row the value.",
+        "Python compares tuples part by part, as SQL does with rows of values.",
     ],
     solution="""
     def seen(time, rows, ttl):
@@ -496,58 +496,61 @@ def _store(rows: dict):  # by driver: the moment at which the row became known, 
 _32_1 = exercise(
     "32.1",
     stub="""
-    def still_known(store, ids, moment):
-        "How many of the drivers `ids` have features online at `moment`."
+    def trips_to_keep(trips, moment):
+        "How many trips of each driver a cache must hold at `moment`, so that no rate differs."
         raise NotImplementedError
     """,
     hints=[
-        "`online` takes a moment as its fourth argument; without it, it means now.",
-        "It gives a row for each driver, known or not. Whoever is unknown has NaN in the features.",
-        "`online(store, ids, contract, moment).conv_rate.notna().sum()`",
+        "The two rates are one where the cache holds all trips that Linh's query counts.",
+        "Drivers are not equally busy. Whose trips decide how many the cache must hold?",
+        "Which trips does Linh's query count? Look at both ends of her week.",
     ],
     solution="""
-    def still_known(store, ids, moment):
-        from mlops_course.contracts import read_project
-        from mlops_course.features import online
+    def trips_to_keep(trips, moment):
+        import pandas as pd
 
-        contract = read_project("projects/ride_hailing.yaml").contract
-        return online(store, ids, contract, moment).conv_rate.notna().sum()
+        counted = trips[
+            (trips["at"] > moment - pd.Timedelta(days=7)) & (trips["at"] <= moment)
+        ]
+        return int(counted.groupby("driver_id").size().max()) if len(counted) else 0
     """,
     wrong="""
-    def still_known(store, ids, moment):
-        from mlops_course.contracts import read_project
-        from mlops_course.features import online
+    def trips_to_keep(trips, moment):
+        import pandas as pd
 
-        contract = read_project("projects/ride_hailing.yaml").contract
-        return len(online(store, ids, contract, moment))
+        counted = trips[trips["at"] > moment - pd.Timedelta(days=7)]
+        return int(counted.groupby("driver_id").size().max())
     """,
-    message="also for a driver of whom nothing is known",
+    message="after `moment`",
 )
 
 # %% ../notebooks/993_solutions_data.ipynb #a246cb34
 @_32_1
 def _(answer):
-    from datetime import UTC, datetime, timedelta
+    import pandas as pd
 
-    monday = datetime(2026, 1, 5, 10, tzinfo=UTC)
-    store = _store({1001: (monday, 0.5), 1002: (monday + timedelta(days=6), 0.5)})
-    ids, sunday = [1001, 1002, 1003], monday + timedelta(days=6)
-    known = answer(store, ids, sunday)
-    assert known != 3, (
-        "`online` gives a row also for a driver of whom nothing is known: count those who "
-        "have features"
+    moment, day = pd.Timestamp("2026-03-15T14:30Z"), pd.Timedelta(days=1)
+    ages = {1001: [0, 1, 2], 1002: [1, 2, 3, 4, 5], 1003: [6] + [9] * 8, 1004: [-1] * 7 + [3]}
+    rows = [(driver, moment - age * day) for driver, old in ages.items() for age in old]
+    trips = pd.DataFrame(rows, columns=["driver_id", "at"])
+    trips["completed"] = True
+    kept = answer(trips, moment)
+    assert kept != 8, (
+        "8: driver 1004 has seven trips after `moment`, which nobody can know at that time"
     )
-    assert known == 2, (
-        "on Sunday driver 1001 (known on Monday) and driver 1002 (known on Sunday) have "
-        "features; the time to live is 7 days"
+    assert kept != 9, "9: eight of driver 1003's nine trips are older than Linh's seven days"
+    assert kept != 10, "10: these are the trips of all drivers; the cache holds some of each"
+    assert kept != 3.75 and kept != 2.5, (
+        f"{kept}: an average driver. With the rate of a busier one the two would differ"
     )
-    assert answer(store, ids, monday + timedelta(days=8)) == 1, (
-        "after eight days Monday's row is too old. Was `moment` handed on to `online`?"
+    assert kept == 5, f"driver 1002 is the busiest, with 5 trips in the week, and you found {kept}"
+    shuffled = trips.sample(frac=1, random_state=1)
+    assert answer(shuffled, moment) == 5, "the order of the table does not count"
+    edge = trips[:2].assign(at=[moment, moment - 7 * day])
+    assert answer(edge, moment) == 1, (
+        "Linh's query counts a trip at `moment` itself, and none of exactly seven days ago"
     )
-    assert answer(store, ids, monday + timedelta(days=30)) == 0, (
-        "after thirty days both rows are too old"
-    )
-    assert answer(store, [], sunday) == 0, "nobody was asked for, so nobody is known"
+    assert answer(trips[:0], moment) == 0, "no trips, nothing to hold"
 
 # %% ../notebooks/993_solutions_data.ipynb #d3c4b841
 _32_2 = exercise(
@@ -559,14 +562,8 @@ _32_2 = exercise(
     """,
     hints=[
         "After `dropna` there are fewer rows than `ids`: whose score is the first one?",
-        (
-            "The rows that are left say whose they are. Pair the scores with "
-            "`known[contract.entity]`, not with `ids`."
-        ),
-        (
-            "`by_driver = dict(zip(known.driver_id, model(...), strict=True))`, then "
-            "`{i: by_driver.get(i) for i in ids}`. Never ask about no rows."
-        ),
+        ("The rows that are left say whose they are: which column has to stand beside the scores?"),
+        "Whoever was left out needs an entry, too. And what does a model do with no rows at all?",
     ],
     solution="""
     def scored(store, model, ids, moment):
@@ -642,7 +639,7 @@ _32_3 = exercise(
             "way round loses drivers."
         ),
         "Usable are rows with `until - ttl <= known_at <= until`, both ends included.",
-        '`usable.sort_values("known_at").groupby("driver_id").tail(1)`',
+        "The newest is the one that became known last, wherever it stands in the table.",
     ],
     solution="""
     def to_put_online(statistics, until, ttl):
@@ -692,42 +689,56 @@ def _(answer):
 _33_1 = exercise(
     "33.1",
     stub="""
-    def minutes_to_allow(delays, share):
-        "The fewest whole minutes after which at most `share` of `delays` (seconds) is later."
+    def reaches_back(moment, tile, window):
+        "From `moment` to the beginning of the oldest of the tiles that make up `window`."
         raise NotImplementedError
     """,
     hints=[
-        "Ask one number of minutes after another, from 0 on: which share of the delays is longer?",
-        "Later means longer than the minutes: an event of exactly 60 seconds is not later than 1.",
-        "`next(m for m in itertools.count() if (delays > 60 * m).mean() <= share)`",
+        "At 13:04, with tiles of five minutes, the open tile began at 13:00. When did the oldest?",
+        "The open tile counts as one of the window's tiles: so many less one begin before it.",
+        "`tile_of` gives the number of a tile since 1970. When does the tile of a number begin?",
     ],
     solution="""
-    def minutes_to_allow(delays, share):
-        minutes = 0
-        while (delays > 60 * minutes).mean() > share:
-            minutes += 1
-        return minutes
+    def reaches_back(moment, tile, window):
+        from mlops_course.stream import EPOCH, tile_of
+
+        oldest = tile_of(moment, tile) - window // tile + 1
+        return moment - (EPOCH + oldest * tile)
     """,
     wrong="""
-    def minutes_to_allow(delays, share):
-        return int(delays.quantile(1 - share) // 60)
+    def reaches_back(moment, tile, window):
+        from mlops_course.stream import EPOCH, tile_of
+
+        return moment - (EPOCH + (tile_of(moment, tile) - window // tile) * tile)
     """,
-    message="more than six minutes",
+    message="one tile more",
 )
 
 # %% ../notebooks/993_solutions_data.ipynb #993s0003
 @_33_1
 def _(answer):
-    import pandas as pd
+    from datetime import UTC, datetime, timedelta
 
-    delays = pd.Series([1.0, 50.0, 100.0, 400.0])
-    assert answer(delays, 0.25) == 2, (
-        "after one minute a half of these four is later, after two a quarter"
+    minutes = lambda number: timedelta(minutes=number)
+    four = datetime(2026, 3, 16, 13, 4, tzinfo=UTC)
+    hour = answer(four, minutes(5), minutes(60))
+    assert isinstance(hour, timedelta), (
+        f"a length of time, as `moment - beginning` is, not {hour!r}"
     )
-    assert answer(delays, 0) == 7, "nothing may be later: the last one takes more than six minutes"
-    assert answer(delays, 1) == 0, "all may be later, so nobody has to wait"
-    assert answer(pd.Series([60.0, 30.0]), 0) == 1, "60 seconds are not later than one minute"
-    assert answer(delays.sample(frac=1, random_state=1), 0.25) == 2, "their order does not count"
+    assert hour != minutes(64), (
+        "64 minutes: one tile more than an hour has. The open tile is the twelfth, and eleven are "
+        "before it"
+    )
+    assert hour != minutes(60), "60 minutes: that is the window by hand, which begins in a tile"
+    assert hour != minutes(4), "4 minutes: that is the open tile alone, and eleven are before it"
+    assert hour == minutes(59), f"at 13:04 twelve tiles begin at 12:05, 59 minutes ago, not {hour}"
+    just = answer(four + minutes(1), minutes(5), minutes(60))
+    assert just == minutes(55), f"at 13:05 a tile has just begun: 55 minutes, not {just}"
+    assert answer(four, minutes(1), minutes(60)) == minutes(59), "60 tiles of a minute: from 12:05"
+    assert answer(four, minutes(60), minutes(60)) == minutes(4), (
+        "one tile of an hour: it began at 13:00, so the hour is four minutes long"
+    )
+    assert answer(four, minutes(15), minutes(1440)) == minutes(1429), "a day in quarters of an hour"
 
 # %% ../notebooks/993_solutions_data.ipynb #993s0004
 _33_2 = exercise(
@@ -739,8 +750,7 @@ _33_2 = exercise(
     """,
     hints=[
         "What has been committed is never read again. So what must have happened before?",
-        "The loop is good as it is, but for the order of two steps.",
-        "First `for event in batch: write(event)`, then `group.commit(...)`.",
+        "The kill comes between two steps. For each order: what does the second life see?",
     ],
     solution="""
     def consume(log, group, write):
@@ -802,7 +812,7 @@ _33_3 = exercise(
     hints=[
         "Of two rows the one with the newer event counts. When are two of them equally new?",
         "A late event makes a row of the same time as the one that is there, written later.",
-        "Python compares tuples part by part: `row > stored`, and first whether anything is there.",
+        "And of two that were written at the same moment? Something must decide, always alike.",
     ],
     solution="""
     def replaces(row, stored):

@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mlops_course import asof, sql
+from mlops_course import asof, joins, sql
 from mlops_course.online import UtcSqliteOnlineStoreConfig, microseconds_of, time_of
 
 START = pd.Timestamp("2026-03-01", tz="UTC")
@@ -60,7 +60,7 @@ def oracle(labels, rows, ttl):
     labels=st.lists(label, max_size=12),
     rows=st.lists(row, max_size=20, unique_by=lambda r: (r[0], r[1], -1 if r[2] is None else r[2])),
     ttl=st.none() | st.integers(1, 4),
-    values=st.sampled_from([asof.VALUES, 40, 5]),  # one part, a few, one for each row
+    values=st.sampled_from([joins.VALUES, 40, 5]),  # one part, a few, one for each row
 )
 def test_each_label_gets_the_newest_row_known_at_its_time_and_nothing_else_changes(labels, rows, ttl, values):
     rows = [(*r, float(i)) for i, r in enumerate(rows)]
@@ -81,7 +81,7 @@ def test_each_label_gets_the_newest_row_known_at_its_time_and_nothing_else_chang
     ).set_axis(range(len(labels), 0, -1))
     limit = None if ttl is None else timedelta(minutes=ttl)
 
-    with mock.patch.object(asof, "VALUES", values):
+    with mock.patch.object(joins, "VALUES", values):
         joined = asof.as_of(
             left, right, entity="entity", label_time="when", feature_time="time", columns=["value"], ttl=limit, created="created"
         )
@@ -323,7 +323,7 @@ def test_in_parts_the_answers_are_those_of_one_join_whatever_the_keys_are(files,
     store = repository(files)
     asked = labels(300)
     whole = store.get_historical_features(asked, ["stats:rate"]).to_df()
-    monkeypatch.setattr(asof, "VALUES", 50)
+    monkeypatch.setattr(joins, "VALUES", 50)
     query = asked.assign(driver_id=duckdb.sql(f"SELECT {keys} AS k FROM asked").df().k)
 
     rows = store.get_historical_features(query, ["stats:rate"]).to_df()
@@ -334,7 +334,7 @@ def test_in_parts_the_answers_are_those_of_one_join_whatever_the_keys_are(files,
 @given(bounds=st.sets(st.integers(-5, 5), min_size=1), keys=st.lists(st.none() | st.integers(-9, 9), min_size=1))
 @settings(deadline=None)
 def test_each_key_is_in_one_of_the_ranges(bounds, keys):
-    conditions = asof._ranges("key", [f"'{bound}'" for bound in sorted(bounds)])
+    conditions = joins._ranges("key", [f"'{bound}'" for bound in sorted(bounds)])
     rows = pa.table({"key": pa.array(keys, pa.int64())})  # noqa: F841  DuckDB reads it by its name
 
     met = duckdb.sql(f"SELECT {' + '.join(f'coalesce(({each})::INT, 0)' for each in conditions)} FROM rows").fetchall()
@@ -347,11 +347,11 @@ def test_the_key_with_the_most_values_is_cut_and_never_one_of_another_kind():
     rows = pd.DataFrame(
         {"zone": [1, 2, 3] * 20, "who": [f"w{i}" for i in range(60)], "share": np.arange(60) / 7, "t": times, "v": range(60)}
     )
-    with asof.connect() as connection, mock.patch.object(asof, "VALUES", 50):
+    with asof.connect() as connection, mock.patch.object(joins, "VALUES", 50):
         connection.register("rows", rows)
         connection.register("labels", rows)
-        assert asof._widest(connection, side) == "who"
-        assert len(asof._bounds(connection, side, "who", 4)) == 3
+        assert joins._widest(connection, side) == "who"
+        assert len(joins._bounds(connection, side, "who", 4)) == 3
         joined = asof.features_of(pa.Table.from_pandas(rows.drop(columns="v")), "t", [side], connection)
     assert joined["v"].to_pylist() == list(range(60))
 

@@ -19,7 +19,7 @@ from rides import CONTRACT
 from shop import CONTRACT as SHOP
 
 from conftest import run_stages
-from mlops_course import features, lookup, project
+from mlops_course import features, lookup, project, stores
 from mlops_course.problem import KNOWN, Contract
 
 UNTIL = datetime(2026, 3, 15, tzinfo=UTC)
@@ -316,10 +316,10 @@ def test_a_redis_of_many_servers_is_left_to_feast():
     assert features.store_settings("p", cluster)["online_store"] == cluster
 
 
-@pytest.mark.parametrize("name", [{"type": name} for name in (*features.FEASTS_SQLITE, features.SQLITE)] + [{}], ids=str)
+@pytest.mark.parametrize("name", [{"type": name} for name in (*stores.FEASTS_SQLITE, stores.SQLITE)] + [{}], ids=str)
 def test_whoever_says_sqlite_gets_the_store_with_times_of_no_zone(name):
-    assert features.store_settings("p", name)["online_store"] == {"type": features.SQLITE, "path": "online.db"}
-    assert features.store_settings("p", {**name, "path": "x.db"})["online_store"] == {"type": features.SQLITE, "path": "x.db"}
+    assert features.store_settings("p", name)["online_store"] == {"type": stores.SQLITE, "path": "online.db"}
+    assert features.store_settings("p", {**name, "path": "x.db"})["online_store"] == {"type": stores.SQLITE, "path": "x.db"}
 
 
 def feasts_own(folder: Path, frame: pd.DataFrame):
@@ -341,7 +341,7 @@ def test_a_store_that_was_built_before_times_had_no_zone_is_refused(tmp_path, fr
         features.open_store(folder)
 
 
-@pytest.mark.parametrize("name", features.MOVED)
+@pytest.mark.parametrize("name", stores.MOVED)
 def test_a_store_that_names_its_classes_where_they_were_says_what_to_do(tmp_path, name):
     part = "offline_store" if "Offline" in name else "online_store"
     written = features.store_settings("test", {}) | {part: {"type": name}}
