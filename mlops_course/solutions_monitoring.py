@@ -179,40 +179,56 @@ def _(answer):
     assert answer([5]) == 0 and answer([]) == 0, "one reading says nothing of a rise"
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #23ba9d2d
-@exercise(
+_61_1 = exercise(
     "61.1",
     stub="""
-    def rows_needed():
-        "How many rows a window has, of which one in ten rings for nothing at 0.1."
+    def what_rows_buy():
+        "The fewest rows that find nine of ten drifts; null distance of 400 rows over that of 100."
         raise NotImplementedError
     """,
     hints=[
+        "What becomes of the two curves of the picture when a window has more rows?",
         (
-            "Draw many windows of one column with `rng.random(rows)`, and count those whose "
-            "`wasserstein_distance` from `same[:, 0]` is 0.1 standard deviations or more."
+            "`null, drifted = study(200)`; the threshold is again what 99 of 100 null distances "
+            "stay under. Which share of `drifted` is over it?"
         ),
-        "With 100 rows about half of them ring, with 200 a fifth.",
-        "Try 250, 300 and 400.",
+        (
+            "`study(rows)[0].mean()` for 400 rows and for 100: the mean of n rows wanders by one "
+            "over the root of n."
+        ),
     ],
     solution="""
-    def rows_needed():
-        return 300
+    def what_rows_buy():
+        # 300 rows find 95 %, 200 rows some 75 %. Four times the rows: chance is half as large
+        # (1 / sqrt(4)), so the threshold falls, and the drift of 0.2 stays where it is.
+        return 300, 0.5
     """,
     wrong="""
-    def rows_needed():
-        return 100
+    def what_rows_buy():
+        return 200, 0.25
     """,
-    message="ring for nothing",
+    message="are found",
 )
+
+# %% ../notebooks/996_solutions_monitoring.ipynb #9961c0de
+@_61_1
 def _(answer):
     import numpy as np
+    from scipy.stats import norm
 
-    rows = answer()
-    draws = np.sort(np.random.default_rng(7).random((2_000, rows)), axis=1)
-    distances = abs(draws - (np.arange(rows) + 0.5) / rows).mean(axis=1)
-    share = (distances >= 0.1 / np.sqrt(12)).mean()
-    assert share < 0.13, f"of windows with {rows:,} rows, {share:.0%} ring for nothing"
-    assert share > 0.07, f"with {rows:,} rows only {share:.1%} ring: fewer rows are enough"
+    def distances(rows, drift):
+        values = np.sort(np.random.default_rng(7).normal(drift, 1, (2_000, rows)), axis=1)
+        return abs(values - norm.ppf((np.arange(rows) + 0.5) / rows)).mean(axis=1)
+
+    rows, times = answer()
+    assert rows in (100, 200, 300, 400), f"{rows} rows are none of 100, 200, 300 and 400"
+    found = np.mean(distances(rows, 0.2) > np.quantile(distances(rows, 0), 0.99))
+    assert found >= 0.9, f"with {rows} rows {found:.0%} of the drifted windows are found, not 90 %"
+    assert rows == 300, f"with {rows} rows {found:.0%} are found: fewer rows are enough"
+    assert times < 1, f"{times:.2f}: larger windows are nearer to the usual rows, not farther off"
+    assert 0.4 <= times <= 0.6, (
+        f"{times:.2f}: by chance alone, 400 rows are about half as far off as 100, for 1 / sqrt(4)"
+    )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #209a7360
 _61_2 = exercise(
