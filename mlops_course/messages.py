@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, Field, create_model
 
-from .predictions import Name, Probability, prediction_type, stored_type
+from .predictions import Name, Probability, stored_type
 from .problem import Contract
 
 
