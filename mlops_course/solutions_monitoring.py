@@ -209,40 +209,59 @@ def _(answer):
     assert answer([5]) == 0 and answer([]) == 0, "one reading says nothing of a rise"
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #23ba9d2d
-@exercise(
+_61_1 = exercise(
     "61.1",
     stub="""
-    def rows_needed():
-        "How many rows a window has, of which one in ten rings for nothing at 0.1."
+    def what_rows_buy():
+        "The fewest rows that find nine of ten drifts; null distance of 400 rows over that of 100."
         raise NotImplementedError
     """,
     hints=[
+        "What becomes of the two curves of the picture when a window has more rows?",
         (
-            "Draw many windows of one column with `rng.random(rows)`, and count those whose "
-            "`wasserstein_distance` from `same[:, 0]` is 0.1 standard deviations or more."
+            "`null, drifted = study(200)`; the threshold is again what 99 of 100 null distances "
+            "stay under. Which share of `drifted` is over it?"
         ),
-        "With 100 rows about half of them ring, with 200 a fifth.",
-        "Try 250, 300 and 400.",
+        (
+            "`study(rows)[0].mean()` for 400 rows and for 100: the mean of n rows wanders by one "
+            "over the root of n."
+        ),
     ],
     solution="""
-    def rows_needed():
-        return 300
+    def what_rows_buy():
+        # 300 rows find 95 %, 200 rows some 80 %. Four times the rows: chance is half as large
+        # (1 / sqrt(4)), so the threshold falls, and the drift of 0.2 stays where it is.
+        return 300, 0.5
     """,
     wrong="""
-    def rows_needed():
-        return 100
+    def what_rows_buy():
+        return 200, 0.25
     """,
-    message="ring for nothing",
+    message="are found",
 )
+
+# %% ../notebooks/996_solutions_monitoring.ipynb #9961c0de
+@_61_1
 def _(answer):
     import numpy as np
 
-    rows = answer()
-    draws = np.sort(np.random.default_rng(7).random((2_000, rows)), axis=1)
-    distances = abs(draws - (np.arange(rows) + 0.5) / rows).mean(axis=1)
-    share = (distances >= 0.1 / np.sqrt(12)).mean()
-    assert share < 0.13, f"of windows with {rows:,} rows, {share:.0%} ring for nothing"
-    assert share > 0.07, f"with {rows:,} rows only {share:.1%} ring: fewer rows are enough"
+    rng = np.random.default_rng(7)
+    usual = rng.normal(0.6, 0.1, 2_000)  # as in the lesson
+
+    def distances(windows):
+        middle = (np.arange(windows.shape[1]) + 0.5) / windows.shape[1]
+        return abs(np.sort(windows, axis=1) - np.quantile(usual, middle)).mean(axis=1)
+
+    rows, times = answer()
+    assert rows in (100, 200, 300, 400), f"{rows} rows are none of 100, 200, 300 and 400"
+    far = np.quantile(distances(rng.choice(usual, (2_000, rows))), 0.99)
+    share = np.mean(distances(rng.normal(0.62, 0.1, (2_000, rows))) > far)
+    assert share >= 0.9, f"with {rows} rows {share:.0%} of the drifted windows are found, not 90 %"
+    assert rows == 300, f"with {rows} rows {share:.0%} are found: fewer rows are enough"
+    assert times < 1, f"{times:.2f}: larger windows are nearer to the usual rows, not farther off"
+    assert 0.4 <= times <= 0.6, (
+        f"{times:.2f}: by chance alone, 400 rows are about half as far off as 100, for 1 / sqrt(4)"
+    )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #209a7360
 _61_2 = exercise(
@@ -356,88 +375,60 @@ def _(answer):
 _62_1 = exercise(
     "62.1",
     stub="""
-    def night_service():
-        "`MonitoringSettings`: 300 requests of two days, 80 labels, at most 2 % missing."
+    def two_orders():
+        "Two lists of the numbers 0 to 5: in the first order the loop says 50 %, in the second 0 %."
         raise NotImplementedError
     """,
     hints=[
-        (
-            "Four settings decide it. The table at the top, and that of lesson 61, say what each "
-            "does, and in which unit."
-        ),
-        (
-            "A window is bounded twice: `window_requests` by number, `window_hours` by time. "
-            "`missing` is a share."
-        ),
-        ("`MonitoringSettings(window_requests=300, window_hours=48, min_labels=80, missing=0.02)`"),
+        "What does the loop do with a label that comes before its prediction?",
+        "To be counted, the label 3 must come after the prediction 4. What of the labels 1 and 2?",
+        "For 50 %, one of the labels 1 and 2 must get lost; for 0 %, both.",
     ],
     solution="""
-    def night_service():
-        from mlops_course.monitoring import MonitoringSettings
-
-        return MonitoringSettings(
-            window_requests=300, window_hours=48, min_labels=80, missing=0.02
-        )
+    def two_orders():
+        # a label before its prediction is forgotten, and one that is sent twice counts twice:
+        # the right answer needs one mistake that undoes the other
+        return [1, 0, 2, 4, 3, 5], [1, 2, 0, 4, 3, 5]
     """,
     wrong="""
-    def night_service():
-        from mlops_course.monitoring import MonitoringSettings
-
-        return MonitoringSettings(window_requests=300, min_labels=80, missing=2)
+    def two_orders():
+        return [0, 1, 2, 3, 4, 5], [1, 2, 0, 4, 3, 5]
     """,
-    message="a share",
+    message="not 50%",
 )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #3e1e9be4
 @_62_1
 def _(answer):
-    import pandas as pd
+    events = ["prediction r-1", "label r-1", "label r-1", "label r-3", "prediction r-3"]
+    events = [*(event.split() for event in events), ["prediction", "r-2"]]
 
-    from mlops_course.contracts import read_project
-    from mlops_course.monitoring import judge
+    def counted(order):
+        "The outcomes that the loop keeps: r-1 was completed, r-3 was not."
+        predicted, ended = set(), []
+        for kind, request in (events[number] for number in order):
+            if kind == "prediction":
+                predicted.add(request)
+            elif request in predicted:
+                ended.append(int(request == "r-1"))
+        return ended
 
-    settings, contract = answer(), read_project("projects/ride_hailing.yaml").contract
-    assert settings.missing <= 1, (
-        f"missing={settings.missing:g} is more than all of them: it is a share, and 2 % is 0.02"
-    )
-    assert settings.window_requests == 300, (
-        f"the window has {settings.window_requests:,} requests, not 300"
-    )
-    assert settings.window_hours <= 48, (
-        f"a window may reach back {settings.window_hours:g} hours; two days have 48"
-    )
-    assert settings.min_labels <= 80, (
-        f"with 80 labels performance is not judged: it waits for {settings.min_labels}"
-    )
-    time = pd.Timestamp("2026-03-16T01:30Z")
-    rows = pd.DataFrame(
-        {
-            "request_id": [str(n) for n in range(100)],
-            "event_timestamp": time,
-            "driver_id": range(1001, 1101),
-        }
-    )
-    rows = rows.assign(
-        conv_rate=0.6,
-        acc_rate=0.7,
-        avg_daily_trips=9.0,
-        score=0.7,
-        known_at=time - pd.Timedelta(hours=1),
-    )
-    labels = pd.DataFrame({"trip_completed": [], "score": []})
-    for gaps, alarm in [(1, False), (4, True)]:
-        some = rows.assign(conv_rate=rows.conv_rate.where(rows.index >= gaps))
-        verdict = judge(some, labels, None, settings, contract)
-        assert verdict.detected["quality"] == alarm, (
-            f"{gaps} of 100 driver-hours lack a feature: alarm should be {alarm}"
+    for order, wanted in zip(answer(), (0.5, 0.0), strict=True):
+        order = list(order)
+        assert sorted(order) == [0, 1, 2, 3, 4, 5], f"{order} does not have each event once"
+        ended = counted(order)
+        assert ended, (
+            f"in the order {order} each label comes before its prediction: none is counted"
+        )
+        share = sum(ended) / len(ended)
+        assert share == wanted, (
+            f"in the order {order} the loop counts {sum(ended)} completed of {len(ended)} labels: "
+            f"{share:.0%}, not {wanted:.0%}"
         )
 
 # %% ../notebooks/996_solutions_monitoring.ipynb #5d4ddd90
 _hints_62_2 = [
-    (
-        "Keep both sides, as `LabelStore` does: what was predicted, and which label came first for "
-        "each request."
-    ),
+    "Play the events of 62.1 through it by hand. Which does it forget, and which counts twice?",
     (
         "A dictionary from request to outcome takes each label once: "
         "`ended.setdefault(request, outcome)`."
