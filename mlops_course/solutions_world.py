@@ -12,55 +12,49 @@ from .questions import exercise
 _20_1 = exercise(
     "20.1",
     stub="""
-    def best_gain(scenario):
-        "The oracle's uplift on day 1: 60 drivers, 2 days, 300 bookings a day, this scenario."
+    def best_hour(start, length, likes, fatigue):
+        "The hour of the shift with the highest P(completed), the first of equals; liked_hour: 0.5."
         raise NotImplementedError
     """,
     hints=[
-        "`WorldSettings` takes the scenario by its name, and `Company` takes the settings.",
-        '`next(bookings(company, day=1))["truth"].to_pandas()` is the truth of a day.',
+        "Run the cell with -0.1 and with -0.3, and read her best hour from the line: 17, and then?",
         (
-            "`uplift(truth, oracle(truth))`, in a company of "
-            "`WorldSettings(drivers=60, days=2, bookings_per_day=300, scenario=scenario)`."
+            "Three hours on shift cost three times the fatigue. Is the half that a liked hour "
+            "brings still more than that?"
+        ),
+        (
+            "For each hour of `range(start, start + length)`: fatigue times the hours before it, "
+            "and 0.5 more if it is within an hour of `likes`. The largest sum wins."
         ),
     ],
     solution="""
-    def best_gain(scenario):
-        from mlops_course.world import Company, WorldSettings, bookings, oracle, uplift
+    def best_hour(start, length, likes, fatigue):
+        def gain(hour):
+            return 0.5 * (abs(hour - likes) <= 1) + fatigue * (hour - start)
 
-        company = Company(
-            WorldSettings(drivers=60, days=2, bookings_per_day=300, scenario=scenario)
-        )
-        truth = next(bookings(company, day=1))["truth"].to_pandas()
-        return uplift(truth, oracle(truth))
+        return max(range(start, start + length), key=gain)
     """,
     wrong="""
-    def best_gain(scenario):
-        from mlops_course.world import Company, WorldSettings, bookings, oracle, uplift
-
-        company = Company(WorldSettings(drivers=60, days=2, bookings_per_day=300))
-        truth = next(bookings(company, day=1))["truth"].to_pandas()
-        return uplift(truth, oracle(truth))
+    def best_hour(start, length, likes, fatigue):
+        return likes
     """,
-    message="nobody can gain anything",
+    message="one hour more tired",
 )
 
 # %% ../notebooks/992_solutions_world.ipynb #ba0f1fdb
 @_20_1
 def _(answer):
-    coin, normal = answer("no_signal"), answer("normal")
-    assert abs(coin) < 1e-9, (
-        f"where a coin decides nobody can gain anything, and you found {coin:.0%}: which "
-        "scenario is it?"
+    usual, hard = answer(14, 9, 18, -0.1), answer(14, 9, 18, -0.3)
+    assert usual != 18, "at 18 she is one hour more tired than at 17, and likes both hours as much"
+    assert usual == 17, f"with -0.1 the line of driver 1003 is highest at 17, you say {usual}"
+    assert hard != 17, (
+        "with -0.3 the three hours before 17 have cost 0.9, and the liked hour brings only 0.5"
     )
-    assert 0.15 < normal < 0.45, (
-        f"in the usual company the oracle gains about three in ten, and you found {normal:.0%}"
-    )
-    assert answer("covariate_drift") == normal, (
-        "a holiday moves what the model sees and leaves the truth alone: the gain stays the same"
-    )
-    assert answer("concept_drift") != normal, (
-        "on day 1 the bonus for accepting is there, and the truth is another one"
+    assert hard == 14, f"with -0.3 her first hour, 14, is her best, you say {hard}"
+    assert answer(6, 8, 6, -0.1) == 6, "who likes her first hour is best in it"
+    assert answer(8, 6, 12, 0) == 11, "without fatigue 11, 12 and 13 are equal: the first of them"
+    assert answer(10, 6, 16, -0.05) == 15, (
+        "her shift is 10 to 15: the hour that she likes, 16, is after it, and 15 is beside it"
     )
 
 # %% ../notebooks/992_solutions_world.ipynb #28360951
@@ -73,12 +67,12 @@ _20_2 = exercise(
     """,
     hints=[
         (
-            "Add two policies: 0.9 times the nearest, 0.1 times a lot among all candidates. "
-            "Infinite km: no candidate."
+            "What does the log lack after a month of the colleague's policy? Infinite km: no "
+            "candidate, who must not be drawn."
         ),
         (
-            "`lot = np.isfinite(km)`; divided by `lot.sum(1, keepdims=True)` it is a chance for "
-            "each candidate."
+            "Two rows of chances, each with the sum 1, can be mixed: a part of one and the rest of "
+            "the other. What is the row of the lot, if three of five places are candidates?"
         ),
     ],
     solution="""
@@ -139,8 +133,8 @@ _20_3 = exercise(
             "one over its propensity."
         ),
         (
-            "`(weight * trip_completed).sum() / weight.sum()`, with "
-            "`weight = 1 / agreed.propensity`; before that, see if `agreed` is empty."
+            "The sum of the weights of the completed trips over the sum of all weights. What is "
+            "there to divide by, if `agreed` is empty?"
         ),
     ],
     solution="""
@@ -187,38 +181,55 @@ def _(answer):
     )
 
 # %% ../notebooks/992_solutions_world.ipynb #0e4f2b41
-@exercise(
+_21_1 = exercise(
     "21.1",
     stub="""
-    def base_rate_rmse(share):
-        "The RMSE of a model that always says `share`, when just this share of the labels is 1."
+    def fair_limit(share, gain):
+        "RMSE of a model whose squared error is smaller than the base rate's by `gain`, as 0.05."
         raise NotImplementedError
     """,
     hints=[
-        "For a share p of the labels the error is 1 - p, for the others it is p.",
-        "The mean of the squares is p (1 - p)² + (1 - p) p², which is p (1 - p); then the root.",
+        "A model that always says p is wrong by 1 - p where the label is 1. By how much elsewhere?",
+        (
+            "A share p of the errors is 1 - p, the others are p. Take the mean of their squares; "
+            "the gain goes off this mean, before the root."
+        ),
     ],
     solution="""
-    def base_rate_rmse(share):
-        return (share * (1 - share)) ** 0.5
+    def fair_limit(share, gain):
+        return (share * (1 - share) * (1 - gain)) ** 0.5
     """,
     wrong="""
-    def base_rate_rmse(share):
-        return share * (1 - share)
+    def fair_limit(share, gain):
+        return (share * (1 - share)) ** 0.5 * (1 - gain)
     """,
-    message="the mean squared error, without its root",
+    message="off the root",
 )
+
+# %% ../notebooks/992_solutions_world.ipynb #21a0c0f3
+@_21_1
 def _(answer):
-    assert answer(0.5) != 0.25, "this is the mean squared error, without its root"
-    assert abs(answer(0.5) - 0.5) < 1e-9, "of a coin, half the trips complete, and the RMSE is 0.5"
-    assert abs(answer(0.64) - 0.48) < 1e-9, "for 64 % of completed trips it is 0.48"
-    assert answer(1.0) == 0, "who is always right has no error"
+    close = lambda one, other: abs(one - other) < 1e-9
+    assert not close(answer(0.5, 0), 0.25), "this is the mean squared error, without its root"
+    assert close(answer(0.5, 0), 0.5), (
+        f"of a coin, with nothing gained, the RMSE is 0.5, and yours {answer(0.5, 0):.3f}"
+    )
+    assert close(answer(0.64, 0), 0.48), (
+        f"64% completed and nothing gained: 0.48, and yours is {answer(0.64, 0):.3f}"
+    )
+    assert not close(answer(0.64, 0.19), 0.48 * 0.81), (
+        "you take the gain off the root; it goes off the squared error, so the root falls less"
+    )
+    assert close(answer(0.64, 0.19), 0.432), (
+        f"0.48 squared, less 19% of it, is 0.432 squared; yours is {answer(0.64, 0.19):.3f}"
+    )
+    assert answer(1.0, 0.1) == 0, "where all trips complete, always saying so has no error"
 
 # %% ../notebooks/992_solutions_world.ipynb #0bc5abf2
 _21_2 = exercise(
     "21.2",
     stub="""
-    def halves(rows, border):
+    def split(rows, border):
         "To learn from: labels known (`created`) before the border; to judge: trips from it on."
         raise NotImplementedError
     """,
@@ -228,16 +239,16 @@ _21_2 = exercise(
             "is judged on."
         ),
         (
-            "Two conditions: `rows.created < border` for learning, "
-            "`rows.event_timestamp >= border` for judging."
+            "A trip has two times: its booking, and the moment at which its label was written. "
+            "Which of them matters to whom learns, and which to whom judges?"
         ),
     ],
     solution="""
-    def halves(rows, border):
+    def split(rows, border):
         return rows[rows.created < border], rows[rows.event_timestamp >= border]
     """,
     wrong="""
-    def halves(rows, border):
+    def split(rows, border):
         learn = rows.sample(frac=0.75, random_state=0)
         return learn, rows.drop(learn.index)
     """,
@@ -271,58 +282,50 @@ def _(answer):
 _21_3 = exercise(
     "21.3",
     stub="""
-    def key_of(name, data, features, parameters):
-        "A text that is the same for the same trial, and another if anything in it differs."
+    def days_won(rows, share):
+        "Days on which `score` has a smaller RMSE than `share`; `rows`: day, trip_completed, score."
         raise NotImplementedError
     """,
     hints=[
+        '`rows.groupby("day")` gives the rows of each day. What has to be compared on a day?',
         (
-            "A digest of all four is such a text. The order of the parameters is no difference; "
-            "that of the features is one."
+            "The errors of a day are `score - trip_completed`, those of the base rate "
+            "`share - trip_completed`. Which of the two has the smaller mean square?"
         ),
-        "`project.digest_of({...})` sorts the names of a dict, and keeps the order of a list.",
+        "A difference of squares for each row, its mean by day, and how many of them are negative.",
     ],
     solution="""
-    def key_of(name, data, features, parameters):
-        from mlops_course.project import digest_of
-
-        return digest_of(
-            {"name": name, "data": data, "features": list(features), "parameters": parameters}
-        )
+    def days_won(rows, share):
+        error = (rows.score - rows.trip_completed) ** 2 - (share - rows.trip_completed) ** 2
+        return int((error.groupby(rows.day).mean() < 0).sum())
     """,
     wrong="""
-    def key_of(name, data, features, parameters):
-        from mlops_course.project import digest_of
-
-        return digest_of({"name": name, "features": list(features), "parameters": parameters})
+    def days_won(rows, share):
+        error = (rows.score - rows.trip_completed) ** 2 - (share - rows.trip_completed) ** 2
+        return int((error < 0).sum())
     """,
-    message="other data",
+    message="counts trips",
 )
 
 # %% ../notebooks/992_solutions_world.ipynb #eea8294b
 @_21_3
 def _(answer):
-    known = answer("logistic", "3f2a", ["conv_rate", "acc_rate"], {"C": 1, "steps": 300})
-    assert answer("logistic", "3f2a", ["conv_rate", "acc_rate"], {"steps": 300, "C": 1}) == known, (
-        "the order of parameters does not matter"
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            "day": [1, 1, 1, 2, 2, 3, 3],
+            "trip_completed": [1, 1, 0, 1, 0, 1, 1],
+            "score": [0.9, 0.8, 0.3, 0.2, 0.9, 0.6, 0.6],
+        }
     )
-    for what, other in {
-        "another name": ("boosting", "3f2a", ["conv_rate", "acc_rate"], {"C": 1, "steps": 300}),
-        "other data": ("logistic", "77aa", ["conv_rate", "acc_rate"], {"C": 1, "steps": 300}),
-        "other features": ("logistic", "3f2a", ["acc_rate"], {"C": 1, "steps": 300}),
-        "features in another order": (
-            "logistic",
-            "3f2a",
-            ["acc_rate", "conv_rate"],
-            {"C": 1, "steps": 300},
-        ),
-        "another parameter": (
-            "logistic",
-            "3f2a",
-            ["conv_rate", "acc_rate"],
-            {"C": 2, "steps": 300},
-        ),
-    }.items():
-        assert answer(*other) != known, (
-            f"a trial with {what} has the same key, and will never be made"
-        )
+    won = answer(rows, 0.6)
+    assert won != 3, "this counts trips: day 1 was won once, however many of its trips were"
+    assert won != 2, "on day 3 both say 0.6: nobody has won it"
+    assert won == 1, f"day 1 was won, day 2 was lost, day 3 is a draw; you count {won}"
+    assert answer(rows, 0.5) == 2, "against 0.5 days 1 and 3 are won, day 2 is lost"
+    near = pd.DataFrame({"day": 1, "trip_completed": [1, 1, 0], "score": [0.7, 0.7, 0.99]})
+    assert answer(near, 0.6) == 0, (
+        "two trips a little better and one much worse: the day is lost. The squares decide, "
+        "not the number of trips"
+    )

@@ -86,7 +86,7 @@ def test_a_longer_world_begins_with_the_shorter_one(tmp_path):
 
 
 def test_the_size_of_the_blocks_bounds_memory_and_loses_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(world, "BLOCK", 59)  # the last block has one row
+    monkeypatch.setattr(world.simulation, "BLOCK", 59)  # the last block has one row
     monkeypatch.setattr(tables, "ROWS", 100)
     files = made(tmp_path, TINY, bookings_per_day=60)
     assert files["driver_stats"].driver_id.nunique() == TINY.drivers

@@ -59,7 +59,7 @@ def made(tmp_path_factory) -> pd.DataFrame:
 @pytest.mark.parametrize("block", [2**15, 37])
 @pytest.mark.parametrize("scenario", ["normal", "covariate_drift", "tired"])
 def test_the_events_of_each_hour_are_the_counts_behind_its_statistics(monkeypatch, block, scenario):
-    monkeypatch.setattr(world, "BLOCK", block)
+    monkeypatch.setattr(world.simulation, "BLOCK", block)
     company = world.Company(SMALL.model_copy(update={"scenario": scenario, "drift_day": 1}))
 
     for day in range(SMALL.days - 1):  # some of the last day's events are sent after the world's end
@@ -154,7 +154,7 @@ def test_columns_and_types_are_those_of_the_agreed_events(tmp_path):
 @pytest.mark.parametrize("block", [2**15, 37])
 @pytest.mark.parametrize("scenario", world.SCENARIOS)
 def test_with_events_every_other_file_is_what_it_is_without_byte_for_byte(tmp_path, monkeypatch, scenario, block):
-    monkeypatch.setattr(world, "BLOCK", block)
+    monkeypatch.setattr(world.simulation, "BLOCK", block)
     for name, wanted in [("with", True), ("without", False)]:
         settings = SMALL.model_copy(update={"scenario": scenario, "drift_day": 1, "events": wanted})
         rows = world.write(settings, tmp_path / name)
@@ -245,7 +245,7 @@ def test_a_trip_counts_for_an_hour_and_not_for_the_moment_at_which_it_is_accepte
 
 
 def test_the_last_hour_is_counted_over_all_blocks(tired, monkeypatch):
-    monkeypatch.setattr(world, "BLOCK", 37)
+    monkeypatch.setattr(world.simulation, "BLOCK", 37)
     second = np.full((1, SMALL.drivers), 18 * 3600)
 
     counts = world.recent_trips(tired, 1, np.arange(SMALL.drivers), second)
@@ -271,7 +271,7 @@ def test_the_weeks_statistics_do_not_know_who_is_tired(tmp_path):
 
 @pytest.mark.parametrize("scenario", [name for name in world.SCENARIOS if name != "tired"])
 def test_where_nobody_is_tired_no_trip_of_the_last_hour_is_looked_for(monkeypatch, scenario):
-    monkeypatch.setattr(world, "recent_trips", lambda *_: pytest.fail("it was"))
+    monkeypatch.setattr(world.simulation, "recent_trips", lambda *_: pytest.fail("it was"))
     company = world.Company(SMALL.model_copy(update={"scenario": scenario, "drift_day": 0}))
 
     assert len(next(world.bookings(company, day=1))["bookings"]) == SMALL.bookings_per_day

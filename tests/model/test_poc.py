@@ -33,7 +33,7 @@ def keep(client, rows, name="logistic", features=("a", "b"), **parameters) -> st
 def test_the_model_by_hand_says_what_scikit_learn_says(rows):
     x, label = rows[["a", "b"]].to_numpy(), rows.label.to_numpy()
 
-    hand = poc.by_hand(poc.fit_by_hand(x, label), x, like=x)
+    hand = poc.by_hand(poc.fit_by_hand(x, label), x, reference=x)
 
     z = StandardScaler().fit_transform(x)
     library = LogisticRegression(C=1e9).fit(z, label).predict_proba(z)[:, 1]
