@@ -33,17 +33,14 @@ _30_1 = exercise(
         raise NotImplementedError
     """,
     hints=[
+        "Add what the message asks for, and run the cell again. How many times did it ask?",
         (
-            "Five things differ from what `Source` assumes: separator, decimal, a column's name, "
-            "the form of the times, their zone."
+            "Times are written as in `strptime`: day, month, year, hour, minute. A zone has a name "
+            "like Europe/Berlin."
         ),
         (
-            'The times need two settings: `time_format="%d/%m/%Y %H:%M"` and the zone of Ho Chi '
-            "Minh City."
-        ),
-        (
-            '`separator=";"`, `decimal=","`, `columns={"tai_xe": "driver_id"}`, '
-            '`zone="Asia/Ho_Chi_Minh"`, and the format above.'
+            "If all rows are refused although nothing is asked for any more: how does this sender "
+            "write a number?"
         ),
     ],
     solution=_NEW_FILE.replace("ZONE", "Asia/Ho_Chi_Minh"),
@@ -106,8 +103,8 @@ _30_2 = exercise(
             "is left."
         ),
         (
-            "`once = frame.drop(duplicate(frame, statistics, contract).index)`, then the same "
-            "with `conflict` on `once`."
+            "`duplicate` and `conflict` of this lesson give rows; `frame.drop(rows.index)` takes "
+            "them away. What must `conflict` not see any more?"
         ),
     ],
     solution="""
@@ -181,7 +178,7 @@ _30_3 = exercise(
             "For each (hour, known), look for another row with a later hour and a `known` that is "
             "no later."
         ),
-        "`any(newer > hour and then <= known for newer, then in rows)`",
+        "Two loops, one in the other, are fast enough here; and `any` asks whether there is one.",
     ],
     solution="""
     def never_newest(rows):
