@@ -311,8 +311,6 @@ def fair(
     if len(gaps) < 2:
         return Result("fair over segments", None, f"{len(gaps)} segments with {rows} rows")
     apart = float(gaps.max() - gaps.min())
-    return Result(
-        "fair over segments",
-        apart <= at_most,
-        f"{gaps.idxmax()} is promised {apart:.2f} more than {gaps.idxmin()}, beside what came true",
-    )
+    most, least = gaps.idxmax(), gaps.idxmin()
+    what = f"{most} is promised {apart:.2f} more than {least}, beside what came true"
+    return Result("fair over segments", apart <= at_most, f"{what}; at most {at_most:g}")

@@ -26,7 +26,7 @@ def trips_needed(
     power: float = 0.8,
     alpha: float = 0.05,
 ) -> int:
-    "Labels that each of two equal arms needs, for a test of fixed length (Fleiss 1981)."
+    "Labels that each of two equal arms needs, for a test of fixed length."
     from math import ceil
 
     from scipy.stats import norm
