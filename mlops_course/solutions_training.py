@@ -644,55 +644,51 @@ def _(answer):
 _44_1 = exercise(
     "44.1",
     stub="""
-    def same_model(file, other):
-        "Do two files in skops format (as bytes) hold the same model, wherever they were saved?"
+    def another_digest():
+        "The names of the changes that give another digest, as a set."
         raise NotImplementedError
     """,
     hints=[
         (
-            "The bytes differ by dates and by addresses in memory. Which function of the registry "
-            "takes these out?"
+            "A digest knows bytes, not meanings. What stands in the file of a model: only what it "
+            "has learned?"
         ),
-        "Compare `registry.canonical(...)` of both.",
+        (
+            "Each estimator keeps the parameters that it was given, whether they matter or not. And "
+            "a sum in another order may differ in its last bit."
+        ),
     ],
     solution="""
-    def same_model(file, other):
-        from mlops_course.registry import canonical
-
-        return canonical(file) == canonical(other)
+    def another_digest():
+        return {"rows turned", "C=1", "verbose=1"}
     """,
     wrong="""
-    def same_model(file, other):
-        return file == other
+    def another_digest():
+        return {"rows turned"}
     """,
-    message="addresses in memory",
+    message="a parameter",
 )
 
 # %% ../notebooks/994_solutions_training.ipynb #9d6836b2
 @_44_1
 def _(answer):
-    import io
-    import zipfile
-
-    import numpy as np
-    import skops.io
-    from sklearn.linear_model import LogisticRegression
-
-    x = np.linspace(0, 1, 20).reshape(-1, 1)
-    models = [LogisticRegression(C=strength).fit(x, x[:, 0] > 0.5) for strength in (1.0, 1.0, 0.1)]
-    first, again, weaker = (skops.io.dumps(model) for model in models)
-    packed, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(first))
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
-        for name in reversed(source.namelist()):
-            target.writestr(zipfile.ZipInfo(name, (1999, 12, 31, 0, 0, 0)), source.read(name))
-    assert answer(first, again), (
-        "the same data and parameters give the same model; only dates and addresses in memory "
-        "differ"
-    )
-    assert answer(first, packed.getvalue()), (
-        "the same file packed again on another day holds the same model"
-    )
-    assert not answer(first, weaker), "a model with another strength is another model"
+    names = ("saved later", "rows turned", "C=1", "verbose=1", "list of labels")
+    said = set(answer())
+    assert said <= set(names), f"not among the five changes: {', '.join(sorted(said - set(names)))}"
+    why = {
+        "saved later": "the date is what `canonical` takes out: the digest stays",
+        "list of labels": "the labels are the same numbers, and the model does not keep them: the "
+        "digest stays",
+        "rows turned": "the same rows, but a mean is a sum, and a sum in another order has other "
+        "last bits: try it, the digests differ",
+        "C=1": "`1` and `1.0` train the same model, but each estimator keeps the value as "
+        "a parameter that was given, and it is written otherwise: the digests differ",
+        "verbose=1": "no probability changes, but `verbose` is a parameter of the estimator and "
+        "stands in its file: the digests differ",
+    }
+    for name in names:
+        wanted = name in ("rows turned", "C=1", "verbose=1")
+        assert (name in said) == wanted, f"`{name}`: {why[name]}"
 
 # %% ../notebooks/994_solutions_training.ipynb #a493f2e7
 _44_2 = exercise(
@@ -769,14 +765,14 @@ _44_3 = exercise(
     """,
     hints=[
         (
-            "`hashlib.sha256(file).hexdigest()` is the digest of bytes. Compare before anything "
-            "is made of them."
+            "Nothing may be made of bytes before they were compared. Which bytes did you compare, "
+            "and which does `make` get?"
         ),
         (
             "Between two reads somebody may swap the file. Make the model from the very bytes "
             "that were compared."
         ),
-        "`file = read()` once, at the top; then compare, then `make(file)`.",
+        "`hashlib.sha256(file).hexdigest()` is the digest of bytes. How often does your `read()` go to the disk?",
     ],
     solution="""
     def opened(read, digest, make):
