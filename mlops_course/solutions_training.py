@@ -844,44 +844,50 @@ def _(answer):
 @exercise(
     "45.1",
     stub="""
-    def trains_again(snapshot, before, after, project):
-        "Does a run with settings `after` make what a run with `before` has not made already?"
+    def nights_that_train():
+        "The names of the changes after which the pipeline trains again, as a set."
         raise NotImplementedError
     """,
     hints=[
-        "A run is found by its key. Two settings with one key are one run.",
-        "`training.key_of(training.recipe_of(snapshot, settings, project))` is the key of a run.",
+        "A run is found by its key. What stands in the recipe, and what in none of its parts?",
+        (
+            "Print `recipe_of(snapshot, settings, RIDES)`: each change touches one of its entries, "
+            "or none."
+        ),
     ],
     solution="""
-    def trains_again(snapshot, before, after, project):
-        from mlops_course.training import key_of, recipe_of
-
-        one, other = (recipe_of(snapshot, settings, project) for settings in (before, after))
-        return key_of(one) != key_of(other)
+    def nights_that_train():
+        return {"train_days", "late label", "pandas", "project"}
     """,
     wrong="""
-    def trains_again(snapshot, before, after, project):
-        return before != after
+    def nights_that_train():
+        return {"train_days", "late label"}
     """,
-    message="does not look at the truth",
+    message="another release",
 )
 def _(answer):
-    from mlops_course.contracts import read_project
-    from mlops_course.training import TrainingSettings
-
-    rides = read_project("projects/ride_hailing.yaml")
-    one = TrainingSettings()
-    assert not answer("a snapshot", one, TrainingSettings(), rides), (
-        "nothing has changed: it is found"
-    )
-    assert not answer("a snapshot", one, TrainingSettings(truth="truth.parquet"), rides), (
-        "only `truth` has changed, and the pipeline does not look at the truth before it decides"
-    )
-    for changed in ({"seed": 8}, {"test_days": 14}, {"train_days": 30}):
-        (name,) = changed
-        assert answer("a snapshot", one, TrainingSettings(**changed), rides), (
-            f"`{name}` decides what comes out, so the run is a new one"
-        )
+    said = set(answer())
+    trains = {
+        "comment": (False, "a comment is not code: the digest of the code is made without it"),
+        "truth": (False, "`truth` is left out of the recipe: nobody looks at it before deciding"),
+        "train_days": (True, "what is learned from decides what comes out: the key is another one"),
+        "late label": (
+            True,
+            "the table is another one, so its snapshot has another digest, and the key too",
+        ),
+        "pandas": (
+            True,
+            "another release may compute or save otherwise: the libraries are in the recipe",
+        ),
+        "project": (
+            True,
+            "the model would be the same, but the gate may decide otherwise: the whole project is "
+            "in the recipe, and the run is a new one",
+        ),
+    }
+    assert said <= set(trains), f"not among the six: {', '.join(sorted(said - set(trains)))}"
+    for name, (wanted, why) in trains.items():
+        assert (name in said) == wanted, f"`{name}`: {why}"
 
 # %% ../notebooks/994_solutions_training.ipynb #93e91999
 _45_2 = exercise(
@@ -893,8 +899,8 @@ _45_2 = exercise(
     """,
     hints=[
         "Whether a version is champion does not matter; whether it has been promoted once does.",
-        "Ask whether `version` is in `settled`; if not, promote it, then add it.",
-        "The order matters: who adds first and is killed then never promotes it.",
+        "`settled` is what the nights before have left to this one. Who writes into it?",
+        "Two steps, and a run may be killed between them. Which of the two orders does the next night repair?",
     ],
     solution="""
     def nightly(version, settled, promote):
@@ -943,8 +949,8 @@ _45_3 = exercise(
         raise NotImplementedError
     """,
     hints=[
-        'Bring both to the same rows first: `set_index(["request_id", "driver_id"])[features]`.',
-        "`tuesday` has more rows: `reindex` it like `monday`. A row that is gone is empty then.",
+        "The tables may have their rows in another order, and Tuesday has more. What names a row?",
+        "`set_index` and `reindex` bring Tuesday to Monday's rows; a row that is gone is empty then.",
         "`DataFrame.equals` counts two empty values as the same; `==` does not.",
     ],
     solution="""
