@@ -18,10 +18,10 @@ _50_1 = exercise(
     """,
     hints=[
         "`itertools.permutations(names)` gives the orders, each as a tuple.",
-        "A table that still has its names is not what the colleague's job gave. What threw them away?",
+        "A table that still has its names is not what that job gave. What threw them away?",
         (
-            "The columns of one order as numbers: `rows[list(order)].to_numpy()`. The second column "
-            "of what `predict_proba` gives is the probability."
+            "The columns of one order as numbers: `rows[list(order)].to_numpy()`. The second "
+            "column of what `predict_proba` gives is the probability."
         ),
     ],
     solution="""
