@@ -654,8 +654,8 @@ _44_1 = exercise(
             "has learned?"
         ),
         (
-            "Each estimator keeps the parameters that it was given, whether they matter or not. And "
-            "a sum in another order may differ in its last bit."
+            "Each estimator keeps the parameters that it was given, whether they matter or not. "
+            "And a sum in another order may differ in its last bit."
         ),
     ],
     solution="""
@@ -772,7 +772,10 @@ _44_3 = exercise(
             "Between two reads somebody may swap the file. Make the model from the very bytes "
             "that were compared."
         ),
-        "`hashlib.sha256(file).hexdigest()` is the digest of bytes. How often does your `read()` go to the disk?",
+        (
+            "`hashlib.sha256(file).hexdigest()` is the digest of bytes. How often does your "
+            "function go to the disk?"
+        ),
     ],
     solution="""
     def opened(read, digest, make):
@@ -841,7 +844,7 @@ def _(answer):
     )
 
 # %% ../notebooks/994_solutions_training.ipynb #20c3345a
-@exercise(
+_45_1 = exercise(
     "45.1",
     stub="""
     def nights_that_train():
@@ -865,6 +868,9 @@ def _(answer):
     """,
     message="another release",
 )
+
+# %% ../notebooks/994_solutions_training.ipynb #45b10019
+@_45_1
 def _(answer):
     said = set(answer())
     trains = {
@@ -900,7 +906,10 @@ _45_2 = exercise(
     hints=[
         "Whether a version is champion does not matter; whether it has been promoted once does.",
         "`settled` is what the nights before have left to this one. Who writes into it?",
-        "Two steps, and a run may be killed between them. Which of the two orders does the next night repair?",
+        (
+            "Two steps, and a run may be killed between them. Which of the two orders does the "
+            "next night repair?"
+        ),
     ],
     solution="""
     def nightly(version, settled, promote):
@@ -950,7 +959,10 @@ _45_3 = exercise(
     """,
     hints=[
         "The tables may have their rows in another order, and Tuesday has more. What names a row?",
-        "`set_index` and `reindex` bring Tuesday to Monday's rows; a row that is gone is empty then.",
+        (
+            "`set_index` and `reindex` bring Tuesday to Monday's rows; a row that is gone is "
+            "empty then."
+        ),
         "`DataFrame.equals` counts two empty values as the same; `==` does not.",
     ],
     solution="""
