@@ -673,8 +673,10 @@ _44_1 = exercise(
 @_44_1
 def _(answer):
     names = ("saved later", "rows turned", "C=1", "verbose=1", "list of labels")
-    said = set(answer())
-    assert said <= set(names), f"not among the five changes: {', '.join(sorted(said - set(names)))}"
+    given = set(answer())
+    assert given <= set(names), (
+        f"not among the five changes: {', '.join(sorted(given - set(names)))}"
+    )
     why = {
         "saved later": "the date is what `canonical` takes out: the digest stays",
         "list of labels": "the labels are the same numbers, and the model does not keep them: the "
@@ -688,7 +690,7 @@ def _(answer):
     }
     for name in names:
         wanted = name in ("rows turned", "C=1", "verbose=1")
-        assert (name in said) == wanted, f"`{name}`: {why[name]}"
+        assert (name in given) == wanted, f"`{name}`: {why[name]}"
 
 # %% ../notebooks/994_solutions_training.ipynb #a493f2e7
 _44_2 = exercise(
@@ -872,7 +874,7 @@ _45_1 = exercise(
 # %% ../notebooks/994_solutions_training.ipynb #45b10019
 @_45_1
 def _(answer):
-    said = set(answer())
+    given = set(answer())
     trains = {
         "comment": (False, "a comment is not code: the digest of the code is made without it"),
         "truth": (False, "`truth` is left out of the recipe: nobody looks at it before deciding"),
@@ -891,9 +893,9 @@ def _(answer):
             "in the recipe, and the run is a new one",
         ),
     }
-    assert said <= set(trains), f"not among the six: {', '.join(sorted(said - set(trains)))}"
+    assert given <= set(trains), f"not among the six: {', '.join(sorted(given - set(trains)))}"
     for name, (wanted, why) in trains.items():
-        assert (name in said) == wanted, f"`{name}`: {why}"
+        assert (name in given) == wanted, f"`{name}`: {why}"
 
 # %% ../notebooks/994_solutions_training.ipynb #93e91999
 _45_2 = exercise(

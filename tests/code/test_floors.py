@@ -10,8 +10,8 @@ from imports import ROOT, graph, loads, reached, sources
 FLOORS = {
     1: "settings topics project logfiles telemetry exposition prometheus files services questions sql programs",
     2: "problem rolling contracts web remote stages engine supervision jobs answers passwords wipe printed",
-    3: "stream broker world capstone readers profiles data asof offline online lookup redis_store slots tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words doctor driver_events stream_state model_files",
-    4: "features registry models gate worth poc verdicts cases events references reports dashboards",
+    3: "stream broker world capstone readers profiles data asof offline online lookup redis_store slots tracking checks policy drift predictions clocks search toy tables promises joined health kinds examples words doctor driver_events stream_state",
+    4: "features registry model_files models gate worth poc verdicts cases events references reports dashboards",
     5: "consumer emitter training batch serving candidates resilience api monitoring experiments",
     6: "release orchestration airflow executors",
     7: "retraining delivery",
