@@ -76,6 +76,20 @@ REFUSED = pa.schema(
     ]
 )
 
+
+def _no_row(source: readers.Source, requested, quarantine: Path, table) -> project.UserError:
+    "Why no row of a request can be used, and what to do."
+    counts = {**requested.refused.reason.value_counts(), **requested.provenance["left_out"]}
+    reasons = ", ".join(f"{reason} ({n:,})" for reason, n in counts.items())
+    hints = readers.hints(requested.refused, requested.provenance["rows"], table)
+    guesses = "".join(f" Perhaps {hint}." for hint in hints)
+    where = (
+        f"Each row stands in {project.shown(quarantine)}; ask {source.owner} to send the file again"
+    )
+    return project.UserError(
+        f"{readers.paths_of(source.path)}: no row can be used: {reasons}.{guesses} {where}"
+    )
+
 # %% ../notebooks/50_batch_serving.ipynb #d8facdf9
 def asked(
     source: readers.Source,
@@ -91,17 +105,7 @@ def asked(
     refused["source"] = [Path(path).name for path in refused.source]
     tables.write_table(refused, REFUSED, quarantine)
     if requested.kept.empty:
-        counts = {**refused.reason.value_counts(), **requested.provenance["left_out"]}
-        reasons = ", ".join(f"{reason} ({n:,})" for reason, n in counts.items())
-        hints = readers.hints(requested.refused, requested.provenance["rows"], table)
-        guesses = "".join(f" Perhaps {hint}." for hint in hints)
-        where = (
-            f"Each row stands in {project.shown(quarantine)}; "
-            f"ask {source.owner} to send the file again"
-        )
-        raise project.UserError(
-            f"{readers.paths_of(source.path)}: no row can be used: {reasons}.{guesses} {where}"
-        )
+        raise _no_row(source, requested, quarantine, table)
     return requested.kept, len(refused)
 
 # %% ../notebooks/50_batch_serving.ipynb #50a00001
@@ -110,7 +114,7 @@ def at_the_latest(
     moment: datetime,
     contract: Contract,
 ) -> pd.DataFrame:
-    "The rows as they would have been asked at a moment: none for a later time, each once."
+    "The rows with no time after the moment; of rows that are then the same, one is left."
     earlier = rows.assign(**{contract.time: rows[contract.time].clip(upper=pd.Timestamp(moment))})
     key = list(contract.tables[contract.request].key)
     return earlier.drop_duplicates(key, ignore_index=True)

@@ -12,27 +12,39 @@ from .questions import exercise
 _50_1 = exercise(
     "50.1",
     stub="""
-    def best_driver(champion, rows):
-        "The `driver_id` with the highest probability; the columns of `rows` come in any order."
+    def best_by_order(model, rows, names):
+        "For each order of `names`, as a tuple: the `driver_id` that is first, asked without names."
         raise NotImplementedError
     """,
     hints=[
-        "A table turned to numbers has no names any more, and nobody can put its columns right.",
+        "`itertools.permutations(names)` gives the orders, each as a tuple.",
+        "A table that still has its names is not what that job gave. What threw them away?",
         (
-            "`champion.probability(rows)` knows the order of the signature; `argmax()` gives the "
-            "place of the highest."
+            "The columns of one order as numbers: `rows[list(order)].to_numpy()`. The second "
+            "column of what `predict_proba` gives is the probability."
         ),
     ],
     solution="""
-    def best_driver(champion, rows):
-        return rows.driver_id.iloc[champion.probability(rows).argmax()]
+    def best_by_order(model, rows, names):
+        from itertools import permutations
+
+        best = {}
+        for order in permutations(names):
+            scores = model.predict_proba(rows[list(order)].to_numpy())[:, 1]
+            best[order] = rows.driver_id.iloc[scores.argmax()]
+        return best
     """,
     wrong="""
-    def best_driver(champion, rows):
-        numbers = rows.drop(columns="driver_id").to_numpy()
-        return rows.driver_id.iloc[champion.model.predict_proba(numbers)[:, 1].argmax()]
+    def best_by_order(model, rows, names):
+        from itertools import permutations
+
+        best = {}
+        for order in permutations(names):
+            scores = model.predict_proba(rows[names].to_numpy())[:, 1]
+            best[order] = rows.driver_id.iloc[scores.argmax()]
+        return best
     """,
-    message="`acc_rate` came first",
+    message="in all 6 orders",
 )
 
 # %% ../notebooks/995_solutions_serving.ipynb #442d2f84
@@ -41,37 +53,31 @@ def _(answer):
     import numpy as np
     import pandas as pd
 
-    from mlops_course.registry import Loaded
-
     class First:  # takes its first column for the probability, as it learned
         def predict_proba(self, rows):
+            assert not hasattr(rows, "columns"), (
+                "the model got a table with names; asked without them it must take numbers as they "
+                "stand"
+            )
             one = np.asarray(rows, float)[:, 0]
             return np.column_stack([1 - one, one])
 
-    champion = Loaded(
-        First(),
-        "driver-completion",
-        "3",
-        "0" * 32,
-        dict.fromkeys(["conv_rate", "acc_rate", "avg_daily_trips"], "number"),
-        "f" * 64,
-    )
+    names = ["conv_rate", "acc_rate", "avg_daily_trips"]
     rows = pd.DataFrame(
         {"driver_id": [1001, 1002, 1003], "acc_rate": [0.2, 0.9, 0.5], "conv_rate": [0.9, 0.3, 0.6]}
     )
-    rows["avg_daily_trips"] = 2.0
-    assert answer(champion, rows) != 1002, (
-        "1002 accepts most: `acc_rate` came first in this file, and was taken for `conv_rate`"
+    rows["avg_daily_trips"] = [2.0, 1.0, 5.0]
+    best = answer(First(), rows, names)
+    assert len(best) == 6, f"three columns stand in 6 orders, and {len(best)} came back"
+    assert len(set(best.values())) > 1, (
+        f"{best[tuple(names)]} is first in all 6 orders: the columns never changed their places"
     )
-    assert answer(champion, rows) == 1001, (
-        "1001 converts most, and this model asks for nothing else"
-    )
-    assert answer(champion, rows[[*champion.features, "driver_id"]]) == 1001, (
-        "in the model's own order it is 1001 too"
-    )
-    assert answer(champion, rows.assign(avg_daily_trips=0.0, remark="quiet")) == 1001, (
-        "a column unknown to the model does not matter"
-    )
+    first = {"conv_rate": 1001, "acc_rate": 1002, "avg_daily_trips": 1003}
+    for order, driver in best.items():
+        assert driver == first[order[0]], (
+            f"this model looks at its first column only: with {order[0]} in front it is "
+            f"{first[order[0]]}, not {driver}"
+        )
 
 # %% ../notebooks/995_solutions_serving.ipynb #d0754b83
 _50_2 = exercise(
