@@ -658,55 +658,53 @@ def _(answer):
 _44_1 = exercise(
     "44.1",
     stub="""
-    def same_model(file, other):
-        "Do two files in skops format (as bytes) hold the same model, wherever they were saved?"
+    def another_digest():
+        "The names of the changes that give another digest, as a set."
         raise NotImplementedError
     """,
     hints=[
         (
-            "The bytes differ by dates and by addresses in memory. Which function of the registry "
-            "takes these out?"
+            "A digest knows bytes, not meanings. What stands in the file of a model: only what it "
+            "has learned?"
         ),
-        "Compare `registry.canonical(...)` of both.",
+        (
+            "Each estimator keeps the parameters that it was given, whether they matter or not. "
+            "And a sum in another order may differ in its last bit."
+        ),
     ],
     solution="""
-    def same_model(file, other):
-        from mlops_course.registry import canonical
-
-        return canonical(file) == canonical(other)
+    def another_digest():
+        return {"rows turned", "C=1", "verbose=1"}
     """,
     wrong="""
-    def same_model(file, other):
-        return file == other
+    def another_digest():
+        return {"rows turned"}
     """,
-    message="addresses in memory",
+    message="a parameter",
 )
 
 # %% ../notebooks/994_solutions_training.ipynb #9d6836b2
 @_44_1
 def _(answer):
-    import io
-    import zipfile
-
-    import numpy as np
-    import skops.io
-    from sklearn.linear_model import LogisticRegression
-
-    x = np.linspace(0, 1, 20).reshape(-1, 1)
-    models = [LogisticRegression(C=strength).fit(x, x[:, 0] > 0.5) for strength in (1.0, 1.0, 0.1)]
-    first, again, weaker = (skops.io.dumps(model) for model in models)
-    packed, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(first))
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
-        for name in reversed(source.namelist()):
-            target.writestr(zipfile.ZipInfo(name, (1999, 12, 31, 0, 0, 0)), source.read(name))
-    assert answer(first, again), (
-        "the same data and parameters give the same model; only dates and addresses in memory "
-        "differ"
+    names = ("saved later", "rows turned", "C=1", "verbose=1", "list of labels")
+    given = set(answer())
+    assert given <= set(names), (
+        f"not among the five changes: {', '.join(sorted(given - set(names)))}"
     )
-    assert answer(first, packed.getvalue()), (
-        "the same file packed again on another day holds the same model"
-    )
-    assert not answer(first, weaker), "a model with another strength is another model"
+    why = {
+        "saved later": "the date is what `canonical` takes out: the digest stays",
+        "list of labels": "the labels are the same numbers, and the model does not keep them: the "
+        "digest stays",
+        "rows turned": "the same rows, but a mean is a sum, and a sum in another order has other "
+        "last bits: try it, the digests differ",
+        "C=1": "`1` and `1.0` train the same model, but each estimator keeps the value as "
+        "a parameter that was given, and it is written otherwise: the digests differ",
+        "verbose=1": "no probability changes, but `verbose` is a parameter of the estimator and "
+        "stands in its file: the digests differ",
+    }
+    for name in names:
+        wanted = name in ("rows turned", "C=1", "verbose=1")
+        assert (name in given) == wanted, f"`{name}`: {why[name]}"
 
 # %% ../notebooks/994_solutions_training.ipynb #a493f2e7
 _44_2 = exercise(
@@ -783,14 +781,17 @@ _44_3 = exercise(
     """,
     hints=[
         (
-            "`hashlib.sha256(file).hexdigest()` is the digest of bytes. Compare before anything "
-            "is made of them."
+            "Nothing may be made of bytes before they were compared. Which bytes did you compare, "
+            "and which does `make` get?"
         ),
         (
             "Between two reads somebody may swap the file. Make the model from the very bytes "
             "that were compared."
         ),
-        "`file = read()` once, at the top; then compare, then `make(file)`.",
+        (
+            "`hashlib.sha256(file).hexdigest()` is the digest of bytes. How often does your "
+            "function go to the disk?"
+        ),
     ],
     solution="""
     def opened(read, digest, make):
@@ -859,47 +860,56 @@ def _(answer):
     )
 
 # %% ../notebooks/994_solutions_training.ipynb #20c3345a
-@exercise(
+_45_1 = exercise(
     "45.1",
     stub="""
-    def trains_again(snapshot, before, after, project):
-        "Does a run with settings `after` make what a run with `before` has not made already?"
+    def nights_that_train():
+        "The names of the changes after which the pipeline trains again, as a set."
         raise NotImplementedError
     """,
     hints=[
-        "A run is found by its key. Two settings with one key are one run.",
-        "`training.key_of(training.recipe_of(snapshot, settings, project))` is the key of a run.",
+        "A run is found by its key. What stands in the recipe, and what in none of its parts?",
+        (
+            "Print `recipe_of(snapshot, settings, RIDES)`: each change touches one of its entries, "
+            "or none."
+        ),
     ],
     solution="""
-    def trains_again(snapshot, before, after, project):
-        from mlops_course.training import key_of, recipe_of
-
-        one, other = (recipe_of(snapshot, settings, project) for settings in (before, after))
-        return key_of(one) != key_of(other)
+    def nights_that_train():
+        return {"train_days", "late label", "pandas", "project"}
     """,
     wrong="""
-    def trains_again(snapshot, before, after, project):
-        return before != after
+    def nights_that_train():
+        return {"train_days", "late label"}
     """,
-    message="does not look at the truth",
+    message="another release",
 )
-def _(answer):
-    from mlops_course.contracts import read_project
-    from mlops_course.training import TrainingSettings
 
-    rides = read_project("projects/ride_hailing.yaml")
-    one = TrainingSettings()
-    assert not answer("a snapshot", one, TrainingSettings(), rides), (
-        "nothing has changed: it is found"
-    )
-    assert not answer("a snapshot", one, TrainingSettings(truth="truth.parquet"), rides), (
-        "only `truth` has changed, and the pipeline does not look at the truth before it decides"
-    )
-    for changed in ({"seed": 8}, {"test_days": 14}, {"train_days": 30}):
-        (name,) = changed
-        assert answer("a snapshot", one, TrainingSettings(**changed), rides), (
-            f"`{name}` decides what comes out, so the run is a new one"
-        )
+# %% ../notebooks/994_solutions_training.ipynb #45b10019
+@_45_1
+def _(answer):
+    given = set(answer())
+    trains = {
+        "comment": (False, "a comment is not code: the digest of the code is made without it"),
+        "truth": (False, "`truth` is left out of the recipe: nobody looks at it before deciding"),
+        "train_days": (True, "what is learned from decides what comes out: the key is another one"),
+        "late label": (
+            True,
+            "the table is another one, so its snapshot has another digest, and the key too",
+        ),
+        "pandas": (
+            True,
+            "another release may compute or save otherwise: the libraries are in the recipe",
+        ),
+        "project": (
+            True,
+            "the model would be the same, but the gate may decide otherwise: the whole project is "
+            "in the recipe, and the run is a new one",
+        ),
+    }
+    assert given <= set(trains), f"not among the six: {', '.join(sorted(given - set(trains)))}"
+    for name, (wanted, why) in trains.items():
+        assert (name in given) == wanted, f"`{name}`: {why}"
 
 # %% ../notebooks/994_solutions_training.ipynb #93e91999
 _45_2 = exercise(
@@ -911,8 +921,11 @@ _45_2 = exercise(
     """,
     hints=[
         "Whether a version is champion does not matter; whether it has been promoted once does.",
-        "Ask whether `version` is in `settled`; if not, promote it, then add it.",
-        "The order matters: who adds first and is killed then never promotes it.",
+        "`settled` is what the nights before have left to this one. Who writes into it?",
+        (
+            "Two steps, and a run may be killed between them. Which of the two orders does the "
+            "next night repair?"
+        ),
     ],
     solution="""
     def nightly(version, settled, promote):
@@ -961,8 +974,11 @@ _45_3 = exercise(
         raise NotImplementedError
     """,
     hints=[
-        'Bring both to the same rows first: `set_index(["request_id", "driver_id"])[features]`.',
-        "`tuesday` has more rows: `reindex` it like `monday`. A row that is gone is empty then.",
+        "The tables may have their rows in another order, and Tuesday has more. What names a row?",
+        (
+            "`set_index` and `reindex` bring Tuesday to Monday's rows; a row that is gone is "
+            "empty then."
+        ),
         "`DataFrame.equals` counts two empty values as the same; `==` does not.",
     ],
     solution="""
