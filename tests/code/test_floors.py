@@ -20,7 +20,7 @@ FLOORS = {
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PAGES = {module for module in sources() if module.startswith("solutions_")}
 FLOOR |= dict.fromkeys(PAGES, 8)  # the exercises of each part
-SERVING = {"serving", "candidates", "memory", "spare", "resilience", "api"}
+SERVING = {"schemas", "serving", "candidates", "memory", "spare", "resilience", "api"}
 APART = [{module, "monitoring"} for module in SERVING]  # they talk over HTTP, and through what is written down
 
 
