@@ -672,7 +672,7 @@ def _(answer):
             "A champion that was made after the rollback has a higher number than the one that "
             "was taken back."
         ),
-        "Is any number in `taken_back` higher than `champion`?",
+        "[2] holds champion 1 and not champion 3. What do [3, 2] and [] say of champion 1?",
     ],
     solution="""
     def held(champion, taken_back):
@@ -702,7 +702,7 @@ def _(answer):
 _65_1 = exercise(
     "65.1",
     stub="""
-    def hours_until_labelled(trips, share=0.95):
+    def hours_until_labelled(trips, share=0.97):
         "The fewest whole hours until this share of the bookings has its label; None: never."
         raise NotImplementedError
     """,
@@ -721,7 +721,7 @@ _65_1 = exercise(
         ),
     ],
     solution="""
-    def hours_until_labelled(trips, share=0.95):
+    def hours_until_labelled(trips, share=0.97):
         from datetime import timedelta
 
         def labelled(hours):
@@ -734,7 +734,7 @@ _65_1 = exercise(
         )
     """,
     wrong="""
-    def hours_until_labelled(trips, share=0.95):
+    def hours_until_labelled(trips, share=0.97):
         import math
 
         late = sorted((t.label_at - t.moment).total_seconds() / 3600 for t in trips if t.label_at)
