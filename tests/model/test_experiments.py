@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from mlops_course import experiments
 
 
-
 @pytest.mark.parametrize(
     ("counts", "shares", "broken"),
     [
