@@ -454,7 +454,7 @@ def _(answer):
     "11.4",
     stub="""
     def culprits(unhealthy, must):
-        "Names of the unhealthy services whose own needs are all healthy, sorted."
+        "Names of those to blame, sorted. `must`: the names whom each cannot work without."
         raise NotImplementedError
     """,
     hints=[
