@@ -74,7 +74,7 @@ def _(answer):
         raise NotImplementedError
     """,
     hints=[
-        "What did the lesson write into its log before night-20, and what is raised here?",
+        "How does the file end while somebody writes a line, and what is raised here?",
         "How does a reader know that a writer has finished a line? `splitlines` does not ask.",
         "`text.rfind(...)` finds the last of something; what comes after it is left for later.",
     ],
@@ -176,14 +176,11 @@ def _(answer):
     "60.4",
     stub="""
     def increase(readings):
-        "By how much a counter has risen over its readings; it begins at 0 when its service does."
+        "By how much a counter has risen over its readings, a list of numbers."
         raise NotImplementedError
     """,
     hints=[
-        (
-            "A counter only rises. A reading that is lower than the one before it says that the "
-            "service was started again."
-        ),
+        "A counter only rises. What has happened when a reading is lower than the one before?",
         "After a restart the counter has risen from 0, so all of the new reading counts.",
         "Sum over pairs of neighbours: `now - before`, or `now` if `now < before`.",
     ],
