@@ -150,6 +150,7 @@ def report(
     "What operations makes of the totals: conv_rate, acc_rate and avg_daily_trips."
     offered, accepted, completed = totals
     noise = 0.01 * rng.standard_normal((2, len(offered)), dtype=np.float32)
+    # on top: two trips, with the average rates 0.6 and 0.7
     conv_rate = (completed + 2 * 0.6) / (accepted + 2) + noise[0]
     acc_rate = (accepted + 2 * 0.7) / (offered + 2) + noise[1]
     return (
