@@ -102,7 +102,7 @@ def _is_integer(entity: str, contract: Contract) -> bool:
     view = next(view for view in contract.views if contract.tables[view].entity == entity)
     return contract.column(view, entity).kind == "integer"
 
-# %% ../notebooks/32_feature_store.ipynb #c3deb51c
+
 def time_to_live(store: "FeatureStore", contract: Contract) -> timedelta:
     "How old a row may be and still count, in the view that is the most patient."
     return max(lookup.view_of(store, view).ttl for view in contract.views)

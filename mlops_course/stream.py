@@ -52,11 +52,13 @@ def features_of(
     tiles: Tiles,  # of an entity with an event
 ) -> dict[str, float | None]:
     "The rolling features as of the newest event; a rate of nothing is None."
-    values = {}
+    values: dict[str, float | None] = {}
     for name, feature in tiles.rolling.features.items():
         count = tiles.count(feature.count, feature.window)
-        of = tiles.count(feature.over, feature.window) if feature.over else None
-        values[name] = count if of is None else count / of if of else None
+        values[name] = count
+        if feature.over:
+            of = tiles.count(feature.over, feature.window)
+            values[name] = count / of if of else None
     return values
 
 
