@@ -230,7 +230,7 @@ def _(answer):
     )
 
 # %% ../notebooks/998_solutions_capstone.ipynb #99800051
-@exercise(
+_81_1 = exercise(
     "81.1",
     stub="""
     def answer(decision, asked):
@@ -260,6 +260,9 @@ def _(answer):
     """,
     message="its interval begins at 3 %",
 )
+
+# %% ../notebooks/998_solutions_capstone.ipynb #99b00002
+@_81_1
 def _(answer):
     from types import SimpleNamespace
 
@@ -336,7 +339,7 @@ _81_3 = exercise(
     "81.3",
     stub="""
     def hurt(order, needs):
-        "By service: those that still run when it ends and stand on it. `needs`: whom each must have."
+        "By service: those that still run and stand on it when it ends. `needs`: whom each needs."
         raise NotImplementedError
     """,
     hints=[
@@ -347,13 +350,13 @@ _81_3 = exercise(
     ],
     solution="""
     def hurt(order, needs):
-        found = {}
+        lost = {}
         for place, name in enumerate(order):
             gone, running = {name}, set(order[place + 1 :])
             while new := {each for each in running - gone if gone & set(needs.get(each, ()))}:
                 gone |= new
-            found[name] = gone - {name}
-        return found
+            lost[name] = gone - {name}
+        return lost
     """,
     wrong="""
     def hurt(order, needs):
@@ -375,14 +378,14 @@ def _(answer):
         return {name: set(others) for name, others in answer(order, needs).items()}
 
     assert by_name([*good]) == good, f"{' → '.join(good)} hurts nobody: an empty set for each"
-    found = by_name(["mlflow", "serving", "feast_ui", "redis", "postgres"])
-    assert found.get("mlflow") == {"serving"}, "mlflow ends first, and serving stands on it"
-    assert found.get("postgres") == set(), "postgres ends last: nobody runs who could be hurt"
-    found = by_name(["postgres", "mlflow", "feast_ui", "redis", "serving"])
-    assert found.get("postgres", set()) >= {"mlflow", "feast_ui"}, "two stand on postgres itself"
-    assert "serving" in found["postgres"], "serving stands on postgres too, through mlflow"
-    assert found.get("redis") == {"serving"}, "when redis ends serving still runs, and needs it"
-    found = by_name(["mlflow", "postgres", "serving", "feast_ui", "redis"])
-    assert "serving" not in found["postgres"], (
+    lost = by_name(["mlflow", "serving", "feast_ui", "redis", "postgres"])
+    assert lost.get("mlflow") == {"serving"}, "mlflow ends first, and serving stands on it"
+    assert lost.get("postgres") == set(), "postgres ends last: nobody runs who could be hurt"
+    lost = by_name(["postgres", "mlflow", "feast_ui", "redis", "serving"])
+    assert lost.get("postgres", set()) >= {"mlflow", "feast_ui"}, "two stand on postgres itself"
+    assert "serving" in lost["postgres"], "serving stands on postgres too, through mlflow"
+    assert lost.get("redis") == {"serving"}, "when redis ends serving still runs, and needs it"
+    lost = by_name(["mlflow", "postgres", "serving", "feast_ui", "redis"])
+    assert "serving" not in lost["postgres"], (
         "mlflow has ended before: what serving loses then it has lost already"
     )

@@ -40,8 +40,8 @@ _70_1 = exercise(
 def _(answer):
     retries, minutes, why = answer()
     assert retries > 4, (
-        f"with {retries} retries the last try comes after {2**retries - 1} minutes at most, and the "
-        "database is away for 25"
+        f"with {retries} retries the last try comes after {2**retries - 1} minutes at most, and "
+        "the database is away for 25"
     )
     assert retries == 5, f"{retries} retries stand the night, and so do fewer"
     assert minutes >= 80, f"the run of hour 4 takes 80 minutes, and {minutes} end it before"
@@ -101,8 +101,8 @@ def _(answer):
         raise NotImplementedError
     """,
     hints=[
-        "At 3, which hours have ended, and which one is still going on? Write them down for `first` 0.",
-        "The scheduler does not look at the newest run alone: what failed in the middle is owed too. "
+        "At 3, which hours have ended, and which one still goes on? Write them down for `first` 0.",
+        "A scheduler does not look at the newest run alone: what failed before it is owed too. "
         "Go through all hours that are over.",
     ],
     solution="""
