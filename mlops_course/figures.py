@@ -71,10 +71,10 @@ def answered(out: Path) -> str:
 
 
 def recovered(out: Path) -> str:
-    "How long the last cure took, from the alert to the new champion; empty if there was none."
-    cured = [case for case in cases.read_cases(out) if case.result == "promoted"]
-    seconds = sum(cases.phases_of(cured[-1]).values()) if cured else 0
-    return f"{seconds:.0f} s, to version {cured[-1].promoted}" if cured else ""
+    "Time to recovery: from the last alert to its new champion; empty if there was none."
+    mended = [case for case in cases.read_cases(out) if case.result == "promoted"]
+    seconds = sum(cases.phases_of(mended[-1]).values()) if mended else 0
+    return f"{seconds:.0f} s, to version {mended[-1].promoted}" if mended else ""
 
 # %% ../notebooks/81_wrap_up.ipynb #81000032
 from collections.abc import Callable

@@ -74,10 +74,10 @@ class OrchestrationSettings(Settings):
     scoring: Cron | None = "@hourly"
     training: Cron | None = "@daily"
     start: AwareDatetime = datetime(2026, 1, 1, tzinfo=UTC)  # nothing before it is made up for
-    retries: Annotated[int, Field(ge=0, le=20)] = 3  # after the first try
-    retry_seconds: Seconds = 10  # before the first of them; twice as long before each further one
+    retries: Annotated[int, Field(ge=0, le=20)] = 6  # after the first try
+    retry_seconds: Seconds = 60  # before the first of them; twice as long before each further one
     retry_most_seconds: Seconds = 600
-    timeout_seconds: Seconds = 3_600  # a task that takes longer is ended
+    timeout_seconds: Seconds = 5_400  # a task that takes longer is ended
     late_seconds: Seconds = 1_800  # a run that takes longer rings
 
     @model_validator(mode="after")

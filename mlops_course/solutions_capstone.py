@@ -12,79 +12,48 @@ from .questions import exercise
 _80_1 = exercise(
     "80.1",
     stub="""
-    def weather_columns():
-        "Five `Column`s of kind number, with what each may be: low, high, empty."
-        raise NotImplementedError
+    def left_of_the_point():
+        "Names of the numbers known at -120 minutes, the area with them, and with `air_time` too."
+        raise NotImplementedError  # return names, area, with_air_time
     """,
     hints=[
-        '`Column(name=..., kind="number", about=..., low=..., high=..., empty=...)`, five times.',
-        "Which value cannot be on Earth? No gust of wind near the ground was ever above 260 miles "
-        "an hour, and a sensor of visibility stops at 10 miles.",
-        "`wind_gust` may be empty, and nothing else. Humidity is from 0 to 100, a wind from 0 to "
-        "150.",
+        "For each name ask when somebody could have written this number down. A schedule is "
+        "printed months before.",
+        "`hour` and `minute` are of `sched_dep_time`: compare the three in `raw.head()`.",
+        "`first_try([...])` with your names, and once more with `air_time` among them.",
     ],
     solution="""
-    def weather_columns():
-        from mlops_course.problem import Column
-
-        kind = {"kind": "number"}
-        return (
-            Column(name="temp", about="degrees Fahrenheit", low=-40, high=130, **kind),
-            Column(name="humid", about="percent", low=0, high=100, **kind),
-            Column(name="wind_speed", about="miles an hour", low=0, high=150, **kind),
-            Column(name="wind_gust", about="none: empty", low=0, high=250, empty=True, **kind),
-            Column(name="visib", about="miles", low=0, high=10, **kind),
-        )
+    def left_of_the_point():
+        known = ["year", "month", "day", "sched_dep_time", "sched_arr_time", "flight"]
+        return [*known, "distance", "hour", "minute"], 0.82, 0.83
     """,
     wrong="""
-    def weather_columns():
-        from mlops_course.problem import Column
-
-        names = ["temp", "humid", "wind_speed", "wind_gust", "visib"]
-        return tuple(
-            Column(name=n, kind="number", about=n, low=0, high=2000, empty=n == "wind_gust")
-            for n in names
-        )
+    def left_of_the_point():
+        known = ["year", "month", "day", "sched_dep_time", "sched_arr_time", "flight"]
+        return [*known, "distance", "hour", "minute", "dep_time"], 0.77, 0.79
     """,
-    message="1,048 miles an hour",
+    message="has not left",
 )
 
 # %% ../notebooks/998_solutions_capstone.ipynb #99800011
-import numpy as np
-import pandas as pd
+_KNOWN = {"year", "month", "day", "sched_dep_time", "sched_arr_time", "flight", "distance"}
+_KNOWN |= {"hour", "minute"}
 
 
-def _hours() -> pd.DataFrame:
-    "500 hours of weather, four of which cannot be."
-    rng = np.random.default_rng(7)
-    gust = np.where(rng.random(500) < 0.8, np.nan, rng.uniform(17, 66, 500))
-    hours = {"temp": rng.uniform(11, 100, 500), "humid": rng.uniform(13, 100, 500)}
-    hours |= {"wind_speed": rng.uniform(0, 42, 500), "wind_gust": gust}
-    rows = pd.DataFrame(hours | {"visib": rng.uniform(0, 10, 500)}).round(2)
-    rows.loc[80, "wind_speed"], rows.loc[120, "visib"] = 1048.36, -1.0
-    rows.loc[200, "humid"], rows.loc[300, "temp"] = 140.0, np.nan
-    return rows
-
-# %% ../notebooks/998_solutions_capstone.ipynb #99800012
 @_80_1
 def _(answer):
-    from pandera.errors import SchemaErrors
-
-    from mlops_course.problem import Table, schema
-
-    hours, refused = _hours(), set()
-    table = Table(name="weather", about="an hour", key=("temp",), columns=answer())
-    assert table.names == [*hours], f"the columns are {', '.join(hours)}, in this order"
-    try:
-        schema(table).validate(hours, lazy=True)
-    except SchemaErrors as errors:
-        refused = set(errors.failure_cases["index"])
-    assert 80 in refused, "a wind of 1,048 miles an hour passed: which is the highest on Earth?"
-    for row, what in {120: "a visibility below 0", 200: "a humidity above 100 %"}.items():
-        assert row in refused, f"{what} passed"
-    assert 300 in refused, "an hour without a temperature passed: may that column be empty?"
-    wrong = len(refused - {80, 120, 200, 300})
-    assert not wrong, f"{wrong} good hours are refused: may `wind_gust` be empty?"
+    names, area, with_air_time = answer()
+    left, arrived = ({"dep_time", "dep_delay"}, {"arr_time", "arr_delay", "air_time"})
+    early = ", ".join(sorted(left & {*names}))
+    assert not early, f"two hours before the departure a flight has not left: {early} is not known"
+    early = ", ".join(sorted(arrived & {*names}))
+    assert not early, f"known when the flight has arrived: {early}"
+    assert {"hour", "minute"} <= {*names}, "`hour` and `minute` are those of the schedule: known"
+    assert {*names} == _KNOWN, f"not as asked for: {', '.join(sorted({*names} ^ _KNOWN))}"
+    assert abs(area - 0.82) < 0.011, f"with these names `first_try` gives another area than {area}"
+    assert with_air_time > area and abs(with_air_time - 0.83) < 0.011, (
+        f"with `air_time` among them `first_try` gives another area than {with_air_time}"
+    )
 
 # %% ../notebooks/998_solutions_capstone.ipynb #99800020
 _80_2 = exercise(
@@ -130,6 +99,10 @@ _80_2 = exercise(
 )
 
 # %% ../notebooks/998_solutions_capstone.ipynb #99800021
+import numpy as np
+import pandas as pd
+
+
 def _day() -> pd.DataFrame:
     "240 flights of a day, one each five minutes, by their schedule."
     rng, begin = np.random.default_rng(7), pd.Timestamp("2013-06-01T10:00Z")
@@ -202,9 +175,9 @@ _80_3 = exercise(
         raise NotImplementedError
     """,
     hints=[
-        "A call is worth it where what it may save, `score * missed`, is more than what it may "
-        "cost, `(1 - score) * false_alarm`.",
-        "The break-even is `false_alarm / (false_alarm + missed)`: no label is needed.",
+        "At which probability are you indifferent? Write down what a call saves and what it costs, "
+        "each times how probable that is.",
+        "The break-even needs no label. For the cheapest threshold try all 99.",
         "The cost of a threshold is `missed` for each late flight below it, and `false_alarm` for "
         "each other one above; `min(range(1, 100), key=...)` finds the cheapest.",
     ],
@@ -257,7 +230,7 @@ def _(answer):
     )
 
 # %% ../notebooks/998_solutions_capstone.ipynb #99800051
-@exercise(
+_81_1 = exercise(
     "81.1",
     stub="""
     def answer(decision, asked):
@@ -265,9 +238,11 @@ def _(answer):
         raise NotImplementedError
     """,
     hints=[
-        "Where `low` is None, nothing is proven, however small the error.",
-        "An estimate is as often too high as too low. What does `low` say?",
-        "`uplift['low'] >= asked.uplift` and `metrics['rmse'] <= asked.rmse`",
+        "Draw the three cases. Which part of the bar has to be right of the dashed line?",
+        "A small error is asked for too, and it proves nothing of what was not measured: look at "
+        "the three cases in that order.",
+        "Try your function on the colleague's `decision` with `read_project(...).acceptance`, and "
+        "change one number at a time.",
     ],
     solution="""
     def answer(decision, asked):
@@ -285,6 +260,9 @@ def _(answer):
     """,
     message="its interval begins at 3 %",
 )
+
+# %% ../notebooks/998_solutions_capstone.ipynb #99b00002
+@_81_1
 def _(answer):
     from types import SimpleNamespace
 
@@ -360,42 +338,54 @@ def _(answer):
 _81_3 = exercise(
     "81.3",
     stub="""
-    def ending(needs):
-        "All services in the order in which they end. `needs`: whom each must have, by name."
+    def hurt(order, needs):
+        "By service: those that still run and stand on it when it ends. `needs`: whom each needs."
         raise NotImplementedError
     """,
     hints=[
-        "Lesson 11 sorts the start. What is the end of it?",
-        "`TopologicalSorter(needs).static_order()` gives those first that others need.",
-        "A list of that, `[::-1]`.",
+        "Take three services with a pencil: who runs when the first one of the order has ended?",
+        "Those that come later in the order still run. Which of them need the one that ends?",
+        "Through others too: whoever needs somebody who is hurt is hurt. Go on until nobody new "
+        "is found.",
     ],
     solution="""
-    def ending(needs):
-        from graphlib import TopologicalSorter
-
-        return list(TopologicalSorter(needs).static_order())[::-1]
+    def hurt(order, needs):
+        lost = {}
+        for place, name in enumerate(order):
+            gone, running = {name}, set(order[place + 1 :])
+            while new := {each for each in running - gone if gone & set(needs.get(each, ()))}:
+                gone |= new
+            lost[name] = gone - {name}
+        return lost
     """,
     wrong="""
-    def ending(needs):
-        from graphlib import TopologicalSorter
-
-        return list(TopologicalSorter(needs).static_order())
+    def hurt(order, needs):
+        return {
+            name: {each for each in order[place + 1 :] if name in needs.get(each, ())}
+            for place, name in enumerate(order)
+        }
     """,
-    message="still stands on it",
+    message="through mlflow",
 )
 
 # %% ../notebooks/998_solutions_capstone.ipynb #99800055
 @_81_3
 def _(answer):
     needs = {"serving": ["mlflow", "redis"], "mlflow": ["postgres"], "feast_ui": ["postgres"]}
-    order = list(answer(needs))
-    everybody = {*needs, *(other for others in needs.values() for other in others)}
-    assert set(order) == everybody, (
-        "also redis and postgres end, which need nobody and stand in no key"
+    good = {"serving": set(), "feast_ui": set(), "mlflow": set(), "redis": set(), "postgres": set()}
+
+    def by_name(order):
+        return {name: set(others) for name, others in answer(order, needs).items()}
+
+    assert by_name([*good]) == good, f"{' → '.join(good)} hurts nobody: an empty set for each"
+    lost = by_name(["mlflow", "serving", "feast_ui", "redis", "postgres"])
+    assert lost.get("mlflow") == {"serving"}, "mlflow ends first, and serving stands on it"
+    assert lost.get("postgres") == set(), "postgres ends last: nobody runs who could be hurt"
+    lost = by_name(["postgres", "mlflow", "feast_ui", "redis", "serving"])
+    assert lost.get("postgres", set()) >= {"mlflow", "feast_ui"}, "two stand on postgres itself"
+    assert "serving" in lost["postgres"], "serving stands on postgres too, through mlflow"
+    assert lost.get("redis") == {"serving"}, "when redis ends serving still runs, and needs it"
+    lost = by_name(["mlflow", "postgres", "serving", "feast_ui", "redis"])
+    assert "serving" not in lost["postgres"], (
+        "mlflow has ended before: what serving loses then it has lost already"
     )
-    assert len(order) == len(everybody), "each of them ends once"
-    for name, others in needs.items():
-        for other in others:
-            assert order.index(name) < order.index(other), (
-                f"{other} ends while {name} still stands on it"
-            )

@@ -9,40 +9,46 @@ __all__ = []
 from .questions import exercise
 
 # %% ../notebooks/999_solutions_orchestration.ipynb #99900005
-@exercise(
+_70_1 = exercise(
     "70.1",
     stub="""
-    def retries_needed(away, first):
-        "The fewest retries of which the last comes `away` seconds after the first try, or later."
-        raise NotImplementedError
+    def stand_the_night():
+        "The fewest retries, the shortest timeout in minutes, and why retries do not help hour 4."
+        raise NotImplementedError  # return retries, minutes, why
     """,
     hints=[
-        "The retries come after `first`, `first + 2 * first`, `first + 2 * first + 4 * first`.",
-        "Add up waits until they have reached `away`, and count them.",
+        "Write other numbers into `print(morning(orchestrated(3, 10, 600, 3600)))`, one at a time, "
+        "and look at which hours are missing.",
+        "The second number is 60 from now on. Raise the first by one until hour 2 is there, and "
+        "then the last by 60 seconds until hour 4 is.",
+        "Look at `orchestrated(20, 60, 600, 3600)` itself, at the rows of hour 4: when does each "
+        "try begin, how many minutes does it run, and where does the next one go on?",
     ],
     solution="""
-    def retries_needed(away, first):
-        number, passed = 0, 0
-        while passed < away:
-            passed += first * 2**number
-            number += 1
-        return number
+    def stand_the_night():
+        return 5, 80, "each try starts anew"
     """,
     wrong="""
-    def retries_needed(away, first):
-        return -(-away // first)
+    def stand_the_night():
+        return 5, 90, "the waits"
     """,
-    message="each wait is twice",
+    message="shorter",
 )
+
+# %% ../notebooks/999_solutions_orchestration.ipynb #99b00001
+@_70_1
 def _(answer):
-    assert answer(0, 10) == 0, "a store that is there needs no retry"
-    assert answer(10, 10) == 1, "the first retry comes after 10 seconds"
-    few = answer(150, 10)
-    assert isinstance(few, int), f"a number was asked for, not {few!r}"
-    assert few != 15, "15 waits of 10 seconds: but each wait is twice as long as the one before"
-    assert few == 4, f"after 10, 30, 70 and 150 seconds: 4 retries, not {few}"
-    assert answer(151, 10) == 5, "after 150 seconds it is still away: one more"
-    assert answer(1500, 10) == 8, "ten times as long takes 8 retries, only 4 more"
+    retries, minutes, why = answer()
+    assert retries > 4, (
+        f"with {retries} retries the last try comes after {2**retries - 1} minutes at most, and "
+        "the database is away for 25"
+    )
+    assert retries == 5, f"{retries} retries stand the night, and so do fewer"
+    assert minutes >= 80, f"the run of hour 4 takes 80 minutes, and {minutes} end it before"
+    assert minutes == 80, f"{minutes} minutes are enough for hour 4, and so is something shorter"
+    assert why != "the database", "at 04:00 the database has been back since 02:25"
+    assert why != "the waits", "the waits are between tries; how many minutes does each try run?"
+    assert why == "each try starts anew", f"{why!r} is none of the three reasons"
 
 # %% ../notebooks/999_solutions_orchestration.ipynb #99900006
 @exercise(
@@ -53,7 +59,7 @@ def _(answer):
         raise NotImplementedError
     """,
     hints=[
-        "What was there of this interval goes first; rows of other intervals stay.",
+        "After the call, which rows of this interval may be in `table`, and which of the others?",
         "`table[:] = ...` replaces what is in a list, and it stays the same list.",
         '`[row for row in table if row["interval"] != interval]` is what stays.',
     ],
@@ -95,8 +101,9 @@ def _(answer):
         raise NotImplementedError
     """,
     hints=[
-        "The hour 5 is over at 6: an hour is over if `hour + 1 <= now`.",
-        "`range(first, now)` has the hours that are over; leave out those in `done`.",
+        "At 3, which hours have ended, and which one still goes on? Write them down for `first` 0.",
+        "A scheduler does not look at the newest run alone: what failed before it is owed too. "
+        "Go through all hours that are over.",
     ],
     solution="""
     def owed(first, now, done):

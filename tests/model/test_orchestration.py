@@ -103,6 +103,22 @@ def test_settings_that_cannot_be_meant_are_refused(name, value):
         project.validated(OrchestrationSettings, {name: value}, "the section")
 
 
+def test_each_further_wait_is_twice_as_long_and_the_defaults_stand_the_night_of_the_lesson():
+    text = (project.root() / "platform/airflow/dags/course.py").read_text(encoding="utf-8")
+    [factor] = [
+        value.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "retry_exponential_backoff"
+    ]
+    assert factor == 2 and not isinstance(factor, bool)  # for Airflow 3 it is a factor: True would be 1, and no wait would grow
+
+    settings = OrchestrationSettings()
+    waits = [min(settings.retry_seconds * factor**number, settings.retry_most_seconds) for number in range(settings.retries)]
+    assert sum(waits) >= 25 * 60 and settings.timeout_seconds >= 80 * 60  # the night of lesson 70
+
+
 def test_a_first_wait_is_not_longer_than_the_longest():
     with pytest.raises(project.UserError, match="retry_most_seconds: less than retry_seconds"):
         project.validated(OrchestrationSettings, {"retry_seconds": 600, "retry_most_seconds": 1}, "the section")

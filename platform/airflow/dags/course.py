@@ -32,7 +32,7 @@ TASK = {
     },
     "retries": PLAN["retries"],
     "retry_delay": seconds("retry_seconds"),
-    "retry_exponential_backoff": True,  # twice as long before each further try
+    "retry_exponential_backoff": 2,  # times as long before each further try; True would be 1
     "max_retry_delay": seconds("retry_most_seconds"),
     "execution_timeout": seconds("timeout_seconds"),
 }
