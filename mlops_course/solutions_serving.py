@@ -17,11 +17,11 @@ _50_1 = exercise(
         raise NotImplementedError
     """,
     hints=[
-        "`itertools.permutations(names)` gives the orders, each as a tuple.",
+        "A tuple of names says which column stands where. Which does the model take as which?",
         "A table that still has its names is not what that job gave. What threw them away?",
         (
-            "The columns of one order as numbers: `rows[list(order)].to_numpy()`. The second "
-            "column of what `predict_proba` gives is the probability."
+            "`itertools.permutations(names)` gives the orders. The columns of one as numbers: "
+            "`rows[list(order)].to_numpy()`. The second column of `predict_proba` is the score."
         ),
     ],
     solution="""
@@ -214,52 +214,54 @@ def _(answer):
 _51_1 = exercise(
     "51.1",
     stub="""
-    def careful():
-        "`ServingSettings`: at most one second old, an hour without the store, nobody drawn."
+    def most_candidates(ms, rate):
+        "The most candidates at `rate` requests a second; `ms`: milliseconds by candidates."
         raise NotImplementedError
     """,
     hints=[
+        "How many milliseconds may one request take, so that `rate` of them fit into a second?",
         (
-            "Three settings decide it. Their comments in `ServingSettings` say what each does, "
-            "and in which unit."
+            "Two measurements are enough: what do the candidates that the larger one has more "
+            "cost, and so one candidate?"
         ),
         (
-            "`cache_seconds` is the age of features while the store answers, "
-            "`stale_if_error_seconds` their age when it does not."
+            "What is left of the smaller measurement without its candidates is paid once for "
+            "each request, and is gone before the first candidate."
         ),
-        "`ServingSettings(cache_seconds=1, stale_if_error_seconds=3600, epsilon=0)`",
     ],
     solution="""
-    def careful():
-        from mlops_course.serving import ServingSettings
-
-        return ServingSettings(cache_seconds=1, stale_if_error_seconds=3600, epsilon=0)
+    def most_candidates(ms, rate):
+        few, many = min(ms), max(ms)
+        each = (ms[many] - ms[few]) / (many - few)
+        once = ms[few] - few * each
+        return max(0, int((1000 / rate - once) / each))
     """,
     wrong="""
-    def careful():
-        from mlops_course.serving import ServingSettings
-
-        return ServingSettings(cache_seconds=3600, epsilon=0)
+    def most_candidates(ms, rate):
+        many = max(ms)
+        return int(1000 / rate / (ms[many] / many))
     """,
-    message="an hour old while the store is well",
+    message="paid once",
 )
 
 # %% ../notebooks/995_solutions_serving.ipynb #7e94bbfb
 @_51_1
 def _(answer):
-    from mlops_course.policy import choose
-
-    settings = answer()
-    assert settings.cache_seconds <= 1, (
-        f"with cache_seconds={settings.cache_seconds:g} an answer is up to an hour old while the "
-        "store is well"
+    slow = {1: 4.0, 5: 10.0, 20: 32.5}  # 2.5 ms once, 1.5 ms for each candidate
+    most = answer(slow, 50)
+    assert most != 12, (
+        "12 would need 2.5 + 12 * 1.5 = 20.5 ms, and a request has 20: of the 32.5 ms for 20 "
+        "candidates 2.5 are paid once, not by the candidates"
     )
-    assert settings.stale_if_error_seconds >= 3600, (
-        f"after {settings.stale_if_error_seconds:g} s without the store there are no answers; "
-        "an hour has 3,600"
+    assert most != 13, "a request has 1000 / 50 = 20 ms, and 2.5 of them are paid once"
+    assert most == 11, f"2.5 ms once and 1.5 for each fit 11 times into 20 ms, not {most} times"
+    quick = {1: 2.0, 40: 5.9}  # 1.9 ms once, 0.1 ms for each
+    assert answer(quick, 120) == 64, (
+        "a service that asks once for all adds 0.1 ms a candidate to 1.9: 64 in 8.3 ms"
     )
-    drawn = sum(choose(f"r-{i}", [1, 2], [0.9, 0.1], settings.epsilon).explored for i in range(500))
-    assert drawn == 0, f"{drawn} of 500 requests were drawn: `epsilon` is their share"
+    assert answer({10: 40.5, 20: 51.0}, 50) == 0, (
+        "30 ms are paid once, and a request has 20: not a single candidate, so 0"
+    )
 
 # %% ../notebooks/995_solutions_serving.ipynb #c47534b8
 _51_2 = exercise(
@@ -276,8 +278,8 @@ _51_2 = exercise(
         ),
         "Keep `(features, run_id, score)` of a driver, and compare the first two.",
         (
-            "`known = memory.get(driver)`; call `score` unless `known` is there and "
-            "`known[:2] == (features, run_id)`."
+            "Three cases: nothing is remembered, what is remembered follows from something else, "
+            "or it still holds. In two of them `score` is called, and its result remembered."
         ),
     ],
     solution="""
@@ -337,8 +339,8 @@ _51_3 = exercise(
         "Per driver one number has to be remembered: when the store was asked for her last.",
         "A look-up from memory does not make the row younger: its time stays that of the question.",
         (
-            "Go through `asked` with a dictionary: `if second - read.get(driver, float('-inf')) > "
-            "seconds` the store is asked, and `read[driver] = second`; else it is one from memory."
+            "Go through `asked` with a dictionary, driver -> second. Only the branch that asks the "
+            "store writes into it; the other one counts."
         ),
     ],
     solution="""
