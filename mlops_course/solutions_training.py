@@ -891,7 +891,10 @@ def _(answer):
     given = set(answer())
     trains = {
         "comment": (False, "a comment is not code: the digest of the code is made without it"),
-        "truth": (False, "`truth` is left out of the recipe: nobody looks at it before deciding"),
+        "cleaning": (
+            False,
+            "what `data` makes is in the snapshot; the same tables are the same snapshot",
+        ),
         "train_days": (True, "what is learned from decides what comes out: the key is another one"),
         "late label": (
             True,
