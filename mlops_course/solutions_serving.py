@@ -17,11 +17,11 @@ _50_1 = exercise(
         raise NotImplementedError
     """,
     hints=[
-        "`itertools.permutations(names)` gives the orders, each as a tuple.",
+        "A tuple of names says which column stands where. Which does the model take as which?",
         "A table that still has its names is not what that job gave. What threw them away?",
         (
-            "The columns of one order as numbers: `rows[list(order)].to_numpy()`. The second "
-            "column of what `predict_proba` gives is the probability."
+            "`itertools.permutations(names)` gives the orders. The columns of one as numbers: "
+            "`rows[list(order)].to_numpy()`. The second column of `predict_proba` is the score."
         ),
     ],
     solution="""
