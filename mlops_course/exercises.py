@@ -38,6 +38,35 @@ class Feedback(NamedTuple):
             f"\n\n> {self.hint}" if self.hint else ""
         )
 
+# %% ../notebooks/90_exercises.ipynb #90a00002
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class _TooLong(BaseException):
+    "An answer has taken too long; no `except Exception` in it catches this."
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    "A block for so long at most; in another thread than the main one without a limit."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_):
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
 # %% ../notebooks/90_exercises.ipynb #e2d93f2a
 from collections.abc import Callable
 
@@ -48,6 +77,7 @@ _tries: dict[str, int] = {}
 def check(
     name: str,  # of an exercise: 31.1
     answer: Callable,  # the learner's function
+    seconds: float = 60,  # that it may take
 ) -> Feedback:
     "Judge an answer: pass, or not yet with a hint that grows with each try. Never raises."
     if name not in EXERCISES:
@@ -57,12 +87,15 @@ def check(
         )
     asked, wrong = EXERCISES[name], ""
     try:
-        asked.test(answer)
+        with _within(seconds):
+            asked.test(answer)
     except NotImplementedError:
         # no try: somebody has run the whole lesson
         return Feedback(name, False, "nothing is written yet", _hint(asked))
     except AssertionError as error:
         wrong = str(error) or "the answer is not right"
+    except _TooLong:
+        wrong = f"your code has not ended within {seconds:g} seconds: does a loop never stop?"
     except Exception as error:
         wrong = f"your code stopped with {type(error).__name__}: {error}"
     tries = _tries[name] = _tries.get(name, 0) + 1

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,22 @@ def test_a_build_notes_nothing(tmp_path, monkeypatch):
         assert check(name, answer(EXERCISES[name].solution)).passed
 
     assert not (tmp_path / "lab").exists()
+
+
+def test_an_answer_that_never_ends_is_stopped_and_told_so():
+    def endless(*_):
+        while True:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                continue
+
+    began, before = time.monotonic(), signal.getsignal(signal.SIGALRM)
+    result = check("42.1", endless, seconds=0.3)
+
+    assert not result.passed and "not ended within 0.3 seconds" in result.message
+    assert time.monotonic() - began < 5
+    assert signal.getsignal(signal.SIGALRM) is before and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_check_never_raises():

@@ -161,7 +161,9 @@ def airflow(scratch: Path, file: str = "env.pictures.yaml") -> None:
     copy = Workshop(scratch / "airflow")
     small = yaml.safe_load((copy.folder / "env.test.yaml").read_text(encoding="utf-8"))
     small.pop("features")  # of the platform they are on servers
-    checkouts.platform_on_free_ports(copy.folder, file, **{**small, "out": "out/pictures", "orchestration": {"training": None, "retry_seconds": 10}})
+    checkouts.platform_on_free_ports(
+        copy.folder, file, **{**small, "out": "out/pictures", "orchestration": {"training": None, "retry_seconds": 10}}
+    )
     checkouts.with_programs(copy.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(copy.folder)
