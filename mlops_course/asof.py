@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from .joins import Rows, features_of, join_sql
+from .joins import Rows, features_of
 from .sql import connect, parquet
 
 # %% ../notebooks/31_point_in_time.ipynb #13054284
