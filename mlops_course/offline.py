@@ -29,7 +29,7 @@ from feast.infra.offline_stores.offline_utils import (
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from .asof import Rows, features_of, join_sql
+from .joins import Rows, features_of, join_sql
 from .files import atomic_write
 from .sql import connect, moment, parquet, quoted, string, utc
 
