@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILES', 'Trip', 'trips_of', 'EventQueue', 'End', 'Happened', 'Life', 'CompanyFiles', 'truth_of', 'Truth']
 
-# %% ../notebooks/905_events.ipynb #e9864753
+# %% ../notebooks/905_events.ipynb #cbee1289
 import json
 import time
 from collections import deque

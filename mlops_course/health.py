@@ -108,7 +108,7 @@ class _Stored(_Known):
         trouble = [f"{name}: {why}" for name, why in self.trouble.items()]
         return {"ready": self.read is not None and self.referred, "trouble": trouble + old}
 
-# %% ../notebooks/920_health.ipynb #d1103851
+# %% ../notebooks/920_health.ipynb #90858a26
 from .joined import REFUSED
 
 

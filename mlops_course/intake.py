@@ -126,7 +126,7 @@ def ingest(
     provenance = _provenance(source, files, table, key)
     return Ingested(good, refused, provenance, named if len(named) else None, left_out)
 
-# %% ../notebooks/963_intake.ipynb #14b3f91f
+# %% ../notebooks/963_intake.ipynb #e90a6b23
 from .project import digest_of
 
 

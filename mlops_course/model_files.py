@@ -7,7 +7,7 @@ __all__ = ['MOVED', 'unzipped', 'zipped', 'by_content', 'numbered', 'at_home', '
            'UntrustedModel', 'OtherLibraries', 'NoChampion', 'UnknownVersion', 'DigestMismatch', 'named_types',
            'not_there', 'run_of', 'refused', 'elsewhere', 'digests', 'write_copy', 'read_copy']
 
-# %% ../notebooks/946_model_files.ipynb #94400005
+# %% ../notebooks/946_model_files.ipynb #504491cb
 import hashlib
 import io
 import json
@@ -34,7 +34,7 @@ def zipped(
             target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), entries[name])
     return packed.getvalue()
 
-# %% ../notebooks/946_model_files.ipynb #94400008
+# %% ../notebooks/946_model_files.ipynb #8f0097e3
 def by_content(
     entries: dict[str, bytes],  # of a skops file
 ) -> dict[str, bytes]:
@@ -55,7 +55,7 @@ def by_content(
     plainly = json.dumps(json.loads(schema, object_hook=plain)).encode()
     return {names[name]: data for name, data in arrays.items()} | {"schema.json": plainly}
 
-# %% ../notebooks/946_model_files.ipynb #94400009
+# %% ../notebooks/946_model_files.ipynb #9ffb0b1c
 def numbered(
     entries: dict[str, bytes],  # of a skops file
 ) -> dict[str, bytes]:
@@ -225,7 +225,7 @@ def elsewhere(
         if saved.get(name) != number
     )
 
-# %% ../notebooks/946_model_files.ipynb #b36543eb
+# %% ../notebooks/946_model_files.ipynb #ff6ecd91
 def digests(
     files: dict[str, bytes],  # by their path in a folder
 ) -> dict[str, str]:

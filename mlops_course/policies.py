@@ -6,7 +6,7 @@
 __all__ = ['Kind', 'Share', 'Arm', 'Experiment', 'arm_of', 'Candidate', 'Bandit', 'Thompson', 'UCB', 'Contextual', 'bandit',
            'Routed', 'routed']
 
-# %% ../notebooks/948_policies.ipynb #94300005
+# %% ../notebooks/948_policies.ipynb #1d7228c1
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -41,7 +41,7 @@ class Experiment(Settings):
             raise ValueError(f"the shares of the arms add up to {total:g}, and should to 1")
         return self
 
-# %% ../notebooks/948_policies.ipynb #94300008
+# %% ../notebooks/948_policies.ipynb #267da7c9
 from .policy import drawn
 
 

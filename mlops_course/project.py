@@ -250,7 +250,7 @@ def live_by(
     global _running
     _running = clock
 
-# %% ../notebooks/970_project.ipynb #aa7f8a3c
+# %% ../notebooks/970_project.ipynb #c69cb7de
 import hashlib
 import json
 

@@ -117,7 +117,7 @@ class Week:
         self.total[:, block] = until[..., -1]
         return until
 
-# %% ../notebooks/962_simulation.ipynb #510e98be
+# %% ../notebooks/962_simulation.ipynb #5dc42acd
 import pyarrow as pa
 
 from .tables import schema_of, table_of

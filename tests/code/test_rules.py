@@ -1,6 +1,7 @@
 """Each rule of the lessons sees the fault that it is there for."""
 
 import json
+from collections import Counter
 
 import pytest
 from rules import faults, pages, show_place
@@ -182,6 +183,13 @@ def test_the_appendix_promises_nothing_and_its_cells_are_short(tmp_path, change,
 @pytest.mark.parametrize("notebook", sorted((project.root() / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_every_lesson_keeps_the_rules(notebook):
     assert faults(notebook) == []
+
+
+def test_a_cell_has_an_id_of_its_own_by_which_answers_know_it_again():
+    shared = {"09cd5344", "where-we-are"}  # "Your turn" and the map, in nearly every lesson
+    ids = [cell["id"] for path in (project.root() / "notebooks").glob("*.ipynb") for cell in json.loads(path.read_text())["cells"]]
+
+    assert {name for name, times in Counter(ids).items() if times > 1} <= shared
 
 
 def test_the_lessons_and_the_appendix_are_listed_as_they_are():
