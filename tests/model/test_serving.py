@@ -22,7 +22,7 @@ from rides import CONTRACT, RIDES
 from traffic import ages, days_of
 from typer.testing import CliRunner
 
-from mlops_course import api, batch, cli, clocks, features, predictions, project, registry, resilience, serving
+from mlops_course import api, batch, cli, clocks, features, predictions, project, registry, resilience, serving, stores
 from mlops_course.telemetry import logging_to
 
 with warnings.catch_warnings():
@@ -929,7 +929,7 @@ def test_a_row_from_the_future_is_not_there(own):
 
 def test_a_store_whose_times_depend_on_a_zone_is_not_read_and_the_log_says_what_to_do(own):
     settings = own / "features/feature_store.yaml"
-    settings.write_text(settings.read_text(encoding="utf-8").replace(features.SQLITE, "sqlite"), encoding="utf-8")
+    settings.write_text(settings.read_text(encoding="utf-8").replace(stores.SQLITE, "sqlite"), encoding="utf-8")
 
     service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
 
