@@ -47,6 +47,8 @@ def peeked(runs: int, worse: float, share: float = 0.5) -> tuple[float, float, f
         z = []
         for n in np.linspace(trips / LOOKS, trips, LOOKS).astype(int):
             one, zero = done[:n][treated[:n]], done[:n][~treated[:n]]
+            if not len(one):  # a small share, and nobody yet
+                continue
             both = done[:n].mean()
             z.append(abs(one.mean() - zero.mean()) / np.sqrt(both * (1 - both) * (1 / len(one) + 1 / len(zero))))
         by_z.append(max(z) > 1.96)
