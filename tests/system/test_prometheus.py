@@ -132,7 +132,8 @@ def asked(world):
     _, online, prometheus = world
     with online.load([*KNOWN[:5], UNKNOWN], threads=1):
         online.client.post("/inference", json={"request_id": "nonsense"})
-        wait_for(lambda: prometheus.ask("serving:slow:share5m") and prometheus.ask("serving:degraded:share5m"), 60)
+        twice_read = ("serving:slow:share5m", "serving:degraded:share5m", "increase(monitoring_refused_total[5m])")
+        wait_for(lambda: all(map(prometheus.ask, twice_read)), 60)
         yield prometheus
 
 
