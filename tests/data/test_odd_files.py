@@ -610,7 +610,9 @@ def test_bookings_are_not_blamed_for_statistics_that_cannot_be_read(tmp_path):
 def test_the_message_names_drivers_by_number_and_nothing_else_that_stands_in_their_column(tmp_path):
     read = data.read(placed(tmp_path, TEXT.replace("1001", PHONE)), STATISTICS, CONTRACT, NOW)
 
-    assert PHONE in read.refused.value[0] and "84" not in data.over_limit("statistics", read, 0.05, CONTRACT)
+    message = data.over_limit("statistics", read, 0.05, CONTRACT)
+
+    assert PHONE in read.refused.value[0] and not [part for part in PHONE.split() if part in message.replace(str(tmp_path), "")]
 
 
 # The rules, one by one, on frames that hold nothing, one row, nothing but gaps, or the same again and again.
