@@ -188,5 +188,6 @@ def choose(
     else:
         ends = accumulate(shares.values())
         rest = (place - epsilon) / (1 - epsilon)
-        chosen = next((i for i, end in zip(known, ends, strict=True) if rest < end), known[-1])
+        reached = (i for i, end in zip(known, ends, strict=True) if rest < end)
+        chosen = next(reached, max(shares, key=shares.get))  # where rounding has left a gap
     return Choice(chosen, explored, epsilon / len(known) + (1 - epsilon) * shares[chosen])
