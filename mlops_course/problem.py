@@ -116,9 +116,8 @@ class Feature(Settings):
     table: str  # of features, or the request itself
     # None: a boolean or a text is what it says, all else a number
     kind: Literal["number", "boolean", "category"] | None = None
-    score: Literal["rises", "falls"] | None = (
-        None  # the score may only do this when it rises (lesson 41)
-    )
+    # what the score may do at most when the feature rises (lesson 41)
+    score: Literal["rises", "falls"] | None = None
 
 # %% ../notebooks/10_problem.ipynb #5a0cef7c
 KNOWN = "known_at"  # from when a row may be used; the data stage writes it
@@ -140,12 +139,12 @@ class Roles(Settings):
     propensity: str | None = None  # the probability of the logged choice
     created: str = "created"  # when a row was written
 
-# %% ../notebooks/10_problem.ipynb #78df1914
+# %% ../notebooks/10_problem.ipynb #10e10020
 from pydantic import Field, model_validator
 
 
-class Contract(Roles):
-    "The tables of a project with their roles, and what follows from them."
+class _Tables(Roles):
+    "The tables of a project, and their roles."
 
     tables: dict[str, Table]
 
@@ -158,6 +157,10 @@ class Contract(Roles):
             return values
         names = {k: {"name": k, **t} if isinstance(t, dict) else t for k, t in tables.items()}
         return {**values, "tables": names}
+
+# %% ../notebooks/10_problem.ipynb #78df1914
+class Contract(_Tables):
+    "The tables of a project with their roles, and what follows from them."
 
     @property
     def kinds(self) -> dict[str, str]:

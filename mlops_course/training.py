@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODE', 'TrainingSettings', 'extract', 'save_snapshot', 'load_snapshot', 'recipe_of', 'key_of', 'validate', 'judge',
-           'present_champion', 'track_run', 'try_all', 'settle', 'train', 'compare_with_truth', 'Reproduced',
-           'reproduce', 'run']
+           'try_all', 'settle', 'train', 'compare_with_truth', 'Reproduced', 'reproduce', 'run']
 
 # %% ../notebooks/45_training_pipeline.ipynb #a89712a1
 from typing import Annotated
@@ -95,8 +94,8 @@ def load_snapshot(
 from . import registry
 
 # what comes before is in the snapshot
-CODE = ("checks", "examples", "gate", "kinds", "models", "policy", "problem", "registry")
-CODE += ("model_files", "training", "verdicts", "worth")
+CODE = ("checks", "examples", "gate", "judging", "kinds", "model_files", "models", "policy")
+CODE += ("problem", "registry", "training", "trials", "verdicts", "worth")
 
 
 def recipe_of(
@@ -151,107 +150,11 @@ def _from_the_past(frame: pd.DataFrame, history: pd.DataFrame, view: str, contra
     several = len(contract.views) > 1
     return result._replace(name=f"{result.name}: {view}") if several else result
 
-# %% ../notebooks/45_training_pipeline.ipynb #833aa947
-import numpy as np
-
-from . import gate, models, policy, worth
-from .verdicts import Judged
-
-
-def _behaving(
-    kinds: list[str], learned: pd.DataFrame, rows: pd.DataFrame, seed: int, contract: Contract
-) -> tuple[str, object]:
-    "The first kind that also behaves when it has learned from more days; if none, the best one."
-    fitted = ((kind, models.fit(kind, learned, seed, contract)) for kind in kinds)
-    for kind, model in fitted:
-        if all(r.passed is not False for r in models.behaviour(model, rows, contract)):
-            return kind, model
-    return kinds[0], models.fit(kinds[0], learned, seed, contract)
-
-
-def _examined(frame, windows, data: list, trials: list, seed: int, champion, project: Project):
-    "The best model, trained on all that was known before the test, and what the test says of it."
-    contract, needed = project.contract, project.acceptance
-    learned = models.labelled(frame, windows.since, windows.test, contract)
-    test = models.labelled(frame, windows.test, windows.end, contract)
-    ahead = frame[frame[contract.time] >= windows.test]
-    kind, model = _behaving(models.ranked(trials), learned, test, seed, contract)
-    scores = pd.Series(models.probability(model, ahead, contract), ahead.index)
-    score, base = scores[test.index].to_numpy(), models.base_rate(learned, test, contract)
-    chosen, gain = _gained(ahead, scores, seed, contract)
-    evidence = gate.enough(test, gain.effective_sample, needed, contract, champion is not None)
-    results = [*evidence, *data, *models.behaviour(model, test, contract)]
-    results += gate.better_than_base(test, score, base, seed, needed, contract)
-    if champion is None:
-        results += _first(test, score, base, gain, seed, project)
-    else:
-        results += _against(champion, ahead, scores, seed, project)
-    results, unmeasured = gate.measurable(results, frame, contract)
-    facts = (trials, _measured(test, score, base, project), gain, test.assign(score=score), chosen)
-    return Judged(kind, model, results, *facts, windows, project, unmeasured)
-
-
-def _without_model(frame, windows, parts: dict, data: list, trials: list, paired: bool, project):
-    "What is said where no model could be trained."
-    test, contract = parts["test"], project.contract
-    model = checks.Result("model", None, _untrained(parts, trials, contract))
-    evidence = gate.enough(test, None, project.acceptance, contract, paired)
-    results, unmeasured = gate.measurable([*evidence, *data, model], frame, contract)
-    nothing, tested = policy.Uplift(None, None, None, 0), test.assign(score=np.nan)
-    facts = (trials, _measured(test, None, None, project), nothing, tested, test.head(0))
-    return Judged(None, None, results, *facts, windows, project, unmeasured)
-
-
-def _untrained(parts: dict[str, pd.DataFrame], trials: list[models.Trial], contract) -> str:
-    "Why no model could be trained."
-    if parts["train"].empty or parts["validation"].empty:
-        return "no model: there are no labels to train on or to choose by"
-    if parts["train"][contract.label].nunique() < 2:
-        return "no model: the training labels are of one class only"
-    return "no model: " + "; ".join(f"{trial.name}: {trial.note}" for trial in trials[2:])
-
-
-def _measured(test: pd.DataFrame, score, base, project: Project) -> dict:
-    "The metrics of model and base rate on the test, and how many labels and entities it has."
-    contract, label = project.contract, test[project.contract.label]
-    mine, theirs = (
-        models.measure([], []) if s is None else models.measure(label, s) for s in (score, base)
-    )
-    more = {"base_rmse": theirs["rmse"], "base_log_loss": theirs["log_loss"], "labels": len(test)}
-    more[f"{contract.noun}s"] = test[contract.entity].nunique()
-    if contract.propensity is None and score is not None and len(test):
-        more["worth"] = float(worth.worth(label, score, project.costs).mean())
-        more["base_worth"] = float(worth.worth(label, base, project.costs).mean())
-    return mine | more
-
-
-def _gained(ahead: pd.DataFrame, scores: pd.Series, seed: int, contract: Contract) -> tuple:
-    "What the model chooses in the test, and the uplift: nothing where nobody has chosen."
-    if contract.propensity is None:
-        return ahead.head(0), policy.Uplift(None, None, None, 0)
-    chosen = policy.choices(ahead, scores, contract)
-    return chosen, policy.uplift(chosen, seed, contract)
-
-
-def _first(test, score, base, gain: policy.Uplift, seed: int, project: Project) -> list:
-    "What is asked of a model without a predecessor."
-    contract, needed = project.contract, project.acceptance
-    if contract.propensity is None:
-        return worth.first_champion(test, score, base, seed, needed, project.costs, contract)
-    return gate.first_champion(models.measure(test[contract.label], score)["rmse"], gain, needed)
-
-
-def _against(champion: gate.Incumbent, ahead, scores: pd.Series, seed: int, project) -> list:
-    "What is asked of a challenger."
-    contract, needed = project.contract, project.acceptance
-    later = ahead[ahead[contract.time] >= champion.until]
-    both = scores[later.index].to_numpy(), champion.probability(later)
-    if contract.propensity is None:
-        return worth.no_worse(later, *both, seed, needed, project.costs, contract)
-    return gate.no_worse(later, *both, seed, needed, contract)
-
 # %% ../notebooks/45_training_pipeline.ipynb #5712da0d
 from threadpoolctl import threadpool_limits
+
+from . import gate, judging, models
+from .verdicts import Judged
 
 
 @threadpool_limits.wrap(limits=1)
@@ -270,76 +173,11 @@ def judge(
     data = validate(frame, parts, history, contract)
     trials = models.compare(parts, seed, contract)
     if models.ranked(trials):
-        return _examined(frame, windows, data, trials, seed, champion, project)
-    return _without_model(frame, windows, parts, data, trials, champion is not None, project)
-
-# %% ../notebooks/45_training_pipeline.ipynb #f1b617b4
-from .telemetry import log
-
-
-def present_champion(client, contract: Contract) -> gate.Incumbent | None:
-    "The registry's champion; None if there is none that can be asked here."
-    try:
-        loaded = registry.load(client)
-    except registry.NoChampion:
-        return None
-    except registry.OtherLibraries as error:
-        log.warning("no comparison with the champion", reason=str(error))
-        return None
-    if gone := [name for name, kind in loaded.kinds.items() if contract.kinds.get(name) != kind]:
-        log.warning(
-            "no comparison with the champion", reason=f"features changed: {', '.join(gone)}"
-        )
-        return None
-    until = pd.Timestamp(client.get_run(loaded.run_id).data.tags["until"])
-    return gate.Incumbent(loaded.probability, until)
-
-
-def _origin(recipe: dict) -> dict[str, str]:
-    return {name: recipe[name] for name in ("snapshot", "code")}
-
-
-def _finished(client, experiment: str, part: str) -> str | None:
-    "The run of this part that came to its end; one that did not is deleted."
-    for run in client.search_runs([experiment], f"tags.part = '{part}'"):
-        if run.info.status == "FINISHED":
-            return run.info.run_id
-        client.delete_run(run.info.run_id)
-    return None
-
-
-def track_run(
-    client,  # of MLflow
-    part: str,  # names the run within its key: a run is found by it
-    recipe: dict,
-    tags: dict[str, str],
-    metrics: dict[str, float | None],
-    contract: Contract,
-    model=None,
-    files: tuple[Path, ...] = (),  # kept beside the model
-) -> str:
-    "Write a run down, and return its id. A finished one is found, another is made again."
-    from mlflow.entities import Metric, Param
-
-    experiment = registry.experiment(client)
-    if finished := _finished(client, experiment, part):
-        return finished
-    tags = {"stage": "training", "part": part, **_origin(recipe), **tags}
-    name = part.partition("/")[2]
-    run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-    numbers = [Metric(name, n, 0, 0) for name, n in metrics.items() if n is not None]
-    params = [Param(name, str(value)) for name, value in recipe.items()]
-    client.log_batch(run_id, metrics=numbers, params=params)
-    if model is not None:
-        digest = registry.log_model(client, run_id, model, contract.kinds)
-        client.set_tag(run_id, "model_digest", digest)
-    for file in files:
-        client.log_artifact(run_id, str(file))
-    client.set_terminated(run_id)
-    return run_id
+        return judging.examined(frame, windows, data, trials, seed, champion, project)
+    return judging.without_model(frame, windows, parts, data, trials, champion is not None, project)
 
 # %% ../notebooks/45_training_pipeline.ipynb #45d00004
-from . import verdicts
+from . import trials, verdicts
 
 
 def try_all(
@@ -351,21 +189,9 @@ def try_all(
     project: Project,
 ) -> str:
     "Judge the table, write down trials, model and verdict; return the id of the last run."
-    import tempfile
-
-    key, champion = key_of(recipe), present_champion(client, project.contract)
+    champion = trials.present_champion(client, project.contract)
     judged = judge(frame, history, settings, project, champion)
-    windows = judged.windows
-    tags = {"since": windows.since.isoformat(), "until": windows.validation.isoformat()}
-    for trial in judged.trials:
-        noted = {"kind": trial.name, "note": trial.note, **tags}
-        made = trial.metrics, project.contract, trial.model
-        track_run(client, f"{key}/{trial.name}", recipe, noted, *made)
-    tags |= {"key": key, "kind": judged.kind or "none", "until": windows.test.isoformat()}
-    with tempfile.TemporaryDirectory() as scratch:
-        files = verdicts.write(judged, Path(scratch))
-        made = judged.metrics, project.contract, judged.model, files
-        return track_run(client, f"{key}/final", recipe, tags, *made)
+    return trials.write_down(client, judged, key_of(recipe), recipe)
 
 # %% ../notebooks/45_training_pipeline.ipynb #a86743e5
 def settle(
@@ -377,7 +203,7 @@ def settle(
     "Register and promote what passed, if that was not done before. The decision and the version."
     if not passed:
         return "refused", None
-    number = registry.register(client, run_id, key_of(recipe), _origin(recipe))
+    number = registry.register(client, run_id, key_of(recipe), trials.origin(recipe))
     if "settled" not in client.get_run(run_id).data.tags:
         registry.promote(client, number)
         client.set_tag(run_id, "settled", "true")
@@ -397,7 +223,7 @@ def train(
     known = registry.find(client, key_of(recipe))
     run_id = known.run_id if known else try_all(client, frame, history, settings, recipe, project)
     run = client.get_run(run_id)
-    answer = _verdict_of(client, run_id)
+    answer = trials.verdict_of(client, run_id)
     decision, number = settle(client, run_id, recipe, answer.pop("passed"))
     model = {"name": client.name, "version": number, "run_id": run_id}
     model |= {"digest": run.data.tags.get("model_digest"), "kind": answer.pop("kind")}
@@ -407,19 +233,6 @@ def train(
         answer["reasons"] = [why]
     made = {"decision": decision, "found": known is not None, "key": key_of(recipe)}
     return {**made, "snapshot": snapshot, "model": model, **answer}
-
-# %% ../notebooks/45_training_pipeline.ipynb #b1508a40
-import json
-
-
-def _verdict_of(client, run_id: str) -> dict:
-    "What the gate has said to a run, as `try_all` has written it."
-    with registry.artifacts(client, run_id) as files:
-        if not (files / "verdict.json").is_file():
-            raise UserError(
-                f"run {run_id} has lost its files in MLflow: `make clean`, then run again"
-            )
-        return json.loads((files / "verdict.json").read_text(encoding="utf-8"))
 
 # %% ../notebooks/45_training_pipeline.ipynb #fcfa3578
 def compare_with_truth(
@@ -447,6 +260,21 @@ def compare_with_truth(
         "inside_interval": inside,
         "bookings": len(chosen),
     }
+
+# %% ../notebooks/45_training_pipeline.ipynb #45b1001b
+def _with_truth(
+    stage: stages.Stage, settings: TrainingSettings, files: Path, uplift: dict
+) -> dict | None:
+    "After the decision is written: what the simulation knows, if there is one."
+    written = stage.product["decision"].with_name("truth.json")
+    written.unlink(missing_ok=True)
+    chosen = pd.read_parquet(files / "choices.parquet")
+    if settings.truth is None or chosen.empty or not (root() / settings.truth).is_file():
+        return None
+    truth = pd.read_parquet(root() / settings.truth)
+    compared = compare_with_truth(chosen, truth, uplift, stage.project.contract)
+    write_json(stage.record(written), compared)
+    return compared
 
 # %% ../notebooks/45_training_pipeline.ipynb #a30787b1
 from typing import NamedTuple
@@ -525,25 +353,11 @@ def _extracted(stage: stages.Stage) -> pd.DataFrame:
         )
     return frame
 
-
-def _with_truth(
-    stage: stages.Stage, settings: TrainingSettings, files: Path, uplift: dict
-) -> dict | None:
-    "After the decision is written: what the simulation knows, if there is one."
-    written = stage.product["decision"].with_name("truth.json")
-    written.unlink(missing_ok=True)
-    chosen = pd.read_parquet(files / "choices.parquet")
-    if settings.truth is None or chosen.empty or not (root() / settings.truth).is_file():
-        return None
-    truth = pd.read_parquet(root() / settings.truth)
-    compared = compare_with_truth(chosen, truth, uplift, stage.project.contract)
-    write_json(stage.record(written), compared)
-    return compared
-
 # %% ../notebooks/45_training_pipeline.ipynb #7cc55712
 import shutil
 
 from . import remote
+from .telemetry import log
 
 
 def run(

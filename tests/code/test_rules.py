@@ -158,6 +158,14 @@ def test_what_is_folded_says_what_it_is(tmp_path, cells, fault):
     assert any(fault in line for line in seen) if fault else not seen
 
 
+def test_a_wall_of_folded_definitions_is_a_wall(tmp_path):
+    wall = [("markdown", "Folded."), ("code", "#| export\n" + "a = 1\n" * 35)] * 2
+
+    seen = faults(write(tmp_path, [GOOD[0], *wall, GOOD[2]], metadata=FOLDED))
+
+    assert any("more than 60 lines of definitions before" in fault for fault in seen)
+
+
 def test_definitions_between_which_something_is_shown_are_no_wall(tmp_path):
     wall = [("code", "#| export\n" + "a = 1\n" * 25), ("code", "a")] * 3
 

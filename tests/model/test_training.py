@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from conftest import run_stages
-from mlops_course import checks, examples, gate, models, project, registry, stages, telemetry, training, verdicts
+from mlops_course import checks, examples, gate, models, project, registry, stages, telemetry, training, trials, verdicts
 from mlops_course.gate import Incumbent
 from mlops_course.problem import KNOWN
 from mlops_course.toy import company
@@ -700,6 +700,6 @@ def test_a_champion_that_asks_for_other_features_is_not_compared(trained):
     fewer = RIDES.contract.model_copy(update={"features": {name: CONTRACT.features[name] for name in FEATURES[:2]}})
 
     with telemetry.logging_to(folder / "log.jsonl", stage="training"):
-        assert training.present_champion(client, fewer) is None
+        assert trials.present_champion(client, fewer) is None
 
     assert f"features changed: {FEATURES[2]}" in (folder / "log.jsonl").read_text()
