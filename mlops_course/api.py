@@ -173,7 +173,7 @@ class _Meters:
 # %% ../notebooks/903_serving_api.ipynb #d31b691c
 from collections import Counter as Counted
 
-from .serving import Row
+from .schemas import Row
 from .web import TaskFailures
 
 
@@ -237,7 +237,7 @@ from . import clocks
 from .project import Paths
 from .registry import Loaded
 from .resilience import Entities, in_background
-from .serving import ServingSettings
+from .schemas import ServingSettings
 from .telemetry import log
 
 
@@ -312,7 +312,7 @@ class Serving(_Works):
 import time
 from typing import NamedTuple
 
-from .serving import answer_of, candidates_of
+from .schemas import answer_of, candidates_of
 from .web import Refusal
 
 
@@ -453,7 +453,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from .candidates import ranking_type, scoring_type
-from .serving import inference_type
+from .schemas import inference_type
 
 
 class Direct(APIRoute):

@@ -182,7 +182,8 @@ class Reader(_Names):
 from datetime import datetime
 
 from .lookup import Newest
-from .serving import Row, is_known, row_of, rows_of, scores_of, share_of, state_of
+from .schemas import Row, row_of, share_of
+from .serving import is_known, rows_of, scores_of, state_of
 
 
 def rows_found(

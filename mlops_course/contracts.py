@@ -239,7 +239,7 @@ def _of_raw(project: Project) -> list[str]:
 # %% ../notebooks/930_project_files.ipynb #375341ff
 from .project import UserError, validated
 from .settings import SettingsError, merged, read_settings
-from .telemetry import hide
+from .loglines import hide
 
 
 _PROJECT = (

@@ -248,9 +248,7 @@ def reference_of(
     return Reference(units, null.max().to_dict(), many, usual, kinds)
 
 # %% ../notebooks/61_drift.ipynb #1579965f
-from .distances import MISSING, NEAR, UNSEEN, USUAL, Grid, Shares  # noqa: F401
-from .distances import same_hours, shares_of  # noqa: F401
-from .quality import known_columns, quality  # noqa: F401
+from .quality import quality
 
 # %% ../notebooks/61_drift.ipynb #9003db97
 ERRORS = ("residual", "squared_error")

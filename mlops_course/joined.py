@@ -121,7 +121,8 @@ class _Transactions:
 # %% ../notebooks/906_joined.ipynb #2d912267
 import orjson
 
-from .drift import SCORE, known_columns
+from .drift import SCORE
+from .quality import known_columns
 from .problem import Contract
 
 

@@ -8,7 +8,7 @@ __all__ = ['MAX_ROWS', 'Rows', 'Answers']
 # %% ../notebooks/943_memory.ipynb #94300004
 from collections.abc import Hashable
 
-from .serving import Row, ServingSettings
+from .schemas import Row, ServingSettings
 
 MAX_ROWS = 200_000  # in memory
 

@@ -189,7 +189,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from .exposition import pipeline_metrics
-from .messages import ended_type, iteration_type, offer_rows  # noqa: F401
+from .messages import ended_type, offer_rows
 from .predictions import prediction_type
 
 # %% ../notebooks/62_model_monitoring.ipynb #0d82c9ec

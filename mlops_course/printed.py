@@ -72,7 +72,7 @@ def _moment(fields: dict[str, str | None]) -> datetime | None:
 import json
 from collections.abc import Iterable, Iterator
 
-from .telemetry import masked
+from .loglines import masked
 
 
 def in_json(

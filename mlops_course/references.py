@@ -55,7 +55,7 @@ def _requests(rows: pd.DataFrame, contract: Contract) -> pd.DataFrame:
 from typing import Any
 
 from . import tracking
-from .drift import BINS, NEAR, USUAL
+from .distances import BINS, NEAR, USUAL
 from .joined import WindowSettings
 from .remote import Unavailable
 
@@ -83,7 +83,8 @@ def _run_of(folder: Path, version: str, model: str) -> str | None:
 # %% ../notebooks/907_references.ipynb #edb534de
 import json
 
-from .drift import HOUR, Performance, Reference, reference_of, watched
+from .distances import HOUR
+from .drift import Performance, Reference, reference_of, watched
 from .files import atomic_write, write_json
 
 

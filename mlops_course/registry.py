@@ -23,7 +23,7 @@ TRUSTED = {
 # %% ../notebooks/44_model_registry.ipynb #2422d28a
 from functools import cache
 
-from .model_files import MOVED, UntrustedModel, at_home, named_types  # noqa: F401
+from .model_files import UntrustedModel, named_types
 from .model_files import spline_types
 
 

@@ -9,7 +9,8 @@ __all__ = ['report', 'write_report', 'begin_report', 'offer_reports']
 import numpy as np
 import pandas as pd
 
-from .drift import MISSING, UNSEEN, Grid, Reference, Shares, entity_hours, same_hours
+from .distances import MISSING, UNSEEN, Grid, Shares, same_hours
+from .drift import Reference, entity_hours
 from .joined import WindowSettings
 from .problem import Contract, Project
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from .memory import Answers, Rows
-from .serving import Row, ServingSettings
+from .schemas import Row, ServingSettings
 from .web import Background, Refusal
 
 

@@ -64,8 +64,7 @@ def still_holds(row: Row, newest: Newest, model, oldest: datetime) -> bool:
     )
 
 # %% ../notebooks/51_online_serving.ipynb #2fb9101d
-from .schemas import ServingSettings, answer_of, candidates_of  # noqa: F401
-from .schemas import inference_type, row_of, share_of  # noqa: F401
+from .schemas import row_of
 
 
 def rows_of(

@@ -14,7 +14,7 @@ from pathlib import Path
 from structlog.contextvars import bound_contextvars
 
 from .logfiles import SharedFile
-from .loglines import NAME, blocks, hide, is_hidden, log, masked  # noqa: F401
+from .loglines import NAME, blocks, is_hidden, log, masked
 
 
 @contextmanager

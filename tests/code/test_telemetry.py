@@ -19,7 +19,8 @@ from rides import CONTRACT
 
 from mlops_course import cli, exposition, logfiles, project, prometheus, stages, telemetry
 from mlops_course.files import write_json
-from mlops_course.telemetry import log, logging_to, masked
+from mlops_course.loglines import masked
+from mlops_course.telemetry import log, logging_to
 
 PLATFORM = project.root() / "platform"
 START = datetime(2026, 3, 16, 8, tzinfo=UTC)

@@ -21,7 +21,7 @@ from pydantic import ValidationError, create_model
 from rides import RIDES
 from shop import SHOP
 
-from mlops_course import api, batch, clocks, features, lookup, models, predictions, project, registry, serving
+from mlops_course import api, batch, clocks, features, lookup, models, predictions, project, registry, schemas, serving
 from mlops_course.lookup import Newest
 from mlops_course.problem import KNOWN, Column, Project
 
@@ -84,7 +84,7 @@ class Store:
 @contextmanager
 def served(folder, model, of: Project = SHOP, rows: dict | None = None, store: bool = True, **changes):
     "A client of a service of a project, on a store in memory."
-    described = serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes})
+    described = schemas.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes})
     service = api.Serving(folder, described, of)
     if store:
         service.entities.store = Store(HABITS if rows is None else rows)

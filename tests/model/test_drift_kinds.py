@@ -11,8 +11,9 @@ from orders import BEGIN, LATER, SETTINGS, orders
 from pydantic import ValidationError
 from shop import CONTRACT
 
-from mlops_course import drift
-from mlops_course.drift import BINS, judge, reference_of, shares_of
+from mlops_course import distances, drift
+from mlops_course.distances import BINS, shares_of
+from mlops_course.drift import judge, reference_of
 from mlops_course.problem import KNOWN, Feature
 
 START = pd.Timestamp(BEGIN)
@@ -66,15 +67,15 @@ def test_what_has_more_than_a_hundredth_of_the_rows_shares_its_cell_with_no_othe
     shares = column.value_counts(normalize=True)
     frequent = [grid.cell_of[value] for value in shares.index[shares > 0.0101]]
     assert len(set(frequent)) == len(frequent)
-    assert set(grid.cell_of.values()) <= set(range(drift.UNSEEN))
+    assert set(grid.cell_of.values()) <= set(range(distances.UNSEEN))
     cells = grid.cells(column)
-    assert (cells == drift.MISSING).sum() == column.isna().sum() and not (cells == drift.UNSEEN).any()
+    assert (cells == distances.MISSING).sum() == column.isna().sum() and not (cells == distances.UNSEEN).any()
 
 
 def test_a_thousand_categories_have_cells_of_a_hundredth_each():
     column = pd.Series([f"c{number % 1_000}" for number in range(10_000)])
     counts = np.bincount(shares_of(column).cells(column), minlength=BINS)
-    assert counts[: drift.UNSEEN].min() >= 50 and counts.max() <= 150 and counts[drift.UNSEEN :].sum() == 0
+    assert counts[: distances.UNSEEN].min() >= 50 and counts.max() <= 150 and counts[distances.UNSEEN :].sum() == 0
 
 
 def test_a_boolean_moves_by_its_share_of_yes():
@@ -142,7 +143,7 @@ def test_where_a_request_brings_features_of_its_own_each_row_is_a_unit():
     "One customer may order twice in an hour, and one airline has more than a flight."
     rows = orders(1, 3)
     rows[CONTRACT.entity] = "the only one"
-    pd.testing.assert_frame_equal(drift.entity_hours(rows, CONTRACT).drop(columns=drift.HOUR), rows)
+    pd.testing.assert_frame_equal(drift.entity_hours(rows, CONTRACT).drop(columns=distances.HOUR), rows)
 
 
 def test_an_entity_may_be_a_feature_too():
@@ -226,10 +227,10 @@ def test_of_several_tables_the_worst_one_counts():
     contract = CONTRACT.model_copy(update={"tables": tables, "features": {**CONTRACT.features, **moved}})
     rows = orders(1, 3)
     ages = {"habits": 1, "places": 31, "names": 1_000}
-    known = {column: rows[CONTRACT.time] - pd.Timedelta(days=ages[view]) for view, column in drift.known_columns(contract).items()}
+    known = {column: rows[CONTRACT.time] - pd.Timedelta(days=ages[view]) for view, column in quality.known_columns(contract).items()}
     verdict = quality(rows.drop(columns=KNOWN).assign(**known), contract)
     assert verdict["stale"] == 1 and verdict["feed_hours"] == 31 * 24
-    fresh = {**known, drift.known_columns(contract)["places"]: rows[CONTRACT.time]}
+    fresh = {**known, quality.known_columns(contract)["places"]: rows[CONTRACT.time]}
     verdict = quality(rows.drop(columns=KNOWN).assign(**fresh), contract)
     assert verdict["stale"] == 0 and verdict["feed_hours"] == 24
 

@@ -32,7 +32,7 @@ from traffic import (
     write,
 )
 
-from mlops_course import clocks, drift, joined, monitoring, predictions, project, references, reports
+from mlops_course import clocks, distances, drift, joined, monitoring, predictions, project, references, reports
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.files import write_json
 from mlops_course.health import Health
@@ -467,9 +467,9 @@ def test_a_window_that_shares_no_hour_of_the_week_with_the_reference_has_a_repor
 
 def test_the_reference_of_a_report_has_the_windows_hours():
     kept, window = reference(TRIPLES[0], 1), drift.entity_hours(unchanged(LATER, 7).iloc[:2_000], CONTRACT)
-    kept.units = kept.units.assign(weight=drift.same_hours(window, kept.units))
+    kept.units = kept.units.assign(weight=distances.same_hours(window, kept.units))
     both = [(window.assign(weight=1.0)), kept.units]
-    hours = [rows.groupby([rows[drift.HOUR].dt.dayofweek, rows[drift.HOUR].dt.hour]).weight.sum() for rows in both]
+    hours = [rows.groupby([rows[distances.HOUR].dt.dayofweek, rows[distances.HOUR].dt.hour]).weight.sum() for rows in both]
     pd.testing.assert_series_equal(*(each[each > 0] for each in hours))
 
 

@@ -18,11 +18,12 @@ from shop import CONTRACT, SHOP
 from traffic import SETTINGS as TRAFFIC
 from traffic import entry
 
-from mlops_course import clocks, joined, models, monitoring, references, registry, reports
-from mlops_course.drift import judge, known_columns, reference_of
+from mlops_course import clocks, joined, messages, models, monitoring, references, registry, reports
+from mlops_course.drift import judge, reference_of
 from mlops_course.joined import Label, LabelStore
 from mlops_course.monitoring import Monitor
 from mlops_course.problem import KNOWN, Feature
+from mlops_course.quality import known_columns
 
 
 @pytest.fixture(autouse=True)
@@ -241,7 +242,7 @@ def test_the_service_speaks_the_projects_words(served):
 
 def test_the_seed_courses_form_is_offered_only_where_a_request_has_it(served):
     assert served[0].post("/iterate", json={}).status_code == 404
-    assert monitoring.iteration_type(RIDES_CONTRACT) and not monitoring.iteration_type(CONTRACT)
+    assert messages.iteration_type(RIDES_CONTRACT) and not messages.iteration_type(CONTRACT)
 
 
 def test_labels_and_predictions_come_over_http(served):

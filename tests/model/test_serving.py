@@ -22,7 +22,7 @@ from rides import CONTRACT, RIDES
 from traffic import ages, days_of
 from typer.testing import CliRunner
 
-from mlops_course import api, batch, cli, clocks, features, predictions, project, registry, resilience, serving, stores
+from mlops_course import api, batch, cli, clocks, features, predictions, project, registry, resilience, schemas, serving, stores
 from mlops_course.telemetry import logging_to
 
 with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def wait_for(condition, seconds: float = 30):
 @contextmanager
 def served(folder, key: str | None = None, **changes):
     "A client of a service on `folder` that is ready; it ends with the block."
-    service = api.Serving(folder, serving.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}), RIDES)
+    service = api.Serving(folder, schemas.ServingSettings(**{"epsilon": 0, "store_seconds": 5, "refresh_seconds": 0.05, **changes}), RIDES)
     with TestClient(api.application(service, key)) as client:
         client.folder, client.service = folder, service
         wait_for(lambda: client.get("/ready").status_code == 200)
@@ -719,7 +719,7 @@ class Secret(str):
 
 @pytest.mark.parametrize(("guess", "status"), [(KEY, 200), (KEY[:-1], 401), (KEY[:-1] + "x", 401), ("x", 401)])
 def test_keys_are_compared_in_constant_time(ground, guess, status):
-    service = api.Serving(ground, serving.ServingSettings(refresh_seconds=0.05), RIDES)
+    service = api.Serving(ground, schemas.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service, Secret(KEY))) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
 
@@ -740,13 +740,13 @@ def test_beyond_loopback_no_service_starts_without_a_key(own, monkeypatch, host,
         monkeypatch.setenv("MLOPS_COURSE_API_KEY", key)
 
     with pytest.raises(project.UserError, match="set a key in the variable MLOPS_COURSE_API_KEY"):
-        api.serve(own, serving.ServingSettings(host=host, port=1), RIDES)
+        api.serve(own, schemas.ServingSettings(host=host, port=1), RIDES)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "example.org", "nonsense"])
 def test_a_host_that_is_no_address_of_this_machine_starts_no_service(own, host):
     with pytest.raises(project.UserError, match="is no address of this machine"):
-        api.serve(own, serving.ServingSettings(host=host, port=1), RIDES)
+        api.serve(own, schemas.ServingSettings(host=host, port=1), RIDES)
 
 
 # --- what it says of itself ---------------------------------------------------------------------------------
@@ -931,7 +931,7 @@ def test_a_store_whose_times_depend_on_a_zone_is_not_read_and_the_log_says_what_
     settings = own / "features/feature_store.yaml"
     settings.write_text(settings.read_text(encoding="utf-8").replace(stores.SQLITE, "sqlite"), encoding="utf-8")
 
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
+    service = api.Serving(own, schemas.ServingSettings(refresh_seconds=0.05), RIDES)
 
     with logging_to(own / "log.jsonl", service="serving"), TestClient(api.application(service, None)) as client:
         ready = wait_for(lambda: (response := client.get("/ready")).json()["trouble"] and response)
@@ -1064,7 +1064,7 @@ def test_a_champion_that_cannot_answer_never_takes_the_place_of_one_that_can(own
 
 def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the_next_one(own):
     promote_unfit(own)
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
+    service = api.Serving(own, schemas.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service)) as client:
         wait_for(lambda: "not looked" not in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
@@ -1075,7 +1075,7 @@ def test_a_service_that_starts_with_a_champion_that_cannot_answer_takes_over_the
 
 def test_without_a_champion_the_service_lives_and_says_what_is_missing(own):
     registry.connect(own / "mlflow", RIDES.name).delete_registered_model_alias(RIDES.name, "champion")
-    service = api.Serving(own, serving.ServingSettings(refresh_seconds=0.05), RIDES)
+    service = api.Serving(own, schemas.ServingSettings(refresh_seconds=0.05), RIDES)
     with TestClient(api.application(service)) as client:
         wait_for(lambda: "no champion" in str(client.get("/ready").json()))
         assert client.get("/ready").status_code == 503
@@ -1349,4 +1349,4 @@ def test_without_a_limit_the_log_is_kept_for_ever(own, days):
 )
 def test_settings_that_make_no_sense_are_refused(name, value):
     with pytest.raises(ValidationError, match=name):
-        serving.ServingSettings(**{name: value})
+        schemas.ServingSettings(**{name: value})

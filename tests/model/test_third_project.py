@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from shop import CONTRACT, SHOP
 
 from conftest import UPSTREAM
-from mlops_course import api, cli, clocks, drift, features, monitoring, project, registry, serving, stages, trainer
+from mlops_course import api, cli, clocks, drift, features, monitoring, project, registry, schemas, stages, trainer
 
 ORDERS = 300  # that are asked for online
 
@@ -104,7 +104,7 @@ def asked(folder, out):
     rows = rows[[*CONTRACT.keys, *CONTRACT.own]].assign(request_id=rows.order, fate=rows.fate)
     rows["device"] = rows.device.replace("NA", None)
     sent = json.loads(rows.drop(columns="fate").to_json(orient="records"))
-    with TestClient(api.application(api.Serving(out, serving.ServingSettings(epsilon=0), SHOP))) as client:
+    with TestClient(api.application(api.Serving(out, schemas.ServingSettings(epsilon=0), SHOP))) as client:
         for _ in range(600):
             if client.get("/ready").status_code == 200:
                 break

@@ -17,7 +17,7 @@ import prometheus_client  # noqa: F401  before Feast, which would have it keep e
 from serving.load import ID
 from serving.services import HERE, OURS, UNCACHED, Ground, by_number, link
 
-from mlops_course import features, registry
+from mlops_course import features, registry, schemas
 from mlops_course.contracts import read_project
 
 HTTP, LOOKUP, FRAME, MODEL, REST = "the bare endpoint", "feature look-up", "data frame", "model", "all the rest"
@@ -73,12 +73,12 @@ def _plain(ground: Ground, asked: list[pd.DataFrame]) -> dict[str, float]:
 
 async def _ours(folder: Path, settings: dict, met: list[bytes], bodies: list[bytes]) -> dict[str, float]:
     "What the store and the model take in ours, and the whole of it, once it has met each driver."
-    from mlops_course import api, resilience, serving
+    from mlops_course import api, resilience
 
     spent = {}
     clocks = [(resilience.Store, "newest", LOOKUP), (registry.Loaded, "probability", MODEL)]
     patches = [mock.patch.object(owner, name, _timed(spent, part, getattr(owner, name))) for owner, name, part in clocks]
-    app, took = api.application(api.Serving(folder, serving.ServingSettings(**settings), RIDES)), []
+    app, took = api.application(api.Serving(folder, schemas.ServingSettings(**settings), RIDES)), []
     with patches[0], patches[1]:
         async with app.router.lifespan_context(app):
             await _ready(app, met[0])
