@@ -324,7 +324,7 @@ SECTIONS = {  # the class of each, in the module of the same name if none is sai
     "features": "FeatureSettings",
     "training": "TrainingSettings",
     "batch": "BatchSettings",
-    "serving": "ServingSettings",
+    "serving": "schemas.ServingSettings",
     "monitoring": "MonitoringSettings",
     "retraining": "RetrainingSettings",
     "live": "LiveSettings",

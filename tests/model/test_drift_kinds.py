@@ -15,6 +15,7 @@ from mlops_course import distances, drift
 from mlops_course.distances import BINS, shares_of
 from mlops_course.drift import judge, reference_of
 from mlops_course.problem import KNOWN, Feature
+from mlops_course.quality import known_columns
 
 START = pd.Timestamp(BEGIN)
 
@@ -227,10 +228,10 @@ def test_of_several_tables_the_worst_one_counts():
     contract = CONTRACT.model_copy(update={"tables": tables, "features": {**CONTRACT.features, **moved}})
     rows = orders(1, 3)
     ages = {"habits": 1, "places": 31, "names": 1_000}
-    known = {column: rows[CONTRACT.time] - pd.Timedelta(days=ages[view]) for view, column in quality.known_columns(contract).items()}
+    known = {column: rows[CONTRACT.time] - pd.Timedelta(days=ages[view]) for view, column in known_columns(contract).items()}
     verdict = quality(rows.drop(columns=KNOWN).assign(**known), contract)
     assert verdict["stale"] == 1 and verdict["feed_hours"] == 31 * 24
-    fresh = {**known, quality.known_columns(contract)["places"]: rows[CONTRACT.time]}
+    fresh = {**known, known_columns(contract)["places"]: rows[CONTRACT.time]}
     verdict = quality(rows.drop(columns=KNOWN).assign(**fresh), contract)
     assert verdict["stale"] == 0 and verdict["feed_hours"] == 24
 
