@@ -45,13 +45,27 @@ def _candidate(contract: Contract) -> tuple[type, dict]:
     return kind, fields
 
 # %% ../notebooks/903_serving_api.ipynb #19819499
+from .policies import Kind
+from .predictions import Role
+
 _SHARED = {
     "worth_promising": "does promising the best candidate bring more than it costs?",
     "explored": "was the candidate drawn, so that the next model can be judged?",
-    "propensity": "with which probability this candidate was going to be the answer",
+    "propensity": "with which probability this candidate was going to be the answer, in any arm",
+    "role": "whose answer it is",
+    "policy": "how the candidate was chosen: the highest score, or a bandit",
+    "experiment": "which one the request is a part of; null: none runs",
+    "arm": "of the experiment",
     "degraded": "the feature store does not answer, and older features had to do",
 }
-_TYPES = {"worth_promising": bool | None, "explored": bool, "propensity": float | None}
+_TYPES = {
+    "worth_promising": bool | None,
+    "propensity": float | None,
+    "role": Role,
+    "policy": Kind,
+    "experiment": str | None,
+    "arm": str | None,
+}
 
 
 def _shared(*names: str) -> dict[str, tuple]:
@@ -237,6 +251,7 @@ from . import clocks
 from .project import Paths
 from .registry import Loaded
 from .resilience import Entities, in_background
+from .routing import Router
 from .schemas import ServingSettings
 from .telemetry import log
 
@@ -257,6 +272,7 @@ class _Works:
         self.reader = self.entities.reader
         self.answers = IdempotencyCache(settings.idempotency_ttl_seconds)
         self.retention = Retention(self.predictions, settings.retention_days)
+        self.router = Router(settings, project.contract)
         self.metrics.watch(self)
 
     def works(self) -> list[tuple[str, Callable, float]]:
@@ -342,8 +358,9 @@ def _answered(
 ) -> bytes:
     "The answer; its entry is on the way to the log."
     (rows, degraded, model), now = looked_up, project.now()
-    epsilon, costs = serving.settings.epsilon, serving.project.costs
-    response = answer_of(request_id, asked.entities, rows, degraded, model, epsilon, costs)
+    routed = serving.router.route(request_id, asked.entities, rows)
+    costs = serving.project.costs
+    response = answer_of(request_id, asked.entities, rows, degraded, model, routed, costs)
     serving.metrics.count(rows, response)
     spent = round((time.perf_counter() - began) * 1000, 3)
     entry = {"time": now, "latency_ms": spent, **response}

@@ -213,8 +213,10 @@ from .policy import Choice, choose, propensities
 class Routed(NamedTuple):
     "A choice, and how it came about."
 
-    arm: str
     choice: Choice  # its propensity is that of the whole choice
+    policy: Kind = "greedy"
+    experiment: str | None = None  # None: none runs
+    arm: str | None = None
 
 
 def routed(
@@ -225,13 +227,14 @@ def routed(
     preferred: Mapping[str, Sequence[float]],  # by arm, beside `entities`; none: by the score
 ) -> Routed:
     "The choice of the request's arm, with the propensity over all arms."
-    arm = arm_of(request_id, experiment)
-    mine = experiment.arms[arm].epsilon, preferred.get(arm)
-    chosen = choose(request_id, entities, scores, *mine)
+    name = arm_of(request_id, experiment)
+    arm = experiment.arms[name]
+    chosen = choose(request_id, entities, scores, arm.epsilon, preferred.get(name))
+    how = arm.policy, experiment.name, name
     if chosen.place is None:
-        return Routed(arm, chosen)
+        return Routed(chosen, *how)
     whole = sum(
         each.share * propensities(entities, scores, each.epsilon, preferred.get(name))[chosen.place]
         for name, each in experiment.arms.items()
     )
-    return Routed(arm, chosen._replace(propensity=whole))
+    return Routed(chosen._replace(propensity=whole), *how)
