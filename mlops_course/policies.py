@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Kind', 'Arm', 'Experiment', 'arm_of', 'Candidate', 'Bandit', 'Thompson', 'UCB', 'Contextual', 'bandit', 'Routed',
-           'routed']
+           'chances', 'routed']
 
 # %% ../notebooks/948_policies.ipynb #1d7228c1
 from typing import Annotated, Literal
@@ -33,6 +33,8 @@ class Experiment(Settings):
         dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,30}$")], Arm],
         Field(min_length=1, max_length=20),
     ]
+    # a bandit waits so long for a label
+    label_hours: Annotated[float, Field(gt=0, le=8_760, allow_inf_nan=False)] = 168
 
     @model_validator(mode="after")
     def _whole(self):
@@ -207,34 +209,48 @@ def bandit(
     return made(file) if made else None
 
 # %% ../notebooks/948_policies.ipynb #9430001e
+from collections import Counter
+
 from .policy import Choice, choose, propensities
+from .predictions import Role
 
 
 class Routed(NamedTuple):
     "A choice, and how it came about."
 
     choice: Choice  # its propensity is that of the whole choice
+    role: Role = "champion"  # whose choice it is
     policy: Kind = "greedy"
     experiment: str | None = None  # None: none runs
     arm: str | None = None
 
 
-def routed(
-    request_id: str,
+def chances(
     entities: Sequence,
     scores: Sequence[float | None],  # beside `entities`; None: nothing is known of this one
     experiment: Experiment,
     preferred: Mapping[str, Sequence[float]],  # by arm, beside `entities`; none: by the score
+) -> dict[int, float]:
+    "How likely each known candidate is chosen, whichever arm the request meets, by place."
+    whole: Counter[int] = Counter()
+    for name, arm in experiment.arms.items():
+        each = propensities(entities, scores, arm.epsilon, preferred.get(name))
+        whole.update({place: arm.share * chance for place, chance in each.items()})
+    return whole
+
+
+def routed(
+    request_id: str,
+    entities: Sequence,
+    scores: Sequence[float | None],
+    experiment: Experiment,
+    preferred: Mapping[str, Sequence[float]],
 ) -> Routed:
     "The choice of the request's arm, with the propensity over all arms."
     name = arm_of(request_id, experiment)
     arm = experiment.arms[name]
     chosen = choose(request_id, entities, scores, arm.epsilon, preferred.get(name))
-    how = arm.policy, experiment.name, name
-    if chosen.place is None:
-        return Routed(chosen, *how)
-    whole = sum(
-        each.share * propensities(entities, scores, each.epsilon, preferred.get(name))[chosen.place]
-        for name, each in experiment.arms.items()
-    )
-    return Routed(chosen._replace(propensity=whole), *how)
+    if chosen.place is not None:
+        whole = chances(entities, scores, experiment, preferred)[chosen.place]
+        chosen = chosen._replace(propensity=whole)
+    return Routed(chosen, "champion", arm.policy, experiment.name, name)

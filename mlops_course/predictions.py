@@ -280,14 +280,14 @@ def find(
     folder: Path,  # of the log
     request_id: str,
 ) -> dict[str, Any] | None:
-    "The newest entry of a request, or None."
+    "The newest answer to a request, or None. What a shadow would have said is none."
     wanted = orjson.dumps(request_id)
     for file in reversed(day_files(folder).values()):
         with suppress(FileNotFoundError), open(file, "rb") as lines:
             entries = [entry for line in lines if wanted in line and (entry := entry_of(line))]
-            entries = [entry for entry in entries if entry["request_id"] == request_id]
-            if entries:
-                return entries[-1]
+            for entry in reversed(entries):
+                if entry["request_id"] == request_id and entry.get("role") != "shadow":
+                    return entry
     return None
 
 # %% ../notebooks/95_predictions.ipynb #0ac86682
@@ -344,9 +344,10 @@ class Piece(NamedTuple):
 def unread(
     folder: Path,  # of the log
     read: Mapping[str, int],  # up to which byte, by the file's name
+    since: date = date.min,  # files of earlier days are left out
 ) -> Iterator[Piece]:
     "What the log's files have gained, a piece of each."
-    for file in day_files(folder).values():
+    for file in (file for day, file in day_files(folder).items() if day >= since):
         try:
             begin, size = read.get(file.name, 0), file.stat().st_size
         except FileNotFoundError:

@@ -161,12 +161,15 @@ class Paths:
         self.company = out / "company"  # raw files of a company that lives on,
         self.truth = out / "live/truth.jsonl"  # and of its life
         self.story = out / "live/story.json"
+        self.release = out / "release"  # what is being released, and why each step was taken,
+        self.routes = out / "release/routes.json"  # and who answers beside the champion
         self.snapshots = out / "snapshots"  # tables, by their digests
         self.features = out / "features"  # the feature store
         self.mlflow = out / "mlflow"  # runs and models
         self.training, self.batch = out / "training", out / "batch"  # what these stages made
         self.model = out / "serving/model"  # a copy of the champion, for a day without MLflow
         self.predictions = out / "serving/predictions"  # the prediction log, a file a day
+        self.bandits = out / "serving/bandits.db"  # what bandits have learned, and from what
         self.monitoring = out / "monitoring"  # what it has read, its references and reports
         self.retraining = out / "retraining"  # cases, and the trainings that they began
         self.logs, self.metrics = out / "logs", out / "metrics"

@@ -36,6 +36,9 @@ class ServingSettings(project.Settings):
     log_seconds: Period = 0.1  # an answer reaches the prediction log's file within this time
     # answers that may wait for a full disk; then requests are refused
     log_waiting: Annotated[int, Field(ge=1)] = 10_000
+    # answers that may wait for a shadow, and for how long; then they are dropped, and counted
+    shadow_waiting: Annotated[int, Field(ge=1)] = 1_000
+    shadow_seconds: Period = 1
     # a day's file of the prediction log is deleted after so many; 0, null: never
     retention_days: Annotated[int, Field(ge=0)] | None = 90
 
@@ -112,15 +115,16 @@ def answer_of(
     "What is answered, but for the list of candidates."
     scores, choice = known_scores(rows), routed.choice
     best = max((score for score in scores if score is not None), default=None)
+    why = "nothing is known of any candidate" if best is None else "the logged policy decides"
     return {
         "prediction": None if choice.place is None else entities[choice.place],
-        "error": "nothing is known of any candidate" if choice.place is None else None,
+        "error": why if choice.place is None else None,
         "request_id": request_id,
         "score": None if choice.place is None else scores[choice.place],
         "worth_promising": None if best is None else bool(costs.value(best) > 0),
         "explored": choice.explored,
         "propensity": choice.propensity,
-        "role": "champion",
+        "role": routed.role,
         "policy": routed.policy,
         "experiment": routed.experiment,
         "arm": routed.arm,

@@ -10,9 +10,9 @@ from imports import ROOT, graph, loads, reached, sources
 FLOORS = {
     1: "settings topics project logfiles telemetry exposition prometheus files services questions sql programs loglines cron",
     2: "alertmanager problem rolling contracts web remote stages engine supervision jobs answers passwords wipe printed",
-    3: "stream broker world capstone readers profiles data asof offline online lookup redis_store slots tracking checks policy policies drift predictions clocks search toy tables promises joined health kinds examples words doctor driver_events stream_state backfill joins stores distances quality messages simulation intake",
+    3: "stream broker world capstone readers profiles data asof offline online lookup redis_store slots tracking checks policy policies routes drift predictions clocks search toy tables promises joined health kinds examples words doctor driver_events stream_state backfill joins stores distances quality messages simulation intake",
     4: "features registry models gate worth poc verdicts cases events references reports dashboards model_files judging trials",
-    5: "consumer emitter training batch serving candidates resilience clients api monitoring experiments memory spare schemas routing",
+    5: "consumer emitter training batch serving candidates resilience clients api monitoring experiments memory spare schemas routing team shadow",
     6: "release orchestration airflow executors",
     7: "retraining trainer receiver delivery",
     8: "live rhythm loop replay exercises figures recipes stack cli",
@@ -20,7 +20,7 @@ FLOORS = {
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PAGES = {module for module in sources() if module.startswith("solutions_")}
 FLOOR |= dict.fromkeys(PAGES, 8)  # the exercises of each part
-SERVING = {"schemas", "routing", "serving", "candidates", "memory", "spare", "resilience", "api"}
+SERVING = {"schemas", "routing", "team", "shadow", "serving", "candidates", "memory", "spare", "resilience", "api"}
 APART = [{module, "monitoring"} for module in SERVING]  # they talk over HTTP, and through what is written down
 
 

@@ -779,6 +779,70 @@ def test_every_golden_signal_has_a_meter_and_it_moves(ground):
     assert [name for name in after if name.startswith("serving_model_info") and name.split()[1:].count("1") == 1]
 
 
+# --- an experiment ---------------------------------------------------------------------------------
+
+MARCH = {"name": "march", "arms": {"champion": {"share": 0.5, "epsilon": 0}, "bandit": {"share": 0.5, "policy": "thompson", "epsilon": 0}}}
+
+
+def end_of(answer: dict, label: int) -> dict:
+    return {"request_id": answer["request_id"], CONTRACT.entity: answer["prediction"], CONTRACT.label: label}
+
+
+def test_an_answer_and_its_entry_say_whose_it_is_and_the_propensity_of_the_whole_choice(ground):
+    with served(ground, experiment=MARCH) as client:
+        answers = [ask(client, KNOWN[:3]) for _ in range(60)]
+        entry = logged(client, answers[0]["request_id"])
+        before = metrics(client)
+
+    names = ["role", "policy", "experiment", "arm", "propensity"]
+    assert {name: entry[name] for name in names} == {name: answers[0][name] for name in names}
+    by_arm = {answer["arm"]: answer for answer in answers}
+    assert {arm: (a["role"], a["policy"], a["experiment"]) for arm, a in by_arm.items()} == {
+        "champion": ("champion", "greedy", "march"),
+        "bandit": ("champion", "thompson", "march"),
+    }
+    chance = {a["prediction"]: a["propensity"] for a in answers}
+    assert {round(a["propensity"] - chance[a["prediction"]], 12) for a in answers} == {0}, "the same driver, whichever arm sends her"
+    assert max(chance.values()) > 0.5 and sum(chance.values()) <= 1 + 1e-9
+    counted = {arm: before[f"serving_arm_total {arm} march"] for arm in by_arm}
+    assert counted == {arm: sum(a["arm"] == arm for a in answers) for arm in by_arm}
+
+
+def test_without_an_experiment_an_answer_has_no_arm_and_labels_have_no_place(client):
+    answer = ask(client, KNOWN[:2])
+
+    assert [answer[name] for name in ("role", "policy", "experiment", "arm")] == ["champion", "greedy", None, None]
+    assert refused(client.post("/labels", json=[end_of(answer, 1)]), 404)
+    assert "/labels" not in client.get("/openapi.json").json()["paths"]
+
+
+def test_a_bandit_learns_over_http_once_of_each_label_and_knows_it_after_a_restart(own):
+    with served(own, experiment=MARCH) as client:
+        answers = [ask(client, KNOWN[:3]) for _ in range(40)]
+        mine = [answer for answer in answers if answer["arm"] == "bandit"]
+        ends = [end_of(answer, int(answer["prediction"] == KNOWN[1])) for answer in answers]
+        outcomes = [client.post("/labels", json=ends).json() for _ in range(2)]
+        wait_for(lambda: client.get("/model").json()["learned"] == {"bandit": len(mine)})
+        assert metrics(client)["serving_learned_labels bandit"] == len(mine)
+    with served(own, experiment=MARCH) as client:
+        assert client.get("/model").json()["learned"] == {"bandit": len(mine)}
+        assert client.get("/model").json()["experiment"]["name"] == "march"
+
+    assert all(sum(outcome.values()) == 40 and outcome["other"] == 40 - len(mine) for outcome in outcomes)
+    assert outcomes[1].get("conflict", 0) == 0
+
+
+@pytest.mark.parametrize(
+    "body", [[], "x", [{}], [{"request_id": "r"}], [{"request_id": "r", "driver_id": 1001, "trip_completed": 2}]], ids=str
+)
+def test_a_label_that_is_none_is_refused_and_nothing_is_learned(ground, body):
+    with served(ground, experiment=MARCH) as client:
+        answer = client.post("/labels", json=body)
+
+        assert answer.status_code == (200 if body == [] else 422)
+        assert client.get("/model").json()["learned"]["bandit"] == 0
+
+
 def test_the_model_that_answers_is_described(client, pipeline):
     payload = client.get("/model").json()
 

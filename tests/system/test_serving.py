@@ -19,6 +19,7 @@ import company
 import httpx
 import psutil
 import pytest
+import yaml
 from browser import CHROMIUM, MISSING, free_port, page
 from company import CLOCK, KNOWN, UNKNOWN
 from online import Online, command, refused, wait_for
@@ -397,6 +398,34 @@ def test_killed_under_load_it_loses_the_last_moment_and_a_restart_mends_the_rest
     last = next(answer for name, answer, _ in reversed(answers) if name == logged[-1])
     assert again.ask(KNOWN, logged[-1]) == last.json(), "a request that is sent again gets its answer again"
     assert again.logged() == logged
+
+
+def test_killed_while_its_bandit_learns_it_learns_each_label_once(ground, started, tmp_path):
+    folder = company.copy(ground, tmp_path / "company")
+    arms = {"bandit": {"share": 1, "policy": "thompson", "epsilon": 0}}
+    environment = yaml.safe_load((folder / "env.yaml").read_text(encoding="utf-8"))
+    environment["serving"] = {**environment.get("serving", {}), "experiment": {"name": "march", "arms": arms}}
+    (folder / "env.yaml").write_text(yaml.safe_dump(environment), encoding="utf-8")
+    online, sent = started(folder), 0
+    for _ in range(3):
+        wait_for(online.ready, 120)
+        with online.load(KNOWN[:3]) as answers:
+            wait_for(lambda answers=answers: len(answers) > 150)
+        known = [answer.json() for _, answer, _ in answers if answer is not None]
+        answered = {each["request_id"] for each in known}
+        wait_for(lambda answered=answered, online=online: answered <= set(online.logged()))
+        ends = [{"request_id": a["request_id"], "driver_id": a["prediction"], "trip_completed": int(a["prediction"] == KNOWN[2])} for a in known]
+        outcomes = online.client.post("/labels", json=ends).json()
+        sent += len(ends)
+        assert outcomes.get("conflict", 0) == 0
+        online.process.kill()
+        online = started(folder)
+
+    wait_for(online.ready, 120)
+    wait_for(lambda: online.model()["learned"]["bandit"] == sent)
+    again = online.client.post("/labels", json=ends).json()
+    assert again == {"duplicate": len(ends)}
+    assert online.meter('serving_learned_labels{arm="bandit"}') == sent
 
 
 # --- started and looked at ------------------------------------------------------------------------------
