@@ -72,7 +72,8 @@ def named(
     "What a line is called: the pattern with the labels in it, or all of them."
     if not pattern:
         return ", ".join(f"{k}={v}" for k, v in labels.items() if k != "__name__") or "value"
-    return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda label: labels.get(label[1], ""), pattern)
+    text = re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda label: labels.get(label[1], ""), pattern)
+    return text.strip()  # of an arm that is none
 
 
 def series_of(

@@ -41,10 +41,10 @@ class Trials(Background):
         "Has it failed a short time ago?"
         return time.monotonic() - self._failed.get(what, float("-inf")) < self.late
 
-    def forgive(self, versions: Iterable[str]) -> None:
-        "Only these versions are of interest by now."
+    def forgive(self, names: Iterable[str]) -> None:
+        "Only these versions and sources are of interest by now."
         for what in list(self.trouble):
-            if " of version " in what and what.rpartition(" ")[2] not in versions:
+            if " of version " in what and what.partition(" of ")[2] not in names:
                 self.trouble.pop(what, None)
 
 # %% ../notebooks/920_health.ipynb #14b91564
@@ -54,7 +54,7 @@ from typing import Any
 
 from . import project
 from .drift import Verdict
-from .joined import LabelStore, WindowSettings, forget, span_of
+from .joined import LabelStore, Source, WindowSettings, forget, span_of
 from .problem import Project
 from .project import Paths
 from .web import Shared
@@ -72,9 +72,9 @@ class _Known(Trials):
         super().__init__()
         self.folder, self.settings, self.project = folder, settings, project
         self.reports = Paths(folder).monitoring / "reports"
-        self.references = Shared()  # by version, as are the next two
-        self.verdicts: dict[str, Verdict] = {}
-        self.judged: dict[str, float] = {}  # until when a verdict holds, by `time.monotonic`
+        self.references = Shared()  # by version
+        self.verdicts: dict[Source, Verdict] = {}
+        self.judged: dict[Source, float] = {}  # until when a verdict holds, by `time.monotonic`
         self.completed, self.counts = float("nan"), {"predictions": {}, "labels": {}}
         self.refused: dict[str, int] = {}  # since the beginning, by `REFUSED`
         # the same before some came; when the last one came
@@ -103,7 +103,7 @@ class _Stored(_Known):
     def readiness(self) -> dict[str, Any]:
         "Is the log read, and were references looked for? What is wrong stands in `trouble`."
         now, judged = time.monotonic(), self.judged.items()
-        ages = {f"verdict of version {version}": now - until for version, until in judged}
+        ages = {f"verdict of {source}": now - until for source, until in judged}
         old = [f"{name}: it is {a:.0f} seconds old" for name, a in ages.items() if a > self.late]
         trouble = [f"{name}: {why}" for name, why in self.trouble.items()]
         return {"ready": self.read is not None and self.referred, "trouble": trouble + old}
@@ -145,8 +145,8 @@ class Health(_Stored):
 
 # %% ../notebooks/920_health.ipynb #bc00c0ea
 def log_changes(
-    version: str,
-    before: Verdict | None,  # of the same version
+    source: Source,
+    before: Verdict | None,  # of the same source
     verdict: Verdict,
 ) -> None:
     "Log each kind of drift that has begun or ended."
@@ -156,7 +156,7 @@ def log_changes(
                 name: round(value, 3) for name, value in verdict.scores.items() if value == value
             }
             (log.warning if over else log.info)(
-                "drift" if over else "drift is over", kind=kind, version=version, scores=scores
+                "drift" if over else "drift is over", kind=kind, **source._asdict(), scores=scores
             )
 
 # %% ../notebooks/920_health.ipynb #bd200d96
@@ -193,17 +193,17 @@ def _gauge(name: str, about: str, labels: list[str], values) -> GaugeMetricFamil
     return family
 
 # %% ../notebooks/920_health.ipynb #7ea8457e
-def _of_verdicts(verdicts: dict[str, Verdict]) -> Iterator[GaugeMetricFamily]:
+def _of_verdicts(verdicts: dict[Source, Verdict]) -> Iterator[GaugeMetricFamily]:
     for name, (about, label, named) in _BY_NAME.items():
         values = [
-            ([each, version], value)
-            for version, verdict in verdicts.items()
+            ([each, *source], value)
+            for source, verdict in verdicts.items()
             for each, value in named(verdict).items()
         ]
-        yield _gauge(name, about, [label, "version"], values)
+        yield _gauge(name, about, [label, *Source._fields], values)
     for name, (about, value) in _ALONE.items():
-        values = [([version], value(verdict)) for version, verdict in verdicts.items()]
-        yield _gauge(name, about, ["version"], values)
+        values = [(list(source), value(verdict)) for source, verdict in verdicts.items()]
+        yield _gauge(name, about, list(Source._fields), values)
 
 # %% ../notebooks/920_health.ipynb #8b82bb52
 def _of_service(monitor) -> Iterator[GaugeMetricFamily]:
@@ -217,9 +217,9 @@ def _of_service(monitor) -> Iterator[GaugeMetricFamily]:
     about = "Of the labels of the last 30 days, those that are 1"
     yield _gauge("completed_share", about, [], [([], monitor.completed)])
     now = time.monotonic()
-    ages = [([version], now - until) for version, until in monitor.judged.items()]
+    ages = [(list(source), now - until) for source, until in monitor.judged.items()]
     about = "Since the verdict was the newest that could be given"
-    yield _gauge("verdict_age_seconds", about, ["version"], ages)
+    yield _gauge("verdict_age_seconds", about, list(Source._fields), ages)
     lag = float("nan") if monitor.read is None else now - monitor.read
     yield _gauge("log_lag_seconds", "Since all of the log had been read", [], [([], lag)])
 

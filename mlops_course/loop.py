@@ -31,6 +31,7 @@ from . import supervision, telemetry, web, world
 from .contracts import read_project
 from .events import Life
 from .files import file_digest, write_json
+from .joined import Source
 from .live import Live, LiveSettings
 from .telemetry import log
 
@@ -271,9 +272,14 @@ class Observer:
             self.version = orjson.loads((await web.answer(self.serving, "/model"))[1])["version"]
         with suppress(OSError):
             metrics = (await web.answer(self.monitoring, "/metrics"))[1].decode(errors="replace")
-            pattern = r'^monitoring_drift_detected\{kind="(\w+)",version="(\w+)"\} 1'
-            drifts = re.findall(pattern, metrics, re.M)
-            self.detected = [f"{kind} of version {version}" for kind, version in drifts]
+            self.detected = [f"{kind} of {source}" for kind, source in _drifts(metrics)]
+
+
+def _drifts(metrics: str) -> list[tuple[str, Source]]:
+    "Which kind of drift monitoring says of whom."
+    lines = re.findall(r"^monitoring_drift_detected\{(.+)\} 1", metrics, re.M)
+    labels = [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in lines]
+    return [(each.pop("kind"), Source(**each)) for each in labels]
 
 # %% ../notebooks/916_loop.ipynb #6381146c
 class Watch(Observer):

@@ -52,36 +52,35 @@ class MonitoringSettings(WindowSettings):
     host: str = "127.0.0.1"  # beyond loopback a key is required
     port: int = SERVICES["monitoring"].port
     body_bytes: int = 4_000_000  # of one request, at most
-    active_requests: int = 200  # a version counts while it is among so many of the newest requests
     refresh_seconds: float = 0.5  # from one look at the log to the next
     report_seconds: float = 3_600  # a report at least this often; and one when something changes
 
 # %% ../notebooks/62_model_monitoring.ipynb #d1103851
 from .drift import Verdict, judge
 from .health import Health, VerdictCollector, log_changes
-from .joined import last_kept, positive_share, versions_of, window_of
+from .joined import Source, last_kept, positive_share, sources_of, window_of
 
 
 class Judge(Health):
-    "The verdicts on the versions that answer now."
+    "The verdicts on those who answer now."
 
-    def active(self) -> list[str]:
-        "The versions that answer now."
-        return versions_of(self.store, self.settings.active_requests)
+    def active(self) -> list[Source]:
+        "Who answers now."
+        return sources_of(self.store, self.settings)
 
     def judge_all(self, began: float) -> bool:
-        "Judge each version. Where that fails, the last verdict stays and gets old; True: nowhere."
+        "Judge each source. Where that fails, the last verdict stays and gets old; True: nowhere."
         new, active, last = {}, self.active(), self.verdicts
         settings, contract = self.settings, self.project.contract
-        for version in active:
-            with self.trying(f"verdict of version {version}"):
-                window, labelled, unlabelled = window_of(self.store, version, settings)
-                usual = self.references.get(version)
-                new[version] = judge(window, labelled, usual, settings, contract, unlabelled)
-                log_changes(version, last.get(version), new[version])
+        for source in active:
+            with self.trying(f"verdict of {source}"):
+                window, labelled, unlabelled = window_of(self.store, source, settings)
+                usual = self.references.get(source.version)
+                new[source] = judge(window, labelled, usual, settings, contract, unlabelled)
+                log_changes(source, last.get(source), new[source])
         judged, both = self.judged, {**last, **new}
-        self.judged = {v: began if v in new else judged.get(v, began) for v in active}
-        self.verdicts = {version: both[version] for version in both if version in active}
+        self.judged = {s: began if s in new else judged.get(s, began) for s in active}
+        self.verdicts = {source: both[source] for source in both if source in active}
         self.completed = positive_share(self.store)
         return len(new) == len(active)
 
@@ -93,11 +92,11 @@ from .web import Shared, service, tell_state
 
 
 class Monitor(Judge):
-    "The service without its HTTP: what was read, and the verdicts on the versions that answer now."
+    "The service without its HTTP: what was read, and the verdicts on those who answer now."
 
     def __init__(self, folder: Path, settings: MonitoringSettings, project: Project):
         super().__init__(folder, settings, project)
-        self.reported = Shared()  # by version: when a report was, and what was detected then
+        self.reported = Shared()  # by source: when a report was, and what was detected then
         self._basis = None  # of the last verdicts
         self._looking = threading.Lock()  # what two looks read at once would count twice
 
@@ -126,8 +125,9 @@ from .telemetry import log
 def refer(monitor: Monitor) -> None:
     "Make the references that are missing; one that fails is tried again after a minute."
     champion = champion_of(monitor.folder, monitor.project.name)
-    versions = {*monitor.active(), *([champion] if champion else [])}
-    monitor.forgive(versions)
+    active = monitor.active()
+    versions = {*(s.version for s in active), *([champion] if champion else [])}
+    monitor.forgive({*map(str, active), *(f"version {version}" for version in versions)})
     for version in sorted(versions):
         about = f"reference of version {version}"
         if monitor.references.setdefault(version, None) is None and not monitor.rests(about):
@@ -149,37 +149,37 @@ def champion_of(folder: Path, model: str) -> str | None:
 
 def _newest_version(monitor: Monitor) -> str:
     "The version that answers now; the champion if none does."
-    active = next(iter(monitor.active()), None)
-    return active or champion_of(monitor.folder, monitor.project.name) or "unknown"
+    active = [source.version for source in monitor.active() if source.role == "champion"]
+    return (active or [champion_of(monitor.folder, monitor.project.name)])[0] or "unknown"
 
 # %% ../notebooks/62_model_monitoring.ipynb #62ca7e93
-def _asked(monitor: Monitor, version: str) -> tuple[Path, str, MonitoringSettings, Project]:
-    return monitor.folder, version, monitor.settings, monitor.project
+def _asked(monitor: Monitor, about: str | Source) -> tuple:
+    return monitor.folder, about, monitor.settings, monitor.project
 
 # %% ../notebooks/62_model_monitoring.ipynb #3e395f58
 from .reports import begin_report, offer_reports
 
 
 def write_reports(monitor: Monitor) -> None:
-    "A report of each version where one is due. One that fails is tried again after a minute."
-    for version, verdict in monitor.verdicts.items():
-        about = f"report of version {version}"
-        if not _is_due(monitor, version, verdict) or monitor.rests(about):
+    "A report of each source where one is due. One that fails is tried again after a minute."
+    for source, verdict in monitor.verdicts.items():
+        about = f"report of {source}"
+        if not _is_due(monitor, source, verdict) or monitor.rests(about):
             continue
         with monitor.trying(about):
-            job = begin_report(*_asked(monitor, version), nice=19)
+            job = begin_report(*_asked(monitor, source), nice=19)
             name = job.result(monitor.ended)
-            monitor.reported[version] = (time.monotonic(), verdict.detected)
+            monitor.reported[source] = (time.monotonic(), verdict.detected)
             for old in sorted(monitor.reports.glob("*.html"))[:-20]:
                 old.unlink(missing_ok=True)
-            log.info("report written", version=version, file=name)
+            log.info("report written", **source._asdict(), file=name)
 
 # %% ../notebooks/62_model_monitoring.ipynb #38cba4e6
-def _is_due(monitor: Monitor, version: str, verdict: Verdict) -> bool:
-    settings, reference = monitor.settings, monitor.references.get(version)
+def _is_due(monitor: Monitor, source: Source, verdict: Verdict) -> bool:
+    settings, reference = monitor.settings, monitor.references.get(source.version)
     if not reference or not reference.traffic or verdict.requests < settings.window_requests:
         return False
-    when, then = monitor.reported.get(version, (float("-inf"), None))
+    when, then = monitor.reported.get(source, (float("-inf"), None))
     return verdict.detected != then or time.monotonic() - when > settings.report_seconds
 
 # %% ../notebooks/62_model_monitoring.ipynb #62e0000f

@@ -67,6 +67,7 @@ def _total_variation() -> str:
     return test.name
 
 # %% ../notebooks/919_reports.ipynb #27f4bd1c
+import re
 import warnings
 from pathlib import Path
 
@@ -132,45 +133,52 @@ from functools import partial
 
 from . import clocks
 from .jobs import Job
-from .joined import LabelStore, span_of, window_of
+from .joined import LabelStore, Source, span_of, window_of
 from .project import Paths, UserError
 from .references import kept_reference
 
 
 def write_report(
     folder: Path,
-    version: str,
+    source: Source,
     settings: WindowSettings,
     project: Project,
 ) -> str:
-    "Write the report on a version's newest window. Its file's name in `folder`/monitoring/reports."
-    reference = kept_reference(folder, version, settings, project)
+    "Write the report on a source's newest window. Its file's name in `folder`/monitoring/reports."
+    reference = kept_reference(folder, source.version, settings, project)
     if reference is None or reference.traffic is None:
-        raise UserError(f"there is no normal traffic of version {version} to compare with")
+        raise UserError(f"there is no normal traffic of version {source.version} to compare with")
     contract, span = project.contract, partial(span_of, settings)
     with closing(LabelStore(Paths(folder).monitoring / "state.db", contract, span)) as store:
-        window, _, _ = window_of(store, version, settings)
+        window, _, _ = window_of(store, source, settings)
     if window.empty:
-        raise UserError(f"version {version} has answered no requests that can be compared")
-    name = f"{window[contract.time].max():%Y%m%dT%H%M%S}-version-{version}.html"
+        raise UserError(f"{source} has answered no requests that can be compared")
+    name = f"{window[contract.time].max():%Y%m%dT%H%M%S}-{_file_name(source)}.html"
     report(window, reference, settings, Paths(folder).monitoring / "reports" / name, contract)
     return name
 
 
-def _write(folder: Path, version: str, settings: WindowSettings, project: Project) -> str:
+def _write(folder: Path, source: Source, settings: WindowSettings, project: Project) -> str:
     clocks.join(folder)
-    return write_report(folder, version, settings, project)
+    return write_report(folder, source, settings, project)
 
 
 def begin_report(
     folder: Path,
-    version: str,
+    source: Source,
     settings: WindowSettings,
     project: Project,
     nice: int = 0,  # up to 19: leaves the processor to all others
 ) -> Job:
     "Begin `write_report` in a process of its own; `result` gives the file's name."
-    return Job(_write, folder, version, settings, project, nice=nice)
+    return Job(_write, folder, source, settings, project, nice=nice)
+
+# %% ../notebooks/919_reports.ipynb #919d0001
+def _file_name(source: Source) -> str:
+    "Such as version-2-challenger-march-treatment: whatever stands in a name, it is safe."
+    role = "" if source.role == "champion" else source.role
+    name = "-".join(filter(None, ["version", source.version, role, source.arm]))
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name)[:150]
 
 # %% ../notebooks/919_reports.ipynb #2c4fcaad
 from .project import shown

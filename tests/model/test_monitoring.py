@@ -5,8 +5,10 @@ Times that cannot be believed, and what fails within the service: test_monitorin
 
 import re
 import threading
+from datetime import timedelta
 
 import company
+import numpy as np
 import orjson
 import pandas as pd
 import pytest
@@ -15,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from rides import CONTRACT, RIDES
-from traffic import BEGIN, LATER, MONDAY, NAMES, SETTINGS, entry, judged, logged, normal, write
+from traffic import BEGIN, CLOCK, LATER, MONDAY, NAMES, SETTINGS, entry, judged, logged, normal, write
 
-from mlops_course import clocks, health, monitoring, project, references, registry, reports, telemetry
+from mlops_course import clocks, health, joined, monitoring, project, references, registry, reports, telemetry
 from mlops_course.drift import reference_of
 from mlops_course.files import write_json
-from mlops_course.joined import LabelStore
+from mlops_course.joined import LabelStore, Source
 from mlops_course.monitoring import Monitor
 
 
@@ -107,7 +109,7 @@ def test_the_log_and_late_labels_give_the_same_verdict_as_the_window_in_memory(t
     monitor = served(tmp_path, reference)
     monitor.store.label(labels[::-1])
     monitor.look()
-    logged_verdict, there = monitor.verdicts["1"], judged(reference, rows)
+    logged_verdict, there = monitor.verdicts[Source("1")], judged(reference, rows)
     assert logged_verdict.detected == there.detected
     assert {k: logged_verdict.scores[k] for k in NAMES} == pytest.approx({k: there.scores[k] for k in NAMES})
 
@@ -115,10 +117,10 @@ def test_the_log_and_late_labels_give_the_same_verdict_as_the_window_in_memory(t
 def test_a_version_that_answers_no_more_is_no_longer_told(tmp_path):
     write(tmp_path, [entry(f"old{n}", minutes=n) for n in range(10)])
     monitor = served(tmp_path)
-    assert list(monitor.verdicts) == ["1"]
+    assert list(monitor.verdicts) == [Source("1")]
     write(tmp_path, [entry(f"new{n}", version="2", minutes=10 + n) for n in range(SETTINGS.active_requests)])
     monitor.look()
-    assert list(monitor.verdicts) == ["2"]
+    assert list(monitor.verdicts) == [Source("2")]
 
 
 def test_a_kept_reference_is_the_same_reference(tmp_path, reference):
@@ -170,10 +172,10 @@ def test_a_version_without_snapshot_says_so_and_is_watched_for_quality(template,
     assert "snapshot" in monitor.trouble["reference of version 1"]
     write(made, [entry("r1", values=(1.7, 0.5, 3.0))])
     monitor.look()
-    assert not monitor.verdicts["1"].detected["quality"], "one request is too few to say so"
+    assert not monitor.verdicts[Source("1")].detected["quality"], "one request is too few to say so"
     write(made, [entry("r2", values=(1.7, 0.5, 3.0))])
     monitor.look()
-    assert monitor.verdicts["1"].detected["quality"]
+    assert monitor.verdicts[Source("1")].detected["quality"]
 
 
 @pytest.fixture
@@ -259,8 +261,8 @@ def test_metrics_tell_the_documented_names_with_the_version(door):
     samples = {sample.name: sample for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples}
     text = (project.root() / "notebooks/920_health.ipynb").read_text(encoding="utf-8")
     assert {name for name in samples if f"`{name}`" not in text} == set()
-    assert samples["monitoring_rmse"].labels == {"version": "1"}
-    assert 'monitoring_drift_detected{kind="performance",version="1"} 1.0' in client.get("/metrics").text
+    assert samples["monitoring_rmse"].labels == {"version": "1", "role": "champion", "arm": ""}
+    assert 'monitoring_drift_detected{arm="",kind="performance",role="champion",version="1"} 1.0' in client.get("/metrics").text
 
 
 def test_beyond_loopback_a_key_is_needed(tmp_path, monkeypatch):
@@ -281,7 +283,7 @@ def test_the_pipelines_metrics_come_with_those_of_the_service(door):
 
 def test_what_is_made_elsewhere_is_given_up_when_the_service_ends(tmp_path, reference):
     references.keep_reference(tmp_path, "1", reference, SETTINGS, RIDES)
-    work, ended = reports.begin_report(tmp_path, "1", SETTINGS, RIDES), threading.Event()
+    work, ended = reports.begin_report(tmp_path, Source("1"), SETTINGS, RIDES), threading.Event()
     ended.set()
     with pytest.raises(project.UserError, match="given up"):
         work.result(ended)
@@ -299,3 +301,98 @@ def test_a_report_is_written_and_linked(door, reference):
     link = client.get("/report").json()["link"]
     assert re.search(r'<html lang="en">\s*<head><title>Traffic until .+ beside normal traffic</title>', client.get(link).text[:2_000])
     assert client.get("/report/..%2Fstate.db").status_code == 404
+
+
+# ---- arms and shadows
+
+
+CONTROL, TREATMENT, SHADOW = Source("1", "champion", "march/control"), Source("2", "challenger", "march/treatment"), Source("2", "shadow")
+
+
+def an_experiment(days: int = 210) -> list[dict]:
+    "Normal traffic, a drift in the arm that gets one request of a hundred, and a shadow that scores the newest ones."
+    begin = CLOCK - timedelta(days=days)
+    rows, drifted = normal(50, days, begin), normal(50, days, begin, shift=0.2)
+    small = np.arange(len(rows)) // 5 % 100 == 0
+    rows = rows.assign(**{name: np.where(small, drifted[name], rows[name]) for name in (*NAMES, "score")})
+    columns = [rows[name].to_numpy().reshape(-1, 5).tolist() for name in ("driver_id", "score", *NAMES)]
+    names, times = rows[CONTRACT.booking].to_numpy()[::5], rows[CONTRACT.time].iloc[::5]
+    entries = []
+    for number, (name, time, *of) in enumerate(zip(names, times, *columns, strict=True)):
+        known = (time - pd.Timedelta(hours=1)).isoformat()
+        candidates = [
+            {"driver_id": int(driver), "score": score, "known_at": known, "values": dict(zip(NAMES, values, strict=True))}
+            for driver, score, *values in zip(*of, strict=True)
+        ]
+        best = max(candidates, key=lambda c: c["score"])
+        choice = {"prediction": best["driver_id"], "score": best["score"], "propensity": 1.0}
+        source = TREATMENT if number % 100 == 0 else CONTROL
+        about = {"request_id": name, "time": time.isoformat(), "candidates": candidates, **choice}
+        experiment, arm = source.arm.split("/")
+        entries.append({**about, "version": source.version, "role": source.role, "experiment": experiment, "arm": arm})
+        if number % 100 and len(names) - number < 400:
+            entries.append({**about, "version": SHADOW.version, "role": SHADOW.role})
+    return entries
+
+
+def test_the_drift_of_an_arm_of_one_percent_is_seen_there_and_nowhere_else(tmp_path, reference):
+    "4 requests an hour: it takes 200 days until the arm has 200 of them, so that much is kept."
+    settings = SETTINGS.model_copy(update={"retention_days": 400, "window_hours": 24 * 365})
+    monitor = Monitor(tmp_path, settings, RIDES)
+    monitor.references["1"] = monitor.references["2"] = reference
+    monitor.store.add(an_experiment())
+    for _ in range(2):
+        monitor.look()
+        joined.forget(monitor.store, settings)
+        assert {source: verdict.requests for source, verdict in monitor.verdicts.items()} == dict.fromkeys(
+            [CONTROL, TREATMENT, SHADOW], 200
+        )
+        drifts = {source for source, verdict in monitor.verdicts.items() if verdict.detected["features"]}
+        assert drifts == {TREATMENT}
+        monitor._basis = None
+    about = {"version": "2", "role": "challenger", "arm": "march/treatment"}
+    samples = [s for family in health.VerdictCollector(monitor).collect() for s in family.samples]
+    shown = [s.labels for s in samples if s.name == "monitoring_drift_detected" and s.labels["kind"] == "features" and s.value]
+    assert shown == [{**about, "kind": "features"}]
+    ages = [s.labels for s in samples if s.name == "monitoring_verdict_age_seconds"]
+    assert ages == [source._asdict() for source in (CONTROL, TREATMENT, SHADOW)]
+    monitor.store.close()
+
+
+def test_a_drift_is_logged_with_the_arm_that_it_is_about(reference, caplog):
+    verdict = judged(reference, normal(50, 7, LATER, shift=0.2))
+    health.log_changes(TREATMENT, None, verdict)
+    lines = [record.getMessage() for record in caplog.records if "drift" in record.getMessage()]
+    assert lines and all("march/treatment" in line and "challenger" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (Source("2"), "version-2"),
+        (TREATMENT, "version-2-challenger-march-treatment"),
+        (CONTROL, "version-1-march-control"),
+        (SHADOW, "version-2-shadow"),
+        (Source("../../x", "champion", "a b/ü\n"), "version-..-..-x-a-b-"),
+        (Source("1" * 128, "champion", "e" * 128 + "/" + "a" * 128), "version-" + "1" * 128 + "-" + "e" * 13),
+    ],
+)
+def test_a_report_has_a_name_that_is_safe(source, name):
+    assert reports._file_name(source) == name
+
+
+def test_a_shadow_that_is_pushed_stays_a_shadow(door):
+    client, monitor = door
+    shadow = {**entry("r1", version="2"), "role": "shadow", "experiment": "march", "arm": "treatment", "propensity": 0.5}
+    assert client.post("/predictions", json=[entry("r1"), shadow]).json() == {"new": 2}
+    assert client.post("/predictions", json=[{**shadow, "role": "king"}]).status_code == 422
+    assert monitor.store.ask("SELECT role, arm, propensity FROM predictions WHERE version = '2'") == [("shadow", "march/treatment", 0.5)]
+
+
+def test_the_seed_courses_row_belongs_to_the_champion_not_to_a_shadow(door):
+    client, monitor = door
+    now = {"time": project.now().isoformat()}
+    write(monitor.folder, [{**entry("r1", version="2"), **now}, {**entry("r1", version="1"), **now, "role": "shadow"}])
+    monitor.look()
+    client.post("/iterate", json=SEED)
+    assert monitor.store.ask("SELECT version FROM predictions WHERE request_id = 'uuid-1'") == [("2",)]

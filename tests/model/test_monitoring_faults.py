@@ -2,10 +2,11 @@
 
 import json
 import re
+import sqlite3
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -13,6 +14,7 @@ import orjson
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from old_state import put_back
 from rides import CONTRACT, RIDES
 from traffic import (
     BEGIN,
@@ -36,7 +38,7 @@ from mlops_course import clocks, distances, drift, joined, monitoring, predictio
 from mlops_course.drift import Reference, judge, reference_of
 from mlops_course.files import write_json
 from mlops_course.health import Health
-from mlops_course.joined import Label, LabelStore
+from mlops_course.joined import Label, LabelStore, Source
 from mlops_course.monitoring import Monitor, MonitoringSettings
 
 SLACK = timedelta(seconds=SETTINGS.clock_slack_seconds)
@@ -128,7 +130,7 @@ def test_a_prediction_of_a_time_that_cannot_be_is_refused_counted_and_said(monit
     joined.forget(monitor.store, SETTINGS)
 
     assert [name for (name,) in monitor.store.ask("SELECT request_id FROM predictions ORDER BY number")] == [f"r{n}" for n in range(5)]
-    assert monitor.verdicts["1"].requests == 5
+    assert monitor.verdicts[Source("1")].requests == 5
     assert metrics(client)[f'monitoring_refused_total{{of="predictions",reason="{reason}"}}'] == 1
     (trouble,) = client.get("/ready").json()["trouble"]
     assert trouble.startswith("times: 1 predictions") and "2026-03-16 00:00" in trouble
@@ -179,8 +181,8 @@ def test_features_from_the_future_lose_that_time_and_nothing_else(monitor, clien
         write(monitor.folder, [entry("r1"), strange])
     monitor.look()
 
-    assert monitor.verdicts["1"].requests == 2
-    assert monitor.verdicts["1"].quality["feed_hours"] == pytest.approx(11), "the feed looks no fresher than it is"
+    assert monitor.verdicts[Source("1")].requests == 2
+    assert monitor.verdicts[Source("1")].quality["feed_hours"] == pytest.approx(11), "the feed looks no fresher than it is"
     assert metrics(client)['monitoring_refused_total{of="candidates",reason="known_at"}'] == 1
 
 
@@ -211,7 +213,7 @@ def test_a_line_that_is_not_of_this_log_costs_no_other(monitor, spoiled):
     write(monitor.folder, [entry("r1"), {**entry("strange"), **spoiled}, entry("r2")])
     monitor.look()
     assert monitor.store.counts("predictions") == {"1": 2, "unreadable": 1}
-    assert monitor.verdicts["1"].requests == 2
+    assert monitor.verdicts[Source("1")].requests == 2
 
 
 def test_a_piece_of_rubbish_without_end_is_passed_over(monitor, monkeypatch):
@@ -260,12 +262,14 @@ def before(tmp_path):
     store.label([Label(f"r{n}", 1001, 1, (MONDAY + timedelta(minutes=n)).timestamp()) for n in range(200)])
     store.add([dated("2099-01-01T00:00:00+00:00", f"bad{n}", version="9") for n in range(250)])
     store.label([Label("bad1", 1001, 0, 4e9), Label("waits", 1001, 0, 4e9), Label("r200", 1001, 1, 4e9)])
-    store.ask("UPDATE labels SET time = 4e9 WHERE request_id = 'r200'")
     candidates = orjson.dumps([[1001, 0.7, 4e9, 0.6, 0.7, 9.0]])
     store.ask("UPDATE predictions SET candidates = ? WHERE request_id = 'r299'", candidates)
     store.ask("UPDATE counts SET of = 'waiting' WHERE name = 'labels' AND of = 'early'")
-    store.ask("PRAGMA user_version = 0")
     store.close()
+    put_back(tmp_path / "monitoring/state.db")
+    with closing(sqlite3.connect(tmp_path / "monitoring/state.db", isolation_level=None)) as db:
+        db.execute("UPDATE labels SET time = 4e9 WHERE request_id = 'r200'")
+        db.execute("PRAGMA user_version = 0")
     return tmp_path
 
 
@@ -286,9 +290,9 @@ def test_a_database_that_holds_the_future_recovers(before):
     with TestClient(monitoring.application(monitor)) as client:
         assert project.now() - CLOCK < timedelta(minutes=1), "the clock of the run is not that of a sender"
         monitor.look()
-        assert list(monitor.verdicts) == ["1"] and monitor.verdicts["1"].requests == 200
-        assert monitor.verdicts["1"].labels == 201 and monitor.completed == 1.0
-        assert monitor.verdicts["1"].quality["feed_hours"] <= 2
+        assert list(monitor.verdicts) == [Source("1")] and monitor.verdicts[Source("1")].requests == 200
+        assert monitor.verdicts[Source("1")].labels == 201 and monitor.completed == 1.0
+        assert monitor.verdicts[Source("1")].quality["feed_hours"] <= 2
         assert "250 predictions that are kept are dated after now" in client.get("/ready").json()["trouble"][0]
     assert monitor.store.ask("SELECT count(*) FROM predictions WHERE version = '1'") == [(300,)]
     assert monitor.store.ask("SELECT count(*) FROM labels") == [(203,)]
@@ -297,18 +301,18 @@ def test_a_database_that_holds_the_future_recovers(before):
 def test_a_clock_that_goes_back_costs_nothing(monitor, monkeypatch):
     write(monitor.folder, [entry(f"r{n}", minutes=n) for n in range(300)])
     monitor.look()
-    assert monitor.verdicts["1"].requests == 200
+    assert monitor.verdicts[Source("1")].requests == 200
     monkeypatch.setattr(project, "now", lambda: MONDAY - timedelta(days=300))
     early = [dated(project.now(), f"early{n}") for n in range(5)]
     write(monitor.folder, [{**each, "candidates": [{**each["candidates"][0], "known_at": None}]} for each in early])
     monitor.look()
     joined.forget(monitor.store, SETTINGS)
-    assert monitor.verdicts["1"].requests == 5, "what is dated after now does not count"
+    assert monitor.verdicts[Source("1")].requests == 5, "what is dated after now does not count"
     assert "300 predictions that are kept are dated after now" in monitor.trouble["times"]
     monkeypatch.setattr(project, "now", lambda: CLOCK)
     write(monitor.folder, [entry("last", minutes=300)])
     monitor.look()
-    assert monitor.verdicts["1"].requests == 200 and "times" not in monitor.trouble
+    assert monitor.verdicts[Source("1")].requests == 200 and "times" not in monitor.trouble
     assert monitor.store.ask("SELECT count(*) FROM predictions") == [(306,)]
 
 
@@ -395,7 +399,7 @@ def two(monitor):
     "A monitor on two versions that answer, both judged."
     write(monitor.folder, [entry(f"r{n}", version="12"[n % 2], minutes=n) for n in range(20)])
     monitor.look()
-    assert sorted(monitor.verdicts) == ["1", "2"]
+    assert sorted(monitor.verdicts) == [Source("1"), Source("2")]
     return monitor
 
 
@@ -409,19 +413,19 @@ def test_a_verdict_that_fails_costs_no_other_one_and_gets_old(two, monkeypatch):
         spoil(two)
         write(two.folder, [entry(f"s{n}", version="12"[n % 2], minutes=30 + n) for n in range(10)])
         two.look()
-        assert (two.verdicts["1"].requests, two.verdicts["2"].requests) == (15, 10), "of version 2 the last one is told"
+        assert (two.verdicts[Source("1")].requests, two.verdicts[Source("2")].requests) == (15, 10), "of version 2 the last one is told"
         assert "JSONDecodeError" in "".join(client.get("/ready").json()["trouble"])
         assert metrics(client)['monitoring_failures_total{what="verdict of version 2"}'] >= 1
         two.look()  # nothing new has come
         values = metrics(client)
-        ages = {version: values[f'monitoring_verdict_age_seconds{{version="{version}"}}'] for version in "12"}
+        ages = {version: values[f'monitoring_verdict_age_seconds{{arm="",role="champion",version="{version}"}}'] for version in "12"}
         assert ages["1"] < ages["2"]
         monkeypatch.setattr(Health, "late", 0.05)
         time.sleep(0.1)
         assert re.search(r"verdict of version 2: it is \d+ seconds old", "\n".join(client.get("/ready").json()["trouble"]))
         two.store.ask("DELETE FROM predictions WHERE request_id = 'r19'")
         two.look()
-        assert two.verdicts["2"].requests == 14 and "verdict of version 2" not in two.trouble
+        assert two.verdicts[Source("2")].requests == 14 and "verdict of version 2" not in two.trouble
 
 
 def test_a_failure_is_logged_once_and_its_end_too(two, caplog):
@@ -495,9 +499,9 @@ def reporting(monitor, monkeypatch):
     class Played:
         "In place of a `Job`, which takes seconds."
 
-        def __init__(self, folder, version, settings, asked, nice=0):
-            self.version = version
-            monitor.begun.append(version)
+        def __init__(self, folder, source, settings, asked, nice=0):
+            self.version = source.version
+            monitor.begun.append(source.version)
 
         def result(self, ended=None):
             if self.version == "1" and monitor.broken:
@@ -556,7 +560,7 @@ def test_a_service_whose_look_fails_says_so_and_goes_on(tmp_path):
         write(tmp_path, [entry("r1")])
         time.sleep(0.3)
         assert not [line for line in client.get("/ready").json()["trouble"] if line.startswith("look")]
-        assert monitor.verdicts["1"].requests == 1
+        assert monitor.verdicts[Source("1")].requests == 1
 
 
 @pytest.fixture
@@ -587,7 +591,7 @@ def test_whoever_reads_meets_no_change(monitor, hurry):
             ):
                 shared[name] = value
                 shared.pop(f"{seed}-{rng.integers(300)}", None)
-            monitor.verdicts = {f"{rng.integers(300)}": verdict for _ in range(20)}
+            monitor.verdicts = {Source(f"{rng.integers(300)}"): verdict for _ in range(20)}
             monitor.judged = dict.fromkeys(monitor.verdicts, 0.0)
 
     def asks(client):

@@ -20,7 +20,7 @@ from traffic import entry
 
 from mlops_course import clocks, joined, messages, models, monitoring, references, registry, reports
 from mlops_course.drift import judge, reference_of
-from mlops_course.joined import Label, LabelStore
+from mlops_course.joined import Label, LabelStore, Source
 from mlops_course.monitoring import Monitor
 from mlops_course.problem import KNOWN, Feature
 from mlops_course.quality import known_columns
@@ -61,7 +61,7 @@ def test_an_entity_is_kept_as_it_is_named(customer, tmp_path_factory):
     with closing(LabelStore(tmp_path_factory.mktemp("any") / "state.db", CONTRACT)) as store:
         assert store.add([line(customer=customer)]) == {"new": 1}
         assert store.label([Label("o-1", customer, 1, 0.0)]) == {"joined": 1}
-        window, _, _ = joined.window_of(store, "1", SETTINGS)
+        window, _, _ = joined.window_of(store, Source("1"), SETTINGS)
         assert window[CONTRACT.entity].tolist() == [customer]
 
 
@@ -74,7 +74,7 @@ def test_texts_that_are_the_same_number_are_two_entities(store, one, other):
 def test_a_window_has_values_of_their_kinds(store):
     rows = orders(1, 5)
     store.add(logged(rows)[0])
-    window, _, _ = joined.window_of(store, "1", SETTINGS)
+    window, _, _ = joined.window_of(store, Source("1"), SETTINGS)
     assert {name: window[name].dtype.name for name in CONTRACT.features} == {
         name: "object" if kind == "category" else "float64" for name, kind in CONTRACT.kinds.items()
     }
@@ -86,7 +86,7 @@ def test_a_window_has_values_of_their_kinds(store):
 
 def test_a_boolean_may_be_one_in_the_log(store):
     store.add([line(member=True)])
-    assert joined.window_of(store, "1", SETTINGS)[0].member.tolist() == [1.0]
+    assert joined.window_of(store, Source("1"), SETTINGS)[0].member.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_values_are_kept_by_name(tmp_path):
     tables = {**CONTRACT.tables, "habits": habits.model_copy(update={"columns": (*habits.columns, column)})}
     changed = CONTRACT.model_copy(update={"features": others, "tables": tables})
     with closing(LabelStore(tmp_path / "state.db", changed)) as store:
-        window, _, _ = joined.window_of(store, "1", SETTINGS)
+        window, _, _ = joined.window_of(store, Source("1"), SETTINGS)
     assert window[["city", "orders"]].to_numpy().tolist() == [["Chur", 3.0]] and window.late.isna().all()
 
 
@@ -127,7 +127,7 @@ def test_each_table_of_features_may_have_a_time_of_its_own(tmp_path):
     own["candidates"][0][KNOWN] = {"habits": BEGIN.isoformat()}
     with closing(LabelStore(tmp_path / "state.db", two)) as store:
         assert store.add([one, own]) == {"new": 2}
-        window, _, _ = joined.window_of(store, "1", SETTINGS)
+        window, _, _ = joined.window_of(store, Source("1"), SETTINGS)
     habits, places = window[list(known_columns(two).values())].to_numpy().T
     assert habits[0] == places[0] == pd.Timestamp(one["candidates"][0][KNOWN])
     assert habits[1] == pd.Timestamp(BEGIN) and pd.isna(places[1])
@@ -147,7 +147,7 @@ def test_a_database_whose_candidates_have_no_names_goes_on(tmp_path):
     with closing(LabelStore(tmp_path / "new.db", RIDES_CONTRACT)) as store:
         store.add([first])
         ((row,),) = store.ask("SELECT candidates FROM predictions")
-        fresh, _, _ = joined.window_of(store, "1", TRAFFIC)
+        fresh, _, _ = joined.window_of(store, Source("1"), TRAFFIC)
     with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as before:
         before.executescript(BEFORE)
         moment = pd.Timestamp(first["time"]).timestamp()
@@ -155,14 +155,14 @@ def test_a_database_whose_candidates_have_no_names_goes_on(tmp_path):
         before.execute("INSERT INTO predictions VALUES (2, 'r0', ?, '1', 1001, 0.7, NULL)", [moment - 60])
     for _ in range(2):  # and once more
         with closing(LabelStore(tmp_path / "state.db", RIDES_CONTRACT)) as store:
-            assert store.ask("PRAGMA user_version") == [(3,)]
+            assert store.ask("PRAGMA user_version") == [(4,)]
             assert store.ask("SELECT candidates FROM predictions ORDER BY number") == [(row,), (None,)]
-            window, _, _ = joined.window_of(store, "1", TRAFFIC)
+            window, _, _ = joined.window_of(store, Source("1"), TRAFFIC)
             pd.testing.assert_frame_equal(window, fresh)
     with closing(LabelStore(tmp_path / "state.db", RIDES_CONTRACT)) as store:
         store.add([second])
         assert store.label([Label("r1", 1001, 1, 0.0), Label("r2", 1001, 0, 0.0)]) == {"joined": 2}
-        assert len(joined.window_of(store, "1", TRAFFIC)[0]) == 2
+        assert len(joined.window_of(store, Source("1"), TRAFFIC)[0]) == 2
 
 
 # ---- references and reports
@@ -253,9 +253,9 @@ def test_labels_and_predictions_come_over_http(served):
     assert client.post("/predictions", json=entries).json() == {"new": 300}
     assert client.post("/labels", json=ended).json() == {"joined": 200, "duplicate": 100}
     monitor.look()
-    verdict = monitor.verdicts["1"]
+    verdict = monitor.verdicts[Source("1")]
     assert verdict.requests == 300 and not any(verdict.detected.values())
-    assert 'monitoring_quality_share{problem="new_category",version="1"} 0.0' in client.get("/metrics").text
+    assert 'monitoring_quality_share{arm="",problem="new_category",role="champion",version="1"} 0.0' in client.get("/metrics").text
 
 
 @pytest.mark.parametrize(

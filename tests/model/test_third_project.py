@@ -13,6 +13,7 @@ from shop import CONTRACT, SHOP
 
 from conftest import UPSTREAM
 from mlops_course import api, cli, clocks, drift, features, monitoring, project, registry, schemas, stages, trainer
+from mlops_course.joined import Source
 
 ORDERS = 300  # that are asked for online
 
@@ -143,7 +144,7 @@ def test_monitoring_reads_what_was_answered_and_how_it_ended(out, asked):
 
     assert answer.status_code == 200 and answer.json() == {"joined": len(known)}, answer.text
     assert monitor.trouble == {} and monitor.counts["predictions"]["1"] == ORDERS
-    assert monitor.verdicts["1"].detected["performance"] is False
+    assert monitor.verdicts[Source("1")].detected["performance"] is False
     monitor.store.close()
 
 

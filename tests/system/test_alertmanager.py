@@ -42,7 +42,7 @@ class World:
     def __init__(self, folder: Path):
         self.folder, self.port = folder, free_port()
         self.gauges = CollectorRegistry()
-        self.drift = Gauge("monitoring_drift_detected", "as monitoring says it", ["kind", "version"], registry=self.gauges)
+        self.drift = Gauge("monitoring_drift_detected", "as monitoring says it", ["kind", "version", "role"], registry=self.gauges)
         self.key = folder / "key"
         self.key.write_text(KEY)
         self.client = httpx.Client(
@@ -71,7 +71,7 @@ class World:
         supervision.start(self.folder, service)
 
     def measure(self, version: str, kind: str, value: float) -> None:
-        self.drift.labels(kind, version).set(value)
+        self.drift.labels(kind, version, "champion").set(value)
 
     def cases(self) -> list[dict]:
         return self.client.get("/cases").json()

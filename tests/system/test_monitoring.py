@@ -132,8 +132,8 @@ def test_labels_find_their_predictions_late_doubled_early_or_never(both):
     assert watch.tell(answers[3], (*answers[3][:2], 1 - answers[3][2]), answers[11]) == {"duplicate": 1, "conflict": 1, "joined": 1}
     assert watch.tell((answers[12][0], 9999, 1)) == {"unknown": 1}
 
-    wait_for(lambda: watch.meter('monitoring_window_labels{version="1"}') == 12)
-    assert watch.meter('monitoring_unlabelled_share{version="1"}') == pytest.approx(10 / 22)
+    wait_for(lambda: watch.meter('monitoring_window_labels{arm="",role="champion",version="1"}') == 12)
+    assert watch.meter('monitoring_unlabelled_share{arm="",role="champion",version="1"}') == pytest.approx(10 / 22)
     assert [watch.labels(outcome) for outcome in ("joined", "early", "duplicate", "conflict", "unknown")] == [12, 1, 1, 1, 1]
 
 
