@@ -71,7 +71,7 @@ _TYPES = {
 def _shared(*names: str) -> dict[str, tuple]:
     return {name: (_TYPES.get(name, bool), Field(description=_SHARED[name])) for name in names}
 
-
+# %% ../notebooks/903_serving_api.ipynb #9030000d
 def answer_type(
     project: Project,
 ) -> type[BaseModel]:
@@ -294,13 +294,8 @@ class Retention:
         self._day = today
 
 # %% ../notebooks/903_serving_api.ipynb #4cb60171
-import gc
-from collections.abc import Callable
-from functools import partial
-
 from . import clocks
 from .project import Paths
-from .registry import Loaded
 from .resilience import Entities, in_background
 from .routing import Learner, Router
 from .shadow import Shadow
@@ -309,8 +304,8 @@ from .schemas import ServingSettings
 from .telemetry import log
 
 
-class _Works:
-    "The parts of the service, and the work behind its requests."
+class _Parts:
+    "The parts of the service."
 
     def __init__(
         self,
@@ -332,6 +327,17 @@ class _Works:
         bandits, file = self.router.bandits, Paths(folder).bandits
         self.learner = Learner(self.router, file) if bandits else None
         self.metrics.watch(self)
+
+# %% ../notebooks/903_serving_api.ipynb #9030000e
+import gc
+from collections.abc import Callable
+from functools import partial
+
+from .registry import Loaded
+
+
+class _Works(_Parts):
+    "And the work behind its requests."
 
     def works(self) -> list[tuple[str, Callable, float]]:
         "What is done behind the requests: name, work, seconds from one time to the next."

@@ -238,7 +238,7 @@ def chances(
         whole.update({place: arm.share * chance for place, chance in each.items()})
     return whole
 
-
+# %% ../notebooks/948_policies.ipynb #94300025
 def routed(
     request_id: str,
     entities: Sequence,

@@ -6,7 +6,7 @@
 __all__ = ['Route', 'Routes', 'met', 'read_routes', 'write_routes']
 
 # %% ../notebooks/973_routes.ipynb #97300005
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -34,7 +34,7 @@ class Routes(Settings):
     "All that are beside the champion, who gets the rest."
 
     salt: Name = "none"  # another one divides the requests anew
-    others: Annotated[list[Route], Field(max_length=10)] = []
+    others: list[Route] = Field([], max_length=10)
 
     @model_validator(mode="after")
     def _whole(self):

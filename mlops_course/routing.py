@@ -39,12 +39,33 @@ class _Champion:
             shares[name] = [by_place.get(place, 0.0) for place in range(len(entities))]
         return shares
 
-# %% ../notebooks/971_routing.ipynb #97100011
-from .policy import Choice
+# %% ../notebooks/971_routing.ipynb #97100012
 from .team import Answerer
 
 
-class Router(_Champion):
+class _Whole(_Champion):
+    "And how likely that choice was, by whatever model."
+
+    def _whole(self, place: int, entities, scores, preferred, others: Sequence[Answerer]) -> float:
+        "How likely a candidate is chosen by whatever model the request could have met."
+        rest = 1 - sum(each.route.share for each in others)
+        if self.experiment:
+            champion = chances(entities, scores, self.experiment, preferred)
+        else:
+            champion = propensities(entities, scores, self.epsilon)
+        whole, models = rest * champion.get(place, 0.0), rest
+        for each in others:
+            if each.model:
+                models += each.route.share
+                of_this = propensities(entities, known_scores(each.rows), self.epsilon)
+                whole += each.route.share * of_this.get(place, 0.0)
+        return whole / models
+
+# %% ../notebooks/971_routing.ipynb #97100011
+from .policy import Choice
+
+
+class Router(_Whole):
     "Who answers a request, and whom that one chooses."
 
     def route(
@@ -73,21 +94,6 @@ class Router(_Champion):
         if who.model:
             choice = choose(request_id, entities, known_scores(who.rows), self.epsilon)
         return Routed(choice, who.route.role)
-
-    def _whole(self, place: int, entities, scores, preferred, others: Sequence[Answerer]) -> float:
-        "How likely a candidate is chosen by whatever model the request could have met."
-        rest = 1 - sum(each.route.share for each in others)
-        if self.experiment:
-            champion = chances(entities, scores, self.experiment, preferred)
-        else:
-            champion = propensities(entities, scores, self.epsilon)
-        whole, models = rest * champion.get(place, 0.0), rest
-        for each in others:
-            if each.model:
-                models += each.route.share
-                of_this = propensities(entities, known_scores(each.rows), self.epsilon)
-                whole += each.route.share * of_this.get(place, 0.0)
-        return whole / models
 
 # %% ../notebooks/971_routing.ipynb #97100008
 from .joined import LabelStore
@@ -143,17 +149,14 @@ def _state(learned: Bandit) -> bytes:
         return (Path(folder) / "state").read_bytes()
 
 # %% ../notebooks/971_routing.ipynb #9710000a
-from collections import Counter
-from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
 
 from . import project
-from .joined import Label, WindowSettings, span_of
-from .policies import arm_of
+from .joined import WindowSettings, span_of
 
 
-class _Kept:
+class _Bandits:
     "The bandits of a router as they were kept, and the labels that they wait for."
 
     def __init__(
@@ -188,21 +191,48 @@ class _Kept:
     def _arm(self, name: str) -> str:
         return f"{self.experiment.name}/{name}"
 
+# %% ../notebooks/971_routing.ipynb #97100013
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+
+from .joined import Label
+from .policies import arm_of
+
+
+class _Requests(_Bandits):
+    "The requests that they have answered, and the labels of these."
+
     def label(self, labels: Iterable[Label]) -> Counter:
         "Keep labels of requests that met a bandit. What came of them; `other`: they met none."
         met = {label: arm_of(label.request_id, self.experiment) for label in labels}
         mine = [label for label, name in met.items() if name in self.router.bandits]
         return self.store.label(mine) + Counter(other=len(met) - len(mine))
 
-# %% ../notebooks/971_routing.ipynb #9710000b
-from datetime import datetime
+    def _mine(self, entry: dict) -> bool:
+        "Did a bandit of this experiment answer?"
+        arm = entry.get("arm")
+        return entry.get("experiment") == self.experiment.name and arm in self.router.bandits
 
+    def _candidates(self, kept: dict) -> list[Candidate]:
+        "Those of whom something was known."
+        names = kept["names"]
+        return [
+            Candidate(entity, score, dict(zip(names, values, strict=True)))
+            for entity, score, *values in kept["rows"]
+            if score is not None
+        ]
+
+    def _oldest(self) -> datetime:
+        return project.now() - self.waits
+
+# %% ../notebooks/971_routing.ipynb #9710000b
 import orjson
 
 from .predictions import unread
 
 
-class Learner(_Kept):
+class Learner(_Requests):
     "Teaches the bandits of a router, from the prediction log and from labels."
 
     most = 1_000  # labels that an arm learns of in one step
@@ -221,14 +251,6 @@ class Learner(_Kept):
             for table in ("predictions", "labels"):
                 db.execute(f"DELETE FROM {table} WHERE time < ?", (oldest.timestamp(),))
 
-    def _oldest(self) -> datetime:
-        return project.now() - self.waits
-
-    def _mine(self, entry: dict) -> bool:
-        "Did a bandit of this experiment answer?"
-        arm = entry.get("arm")
-        return entry.get("experiment") == self.experiment.name and arm in self.router.bandits
-
     def _learn(self, name: str) -> None:
         "Teach a copy of an arm's bandit, keep it, and let it choose from now on."
         rows = self.store.ask(_READY, self._arm(name), self.most)
@@ -244,12 +266,3 @@ class Learner(_Kept):
             db.execute(_KEPT, (self._arm(name), policy, learned, _state(taught)))
             db.executemany(_LEARNED, [row[:1] for row in rows])
         self.router.bandits[name], self.learned[name] = taught, learned
-
-    def _candidates(self, kept: dict) -> list[Candidate]:
-        "Those of whom something was known."
-        names = kept["names"]
-        return [
-            Candidate(entity, score, dict(zip(names, values, strict=True)))
-            for entity, score, *values in kept["rows"]
-            if score is not None
-        ]

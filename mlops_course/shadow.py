@@ -6,7 +6,6 @@
 __all__ = ['Shadow']
 
 # %% ../notebooks/985_shadow.ipynb #98500005
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -14,10 +13,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from .candidates import Asked
-from .policies import Routed
-from .policy import choose
 from .problem import Project
-from .schemas import Row, answer_of, candidates_of, known_scores
+from .schemas import Row
 from .team import Team
 
 
@@ -29,11 +26,9 @@ class _Waiting(NamedTuple):
     rows: list[Row | None]  # as the champion has seen them
     degraded: bool
 
-
-class Shadow:
-    "What waits for the shadows of a team, and what they say."
-
-    pause = 0.1  # seconds from one look to the next
+# %% ../notebooks/985_shadow.ipynb #98500007
+class _Queue:
+    "What waits for the shadows of a team."
 
     def __init__(
         self,
@@ -47,7 +42,6 @@ class Shadow:
         self.most, self.seconds = most, seconds
         self.waiting: deque[_Waiting] = deque()
         self.dropped: Counter[str] = Counter(full=0, late=0, failed=0)
-        self._closing = threading.Event()
 
     def watches(self) -> list[str]:
         "The versions that are shadows now, and here."
@@ -63,15 +57,14 @@ class Shadow:
         else:
             self.waiting.append(_Waiting(time.monotonic(), *answered))
 
-    def step(self) -> bool:
-        "Wait a while, then score what waits. False: the service ends, and the rest is dropped."
-        closing = self._closing.wait(self.pause)
-        while self.waiting and not closing:
-            self._score(self.waiting.popleft())
-        return not closing
+# %% ../notebooks/985_shadow.ipynb #98500008
+from .policies import Routed
+from .policy import choose
+from .schemas import answer_of, candidates_of, known_scores
 
-    def close(self) -> None:
-        self._closing.set()
+
+class _Scored(_Queue):
+    "What they say."
 
     def _score(self, waits: _Waiting) -> None:
         for version in self.watches():
@@ -94,3 +87,26 @@ class Shadow:
         entry["candidates"] = candidates_of(entities, rows, "logged", self.project.contract)
         entry |= {"run_id": model.run_id, "model_digest": model.digest}
         self.add(waits.time, {"latency_ms": round(spent, 3), **entry})
+
+# %% ../notebooks/985_shadow.ipynb #98500009
+import threading
+
+
+class Shadow(_Scored):
+    "The shadows of a team, and the thread in which they work."
+
+    pause = 0.1  # seconds from one look to the next
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._closing = threading.Event()
+
+    def step(self) -> bool:
+        "Wait a while, then score what waits. False: the service ends, and the rest is dropped."
+        closing = self._closing.wait(self.pause)
+        while self.waiting and not closing:
+            self._score(self.waiting.popleft())
+        return not closing
+
+    def close(self) -> None:
+        self._closing.set()

@@ -51,20 +51,19 @@ def seen_by(
     return made
 
 # %% ../notebooks/972_team.ipynb #97200008
-import asyncio
 from pathlib import Path
 from typing import NamedTuple
 
 from . import registry
 from .problem import Project
 from .project import Paths
-from .routes import Route, Routes, read_routes
+from .routes import Route, Routes
 from .spare import reason, tried
 from .telemetry import log
 
 
-class _Followed:
-    "The routes of a folder, and the models that they name."
+class _Models:
+    "The models that the routes of a folder name."
 
     def __init__(self, folder: Path, project: Project):
         self.file, self.registry, self.project = Paths(folder).routes, Paths(folder).mlflow, project
@@ -72,6 +71,27 @@ class _Followed:
         self.models: dict[str, registry.Loaded] = {}  # by version
         self.scored: dict[str, dict] = {}  # by version, rows by key
         self.trouble: dict[str, str] = {}  # by version: why it is not here
+
+    def _load(self, version: str) -> None:
+        try:
+            client = registry.connect(self.registry, self.project.name)
+            model = tried(registry.load(client, version), self.project.contract)
+        except Exception as error:
+            if self.trouble.get(version) != (why := reason(error)):
+                log.warning("model cannot be loaded", version=version, reason=why)
+            self.trouble[version] = why
+            return
+        self.trouble.pop(version, None)
+        self.scored[version], self.models[version] = {}, model
+
+# %% ../notebooks/972_team.ipynb #9720000b
+import asyncio
+
+from .routes import read_routes
+
+
+class _Followed(_Models):
+    "They come and go with the file."
 
     async def follow(self) -> None:
         "Take over what the file says, with all models that can be loaded."
@@ -86,24 +106,7 @@ class _Followed:
             log.info("routes taken over", **routes.model_dump())
         self.routes = routes
 
-    def _load(self, version: str) -> None:
-        try:
-            client = registry.connect(self.registry, self.project.name)
-            model = tried(registry.load(client, version), self.project.contract)
-        except Exception as error:
-            if self.trouble.get(version) != (why := reason(error)):
-                log.warning("model cannot be loaded", version=version, reason=why)
-            self.trouble[version] = why
-            return
-        self.trouble.pop(version, None)
-        self.scored[version], self.models[version] = {}, model
-
 # %% ../notebooks/972_team.ipynb #97200009
-from collections import Counter
-
-from .routes import met
-
-
 class Answerer(NamedTuple):
     "Who may answer a request beside the champion, and how it sees the candidates."
 
@@ -111,9 +114,12 @@ class Answerer(NamedTuple):
     model: registry.Loaded | None  # None: the logged policy
     rows: list[Row | None]
 
+# %% ../notebooks/972_team.ipynb #9720000a
+from collections import Counter
 
-class Team(_Followed):
-    "The models beside the champion."
+
+class _Seeing(_Followed):
+    "And how they see candidates."
 
     most = 200_000  # scores that are kept of a model
 
@@ -121,6 +127,26 @@ class Team(_Followed):
         super().__init__(folder, project)
         self.reader = reader
         self.failures: Counter[str] = Counter()  # by version: requests that it could not score
+
+    def seen(self, version: str, asked: Asked, rows: list[Row | None]) -> list[Row | None] | None:
+        "The candidates as a version sees them; None: it has failed."
+        try:
+            kept = self.scored[version]
+            if len(kept) > self.most:
+                kept.clear()
+            return seen_by(self.models[version], asked, rows, kept, self.reader)
+        except Exception as error:
+            if str(self.failures[version] + 1).strip("0") == "1":
+                log.error("model cannot score", version=version, error=repr(error))
+            self.failures[version] += 1
+            return None
+
+# %% ../notebooks/972_team.ipynb #9720000c
+from .routes import met
+
+
+class Team(_Seeing):
+    "The models beside the champion."
 
     def whom(
         self, request_id: str, able: Sequence[Answerer]
@@ -140,16 +166,3 @@ class Team(_Followed):
             elif (seen := self.seen(route.version, asked, rows)) is not None:
                 able.append(Answerer(route, self.models[route.version], seen))
         return able
-
-    def seen(self, version: str, asked: Asked, rows: list[Row | None]) -> list[Row | None] | None:
-        "The candidates as a version sees them; None: it has failed."
-        try:
-            kept = self.scored[version]
-            if len(kept) > self.most:
-                kept.clear()
-            return seen_by(self.models[version], asked, rows, kept, self.reader)
-        except Exception as error:
-            if str(self.failures[version] + 1).strip("0") == "1":
-                log.error("model cannot score", version=version, error=repr(error))
-            self.failures[version] += 1
-            return None
