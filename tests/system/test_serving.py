@@ -414,7 +414,9 @@ def test_killed_while_its_bandit_learns_it_learns_each_label_once(ground, starte
         known = [answer.json() for _, answer, _ in answers if answer is not None]
         answered = {each["request_id"] for each in known}
         wait_for(lambda answered=answered, online=online: answered <= set(online.logged()))
-        ends = [{"request_id": a["request_id"], "driver_id": a["prediction"], "trip_completed": int(a["prediction"] == KNOWN[2])} for a in known]
+        ends = [
+            {"request_id": a["request_id"], "driver_id": a["prediction"], "trip_completed": int(a["prediction"] == KNOWN[2])} for a in known
+        ]
         outcomes = online.client.post("/labels", json=ends).json()
         sent += len(ends)
         assert outcomes.get("conflict", 0) == 0
