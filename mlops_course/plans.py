@@ -8,6 +8,7 @@ __all__ = ['Share', 'Part', 'Hours', 'PLANNED', 'EACH', 'Guardrails', 'Step', 'P
            'fallen_behind']
 
 # %% ../notebooks/980_plans.ipynb #9800a005
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -70,7 +71,7 @@ class Plan(Settings):
     @model_validator(mode="after")
     def _sound(self):
         shares = [step.share for step in self.steps]
-        if any(a >= b for a, b in zip(shares, shares[1:], strict=False)):
+        if any(share >= later for share, later in pairwise(shares)):
             raise ValueError(f"the shares should rise from step to step, and are {shares}")
         if not self.by_guardrails_alone and not any(map(self.judges, self.steps)):
             raise ValueError(
@@ -114,9 +115,9 @@ def broken(
     faults = {}
     for name in ("errors", "slow", "missing"):
         count, limit = getattr(counts, name), getattr(guardrails, name)
-        if counts.requests and count / counts.requests > limit:
-            if log_evidence(count, counts.requests, limit) >= -np.log(guardrails.alpha):
-                faults[name] = f"{name}: {count:,} of {counts.requests:,}, more than {limit:.1%}"
+        over = count > limit * counts.requests
+        if over and log_evidence(count, counts.requests, limit) >= -np.log(guardrails.alpha):
+            faults[name] = f"{name}: {count:,} of {counts.requests:,}, more than {limit:.1%}"
     return faults
 
 # %% ../notebooks/980_plans.ipynb #9800a00f

@@ -37,7 +37,7 @@ def verdicts(runs: int) -> list[tuple[bool, str]]:
         ended = rehearsed(by_evidence(MARGIN), share, worse, base, MOST, runs)
         good, back = ended.by("promoted"), ended.by("back")
         medians = f"{trips(ended.median('promoted'))} | {trips(ended.median('back'))}"
-        print(f"| {names[worse]} | {share:.0%} | {base:.2f} | {good:.1%} | {back:.1%} | {1 - good - back:.1%} | {medians} |")
+        print(f"| {names[worse]} | {share:.0%} | {base:.2f} | {good:.1%} | {back:.1%} | {abs(1 - good - back):.1%} | {medians} |")
         what = f"{names[worse]}, a share of {share:.0%}, {base:.2f} completed"
         if worse == 0:
             promises.append((back <= 0.05 + luck, f"{what}: {back:.1%} are rolled back, at most 5%"))
@@ -91,7 +91,7 @@ def falling_back(runs: int) -> list[tuple[bool, str]]:
         promises.append((alarms <= 0.05 + luck, f"a control of {share:.0%}: {alarms:.1%} false alarms a month, at most 5%"))
     equal, worse = (rehearsed(by_evidence(), 0.5, loss, 0.49, 12_000, runs) for loss in (0.0, 0.05))
     after = trips(worse.median("back"))
-    print(f"| after an alert, a half | {equal.by('back'):.1%} an alert | {after} | {1 - worse.by('back'):.1%} of 30 days | 0 |")
+    print(f"| after an alert, a half | {equal.by('back'):.1%} an alert | {after} | {1 - worse.by('back'):.1%}, in 30 | 0 |")
     return promises
 
 
