@@ -170,7 +170,7 @@ def paths(
     bounds[1:, expected < EACH] = [[-np.inf], [np.inf]]
     return bounds
 
-
+# %% ../notebooks/980_plans.ipynb #9800a018
 class Evidence(NamedTuple):
     "What trips say of the difference, challenger less champion; None: not enough to say it."
 
@@ -197,7 +197,7 @@ def evidence(
     interval = bounds[:, place].tolist() if np.isfinite(bounds[:, place]).all() else ()
     return Evidence(place + 1, missing, *interval)
 
-# %% ../notebooks/980_plans.ipynb #9800a018
+# %% ../notebooks/980_plans.ipynb #9800a01a
 class Verdict(NamedTuple):
     "What to do after a look at a step, and why."
 
@@ -213,7 +213,9 @@ def by_outcomes(plan: Plan, seen: Evidence) -> Verdict:
     "What the outcomes say, whatever the time."
     interval = seen[2:]
     if seen.unlabelled > plan.unlabelled:
-        words = f"{seen.unlabelled:.0%} of {seen.trips:,} trips have no label; {plan.unlabelled:.0%} may"
+        words = (
+            f"{seen.unlabelled:.1%} of the trips have no label, at most {plan.unlabelled:.1%} may"
+        )
         return Verdict("wait", "labels", [words])
     if seen.low is None:
         words = f"{seen.trips:,} trips with outcomes are too few to compare the arms"
@@ -230,7 +232,7 @@ def by_outcomes(plan: Plan, seen: Evidence) -> Verdict:
     words += f"neither a loss nor less of it than {plan.margin:g} is shown"
     return Verdict("wait", "evidence", [words], *interval)
 
-# %% ../notebooks/980_plans.ipynb #9800a019
+# %% ../notebooks/980_plans.ipynb #9800a01b
 def by_guardrails(plan: Plan, step: Step, challenger: Counts, champion: Counts) -> Verdict:
     "What split and guardrails say; go on: nothing against the step."
     requests, limit = challenger.requests + champion.requests, -np.log(plan.guardrails.alpha)
@@ -247,7 +249,7 @@ def by_guardrails(plan: Plan, step: Step, challenger: Counts, champion: Counts) 
     words = f"{challenger.requests:,} requests of the challenger break no guardrail"
     return Verdict("go on" if challenger.requests else "wait", "guardrails", [words])
 
-
+# %% ../notebooks/980_plans.ipynb #9800a01d
 def judged(
     plan: Plan,
     number: int,  # of the step, from 0
@@ -279,7 +281,7 @@ def judged(
         )
     return made
 
-# %% ../notebooks/980_plans.ipynb #9800a01e
+# %% ../notebooks/980_plans.ipynb #9800a022
 def fallen_behind(
     weeks: Sequence[Trips],  # blocks, the newest last; treated: by the fallback
     alpha: float = 0.05,  # false alarms a month, at most

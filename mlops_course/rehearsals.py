@@ -45,10 +45,10 @@ def rehearsed(
     for run in range(runs):
         treated = rng.random(trips) < share
         labels = rng.random(trips) < base - worse * treated
-        said = np.array(rule(labels.astype(float), treated.astype(float), share))
-        place = said.any(axis=0).argmax()
-        if said[:, place].any():
-            ended[int(said[1, place]), run] = place + 1
+        spoken = np.array(rule(labels.astype(float), treated.astype(float), share))
+        place = spoken.any(axis=0).argmax()
+        if spoken[:, place].any():
+            ended[int(spoken[1, place]), run] = place + 1
     return Releases(*ended)
 
 # %% ../notebooks/981_rehearsals.ipynb #9810a006

@@ -26,7 +26,9 @@ def trips(median: float) -> str:
 def verdicts(runs: int) -> list[tuple[bool, str]]:
     "The plan's rule at each share: a table, and the promises."
     print(f"{runs} releases a row, of {MOST:,} trips at most; the margin is {MARGIN:g} of the trips:\n")
-    print("| challenger | its share | completed, champion | promoted | back | no verdict | promoted after, trips at the median | back after |")
+    print(
+        "| challenger | its share | completed, champion | promoted | back | no verdict | promoted after, trips at the median | back after |"
+    )
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     promises, luck = [], 2 * np.sqrt(0.05 * 0.95 / runs) if runs < 1_000 else 0.0
     worlds = [(0.55, share) for share in SHARES] + [(0.45, 0.25), (0.6, 0.25), (0.95, 0.05), (0.9, 0.25), (0.1, 0.25)]

@@ -184,6 +184,21 @@ def test_a_test_goes_on_when_the_share_grows():
     assert together[2, -1] - together[1, -1] < np.ptp(plans.paths([half])[1:, -1])
 
 
+def test_worse_days_under_a_larger_share_are_not_the_challengers_fault():
+    rng, ended = np.random.default_rng(7), []
+    for _ in range(100):
+        parts = []
+        for share, base in [(0.25, 0.65), (0.5, 0.4)]:
+            treated = (rng.random(2_000) < share).astype(float)
+            parts.append(Trips(share, treated, (rng.random(2_000) < base).astype(float)))
+        ended.append(plans.evidence(parts, above=-0.05, below=0.0))
+
+    pooled = [np.concatenate([part[n] for part in parts]) for n in (1, 2)]
+    assert np.mean([seen.high is not None and seen.high < 0 for seen in ended]) <= 0.1
+    assert abs(np.mean([seen.estimate for seen in ended])) < 0.03
+    assert pooled[1][pooled[0] == 1].mean() - pooled[1][pooled[0] == 0].mean() < -0.05  # Simpson's paradox
+
+
 def test_a_trip_is_judged_at_one_age_and_a_later_label_changes_nothing():
     start = pd.Timestamp("2026-03-16", tz="UTC")
     hours = pd.to_timedelta([0, 1, 2, 9], "h")
