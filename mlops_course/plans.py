@@ -283,7 +283,7 @@ def judged(
 
 # %% ../notebooks/980_plans.ipynb #9800a022
 def fallen_behind(
-    weeks: Sequence[Trips],  # blocks, the newest last; treated: by the fallback
+    weeks: Sequence[Trips],  # since this champion answers; treated: by the fallback
     alpha: float = 0.05,  # false alarms a month, at most
     a_month: int = 5,  # tests that begin in it
     alive: int = 12,  # blocks that a test lasts
