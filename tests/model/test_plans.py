@@ -250,6 +250,12 @@ def test_a_champion_as_good_as_the_fallback_hardly_rings_and_one_that_fell_behin
     assert np.median(rehearsals.watched(0.2, 0.1, days=40, runs=20)) < 6_000
 
 
+def test_a_month_in_which_nothing_changes_hardly_ever_rings_by_any_of_its_tests():
+    months = [[arms(2_800, share=0.2, seed=100 * month + week) for week in range(5)] for month in range(100)]
+
+    assert sum(plans.fallen_behind(month) is not None for month in months) <= 8
+
+
 def test_good_months_do_not_hide_a_bad_one():
     good = [arms(2_800, worse=0.1, share=0.2, seed=n) for n in range(10)]
     bad = [arms(2_800, worse=-0.1, share=0.2, seed=n) for n in range(20, 23)]
