@@ -132,7 +132,7 @@ from .resilience import IdempotencyCache
 
 def answer_again(entry: dict[str, Any], contract: Contract) -> bytes:
     "The answer that an entry of the log is about."
-    log_only = ("time", "latency_ms", "run_id", "model_digest", "instead_of")
+    log_only = {"time", "latency_ms", "run_id", "model_digest", "routes", "instead_of"}
     answer = {name: value for name, value in entry.items() if name not in log_only}
     names = (contract.entity, "score", "features")
     candidates = [{name: seen[name] for name in names} for seen in entry["candidates"]]
@@ -442,6 +442,8 @@ def _answered(
     serving.metrics.count(rows, response)
     entry = {"latency_ms": round((time.perf_counter() - began) * 1000, 3), **response}
     entry |= {"run_id": model.run_id, "model_digest": model.digest}
+    if team.routes.others:
+        entry["routes"] = team.routes.name
     if route and not who:
         entry["instead_of"] = route.version
     entry["candidates"] = candidates_of(asked.entities, rows, "logged", contract)

@@ -33,6 +33,7 @@ class Route(Settings):
 class Routes(Settings):
     "All that are beside the champion, who gets the rest."
 
+    name: Name = "none"  # of this division; the entries of the log repeat it
     salt: Name = "none"  # another one divides the requests anew
     others: list[Route] = Field([], max_length=10)
 

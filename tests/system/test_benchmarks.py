@@ -30,6 +30,7 @@ def figures(printed: str) -> dict[str, list[float]]:
         ("bench_world", [], ["made and written, [0-9,]+ rows", "bare generator, same .*", "bare generator, uniform numbers"]),
         ("bench_files", [], ["clean 250,000 rows.*", "find one request .*", "find warnings .*"]),
         ("bench_experiments", ["--runs", "20"], ["doubly robust", "self normalized", "0.07 worse"]),
+        ("bench_release", ["--runs", "30"], ["0.07", "ratio of rates on 100", "z test, peeked"]),
         ("bench_monitoring", ["--small", "--only", "alarms"], ["covariate_drift", "concept_drift", "feed_missing", "feed_stale"]),
     ],
 )
