@@ -63,6 +63,7 @@ class Plan(Settings):
     guardrails: Guardrails = Guardrails()
     without_verdict: Literal["back", "wait"] = "back"  # at the longest duration; wait: for a person
     by_guardrails_alone: bool = False  # promote without outcomes, where labels never come
+    shadow_requests: Annotated[int, Field(ge=0)] = 500  # to score before the first step; 0: none
 
     def judges(self, step: Step) -> bool:
         "Are outcomes compared in this step? With all requests at the challenger there is no other."
