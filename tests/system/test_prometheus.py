@@ -73,7 +73,11 @@ class Prometheus:
         return value
 
 
-VALUES = {"kind": ["features", "predictions", "performance", "quality"], "result": ["failed", "refused", "not taken over"]}
+VALUES = {
+    "kind": ["features", "predictions", "performance", "quality"],
+    "role": ["champion", "challenger"],
+    "result": ["failed", "refused", "not taken over"],
+}
 
 
 def promised(folder: Path):
