@@ -25,7 +25,7 @@ from . import project, registry
 from .files import write_json
 from .telemetry import log
 
-RESULTS = ("promoted", "refused", "failed", "not taken over", "superseded")
+RESULTS = ("promoted", "refused", "rolled back", "failed", "not taken over", "superseded")
 
 # %% ../notebooks/904_cases.ipynb #93274a81
 class Case(BaseModel):
@@ -33,7 +33,7 @@ class Case(BaseModel):
 
     number: int
     version: str | None  # the champion that it is about
-    state: Literal["waiting", "training", "promoted", "closed"]
+    state: Literal["waiting", "training", "releasing", "promoted", "closed"]
     due: AwareDatetime  # when the training may begin, by the course's clock
     ordered: bool = False  # by a person
     alerts: dict[str, AwareDatetime] = {}  # when each began, by fingerprint
@@ -148,6 +148,7 @@ def _whole(case: Case) -> bool:
     led = {
         "waiting": True,
         "training": case.last("training"),
+        "releasing": case.last("decided") and case.promoted,
         "promoted": case.last("decided") and case.promoted,
         "closed": case.last("closed"),
     }[case.state]
@@ -277,6 +278,7 @@ def _more(step: dict[str, Any]) -> str:
 PHASES = {
     "waiting": ("alerted", "training"),
     "training": ("training", "decided"),
+    "release": ("release begun", "released"),
     "takeover": ("decided", "taken over"),
 }
 
@@ -287,6 +289,8 @@ def phases_of(
     "How many seconds of the clock on the wall each phase took that came to its end."
     both = {phase: (case.last(begin), case.last(end)) for phase, (begin, end) in PHASES.items()}
     both["waiting"] = (case.steps[0], case.last("training"))
+    if case.last("released"):
+        both["takeover"] = (case.last("released"), case.last("taken over"))
     real = {
         phase: [datetime.fromisoformat(step["real"]) for step in steps]
         for phase, steps in both.items()

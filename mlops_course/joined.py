@@ -87,7 +87,7 @@ CREATE INDEX IF NOT EXISTS labelled ON predictions (version, role, arm, time)
 CREATE INDEX IF NOT EXISTS kept ON predictions (number) WHERE candidates IS NOT NULL;
 CREATE INDEX IF NOT EXISTS oldest ON predictions (time, role);
 CREATE TABLE IF NOT EXISTS labels (request_id TEXT PRIMARY KEY, entity, label INTEGER,
-    time REAL, joined INTEGER);
+    time REAL, joined INTEGER, arrived REAL);
 CREATE INDEX IF NOT EXISTS month ON labels (time);
 CREATE TABLE IF NOT EXISTS sources (version TEXT, role TEXT, arm TEXT,
     PRIMARY KEY (version, role, arm)) WITHOUT ROWID;
@@ -153,7 +153,7 @@ _TAKEN_OVER = """
 INSERT INTO predictions (number, request_id, time, version, entity, score, candidates, label)
     SELECT p.number, p.request_id, p.time, p.version, p.entity, p.score, p.candidates, l.label
     FROM old_predictions p LEFT JOIN old_labels l ON l.request_id = p.request_id AND l.joined;
-INSERT INTO labels SELECT request_id, entity, label, time, joined FROM old_labels;
+INSERT INTO labels SELECT request_id, entity, label, time, joined, time FROM old_labels;
 INSERT INTO sources SELECT DISTINCT version, role, arm FROM predictions;
 DROP TABLE old_predictions;
 DROP TABLE old_labels
@@ -226,11 +226,14 @@ from collections import Counter
 from collections.abc import Iterable
 
 OUTCOMES = ("joined", "early", "duplicate", "conflict", "unknown")
-_ACTED = f"SELECT entity, time FROM predictions WHERE request_id = ? AND role <> '{SHADOW}'"
+_ACTED = (  # the logged policy's choice is not known here: any entity is hers
+    "SELECT CASE WHEN role = 'fallback' THEN coalesce(entity, ?2) ELSE entity END, time "
+    f"FROM predictions WHERE request_id = ?1 AND role <> '{SHADOW}'"
+)
 _DECIDED = "UPDATE labels SET joined = 1, time = ? WHERE request_id = ? AND NOT joined"
 _BELONGS = (
     "UPDATE predictions SET label = (SELECT label FROM labels WHERE request_id = ?1) "
-    "WHERE request_id = ?1 AND entity = ?2"
+    "WHERE request_id = ?1 AND (entity = ?2 OR entity IS NULL AND role = 'fallback')"
 )
 
 
@@ -246,14 +249,15 @@ class _Placed(Database):
     def _placed(self, label: Label, span: Span) -> str:
         if label.time > span.newest:
             return "future"
-        acted = self._db.execute(_ACTED, (label.request_id,)).fetchall()
+        acted = self._db.execute(_ACTED, (label.request_id, label.entity)).fetchall()
         booked = [time for entity, time in acted if entity == label.entity]
         if acted and not booked:
             return "unknown"
         if not acted and label.time < span.oldest:
             return "unknown"  # a prediction of that time is no longer kept
         if not self._db.execute(
-            "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, 0)", label
+            "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, 0, ?)",
+            (*label, project.now().timestamp()),
         ).rowcount:
             first = self._db.execute(
                 "SELECT entity, label FROM labels WHERE request_id = ?", (label.request_id,)
@@ -303,9 +307,10 @@ class Labels(_Placed):
         ).fetchone()
         if not label:
             return
-        same, acts = label[0] == row.entity, row.source.acts
+        logged = row.role == "fallback" and row.entity is None
+        same, acts = logged or label[0] == row.entity, row.source.acts
         if same and (acts or label[1]):
-            new = self._join(row.request_id, row.entity, row.time)
+            new = self._join(row.request_id, label[0], row.time)
             self.count("labels", {"joined": new})
         elif acts and not label[1]:
             self._db.execute("DELETE FROM labels WHERE request_id = ?", (row.request_id,))

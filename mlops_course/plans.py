@@ -63,7 +63,9 @@ class Plan(Settings):
     guardrails: Guardrails = Guardrails()
     without_verdict: Literal["back", "wait"] = "back"  # at the longest duration; wait: for a person
     by_guardrails_alone: bool = False  # promote without outcomes, where labels never come
-    shadow_requests: Annotated[int, Field(ge=0)] = 500  # to score before the first step; 0: none
+    # to score before the first step, and how long that may take; 0: no shadow
+    shadow_requests: Annotated[int, Field(ge=0)] = 500
+    shadow_hours: Annotated[float, Field(gt=0)] = 24
 
     def judges(self, step: Step) -> bool:
         "Are outcomes compared in this step? With all requests at the challenger there is no other."
@@ -203,7 +205,9 @@ class Verdict(NamedTuple):
     "What to do after a look at a step, and why."
 
     verdict: Literal["go on", "back", "wait"]  # go on from the last step is the promotion
-    cause: Literal["split", "guardrails", "both arms", "labels", "evidence", "outcomes", "duration"]
+    cause: Literal[
+        "split", "guardrails", "both arms", "labels", "evidence", "outcomes", "duration", "person"
+    ]
     reasons: list[str]
     estimate: float | None = None  # of the difference, where outcomes are judged
     low: float | None = None

@@ -23,13 +23,14 @@ class Release(BaseModel):
     version: str  # the challenger
     champion: str
     plan: Plan = Field(default_factory=Plan)
-    state: Literal["shadow", "canary", "promoted", "rolled back", "aborted", "superseded"]
+    state: Literal["shadow", "canary", "promoted", "rolled back", "superseded"]
     step: int = 0  # of the plan, while it is a canary
     paused: bool = False
     began: AwareDatetime | None = None  # the first request of this step; None: there is none yet
     seen: dict[str, Counts] = {}  # of this step, by who was meant: challenger, champion
     read: dict[str, int] = {}  # of the prediction log, by file
     spans: list[tuple[float, AwareDatetime, AwareDatetime | None]] = []  # share, from, until
+    verdict: dict[str, Any] = {}  # the newest, where it is to wait
     steps: list[dict[str, Any]] = []  # what, time (the course's), real (on the wall), and more
 
     @property
@@ -73,22 +74,25 @@ def save(
             write_json(file, step)
     write_json(there / "release.json", release.model_dump(mode="json"))
 
+# %% ../notebooks/986_releases.ipynb #9860000a
+def _read(file: Path) -> Release:
+    try:
+        return Release.model_validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
+        why = plain(str(error).splitlines()[0])
+        raise UserError(
+            f"{shown(file)} cannot be read ({why}). Mend it, or move its folder away: "
+            "the champion goes on answering"
+        ) from None
+
 
 def read(
     folder: Path,
+    last: int = 0,  # so many, the newest; 0: all
 ) -> list[Release]:
-    "All releases, the oldest first. Raises `UserError` where one cannot be read."
-    releases = []
-    for file in sorted(Paths(folder).release.glob("[0-9]*/release.json")):
-        try:
-            releases.append(Release.model_validate_json(file.read_bytes()))
-        except (OSError, ValueError) as error:
-            why = plain(str(error).splitlines()[0])
-            raise UserError(
-                f"{shown(file)} cannot be read ({why}). Mend it, or move its folder away: "
-                "the champion goes on answering"
-            ) from None
-    return releases
+    "Releases, the oldest first. Raises `UserError` where one cannot be read."
+    files = sorted(Paths(folder).release.glob("[0-9]*/release.json"))
+    return [_read(file) for file in files[-last:]]
 
 # %% ../notebooks/986_releases.ipynb #98600008
 from contextlib import AbstractContextManager
@@ -108,7 +112,7 @@ def begin(
     plan: Plan,
 ) -> Release:
     "A new release, from its shadow on; call it within `alone`."
-    number = max((release.number for release in read(folder)), default=0) + 1
+    number = max((release.number for release in read(folder, 1)), default=0) + 1
     state = "shadow" if plan.shadow_requests else "canary"
     release = Release(number=number, version=version, champion=champion, plan=plan, state=state)
     release.note("begun", version=version, champion=champion, plan=plan.model_dump(mode="json"))

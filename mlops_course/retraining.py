@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
+from .plans import Plan
 from .project import Settings
 from .services import SERVICES
 
@@ -31,6 +32,9 @@ class RetrainingSettings(Settings):
     cooldown_hours: Annotated[float, Field(ge=0, le=87_600)] = 24
     training_seconds: float = 3_600  # a training that takes longer is ended
     airflow: bool = False  # a training is a run of the DAG of lesson 70; else a process of its own
+    # how a new champion gets its requests, step by step; None: all at once
+    release: Plan | None = None
+    supersede: bool = False  # a challenger ends a release that is open; else it waits for its end
     # and serving has so long to notice the new champion; both of the clock on the wall
     takeover_seconds: float = 60
     refresh_seconds: Annotated[float, Field(gt=0)] = 0.2  # from one look to the next
@@ -141,8 +145,9 @@ def decide(
         version=outcome["version"],
         reasons=outcome["reasons"],
     )
-    if outcome["decision"] == "promoted":
-        case.state, case.promoted = "promoted", outcome["version"]
+    if outcome["decision"] in ("promoted", "challenger"):
+        released = outcome["decision"] == "challenger"
+        case.state, case.promoted = "releasing" if released else "promoted", outcome["version"]
         return True
     if outcome["more_days_may_help"] and case.count("training") < settings.attempts:
         case.state, case.due = "waiting", project.now() + timedelta(days=settings.retry_days)
@@ -164,7 +169,8 @@ def follow(
         return case.close("promoted", [])
     if champion != case.promoted:
         return case.close("superseded", [f"version {case.promoted} is champion no more"])
-    if case.seconds_since("decided") > settings.takeover_seconds:
+    since = "released" if case.last("released") else "decided"
+    if case.seconds_since(since) > settings.takeover_seconds:
         return case.close(
             "not taken over", [f"serving does not answer with version {case.promoted}"]
         )

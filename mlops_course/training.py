@@ -24,6 +24,8 @@ class TrainingSettings(Settings):
     seed: int = 7
     # what a simulation knows; read after the gate has decided, never before
     truth: str | None = None
+    # what passes is a challenger until a release makes it champion; the first one is champion
+    release: bool = False
 
 # %% ../notebooks/45_training_pipeline.ipynb #4456fc67
 from collections.abc import Callable
@@ -108,7 +110,7 @@ def recipe_of(
         "features": list(project.contract.features),
         "project": digest_of(project.model_dump(mode="json")),
         "libraries": registry.libraries(),
-        **settings.model_dump(exclude={"truth"}),
+        **settings.model_dump(exclude={"truth", "release"}),
     }
     return {"snapshot": snapshot, "code": stages.digest_of_code(*CODE), **parameters}
 
@@ -199,15 +201,16 @@ def settle(
     run_id: str,
     recipe: dict,
     passed: bool,
+    release: bool = False,  # a champion is replaced step by step, and not here
 ) -> tuple[str, str | None]:
     "Register and promote what passed, if that was not done before. The decision and the version."
     if not passed:
         return "refused", None
     number = registry.register(client, run_id, key_of(recipe), trials.origin(recipe))
-    if "settled" not in client.get_run(run_id).data.tags:
+    if trials.may_be_champion(client, run_id, number, release):
         registry.promote(client, number)
         client.set_tag(run_id, "settled", "true")
-    return "promoted" if registry.aliases(client).get("champion") == number else "kept", number
+    return trials.standing(client, number), number
 
 # %% ../notebooks/45_training_pipeline.ipynb #4a893ce8
 def train(
@@ -224,7 +227,8 @@ def train(
     run_id = known.run_id if known else try_all(client, frame, history, settings, recipe, project)
     run = client.get_run(run_id)
     answer = trials.verdict_of(client, run_id)
-    decision, number = settle(client, run_id, recipe, answer.pop("passed"))
+    passed = answer.pop("passed")
+    decision, number = settle(client, run_id, recipe, passed, settings.release)
     model = {"name": client.name, "version": number, "run_id": run_id}
     model |= {"digest": run.data.tags.get("model_digest"), "kind": answer.pop("kind")}
     if decision == "kept":

@@ -1,0 +1,277 @@
+"""Releases from the log and the labels to the registry and the routes: step by step, through kills, and with a person's orders."""
+
+import json
+from datetime import timedelta
+
+import company
+import numpy as np
+import orjson
+import pytest
+from rides import CONTRACT, RIDES
+from traffic import entry
+
+from mlops_course import project, registry, releases, rollout
+from mlops_course.joined import Label, LabelStore
+from mlops_course.plans import Plan, Step
+from mlops_course.predictions import append
+from mlops_course.project import Paths, UserError
+from mlops_course.rollout import Rollout
+from mlops_course.routes import met, read_routes
+
+PLAN = Plan(
+    shadow_requests=50,
+    steps=[Step(share=0.05, least_trips=100, most_hours=200), Step(share=0.5, most_trips=8_000, most_hours=400)],
+    label_hours=1,
+)
+HOUR = timedelta(hours=1)
+
+
+class Company:
+    "An environment whose serving is played: it follows the routes at once, and every request is answered and labelled."
+
+    def __init__(self, folder, monkeypatch, rates: dict[str, float]):
+        self.folder, self.rates, self.now = folder, rates, company.CLOCK
+        monkeypatch.setattr(project, "now", lambda: self.now)
+        self.rng, self.number, self.faults = np.random.default_rng(3), 0, {}
+        self.rollout = Rollout(folder, RIDES)
+
+    def live(self, requests: int, hours: float = 1.0) -> None:
+        routes, lines, ends = read_routes(Paths(self.folder).routes), [], []
+        for _ in range(requests):
+            self.number += 1
+            self.now += timedelta(hours=hours) / requests
+            route = met(f"r-{self.number}", routes)
+            lines += self._answered(f"r-{self.number}", routes, route)
+            rate = self.rates[route.version if route else "1"]
+            ends.append(Label(f"r-{self.number}", 1001, int(self.rng.random() < rate), self.now.timestamp()))
+        log = Paths(self.folder).predictions
+        log.mkdir(parents=True, exist_ok=True)
+        append(log / f"{self.now:%Y-%m-%d}.jsonl", b"".join(orjson.dumps(line) + b"\n" for line in lines))
+        store = LabelStore(Paths(self.folder).monitoring / "state.db", CONTRACT)
+        store.add(lines)
+        store.label(ends)
+        store.close()
+
+    def _answered(self, request: str, routes, route) -> list[dict]:
+        roles = [("champion", "1")] if route is None else [(route.role, route.version)]
+        roles += [(each.role, each.version) for each in routes.others if each.role == "shadow"]
+        lines = []
+        for role, version in roles:
+            line = entry(request, version=version) | {"role": role, "latency_ms": 2.0, "time": self.now.isoformat(), "routes": routes.name}
+            lines.append(line | self.faults.get(version, {}))
+        return lines
+
+    def until(self, ends, most: int = 60, requests: int = 400) -> releases.Release:
+        for _ in range(most):
+            self.live(requests)
+            self.rollout.look()
+            release = releases.read(self.folder)[-1]
+            if ends(release):
+                return release
+        raise AssertionError(f"still {release.state}, step {release.step}: {release.verdict}")
+
+    def champion(self) -> str:
+        return registry.champion(Paths(self.folder).mlflow, RIDES.name).version
+
+    def client(self):
+        return registry.connect(Paths(self.folder).mlflow, RIDES.name)
+
+
+@pytest.fixture
+def rides(template, tmp_path, monkeypatch):
+    "Makes a company whose champion is version 1 and whose challenger is version 2, with these true rates."
+
+    def make(one: float, two: float) -> Company:
+        return Company(company.copy(template, tmp_path / "company"), monkeypatch, {"1": one, "2": two})
+
+    return make
+
+
+def whats(release) -> list[str]:
+    return [step["what"] for step in release.steps]
+
+
+def test_a_better_challenger_is_a_shadow_then_gets_more_and_more_and_becomes_champion(rides):
+    made = rides(0.5, 0.6)
+    made.rollout.start(PLAN)
+
+    release = made.until(lambda release: not release.open)
+
+    assert release.state == "promoted" and made.champion() == "2"
+    assert whats(release) == ["begun", "canary", "canary", "promoted"]
+    assert [step.get("share") for step in release.steps] == [None, 0.05, 0.5, None]
+    assert read_routes(Paths(made.folder).routes).others == []
+    files = sorted(file.name for file in releases.place(made.folder, 1).iterdir())
+    assert files == ["001-begun.json", "002-canary.json", "003-canary.json", "004-promoted.json", "release.json"]
+    why = json.loads((releases.place(made.folder, 1) / "004-promoted.json").read_text())
+    assert why["cause"] == "outcomes" and why["low"] > -PLAN.margin and "ruled out" in why["reasons"][-1]
+
+
+def test_a_worse_challenger_goes_back_and_is_never_a_challenger_again(rides):
+    made = rides(0.6, 0.45)
+    made.rollout.start(PLAN)
+
+    release = made.until(lambda release: not release.open)
+
+    assert (release.state, release.steps[-1]["cause"]) == ("rolled back", "outcomes")
+    assert made.champion() == "1" and read_routes(Paths(made.folder).routes).others == []
+    assert "challenger" not in registry.aliases(made.client())
+    with pytest.raises(UserError, match="version 2 was taken back.*it is worse"):
+        made.rollout.start(PLAN, "2")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [({"latency_ms": 900.0}, "slow"), ({"instead_of": "2", "role": "champion"}, "errors"), ({"prediction": None, "score": None}, "missing")],
+    ids=["slow", "errors", "missing"],
+)
+def test_a_challenger_that_breaks_a_guardrail_goes_back_at_its_first_step(rides, fault, words):
+    made = rides(0.5, 0.9)
+    made.rollout.start(PLAN)
+    made.until(lambda release: release.state == "canary")
+    made.faults["2"] = fault
+
+    release = made.until(lambda release: not release.open)
+
+    assert (release.state, release.step, release.steps[-1]["cause"]) == ("rolled back", 0, "guardrails")
+    assert words in release.steps[-1]["reasons"][0] and made.champion() == "1"
+
+
+def test_a_slow_shadow_never_meets_a_rider(rides):
+    made = rides(0.5, 0.9)
+    made.faults["2"] = {"latency_ms": 900.0}
+    made.rollout.start(PLAN)
+
+    release = made.until(lambda release: not release.open)
+
+    assert whats(release) == ["begun", "rolled back"] and "slow" in release.steps[-1]["reasons"][0]
+
+
+def test_a_shadow_that_scores_nothing_goes_back_after_its_time(rides):
+    made = rides(0.5, 0.9)
+    made.rollout.start(PLAN)
+    made.now += timedelta(hours=PLAN.shadow_hours + 1)
+    made.rollout.look()
+
+    release = releases.read(made.folder)[-1]
+
+    assert (release.state, release.steps[-1]["cause"]) == ("rolled back", "duration")
+    made.rollout.start(PLAN, "2")  # it was not the version's fault
+
+
+@pytest.mark.parametrize("where", ["write_json", "promote", "put_routes"])
+def test_a_kill_at_any_moment_loses_nothing(rides, monkeypatch, where):
+    made = rides(0.5, 0.6)
+    made.rollout.start(PLAN)
+    target = {"write_json": releases, "promote": registry, "put_routes": rollout}[where]
+    right, calls = getattr(target, where), []
+
+    def killed(*words):
+        calls.append(words)
+        if len(calls) % 2:
+            raise KeyboardInterrupt
+        return right(*words)
+
+    for _ in range(80):
+        made.live(400)
+        monkeypatch.setattr(target, where, killed)
+        try:
+            made.rollout.look()
+        except KeyboardInterrupt:
+            made.rollout = Rollout(made.folder, RIDES)  # another process goes on
+        monkeypatch.setattr(target, where, right)
+        if not releases.read(made.folder)[-1].open:
+            break
+    made.rollout.look()
+
+    release = releases.read(made.folder)[-1]
+    assert calls and release.state == "promoted" and made.champion() == "2"
+    assert [step.get("share") for step in release.steps if step["what"] == "canary"] == [0.05, 0.5]
+    assert read_routes(Paths(made.folder).routes).others == []
+
+
+def test_a_paused_release_stays_until_it_is_resumed(rides):
+    made = rides(0.5, 0.6)
+    made.rollout.start(PLAN)
+    made.until(lambda release: release.state == "canary")
+    before = read_routes(Paths(made.folder).routes)
+    rollout.order(made.folder, "pause", RIDES, "a strange hour")
+    for _ in range(10):
+        made.live(400)
+        made.rollout.look()
+
+    release = releases.read(made.folder)[-1]
+    assert (release.state, release.step, release.paused) == ("canary", 0, True)
+    assert read_routes(Paths(made.folder).routes) == before
+    rollout.order(made.folder, "resume", RIDES, "it is over")
+    assert made.until(lambda release: not release.open).state == "promoted"
+
+
+@pytest.mark.parametrize(("what", "state", "champion"), [("promote", "promoted", "2"), ("abort", "rolled back", "1")])
+@pytest.mark.parametrize("stage", ["shadow", "canary"])
+def test_a_person_ends_a_release_at_any_stage(rides, what, state, champion, stage):
+    made = rides(0.5, 0.6)
+    made.rollout.start(PLAN)
+    if stage == "canary":
+        made.until(lambda release: release.state == stage)
+
+    release = rollout.order(made.folder, what, RIDES, "because I say so")
+
+    assert (release.state, made.champion()) == (state, champion)
+    assert releases.read(made.folder)[-1] == release
+    assert "because I say so" in json.dumps(release.steps[-1]) and read_routes(Paths(made.folder).routes).others == []
+    with pytest.raises(UserError, match="no release is open"):
+        rollout.order(made.folder, what, RIDES, "again")
+
+
+def test_a_second_release_waits_or_supersedes(rides):
+    made = rides(0.5, 0.6)
+    made.rollout.start(PLAN)
+    with pytest.raises(UserError, match="release 1 of version 2 is open"):
+        made.rollout.start(PLAN, "2")
+
+    second = made.rollout.start(PLAN, "2", supersede=True)
+
+    assert [release.state for release in releases.read(made.folder)] == ["superseded", "shadow"]
+    assert read_routes(Paths(made.folder).routes).name == f"release-{second.number}/shadow"
+
+
+def test_a_champion_that_somebody_else_changes_ends_the_release(rides):
+    made = rides(0.5, 0.6)
+    run = made.client().create_run(registry.experiment(made.client())).info.run_id
+    registry.log_model(made.client(), run, company.model(0.3), CONTRACT.kinds)
+    made.client().set_terminated(run)
+    third = registry.register(made.client(), run, "key of another")
+    made.rollout.start(PLAN, "2")
+    registry.promote(made.client(), third)
+
+    made.rollout.look()
+
+    assert releases.read(made.folder)[-1].state == "superseded" and read_routes(Paths(made.folder).routes).others == []
+
+
+def test_the_champion_itself_is_no_challenger(rides):
+    with pytest.raises(UserError, match="version 1 is the champion already"):
+        rides(0.5, 0.6).rollout.start(PLAN, "1")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"others": 3}', "[]"])
+def test_routes_that_cannot_be_read_are_written_anew(rides, text):
+    made = rides(0.5, 0.6)
+    made.rollout.start(PLAN)
+    Paths(made.folder).routes.write_text(text)
+
+    made.rollout.look()
+
+    assert read_routes(Paths(made.folder).routes).name == "release-1/shadow"
+
+
+def test_a_record_that_cannot_be_read_is_said_and_nothing_is_changed(rides):
+    made = rides(0.5, 0.6)
+    made.rollout.start(PLAN)
+    (releases.place(made.folder, 1) / "release.json").write_text("{")
+
+    with pytest.raises(UserError, match=r"release\.json cannot be read.*the champion goes on"):
+        made.rollout.look()
+
+    assert made.champion() == "1"
