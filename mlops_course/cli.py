@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'SECTIONS', 'explained', 'check_writable', 'file_fault', 'section_type', 'check_sections', 'build', 'summary',
-           'spoken_of', 'run', 'stage', 'score', 'status', 'doctor', 'trace', 'rollback', 'reproduce', 'serve',
-           'monitor', 'stream', 'emit', 'retrain_on_alert', 'retrain', 'live_on', 'replay', 'stop', 'wipe', 'platform',
-           'airflow', 'progress', 'answers', 'ui', 'dashboards', 'logs']
+           'spoken_of', 'run', 'stage', 'score', 'status', 'doctor', 'trace', 'rollback', 'reproduce', 'release',
+           'serve', 'monitor', 'stream', 'emit', 'retrain_on_alert', 'retrain', 'live_on', 'replay', 'stop', 'wipe',
+           'platform', 'airflow', 'progress', 'answers', 'ui', 'dashboards', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -953,6 +953,48 @@ def reproduce(run_id: str, file: _File = "env.yaml"):
             f"the model differs: {was[:12]} was registered, {now[:12]} came out"
         )
     typer.echo(f"the same model: digest {now}")
+
+# %% ../notebooks/91_command_line.ipynb #91000030
+_Order = Literal["status", "start", "pause", "resume", "promote", "abort"]
+
+
+@app.command(
+    help="A new model gets its requests step by step: start (of the challenger, or of VERSION), "
+    "pause, resume, promote it now, abort; status says where it is and why.",
+)
+def release(
+    what: Annotated[_Order, typer.Argument()],
+    version: Annotated[
+        str | None, typer.Argument(help="of the model; none: the challenger")
+    ] = None,
+    file: _File = "env.yaml",
+    reason: Annotated[str, typer.Option(help="is written down")] = "by hand",
+    supersede: Annotated[bool, typer.Option(help="end a release that is open")] = False,
+):
+    from mlops_course import clocks, releases, rollout
+
+    out = _mlflow(file).parent
+    if what != "status":
+        clocks.join(out)
+        if what == "start":
+            plan = _plan_of(file)
+            begun = rollout.start(out, _project(file), plan, version, supersede)
+            typer.echo(f"written: {project.shown(releases.place(out, begun.number))}")
+            if _pid(out, "retraining") is None:
+                typer.echo("`mlops-course retrain-on-alert` takes it from step to step")
+        else:
+            rollout.order(out, what, _project(file), reason)
+    _echo_all(releases.story(out) or ["nothing was released here"])
+
+
+def _plan_of(file: str):
+    "The plan of an environment's releases; where it has none, the usual one."
+    from mlops_course.plans import Plan
+
+    settings = section_type("retraining")
+    where = f"the section `retraining` of {file}"
+    values = project.environment(file).retraining
+    return project.validated(settings, values, where).release or Plan()
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
 from . import web

@@ -335,6 +335,7 @@ def application(
     _add_routes(app, retraining)
     metrics = CollectorRegistry()
     metrics.register(cases.CaseMetrics(retraining, retraining.counts))
+    metrics.register(releases.ReleaseMetrics(retraining.folder))
     web.tell_state(app, lambda: readiness(retraining), metrics)
     return app
 

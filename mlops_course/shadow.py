@@ -20,6 +20,7 @@ from .team import Team
 
 class _Waiting(NamedTuple):
     since: float  # by `time.monotonic`
+    routes: str  # the name of the division in which it was answered
     time: datetime  # of the answer
     request_id: str
     asked: Asked
@@ -55,7 +56,8 @@ class _Queue:
         if len(self.waiting) >= self.most:
             self.dropped["full"] += 1
         else:
-            self.waiting.append(_Waiting(time.monotonic(), *answered))
+            name = self.team.routes.name
+            self.waiting.append(_Waiting(time.monotonic(), name, *answered))
 
 # %% ../notebooks/985_shadow.ipynb #98500008
 from .policies import Routed
@@ -86,7 +88,7 @@ class _Scored(_Queue):
         entry = answer_of(waits.request_id, entities, rows, waits.degraded, model, routed, costs)
         entry["candidates"] = candidates_of(entities, rows, "logged", self.project.contract)
         entry |= {"run_id": model.run_id, "model_digest": model.digest}
-        self.add(waits.time, {"latency_ms": round(spent, 3), **entry})
+        self.add(waits.time, {"latency_ms": round(spent, 3), "routes": waits.routes, **entry})
 
 # %% ../notebooks/985_shadow.ipynb #98500009
 import threading
