@@ -394,6 +394,7 @@ class Serving(_Works):
         trouble += [champion.trouble] if champion.trouble else []
         trouble += [self.log.state] if self.log.state else []
         trouble += [f"version {name}: {why}" for name, why in self.team.trouble.items()]
+        trouble += ["the routes cannot be read; the log says why"] if self.team.unread else []
         trouble += [f"the task {name} {why}" for name, why in self.background.trouble.items()]
         return {"ready": bool(champion.model) and store and not self.log.full, "trouble": trouble}
 
@@ -679,6 +680,8 @@ def _tell_model(app, serving: Serving, key: str | None) -> None:
         }
 
 # %% ../notebooks/903_serving_api.ipynb #9030000b
+import sqlite3
+
 from .joined import Label
 from .messages import ended_type
 
@@ -686,12 +689,19 @@ from .messages import ended_type
 def _take_labels(app, serving: Serving, key: str | None) -> None:
     ended = ended_type(serving.project.contract)
 
-    @app.post("/labels", **_may_refuse(key, 400, 401, 413, 422))
+    learns = serving.learner is not None
+
+    @app.post("/labels", include_in_schema=learns, **_may_refuse(key, *_REFUSALS))
     async def labels(batch: list[ended]) -> dict[str, int]:
         "How it ended, in any order, as often as it is sent. What came of each."
+        if not learns:
+            raise Refusal(404, "no bandit learns here; monitoring takes labels, at its own port")
         now = project.now()
         rows = [Label(e.request_id, e.entity, e.label, (e.time or now).timestamp()) for e in batch]
-        return await asyncio.to_thread(serving.learner.label, rows)
+        try:
+            return await asyncio.to_thread(serving.learner.label, rows)
+        except sqlite3.OperationalError:
+            raise Refusal(503, "labels cannot be written now; send them again") from None
 
 # %% ../notebooks/903_serving_api.ipynb #3748f60b
 from contextlib import asynccontextmanager
@@ -717,8 +727,7 @@ def application(
     app = service(title, lifespan, size, key, Refused, metrics.requests)
     _infer(app, serving, key)
     _tell_model(app, serving, key)
-    if serving.learner:
-        _take_labels(app, serving, key)
+    _take_labels(app, serving, key)
     tell_state(app, serving.state, metrics.all, **_may_refuse(key, 401))
     return app
 

@@ -116,7 +116,15 @@ class _Transactions:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self._lock = threading.RLock()
-        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+        try:
+            self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA schema_version")
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise project.UserError(
+                f"{project.shown(file)} cannot be read as a database ({error}). Move it away: a "
+                "new one is made, of the prediction log and of labels that come from now on"
+            ) from None
 
     def close(self) -> None:
         with self._lock:
@@ -131,7 +139,8 @@ class _Transactions:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has ended it already
+                    self._db.execute("ROLLBACK")
                 raise
 
     def ask(self, sql: str, *values) -> list[tuple]:
@@ -236,7 +245,7 @@ _BELONGS = (
     "WHERE request_id = ?1 AND (entity = ?2 OR entity IS NULL AND role = 'fallback')"
 )
 
-
+# %% ../notebooks/906_joined.ipynb #906d0020
 class _Placed(Database):
     "Where a label that comes belongs."
 

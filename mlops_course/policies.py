@@ -52,7 +52,7 @@ def arm_of(
     experiment: Experiment,
 ) -> str:
     "The unit's arm: the same at each try, on each machine; another salt draws anew."
-    place, reached = drawn(unit, experiment.name), 0.0
+    place, reached = drawn(unit, f"arm {experiment.name}"), 0.0
     for name, arm in experiment.arms.items():
         reached += arm.share
         if place < reached:
@@ -140,6 +140,9 @@ class Thompson(_Counts):
         return (wins / self.draws).tolist()
 
 # %% ../notebooks/948_policies.ipynb #94300012
+import re
+
+
 class UCB(_Counts):
     "The candidate with the highest upper confidence bound (Auer et al. 2002); nothing is drawn."
 
@@ -151,9 +154,6 @@ class UCB(_Counts):
         return (np.arange(len(bound)) == bound.argmax()).astype(float).tolist()
 
 # %% ../notebooks/948_policies.ipynb #94300015
-import re
-
-
 class Contextual:
     "Vowpal Wabbit: a contextual bandit over lists that vary, SquareCB (Foster, Rakhlin 2020)."
 
@@ -167,7 +167,8 @@ class Contextual:
         from vowpalwabbit import Workspace
 
         self.contract = contract
-        self._vw = Workspace(self.words + (f" -i {file}" if file else ""))
+        before = ["-i", str(file)] if file else []
+        self._vw = Workspace(arg_list=self.words.split() + before)
 
     def _line(self, candidate: Candidate) -> str:
         "A candidate's features: numbers to about 1, a category as a word of its own."

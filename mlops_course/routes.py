@@ -6,7 +6,7 @@
 __all__ = ['Route', 'Routes', 'met', 'read_routes', 'write_routes']
 
 # %% ../notebooks/973_routes.ipynb #97300005
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,8 @@ class Route(Settings):
     "A model beside the champion, and which requests it gets."
 
     role: Literal["challenger", "shadow", "fallback"]
-    version: Name | None = None  # None: the logged policy, which answers with nobody
+    # its number in the registry; None: the logged policy, which answers with nobody
+    version: Annotated[str, Field(pattern="^[0-9]{1,18}$")] | None = None
     share: Probability = 0.0
 
     @model_validator(mode="after")
@@ -39,6 +40,10 @@ class Routes(Settings):
 
     @model_validator(mode="after")
     def _whole(self):
+        named = [(route.role, route.version) for route in self.others]
+        if twice := {each for each in named if named.count(each) > 1}:
+            role, version = next(iter(twice))
+            raise ValueError(f"the {role} {version or 'without a version'} stands there twice")
         total = sum(route.share for route in self.others)
         if total > 1 + 1e-9:
             raise ValueError(f"the shares add up to {total:g}, and may to 1 at most")
@@ -53,7 +58,7 @@ def met(
     routes: Routes,
 ) -> Route | None:
     "Whom a request meets; None: the champion."
-    place, reached = drawn(request_id, routes.salt), 0.0
+    place, reached = drawn(request_id, f"route {routes.salt}"), 0.0
     for route in routes.others:
         reached += route.share
         if place < reached:

@@ -96,10 +96,14 @@ class Router(_Whole):
         return Routed(choice, who.route.role)
 
 # %% ../notebooks/971_routing.ipynb #97100008
+from pathlib import Path
+
 from .joined import LabelStore
+from .project import UserError
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS bandits (arm TEXT PRIMARY KEY, policy TEXT, learned INTEGER, state BLOB);
+CREATE TABLE IF NOT EXISTS bandits (arm TEXT, policy TEXT, learned INTEGER, state BLOB,
+    PRIMARY KEY (arm, policy));
 CREATE INDEX IF NOT EXISTS ready ON predictions (arm)
     WHERE label IS NOT NULL AND candidates IS NOT NULL;
 """
@@ -110,7 +114,7 @@ _READY = (
 _LEARNED = "UPDATE predictions SET candidates = NULL WHERE number = ?"
 _KEPT = (
     "INSERT INTO bandits VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
-    "SET policy = excluded.policy, learned = excluded.learned, state = excluded.state"
+    "SET learned = excluded.learned, state = excluded.state"
 )
 
 
@@ -123,14 +127,29 @@ class _Memory(LabelStore):
             for statement in _TABLES.split(";"):
                 db.execute(statement)
 
-    def states(self) -> dict[str, tuple[str, int, bytes]]:
-        "By arm: the policy, of how many labels it has learned, and its state."
-        rows = self.ask("SELECT arm, policy, learned, state FROM bandits")
-        return {arm: tuple(rest) for arm, *rest in rows}
+    def state(self, arm: str, policy: Kind) -> tuple[int, bytes | None]:
+        "Of how many labels an arm's bandit has learned, and its state; None: it begins."
+        kept = "SELECT learned, state FROM bandits WHERE arm = ? AND policy = ?"
+        return next(iter(self.ask(kept, arm, policy)), (0, None))
+
+# %% ../notebooks/971_routing.ipynb #97100014
+from .telemetry import log
+
+
+def _memory(file: Path, *args) -> _Memory:
+    "The file, opened; one that is no database is put aside, and learning begins anew."
+    try:
+        return _Memory(file, *args)
+    except UserError as error:
+        aside = file.with_name(f"{file.name}.unreadable")
+        log.error("what bandits have learned is put aside", reason=str(error), file=aside.name)
+        file.rename(aside)
+        for more in ("-wal", "-shm"):
+            file.with_name(file.name + more).unlink(missing_ok=True)
+        return _Memory(file, *args)
 
 # %% ../notebooks/971_routing.ipynb #97100009
 import tempfile
-from pathlib import Path
 
 
 def _restored(policy: Kind, contract: Contract, state: bytes | None) -> Bandit | None:
@@ -154,6 +173,7 @@ from functools import partial
 
 from . import project
 from .joined import WindowSettings, span_of
+from .telemetry import log
 
 
 class _Bandits:
@@ -168,7 +188,7 @@ class _Bandits:
         days = self.experiment.label_hours / 24
         span = partial(span_of, WindowSettings(retention_days=days))
         self.file, self.waits = file, timedelta(days=days)
-        self.store = _Memory(file, router.contract, span)
+        self.store = _memory(file, router.contract, span)
         self.learned = dict.fromkeys(router.bandits, 0)  # labels, by arm
         for name in router.bandits:
             router.bandits[name], self.learned[name] = self._kept(name)
@@ -176,28 +196,35 @@ class _Bandits:
     def _kept(self, name: str) -> tuple[Bandit, int]:
         "An arm's bandit as it was, and of how many labels it has learned."
         policy = self.experiment.arms[name].policy
-        before, learned, state = self.store.states().get(self._arm(name), (policy, 0, None))
-        if before != policy:
-            learned, state = 0, None
+        learned, state = self.store.state(self._arm(name), policy)
         try:
             return _restored(policy, self.router.contract, state), learned
         except Exception as error:
-            raise project.UserError(
-                f"what the bandit of arm {self._arm(name)} has learned cannot be read "
-                f"({type(error).__name__}): it stands in {project.shown(self.file)}. "
-                "Give the experiment another name, and its bandits begin anew"
-            ) from None
+            arm, why = self._arm(name), f"{type(error).__name__}: it begins anew"
+            log.error("what a bandit has learned cannot be read", arm=arm, reason=why)
+            return _restored(policy, self.router.contract, None), 0
 
     def _arm(self, name: str) -> str:
         return f"{self.experiment.name}/{name}"
 
+# %% ../notebooks/971_routing.ipynb #97100015
+def _candidates(kept: dict) -> list[Candidate]:
+    "Those of whom something was known."
+    names = kept["names"]
+    return [
+        Candidate(entity, score, dict(zip(names, values, strict=True)))
+        for entity, score, *values in kept["rows"]
+        if score is not None
+    ]
+
 # %% ../notebooks/971_routing.ipynb #97100013
 from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 
 from .joined import Label
 from .policies import arm_of
+from .predictions import unread
 
 
 class _Requests(_Bandits):
@@ -205,31 +232,34 @@ class _Requests(_Bandits):
 
     def label(self, labels: Iterable[Label]) -> Counter:
         "Keep labels of requests that met a bandit. What came of them; `other`: they met none."
-        met = {label: arm_of(label.request_id, self.experiment) for label in labels}
-        mine = [label for label, name in met.items() if name in self.router.bandits]
-        return self.store.label(mine) + Counter(other=len(met) - len(mine))
+        labels = list(labels)
+        mine = [label for label in labels if self._met(label.request_id)]
+        return self.store.label(mine) + Counter(other=len(labels) - len(mine))
+
+    def _met(self, request_id: str) -> bool:
+        "Did a bandit answer, or if the log does not say so yet: would one answer now?"
+        known = self.store.ask("SELECT 1 FROM predictions WHERE request_id = ?", request_id)
+        return bool(known) or arm_of(request_id, self.experiment) in self.router.bandits
 
     def _mine(self, entry: dict) -> bool:
         "Did a bandit of this experiment answer?"
         arm = entry.get("arm")
         return entry.get("experiment") == self.experiment.name and arm in self.router.bandits
 
-    def _candidates(self, kept: dict) -> list[Candidate]:
-        "Those of whom something was known."
-        names = kept["names"]
-        return [
-            Candidate(entity, score, dict(zip(names, values, strict=True)))
-            for entity, score, *values in kept["rows"]
-            if score is not None
-        ]
-
     def _oldest(self) -> datetime:
         return project.now() - self.waits
+
+    def _read(self, log: Path, since: date) -> bool:
+        "Take over a piece of each file. Whether there may be more."
+        pieces = list(unread(log, dict(self.store.ask("SELECT name, read FROM files")), since))
+        for piece in pieces:
+            self.store.add(filter(self._mine, piece.entries), piece.file, piece.read)
+        return bool(pieces)
 
 # %% ../notebooks/971_routing.ipynb #9710000b
 import orjson
 
-from .predictions import unread
+from .project import UserError, shown
 
 
 class Learner(_Requests):
@@ -242,9 +272,11 @@ class Learner(_Requests):
         log: Path,  # the folder of the prediction log
     ) -> None:
         "Read on in the log, learn of the labels that have come, forget what waits too long."
-        before, oldest = dict(self.store.ask("SELECT name, read FROM files")), self._oldest()
-        for piece in unread(log, before, oldest.date()):
-            self.store.add(filter(self._mine, piece.entries), piece.file, piece.read)
+        if not self.file.is_file():
+            raise UserError(f"{shown(self.file)} has gone: start serving again")
+        oldest = self._oldest()
+        while self._read(log, oldest.date()):
+            pass
         for name in self.router.bandits:
             self._learn(name)
         with self.store.transaction() as db:
@@ -258,9 +290,10 @@ class Learner(_Requests):
             return
         (taught, learned), policy = self._kept(name), self.experiment.arms[name].policy
         for _, entity, label, propensity, blob in rows:
-            candidates = self._candidates(orjson.loads(blob))
-            place = [candidate.entity for candidate in candidates].index(entity)
-            taught.learn(candidates, place, float(label), propensity)
+            candidates = _candidates(orjson.loads(blob))
+            places = {candidate.entity: place for place, candidate in enumerate(candidates)}
+            if entity in places:  # a line that somebody else wrote may not make sense
+                taught.learn(candidates, places[entity], float(label), propensity)
         learned += len(rows)
         with self.store.transaction() as db:
             db.execute(_KEPT, (self._arm(name), policy, learned, _state(taught)))

@@ -115,13 +115,14 @@ def answer_of(
     "What is answered, but for the list of candidates."
     scores, choice = known_scores(rows), routed.choice
     best = max((score for score in scores if score is not None), default=None)
+    asked = best is not None and not (routed.role == "fallback" and choice.place is None)
     why = "nothing is known of any candidate" if best is None else "the logged policy decides"
     return {
         "prediction": None if choice.place is None else entities[choice.place],
         "error": why if choice.place is None else None,
         "request_id": request_id,
         "score": None if choice.place is None else scores[choice.place],
-        "worth_promising": None if best is None else bool(costs.value(best) > 0),
+        "worth_promising": bool(costs.value(best) > 0) if asked else None,
         "explored": choice.explored,
         "propensity": choice.propensity,
         "role": routed.role,

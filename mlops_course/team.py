@@ -71,6 +71,7 @@ class _Models:
         self.models: dict[str, registry.Loaded] = {}  # by version
         self.scored: dict[str, dict] = {}  # by version, rows by key
         self.trouble: dict[str, str] = {}  # by version: why it is not here
+        self.unread: str | None = None  # why the file cannot be read; what it said before counts
 
     def _load(self, version: str) -> None:
         try:
@@ -87,6 +88,7 @@ class _Models:
 # %% ../notebooks/972_team.ipynb #9720000b
 import asyncio
 
+from .project import UserError
 from .routes import read_routes
 
 
@@ -95,7 +97,14 @@ class _Followed(_Models):
 
     async def follow(self) -> None:
         "Take over what the file says, with all models that can be loaded."
-        routes = await asyncio.to_thread(read_routes, self.file)
+        try:
+            routes = await asyncio.to_thread(read_routes, self.file)
+            self.unread = None
+        except UserError as error:
+            if str(error) != self.unread:
+                log.warning("routes cannot be read", reason=str(error))
+            self.unread = str(error)
+            return
         wanted = {route.version for route in routes.others if route.version}
         for version in sorted(wanted - self.models.keys()):
             await asyncio.to_thread(self._load, version)

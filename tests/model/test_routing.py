@@ -1,12 +1,14 @@
 """Requests that meet an arm, and bandits that learn of each label once, whatever happens meanwhile."""
 
+from collections import Counter
+
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rides import CONTRACT, RIDES
 
-from mlops_course import policies, policy, project, routing
+from mlops_course import policies, policy, project, routes, routing
 from mlops_course.joined import Label
 from mlops_course.lookup import Newest
 from mlops_course.predictions import append
@@ -171,11 +173,95 @@ def test_a_request_whose_label_never_comes_is_forgotten(tmp_path, monkeypatch):
     assert learner.label([label._replace(time=NOW.timestamp()) for label in ends(chosen)]) == {"unknown": 10}
 
 
-def test_a_state_that_cannot_be_read_is_said_with_its_file_and_what_to_do(tmp_path):
+def test_a_state_that_cannot_be_read_is_said_and_its_arm_begins_anew(tmp_path, caplog):
     learner = Learner(router(), tmp_path / "bandits.db")
     with learner.store.transaction() as db:
         db.execute("INSERT INTO bandits VALUES ('april/bandit', 'thompson', 3, x'00')")
     learner.store.close()
 
-    with pytest.raises(project.UserError, match=r"(?s)april/bandit.*bandits\.db.*another name"):
-        Learner(router(), tmp_path / "bandits.db")
+    again = Learner(router(), tmp_path / "bandits.db")
+
+    assert again.learned == {"bandit": 0} and "april/bandit" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 20_000, None], ids=["empty", "garbage", "cut off"])
+def test_a_file_that_is_no_database_is_put_aside_and_learning_goes_on(tmp_path, content):
+    file, log = tmp_path / "bandits.db", tmp_path / "predictions"
+    learner = Learner(router(), file)
+    learner.label(ends(answered(learner.router, log, range(50))))
+    learner.step(log)
+    learner.store.close()
+    file.write_bytes(file.read_bytes()[:3_000] if content is None else content)
+
+    again = Learner(router(), file)
+    again.label(ends(answered(again.router, log, range(50, 60))))
+    again.step(log)
+
+    assert again.learned["bandit"] >= 10
+    assert (tmp_path / "bandits.db.unreadable").is_file() == (content != b"")
+
+
+def test_a_file_that_goes_while_the_service_runs_is_said(tmp_path):
+    learner = Learner(router(), tmp_path / "bandits.db")
+    (tmp_path / "bandits.db").unlink()
+
+    with pytest.raises(project.UserError, match="has gone: start serving again"):
+        learner.step(tmp_path / "predictions")
+
+
+def test_labels_of_answered_requests_count_when_the_shares_have_changed(tmp_path):
+    made, log = router(share=0.9), tmp_path / "predictions"
+    learner = Learner(made, tmp_path / "bandits.db")
+    chosen = answered(made, log, range(100))
+    mine = sum(policies.arm_of(request, made.experiment) == "bandit" for request in chosen)
+    learner.step(log)
+    learner.store.close()
+    again = Learner(router(share=0.05), tmp_path / "bandits.db")
+
+    outcomes = again.label(ends(chosen))
+    again.step(log)
+
+    assert outcomes["joined"] == mine == again.learned["bandit"] > 80
+
+
+def test_an_arm_whose_policy_comes_back_knows_what_it_knew(tmp_path):
+    log, file = tmp_path / "predictions", tmp_path / "bandits.db"
+    learned = []
+    for turn, kind in enumerate(["thompson", "ucb", "thompson"]):
+        learner = Learner(router(kind), file)
+        learned.append(learner.learned["bandit"])
+        if turn == 0:
+            learner.label(ends(answered(learner.router, log, range(40))))
+        learner.step(log)
+        learner.store.close()
+
+    assert learned == [0, 0, 40]
+
+
+def test_a_line_that_makes_no_sense_does_not_stop_the_learning(tmp_path):
+    made, log = router(), tmp_path / "predictions"
+    learner = Learner(made, tmp_path / "bandits.db")
+    chosen = answered(made, log, range(20))
+    learner.step(log)
+    with learner.store.transaction() as db:
+        db.execute("UPDATE predictions SET entity = 9 WHERE request_id = 'r-3'")
+    learner.label([*ends({**chosen, "r-3": 9})])
+    learner.step(log)
+
+    assert learner.learned == {"bandit": 20}
+    assert sum(map(sum, made.bandits["bandit"].counts.values())) == pytest.approx(19, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["explore", "none", "april", "release-1"])
+def test_whom_a_request_meets_its_arm_and_whether_it_is_drawn_are_independent(name):
+    arms = {"a": {"share": 0.5}, "b": {"share": 0.5}}
+    march = policies.Experiment(name=name, arms=arms)
+    others = [{"role": "challenger", "version": "2", "share": 0.5}]
+    asked, rows = routes.Routes(salt=name, others=others), []
+    for number in range(4_000):
+        request = f"r-{number}"
+        met = routes.met(request, asked) is None
+        rows.append((met, policies.arm_of(request, march) == "a", policy.drawn(request) < 0.5))
+
+    seen = Counter(rows)
+    assert len(seen) == 8 and all(abs(n - 500) < 110 for n in seen.values())

@@ -812,7 +812,7 @@ def test_without_an_experiment_an_answer_has_no_arm_and_labels_have_no_place(cli
     answer = ask(client, KNOWN[:2])
 
     assert [answer[name] for name in ("role", "policy", "experiment", "arm")] == ["champion", "greedy", None, None]
-    assert refused(client.post("/labels", json=[end_of(answer, 1)]), 404)
+    assert "monitoring takes labels" in refused(client.post("/labels", json=[end_of(answer, 1)]), 404)
     assert "/labels" not in client.get("/openapi.json").json()["paths"]
 
 
