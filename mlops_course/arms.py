@@ -57,7 +57,7 @@ def compared(
 ) -> list[Compared]:
     "The arms, in the experiment's order."
     ripe = matured(requests[requests.chosen], project.now(), hours)
-    first, *others = experiment.arms
+    first = next(iter(experiment.arms))
     made = []
     for arm in experiment.arms:
         trips = ripe[ripe.arm == arm]
@@ -121,7 +121,7 @@ def _line(of: Compared, first: str) -> str:
     return f"{line}; less {first}: {estimate:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _said(of: Compared, first: str) -> str:
+def _known(of: Compared, first: str) -> str:
     seen = of.difference
     if seen.low is None:
         return f"{of.arm} and {first} have too few trips to be compared"
@@ -142,7 +142,7 @@ def conclusion(arms: list[Compared]) -> str:
         )
     if len(arms) == 1:
         return "nothing is compared: there is one arm"
-    return "; ".join(_said(each, arms[0].arm) for each in arms[1:])
+    return "; ".join(_known(each, arms[0].arm) for each in arms[1:])
 
 # %% ../notebooks/983_arms.ipynb #9830000b
 from contextlib import closing
@@ -174,7 +174,7 @@ def _logged(folder: Path, name: str, contract: Contract) -> pd.DataFrame:
         )
     return requests
 
-
+# %% ../notebooks/983_arms.ipynb #98300011
 def report(
     folder: Path,  # an environment's
     experiment: Experiment,
