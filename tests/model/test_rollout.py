@@ -122,7 +122,11 @@ def test_a_worse_challenger_goes_back_and_is_never_a_challenger_again(rides):
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [({"latency_ms": 900.0}, "slow"), ({"instead_of": "2", "role": "champion"}, "errors"), ({"prediction": None, "score": None}, "missing")],
+    [
+        ({"latency_ms": 900.0}, "slow"),
+        ({"instead_of": "2", "role": "champion"}, "errors"),
+        ({"prediction": None, "score": None}, "missing"),
+    ],
     ids=["slow", "errors", "missing"],
 )
 def test_a_challenger_that_breaks_a_guardrail_goes_back_at_its_first_step(rides, fault, words):
