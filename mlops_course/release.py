@@ -73,7 +73,7 @@ def advance(release: Release, verdict: Verdict) -> bool:
     if verdict.verdict == "wait" or not release.open:
         return False
     now, why = project.now(), verdict._asdict()
-    if release.spans and release.state == "canary":
+    if release.spans and release.spans[-1][2] is None:
         share, begin, _ = release.spans[-1]
         release.spans[-1] = share, begin, now
     if verdict.verdict == "back":
