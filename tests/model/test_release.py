@@ -15,7 +15,7 @@ from mlops_course.release import advance, agreement, routes_of
 from mlops_course.releases import Release
 from mlops_course.routes import met
 
-ENDED = ("promoted", "rolled back", "aborted", "superseded")
+ENDED = ("promoted", "rolled back", "superseded")
 GO, BACK, WAIT = (Verdict(word, "guardrails", ["because"]) for word in ("go on", "back", "wait"))
 VERDICTS = st.lists(st.sampled_from([GO, BACK, WAIT]), max_size=12)
 
