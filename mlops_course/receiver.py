@@ -195,7 +195,7 @@ def _release_of(case: Case, service: "Retraining") -> Release | None:
     case.note("release begun", release=release.number, version=case.promoted)
     return release
 
-
+# %% ../notebooks/977_receiver.ipynb #97700012
 def releasing(
     case: Case,
     service: "Retraining",
