@@ -101,7 +101,7 @@ def check_split(
         words = ", ".join(f"{arm} {n:,}" for arm, n in met.items())
         raise UserError(
             f"the split is broken: do not read on. Requests: {words}; planned shares: {planned}; "
-            f"p = {p:.1g}. Were the shares changed on the way, "
+            "chance does this less than once in 1,000. Were the shares changed on the way, "
             "or are requests of an arm lost? Begin again, under another name"
         )
     return p
