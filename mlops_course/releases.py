@@ -201,7 +201,11 @@ class ReleaseMetrics:
         self.folder = folder
 
     def collect(self) -> Iterator[Gauge]:
-        newest = read(self.folder, 1)
+        try:
+            newest, unread = read(self.folder, 1), False
+        except UserError:  # the look at it says why, in /ready
+            newest, unread = [], True
+        yield Gauge("release_unreadable", "1 while its record cannot be read", float(unread))
         is_open = bool(newest) and newest[0].open
         yield Gauge("release_open", "1 while a release is open", float(is_open))
         results = Gauge("release_last_result", "1 for how it ended", labels=["result", "version"])

@@ -362,7 +362,7 @@ class Rollout:
         champion = registry.champion(Paths(self.folder).mlflow, self.project.name)
         now = champion.version if champion else None
         if now != release.champion:
-            self._overtaken(release, now)
+            self._ended(release, now)
         elif not release.paused:
             made = looked_at(self.folder, release, self.project)
             release.verdict = made._asdict() if made.verdict == "wait" else {}
@@ -370,7 +370,7 @@ class Rollout:
         releases.save(self.folder, release)
         put_routes(self.folder, routes_of(release))
 
-    def _overtaken(self, release: Release, champion: str | None) -> None:
+    def _ended(self, release: Release, champion: str | None) -> None:
         "Somebody else has changed the champion; or a kill has come after the promotion."
         release.state = "promoted" if champion == release.version else "superseded"
         release.note(release.state, version=release.version, champion=champion)
