@@ -428,13 +428,14 @@ async def _looked_up(serving: Serving, asked: Asked) -> _Found:
     return _Found(rows, degraded, entities.champion.model)
 
 # %% ../notebooks/903_serving_api.ipynb #90300003
-def _answered(
+async def _answered(
     serving: Serving, request_id: str, asked: Asked, looked_up: _Found, began: float
 ) -> bytes:
     "The answer; its entry is on the way to the log."
     (rows, degraded, model), now, team = looked_up, project.now(), serving.team
-    able = team.answerers(asked, rows)
-    route, who = team.whom(request_id, able)
+    routes = team.routes
+    able = await team.answerers(routes, asked, rows) if routes.others else []
+    route, who = team.whom(request_id, routes, able)
     routed = serving.router.route(request_id, asked.entities, rows, who, able)
     serving.shadow.put(now, request_id, asked, rows, degraded)
     if who and who.model:
@@ -444,8 +445,8 @@ def _answered(
     serving.metrics.count(rows, response)
     entry = {"latency_ms": round((time.perf_counter() - began) * 1000, 3), **response}
     entry |= {"run_id": model.run_id, "model_digest": model.digest}
-    if team.routes.others:
-        entry["routes"] = team.routes.name
+    if routes.others:
+        entry["routes"] = routes.name
     if route and not who:
         entry["instead_of"] = route.version
     entry["candidates"] = candidates_of(asked.entities, rows, "logged", contract)
@@ -494,7 +495,7 @@ async def _once(
     body = None
     try:
         looked_up = looked_up or await _looked_up(serving, asked)
-        body = _answered(serving, request_id, asked, looked_up, began)
+        body = await _answered(serving, request_id, asked, looked_up, began)
     finally:
         answers.end(request_id, body)
     return body

@@ -46,8 +46,8 @@ class Step(Settings):
         return self
 
 # %% ../notebooks/980_plans.ipynb #9800a007
-class Plan(Settings):
-    "A release as data: its steps, what counts as worse, and what happens without a verdict."
+class _Numbers(Settings):
+    "The numbers of a plan."
 
     steps: Annotated[tuple[Step, ...], Field(min_length=1)] = (
         Step(share=0.01, least_trips=500, least_hours=1, most_hours=72),
@@ -58,7 +58,7 @@ class Plan(Settings):
     margin: Part = 0.05  # of the trips; so many fewer completed ones are a worse challenger
     alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.05  # of each of the two errors, at any time
     judged_from: Share = 0.25  # smaller steps judge guardrails only
-    label_hours: Annotated[float, Field(gt=0)] = 6  # after its booking a trip is judged
+    label_hours: Annotated[float, Field(gt=0, le=8_760)] = 6  # after its booking a trip is judged
     unlabelled: Part = 0.05  # with more trips that have no label by then, outcomes say nothing
     guardrails: Guardrails = Guardrails()
     without_verdict: Literal["back", "wait"] = "back"  # at the longest duration; wait: for a person
@@ -66,6 +66,20 @@ class Plan(Settings):
     # to score before the first step, and how long that may take; 0: no shadow
     shadow_requests: Annotated[int, Field(ge=0)] = 500
     shadow_hours: Annotated[float, Field(gt=0)] = 24
+
+# %% ../notebooks/980_plans.ipynb #9800a030
+class Plan(_Numbers):
+    "A release as data: its steps, what counts as worse, and what happens without a verdict."
+
+    @model_validator(mode="after")
+    def _in_time(self):
+        judging = (step for step in self.steps if self.judges(step))
+        if late := [step.share for step in judging if step.most_hours <= self.label_hours]:
+            raise ValueError(
+                f"the step of {late[0]:g} ends before its first trips are judged: its most_hours "
+                f"should be more than label_hours ({self.label_hours:g})"
+            )
+        return self
 
     def judges(self, step: Step) -> bool:
         "Are outcomes compared in this step? With all requests at the challenger there is no other."
@@ -275,9 +289,9 @@ def judged(
         made = made._replace(
             verdict="wait", cause="duration", reasons=[*made.reasons, lasted + least]
         )
-    if made.verdict == "wait" and (
-        hours >= step.most_hours or requests >= (step.most_trips or np.inf)
-    ):
+    ended = sum(map(len, (each.labels for each in trips[-1:]))) if plan.judges(step) else requests
+    enough = ended >= (step.most_trips or np.inf) and hours >= step.least_hours
+    if made.verdict == "wait" and (hours >= step.most_hours or enough):
         words = (
             f"{lasted}, the longest that is planned: without a verdict it is {plan.without_verdict}"
         )

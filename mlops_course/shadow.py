@@ -70,25 +70,27 @@ class _Scored(_Queue):
 
     def _score(self, waits: _Waiting) -> None:
         for version in self.watches():
-            began = time.monotonic()
+            began, model = time.monotonic(), self.team.models.get(version)
             if began - waits.since > self.seconds:
                 self.dropped["late"] += 1
-                continue
-            rows = self.team.seen(version, waits.asked, waits.rows)
-            if rows is None:
-                self.dropped["failed"] += 1
-                continue
-            self._write(version, waits, rows, (time.monotonic() - began) * 1000)
+            elif model is not None:
+                rows = self.team.seen(version, waits.asked, waits.rows)
+                self._write(model, waits, rows, (time.monotonic() - began) * 1000)
 
-    def _write(self, version: str, waits: _Waiting, rows: list[Row | None], spent: float) -> None:
-        entities, model = waits.asked.entities, self.team.models[version]
+    def _write(self, model, waits: _Waiting, rows: list[Row | None] | None, spent: float) -> None:
+        "An entry of the log; rows of None: the model has failed."
+        entities, failed = waits.asked.entities, {}
+        if rows is None:
+            self.dropped["failed"] += 1
+            rows, failed = [None] * len(entities), {"instead_of": model.version}
         choice = choose(waits.request_id, entities, known_scores(rows), 0)
         routed = Routed(choice._replace(propensity=None), "shadow")
-        costs = self.project.costs
+        costs, contract = self.project.costs, self.project.contract
         entry = answer_of(waits.request_id, entities, rows, waits.degraded, model, routed, costs)
-        entry["candidates"] = candidates_of(entities, rows, "logged", self.project.contract)
-        entry |= {"run_id": model.run_id, "model_digest": model.digest}
-        self.add(waits.time, {"latency_ms": round(spent, 3), "routes": waits.routes, **entry})
+        entry["candidates"] = candidates_of(entities, rows, "logged", contract)
+        entry |= {"run_id": model.run_id, "model_digest": model.digest, **failed}
+        spent = round(spent, 3)
+        self.add(waits.time, {"latency_ms": spent, "routes": waits.routes, **entry})
 
 # %% ../notebooks/985_shadow.ipynb #98500009
 import threading

@@ -137,6 +137,17 @@ class _Seeing(_Followed):
         self.reader = reader
         self.failures: Counter[str] = Counter()  # by version: requests that it could not score
 
+    def has(self, version: str, asked: Asked, rows: list[Row | None]) -> bool:
+        "Whether a version has scored all of these candidates before."
+        kept, run_id = self.scored[version], self.models[version].run_id
+        return all(
+            (before := kept.get(key)) is not None
+            and before.newest == row.newest
+            and before.run_id == run_id
+            for key, row in zip(asked.keys, rows, strict=True)
+            if row and row.score is not None
+        )
+
     def seen(self, version: str, asked: Asked, rows: list[Row | None]) -> list[Row | None] | None:
         "The candidates as a version sees them; None: it has failed."
         try:
@@ -145,33 +156,73 @@ class _Seeing(_Followed):
                 kept.clear()
             return seen_by(self.models[version], asked, rows, kept, self.reader)
         except Exception as error:
-            if str(self.failures[version] + 1).strip("0") == "1":
-                log.error("model cannot score", version=version, error=repr(error))
-            self.failures[version] += 1
-            return None
+            return self.fails(version, repr(error))
+
+    def fails(self, version: str, why: str) -> None:
+        "Count it; the log has the first time, the tenth, the hundredth."
+        self.failures[version] += 1
+        if str(self.failures[version]).strip("0") == "1":
+            log.error("model cannot score", version=version, reason=why)
+
+# %% ../notebooks/972_team.ipynb #9720000e
+from functools import partial
+
+
+class _InTime(_Seeing):
+    "And they do not keep a rider waiting."
+
+    seconds, threads = 0.1, 4  # for which a request waits for a version; that it may occupy
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._busy: Counter[str] = Counter()  # by version
+
+    async def in_time(
+        self, version: str, asked: Asked, rows: list[Row | None]
+    ) -> list[Row | None] | None:
+        "The candidates as a version sees them; None: it has failed, or takes too long."
+        if self.has(version, asked, rows):
+            return self.seen(version, asked, rows)
+        if self._busy[version] >= self.threads:
+            return self.fails(version, "it is busy with other requests")
+        self._busy[version] += 1
+        loop = asyncio.get_running_loop()
+        scored = loop.run_in_executor(None, self.seen, version, asked, rows)
+        scored.add_done_callback(partial(self._free, version))
+        try:
+            return await asyncio.wait_for(asyncio.shield(scored), self.seconds)
+        except TimeoutError:
+            return self.fails(version, f"it takes longer than {self.seconds:g} seconds")
+
+    def _free(self, version: str, _) -> None:
+        self._busy[version] -= 1
 
 # %% ../notebooks/972_team.ipynb #9720000c
 from .routes import met
 
 
-class Team(_Seeing):
+class Team(_InTime):
     "The models beside the champion."
 
     def whom(
-        self, request_id: str, able: Sequence[Answerer]
+        self, request_id: str, routes: Routes, able: Sequence[Answerer]
     ) -> tuple[Route | None, Answerer | None]:
         "Whom a request meets, and who answers it: None is the champion, also instead of others."
-        route = met(request_id, self.routes) if self.routes.others else None
+        route = met(request_id, routes) if routes.others else None
         return route, next((each for each in able if each.route is route), None)
 
-    def answerers(self, asked: Asked, rows: list[Row | None]) -> list[Answerer]:
+    async def answerers(
+        self, routes: Routes, asked: Asked, rows: list[Row | None]
+    ) -> list[Answerer]:
         "Those who get a share, and can answer this request."
         able = []
-        for route in self.routes.others:
+        for route in routes.others:
             if not route.share or (route.version and route.version not in self.models):
                 continue
             if route.version is None:
                 able.append(Answerer(route, None, [None] * len(rows)))
-            elif (seen := self.seen(route.version, asked, rows)) is not None:
-                able.append(Answerer(route, self.models[route.version], seen))
+                continue
+            model, seen = self.models[route.version], await self.in_time(route.version, asked, rows)
+            if seen is not None:
+                able.append(Answerer(route, model, seen))
         return able

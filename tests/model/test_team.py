@@ -1,6 +1,7 @@
 """Several models in one service: who answers, what fails without a rider noticing, and a shadow that nobody waits for."""
 
 import shutil
+import threading
 import warnings
 from types import SimpleNamespace
 
@@ -75,6 +76,21 @@ def test_a_challenger_that_cannot_score_costs_nobody_an_answer(own):
     assert meant == {name for name in written if met(name, HALF)} and failures == len(answers)
 
 
+def test_a_challenger_that_is_slow_keeps_nobody_waiting(own):
+    few = Routes(name="r/1", salt="r", others=[Route(role="challenger", version="2", share=0.01)])
+    with served(own, cache_seconds=0) as client:
+        let(client, few)
+        sleeping = threading.Event()
+        client.service.team.scored["2"].clear()
+        client.service.team.models["2"] = SimpleNamespace(run_id="slow", version="2", probability=lambda frame: sleeping.wait(20))
+        answers = [ask(client, KNOWN[number : number + 5]) for number in range(20)]
+        busy = client.service.team.failures["2"]
+        sleeping.set()
+
+    assert {answer["version"] for answer in answers} == {"1"} and busy == 20
+    assert client.service.team.threads < 20, "so most of them have not waited at all"
+
+
 @pytest.mark.parametrize("version", ["7", "2"], ids=["unknown", "damaged"])
 def test_a_version_that_cannot_be_loaded_is_said_and_its_share_stays_the_champions(own, version):
     if version == "2":
@@ -133,20 +149,23 @@ def test_a_shadow_scores_every_answer_and_changes_none(own):
 
 def test_a_shadow_that_does_not_come_after_drops_and_counts(monkeypatch):
     made = team.Team(project.root() / "nowhere", RIDES, Reader(RIDES.contract))
-    made.routes, made.models, made.scored = WATCH, {"2": None}, {"2": {}}
+    model = SimpleNamespace(name="driver-completion", version="2", run_id="two", digest="...")
+    made.routes, made.models, made.scored, written = WATCH, {"2": model}, {"2": {}}, []
     monkeypatch.setattr(made, "seen", lambda *words: None)
-    shadow = Shadow(made, RIDES, lambda *words: None, 3, 60)
+    shadow = Shadow(made, RIDES, lambda time, entry: written.append(entry), 3, 60)
+    asked = made.reader.of_entities(KNOWN[:2])
     for number in range(10):
-        shadow.put(project.now(), f"r-{number}", None, [], False)
+        shadow.put(project.now(), f"r-{number}", asked, [None, None], False)
 
     assert len(shadow.waiting) == 3 and shadow.dropped == {"full": 7, "late": 0, "failed": 0}
     shadow.seconds = -1.0
     shadow.step()
     assert not shadow.waiting and shadow.dropped == {"full": 7, "late": 3, "failed": 0}
     shadow.seconds = 60
-    shadow.put(project.now(), "r-11", None, [], False)
+    shadow.put(project.now(), "r-11", asked, [None, None], False)
     shadow.step()
     assert shadow.dropped == {"full": 7, "late": 3, "failed": 1}
+    assert [(entry["role"], entry["instead_of"], entry["prediction"]) for entry in written] == [("shadow", "2", None)]
 
 
 def test_a_promotion_while_a_challenger_answers_loses_nobody(own):
