@@ -269,12 +269,12 @@ def test_good_months_do_not_hide_a_bad_one():
 def test_a_step_with_many_requests_waits_for_the_first_trips_that_can_be_judged():
     plan = Plan()
 
-    early = judged(plan, 2, Counts(20_000), Counts(60_000), [], 0.05)
-    late = judged(plan, 2, Counts(20_000), Counts(60_000), [], plan.steps[2].most_hours + 1)
+    early = plans.judged(plan, 2, Counts(20_000), Counts(60_000), [], 0.05)
+    late = plans.judged(plan, 2, Counts(20_000), Counts(60_000), [], plan.steps[2].most_hours + 1)
 
     assert early.verdict == "wait" and late.verdict == "back"
 
 
 def test_a_plan_whose_labels_come_after_its_step_is_refused():
-    with pytest.raises(ValidationError, match="ends before its first trips are judged"):
+    with pytest.raises(ValueError, match="ends before its first trips are judged"):
         Plan(label_hours=700)
