@@ -218,7 +218,8 @@ class TeamMetrics:
                 loaded.add_metric([route.version], float(route.version in self.team.models))
         about = "Requests that a version could not score"
         failed = CounterMetricFamily("serving_route_failures", about, labels=["version"])
-        for version, n in list(self.team.failures.items()):
+        failures = {**dict.fromkeys(list(self.team.models), 0), **dict(self.team.failures.items())}
+        for version, n in failures.items():
             failed.add_metric([version], n)
         about = "Answers that a shadow has not scored, by why"
         dropped = CounterMetricFamily("serving_shadow_dropped", about, labels=["reason"])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'SECTIONS', 'explained', 'check_writable', 'file_fault', 'section_type', 'check_sections', 'build', 'summary',
            'spoken_of', 'run', 'stage', 'score', 'status', 'doctor', 'trace', 'rollback', 'reproduce', 'release',
-           'serve', 'monitor', 'stream', 'emit', 'retrain_on_alert', 'retrain', 'live_on', 'replay', 'stop', 'wipe',
-           'platform', 'airflow', 'progress', 'answers', 'ui', 'dashboards', 'logs']
+           'experiment', 'serve', 'monitor', 'stream', 'emit', 'retrain_on_alert', 'retrain', 'live_on', 'replay',
+           'stop', 'wipe', 'platform', 'airflow', 'progress', 'answers', 'ui', 'dashboards', 'logs']
 
 # %% ../notebooks/91_command_line.ipynb #402d0cbd
 import ast
@@ -995,6 +995,51 @@ def _plan_of(file: str):
     where = f"the section `retraining` of {file}"
     values = project.environment(file).retraining
     return project.validated(settings, values, where).release or Plan()
+
+# %% ../notebooks/91_command_line.ipynb #91000031
+_Shares = Annotated[
+    list[str] | None,
+    typer.Option("--share", help="an arm's, such as control=0.5, where --name has ended"),
+]
+
+
+@app.command(help="Compare the arms of an experiment: is the split whole, and what may be said.")
+def experiment(
+    file: _File = "env.yaml",
+    name: Annotated[str | None, typer.Option(help="another one than the one that runs")] = None,
+    share: _Shares = None,
+    hours: Annotated[float, typer.Option(min=0.01, help="after its booking a trip is judged")] = 6,
+):
+    from mlops_course import arms, clocks
+
+    out, contract = _out(file), _project(file).contract
+    asked = _experiment(file, name, share or [])
+    clocks.join(out)
+    _echo_all(arms.report(out, asked, contract, hours))
+
+
+def _experiment(file: str, name: str | None, shares: list[str]):
+    "The experiment that a command is about. Raises `UserError` where none is known."
+    from mlops_course.policies import Experiment
+
+    where = f"the section `serving` of {file}"
+    values = project.environment(file).serving
+    runs = project.validated(section_type("serving"), values, where).experiment
+    if shares:
+        arms = {arm: {"share": part} for arm, _, part in (each.partition("=") for each in shares)}
+        named = {"name": name or (runs and runs.name), "arms": arms}
+        return project.validated(Experiment, named, "--name and --share")
+    if runs is None and name is None:
+        raise project.UserError(
+            f"no experiment runs: {where} has no `experiment`. One that has ended is compared by "
+            "--name, and --share for each of its arms"
+        )
+    if name not in (None, runs and runs.name):
+        raise project.UserError(
+            f"{where} has no experiment {name}, so its shares are not known: name them, the arm "
+            "with which the others are compared first, such as --share control=0.5 --share new=0.5"
+        )
+    return runs
 
 # %% ../notebooks/91_command_line.ipynb #29251bbf
 from . import web

@@ -265,6 +265,7 @@ class Verdict(NamedTuple):
     rmse: float
     rmse_reference: float
     unlabelled: float  # share of the window's requests
+    label_share: float  # of the labels, those that are 1
 
     @property
     def detected(self) -> dict[str, bool]:
@@ -300,7 +301,6 @@ def judge(
     problems = quality(units, categories, contract, sparse)
     limits = {n: getattr(settings, n) for n in problems if requests >= settings.min_requests}
     rmse = float(np.sqrt(((label - labelled[SCORE]) ** 2).mean()))
-    expected = usual.rmse if usual else float("nan")
-    return Verdict(
-        requests, len(label), scores, problems, limits, rmse, expected, unlabelled=unlabelled
-    )
+    errors = (rmse, usual.rmse if usual else float("nan"))
+    shares = (unlabelled, float(label.mean()))
+    return Verdict(requests, len(label), scores, problems, limits, *errors, *shares)

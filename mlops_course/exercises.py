@@ -11,6 +11,7 @@ import json
 from . import project, stages
 from . import solutions_capstone, solutions_data, solutions_monitoring  # noqa: F401
 from . import solutions_experiments, solutions_orchestration  # noqa: F401
+from . import solutions_release  # noqa: F401
 from . import solutions_serving  # noqa: F401
 from . import solutions_start, solutions_training, solutions_world  # noqa: F401
 from .questions import EXERCISES, LESSONS, NUMBERING, RENUMBERED, Exercise

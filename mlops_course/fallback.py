@@ -263,11 +263,6 @@ class Falling(_Records):
         return self._change(record, state, version=record.version, **made._asdict())
 
 # %% ../notebooks/988_fallback.ipynb #98800012
-from collections.abc import Iterator
-
-from prometheus_client.core import GaugeMetricFamily as Gauge
-
-
 def story(folder: Path) -> list[str]:
     "The newest record, a line a step; empty: there was no trial."
     record = read(folder)
@@ -282,6 +277,12 @@ def story(folder: Path) -> list[str]:
     waits = record.verdict.get("reasons", []) if record.open else []
     return lines + [f"  it waits: {why}" for why in waits]
 
+# %% ../notebooks/988_fallback.ipynb #98800014
+from collections.abc import Iterator
+from contextlib import suppress
+
+from prometheus_client.core import GaugeMetricFamily as Gauge
+
 
 class FallbackMetrics:
     "What a service tells Prometheus of the newest record."
@@ -290,7 +291,9 @@ class FallbackMetrics:
         self.folder = folder
 
     def collect(self) -> Iterator[Gauge]:
-        record = read(self.folder)
+        record = None
+        with suppress(UserError):  # who looks has said it, in the log and in /ready
+            record = read(self.folder)
         states = Gauge("fallback_state", "1 for the state it is in", labels=["state", "version"])
         for state in ("trial", "fallen back") if record else ():
             states.add_metric([state, record.champion], float(record.state == state))

@@ -174,6 +174,7 @@ _BY_NAME = {  # metric: what it says, the label, and its values
 _ALONE = {
     "rmse": ("Of the newest labelled choices", lambda v: v.rmse),
     "rmse_reference": ("What is normal for the version's own choices", lambda v: v.rmse_reference),
+    "label_share": ("Of the newest labelled choices, those that are 1", lambda v: v.label_share),
     "unlabelled_share": ("Of the window's requests, those without a label", lambda v: v.unlabelled),
     "feed_age_hours": (
         "Since any features were new, at the newest request",

@@ -68,6 +68,7 @@ LESSONS = [
     "60_metrics_and_logs",
     "61_drift",
     "62_model_monitoring",
+    "63_release",
     "64_alerts_and_retraining",
     "65_live_company",
     "70_orchestration",

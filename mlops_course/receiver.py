@@ -174,20 +174,28 @@ from .releases import Release
 from .rollout import Rollout
 
 
+def _is_of(release: Release, case: Case) -> bool:
+    "Was it begun for this case? A kill may have come before the case has noted that."
+    since = case.last("decided")["real"]
+    return release.version == case.promoted and release.steps[0]["real"] >= since
+
+
 def _release_of(case: Case, service: "Retraining") -> Release | None:
     "The release of the case's version; None: it waits for another one to end."
     begun = case.last("release begun")
     newest = releases.read(service.folder, 1 if begun is None else 0)
     if begun:
         return next(each for each in newest if each.number == begun["release"])
-    if newest and newest[0].open and not service.settings.supersede:
-        return None
-    plan, supersede = service.settings.release, service.settings.supersede
-    release = service.rollout.start(plan, case.promoted, supersede)
+    release = next((each for each in newest if _is_of(each, case)), None)
+    if release is None:
+        supersede = service.settings.supersede
+        if newest and newest[0].open and not supersede:
+            return None
+        release = service.rollout.start(service.settings.release, case.promoted, supersede)
     case.note("release begun", release=release.number, version=case.promoted)
     return release
 
-
+# %% ../notebooks/977_receiver.ipynb #97700012
 def releasing(
     case: Case,
     service: "Retraining",

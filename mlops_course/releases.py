@@ -176,6 +176,13 @@ def _of_release(release: Release) -> Iterator[Gauge]:
     for arm, counts in release.seen.items():
         requests.add_metric([release.version, arm], counts.requests)
     yield requests
+    about = "Of these requests, those with a fault, by arm"
+    faults = Gauge("release_faults", about, labels=["version", "arm", "fault"])
+    for arm, counts in release.seen.items():
+        for fault in ("errors", "slow", "missing"):
+            faults.add_metric([release.version, arm, fault], getattr(counts, fault))
+    yield faults
+    begun = datetime.fromisoformat(release.steps[0]["real"]).timestamp()
     for name, about, value in [
         ("share", "Of the requests, those of the challenger", share),
         (
@@ -184,6 +191,8 @@ def _of_release(release: Release) -> Iterator[Gauge]:
             float(release.state == "canary") and release.step + 1,
         ),
         ("paused", "1 while it is paused", float(release.paused)),
+        ("begun_timestamp_seconds", "When it was begun, on the wall", begun),
+        ("margin", "A loss of the completed share that is worse", release.plan.margin),
         ("difference", "Completed share less the champion's", release.verdict.get("estimate")),
         ("difference_low", "The least that it can be", release.verdict.get("low")),
         ("difference_high", "The most that it can be", release.verdict.get("high")),
@@ -204,7 +213,11 @@ class ReleaseMetrics:
         self.folder = folder
 
     def collect(self) -> Iterator[Gauge]:
-        newest = read(self.folder, 1)
+        try:
+            newest, unread = read(self.folder, 1), False
+        except UserError:  # the look at it says why, in /ready
+            newest, unread = [], True
+        yield Gauge("release_unreadable", "1 while its record cannot be read", float(unread))
         is_open = bool(newest) and newest[0].open
         yield Gauge("release_open", "1 while a release is open", float(is_open))
         results = Gauge("release_last_result", "1 for how it ended", labels=["result", "version"])

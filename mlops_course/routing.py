@@ -27,11 +27,13 @@ class _Champion:
 
     def preferred(self, entities: Sequence, rows: Sequence[Row | None]) -> dict[str, list[float]]:
         "What each bandit prefers, beside `entities`; nobody prefers a candidate without a score."
+        if not self.bandits:
+            return {}
         features = list(self.contract.features)
         known = {
             place: Candidate(entity, row.score, dict(zip(features, row.newest.values, strict=True)))
             for place, (entity, row) in enumerate(zip(entities, rows, strict=True))
-            if self.bandits and row and row.score is not None
+            if row and row.score is not None
         }
         shares = {}
         for name, each in self.bandits.items() if known else ():

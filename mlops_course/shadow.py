@@ -92,12 +92,14 @@ class _Scored(_Queue):
 
 # %% ../notebooks/985_shadow.ipynb #98500009
 import threading
+import time
 
 
 class Shadow(_Scored):
     "The shadows of a team, and the thread in which they work."
 
-    pause = 0.1  # seconds from one look to the next
+    pause = 0.02  # seconds from one look to the next
+    breath = 0.0005  # after each request, so that no rider waits for a row of them
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -108,6 +110,7 @@ class Shadow(_Scored):
         closing = self._closing.wait(self.pause)
         while self.waiting and not closing:
             self._score(self.waiting.popleft())
+            time.sleep(self.breath)
         return not closing
 
     def close(self) -> None:

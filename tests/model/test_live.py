@@ -682,7 +682,7 @@ def test_recovery_is_told_by_phases_and_its_seconds_from_the_first_drifted_reque
 
 
 def test_the_line_of_the_present_fits_a_terminal():
-    recent = [{"ms": 12.0, "version": "12", "chosen": 0.63, "best": 0.74, "logged": 0.5}]
+    recent = [{"ms": 12.0, "version": "12", "role": "champion", "chosen": 0.63, "best": 0.74, "logged": 0.5}]
     made = SimpleNamespace(
         truth=SimpleNamespace(recent=recent, unanswered=0),
         bookings=SimpleNamespace(reasons=clients.Unanswered()),

@@ -20,10 +20,12 @@ from filelock import FileLock
 from prometheus_client import CollectorRegistry, generate_latest
 from rides import RIDES
 
-from mlops_course import cases, project, receiver, registry, retraining, services, telemetry, trainer
+from mlops_course import cases, project, receiver, registry, releases, retraining, rollout, services, telemetry, trainer
 from mlops_course.files import write_json
+from mlops_course.plans import Plan
 from mlops_course.receiver import Retraining
 from mlops_course.retraining import Alert, RetrainingSettings
+from mlops_course.rollout import Rollout
 
 START = datetime(2026, 3, 21, 4, tzinfo=UTC)
 SETTINGS = RetrainingSettings(fresh_days=7, retry_days=3, attempts=3, cooldown_hours=24)
@@ -140,6 +142,86 @@ def test_an_alert_leads_to_a_new_champion_that_serving_answers_with(service, clo
 
     assert service.cases[-1].result == "promoted"
     assert whats(service.cases[-1]) == ["alerted", "waiting for fresh data", "training", "decided", "taken over", "closed"]
+
+
+# step by step, where a plan is set
+
+
+@pytest.fixture
+def released(service, clock):
+    "A service that releases, whose training has come to a challenger."
+    settings = SETTINGS.model_copy(update={"release": Plan(shadow_requests=1)})
+    made = Service(service.folder, settings)
+    made.rollout = Rollout(service.folder, RIDES)
+    made.alert()
+    clock.time = START + timedelta(days=8)
+    made.look()
+    assert made.played[0].changes["release"] is True
+    made.ends("challenger", "2")
+    return made
+
+
+def test_a_challenger_is_released_and_the_case_ends_when_serving_answers_with_it(released):
+    released.look()
+    assert released.open.state == "releasing" and releases.read(released.folder)[-1].version == "2"
+    assert released.champion() == "1"
+
+    rollout.order(released.folder, "promote", RIDES, "enough")
+    released.look()
+    assert released.open.state == "promoted"
+    released.look()
+
+    assert released.cases[-1].result == "promoted"
+    steps = ["alerted", "waiting for fresh data", "training", "decided", "release begun", "released", "taken over", "closed"]
+    assert whats(released.cases[-1]) == steps
+    assert "release" in meters(released) and "takeover" in meters(released)
+
+
+def test_a_release_that_goes_back_closes_its_case_with_the_reasons(released):
+    released.look()
+    rollout.order(released.folder, "abort", RIDES, "the riders complain")
+    released.look()
+
+    closed = released.cases[-1]
+    assert closed.result == "rolled back" and "the riders complain" in closed.steps[-1]["reasons"]
+    assert registry.aliases(registry.connect(released.folder / "mlflow", RIDES.name)) == {"champion": "1"}
+
+
+def test_a_release_that_a_kill_cuts_off_is_gone_on_with(released, clock):
+    released.look()
+    again = Service(released.folder, released.settings)
+    again.rollout = Rollout(released.folder, RIDES)
+    again.look()
+
+    assert again.open.state == "releasing" and len(releases.read(released.folder)) == 1
+
+
+def test_a_kill_between_the_release_and_its_case_begins_no_second_one(released):
+    released.look()
+    case = released.open
+    case.steps = [step for step in case.steps if step["what"] != "release begun"]
+    cases.save(released.folder, case)
+    again = Service(released.folder, released.settings)
+    again.rollout = Rollout(released.folder, RIDES)
+    again.look()
+
+    assert len(releases.read(released.folder)) == 1 and again.open.last("release begun")
+
+
+def test_a_release_waits_for_another_one_to_end(released):
+    client = registry.connect(released.folder / "mlflow", RIDES.name)
+    run = client.create_run(registry.experiment(client)).info.run_id
+    registry.log_model(client, run, company.model(0.3), RIDES.contract.kinds)
+    client.set_terminated(run)
+    third = registry.register(client, run, "key of another")
+    released.rollout.start(Plan(), third)
+    released.look()
+    assert released.open.state == "releasing" and [each.version for each in releases.read(released.folder)] == [third]
+
+    rollout.order(released.folder, "abort", RIDES, "enough")
+    released.look()
+
+    assert [each.version for each in releases.read(released.folder)] == [third, "2"]
 
 
 def test_the_training_waits_for_fresh_days_and_for_the_noon_of_the_last_one(service, clock):

@@ -45,11 +45,24 @@ def test_a_better_challenger_is_a_shadow_then_gets_more_and_more_and_becomes_cha
     assert release.state == "promoted" and made.champion() == "2"
     assert whats(release) == ["begun", "canary", "canary", "promoted"]
     assert [step.get("share") for step in release.steps] == [None, 0.05, 0.5, None]
+    assert "choice in 100% of" in release.steps[1]["reasons"][-1]
     assert read_routes(Paths(made.folder).routes).others == []
     files = sorted(file.name for file in releases.place(made.folder, 1).iterdir())
     assert files == ["001-begun.json", "002-canary.json", "003-canary.json", "004-promoted.json", "release.json"]
     why = json.loads((releases.place(made.folder, 1) / "004-promoted.json").read_text())
     assert why["cause"] == "outcomes" and why["low"] > -PLAN.margin and "ruled out" in why["reasons"][-1]
+
+
+def test_a_step_without_a_judgement_adds_no_trips(rides):
+    made = rides(0.5, 0.6)
+    last = Step(share=1.0, least_trips=200, most_hours=200)
+    made.rollout.start(PLAN.model_copy(update={"steps": (*PLAN.steps, last)}))
+
+    release = made.until(lambda release: not release.open)
+
+    assert release.state == "promoted" and [span[0] for span in release.spans] == [0.5]
+    times = [step["time"] for step in release.steps]
+    assert release.spans[0][2].isoformat() <= times[3]
 
 
 def test_a_worse_challenger_goes_back_and_is_never_a_challenger_again(rides):
@@ -67,7 +80,11 @@ def test_a_worse_challenger_goes_back_and_is_never_a_challenger_again(rides):
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [({"latency_ms": 900.0}, "slow"), ({"instead_of": "2", "role": "champion"}, "errors"), ({"prediction": None, "score": None}, "missing")],
+    [
+        ({"latency_ms": 900.0}, "slow"),
+        ({"instead_of": "2", "role": "champion"}, "errors"),
+        ({"prediction": None, "score": None}, "missing"),
+    ],
     ids=["slow", "errors", "missing"],
 )
 def test_a_challenger_that_breaks_a_guardrail_goes_back_at_its_first_step(rides, fault, words):

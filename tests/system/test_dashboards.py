@@ -132,7 +132,7 @@ def test_a_page_that_is_paused_does_not_change(opened):
 
 
 def test_each_dashboard_is_drawn(preview, opened):
-    for uid in ("pipelines", "monitoring", "serving"):
+    for uid in ("pipelines", "monitoring", "releases", "serving"):
         opened.get_by_role("navigation").locator(f"a[href='/{uid}']").click()
         opened.locator("#moment", has_text="UTC").wait_for()
         dashboard = json.loads((PLATFORM / f"grafana/dashboards/{uid}.json").read_text(encoding="utf-8"))

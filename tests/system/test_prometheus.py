@@ -18,7 +18,9 @@ from online import Online, wait_for
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from conftest import run_stages
-from mlops_course import consumer, exposition, project, prometheus, services, stages, supervision
+from mlops_course import consumer, exposition, project, prometheus, releases, services, stages, supervision
+from mlops_course.plans import Counts, Plan
+from mlops_course.routes import Route, Routes, write_routes
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not here: apt-get install prometheus"),
@@ -73,6 +75,8 @@ class Prometheus:
         return value
 
 
+EXPERIMENT = {"name": "march", "arms": {"control": {"share": 0.8}, "bandit": {"share": 0.2, "policy": "thompson"}}}
+
 VALUES = {
     "kind": ["features", "predictions", "performance", "quality"],
     "role": ["champion", "challenger"],
@@ -92,7 +96,21 @@ def promised(folder: Path):
                 for values in itertools.product(*(VALUES.get(kind, ["1"]) for kind in kinds)):
                     (made.labels(*values) if kinds else made).inc(0.5)
     registry.register(Streaming(registry))
+    registry.register(releases.ReleaseMetrics(released(folder)))
     return registry
+
+
+def released(folder: Path) -> Path:
+    "Version 2 is a canary in its third step, some of whose labels are known, and serving has it as a shadow, too."
+    with releases.alone(folder):
+        release = releases.begin(folder, "2", "1", Plan())
+        release.state, release.step = "canary", 2
+        release.seen = {"challenger": Counts(100, 1, 2, 3), "champion": Counts(300, 0, 1, 2)}
+        release.verdict = {"estimate": 0.01, "low": -0.02, "high": 0.04}
+        releases.save(folder, release)
+    others = [Route(role="challenger", version="2", share=0.25), Route(role="shadow", version="2")]
+    write_routes(project.Paths(folder).routes, Routes(name="r1", salt="r1", others=others))
+    return folder
 
 
 class Streaming:
@@ -112,9 +130,11 @@ def world(template, tmp_path_factory):
     "The service with a key, a stage that ended well and one that failed, and Prometheus, which reads each second."
     folder = company.copy(template, tmp_path_factory.mktemp("world") / "company")
     run_stages(folder, "world", world={"drivers": 20, "days": 30, "bookings_per_day": 20})
-    online = Online(folder, key=KEY, cache_seconds=0)
+    config = yaml.safe_load((folder / "env.yaml").read_text(encoding="utf-8"))
+    (folder / "env.yaml").write_text(yaml.safe_dump({**config, "serving": {"experiment": EXPERIMENT}}), encoding="utf-8")
     port = free_port()
     server, _ = start_http_server(port, addr="127.0.0.1", registry=promised(folder))
+    online = Online(folder, key=KEY, cache_seconds=0)
     key = folder / "key"
     key.write_text(KEY)
     targets = {"serving": f"127.0.0.1:{online.port}", "monitoring": f"127.0.0.1:{port}"}
@@ -137,6 +157,7 @@ def asked(world):
     with online.load([*KNOWN[:5], UNKNOWN], threads=1):
         online.client.post("/inference", json={"request_id": "nonsense"})
         twice_read = ("serving:slow:share5m", "serving:degraded:share5m", "increase(monitoring_refused_total[5m])")
+        twice_read += ("serving:shadow_dropped:share5m", "rate(serving_arm_total[5m])")
         wait_for(lambda: all(map(prometheus.ask, twice_read)), 60)
         yield prometheus
 
