@@ -185,6 +185,7 @@ def truth_of(
     driver: int,  # who was sent
     version: str | None,  # of the model that chose; None: the old policy
     milliseconds: float,  # until the answer came
+    role: str | None = "champion",  # of who decided; None: nobody has answered
 ) -> dict:
     "What nobody in the company can know: how good the choice was, and how good it could have been."
     return {
@@ -192,6 +193,7 @@ def truth_of(
         "time": trip.moment.isoformat(),
         "real": round(time.time(), 3),
         "version": version,
+        "role": role,
         "chosen": round(trip.likely[trip.drivers.index(driver)], 4),
         "best": round(max(trip.likely), 4),
         "logged": round(sum(p * q for p, q in zip(trip.chance, trip.likely, strict=True)), 4),
@@ -207,13 +209,14 @@ class Truth:
         self.recent: deque[dict] = deque(maxlen=400)
         self.lines: list[str] = []  # to write
 
-    def note(self, trip: Trip, driver: int, version: str | None, milliseconds: float) -> None:
-        "Somebody was sent, by a model or, without an answer, by the old policy."
-        self.recent.append(truth_of(trip, driver, version, milliseconds))
+    def note(self, trip: Trip, driver: int, *about) -> None:
+        "Somebody was sent; `about` as in `truth_of`."
+        self.recent.append(truth_of(trip, driver, *about))
         self.lines.append(json.dumps(self.recent[-1]) + "\n")
+        answered = self.recent[-1]["role"] is not None
         self.answered, self.unanswered = (
-            self.answered + bool(version),
-            self.unanswered + (not version),
+            self.answered + answered,
+            self.unanswered + (not answered),
         )
 
     def write(self) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAST', 'SHADOW', 'VERSION', 'OUTCOMES', 'REFUSED', 'RECENT', 'SILENT', 'WINDOWS', 'WindowSettings', 'Label', 'Span',
            'span_of', 'Source', 'Database', 'Row', 'Labels', 'LabelStore', 'sources_of', 'window_of', 'positive_share',
-           'last_kept', 'forget']
+           'last_kept', 'opened', 'trips', 'forget']
 
 # %% ../notebooks/906_joined.ipynb #821256a0
 from pydantic import Field
@@ -621,6 +621,41 @@ def last_kept(
     "The newest time of a prediction that is kept; None: there is none."
     ((time,),) = store.ask("SELECT max(time) FROM predictions WHERE time <= ?", limit.timestamp())
     return None if time is None else datetime.fromtimestamp(time, UTC)
+
+# %% ../notebooks/906_joined.ipynb #906f0002
+from contextlib import AbstractContextManager, closing
+
+import pandas as pd
+
+
+def opened(
+    file: Path,  # of monitoring
+    contract: Contract,
+) -> AbstractContextManager[LabelStore]:
+    "The store of monitoring, for a block of somebody else."
+    return closing(LabelStore(file, contract, partial(span_of, WindowSettings())))
+
+
+_TRIPS = (
+    "SELECT p.request_id, p.time, p.role, p.version, l.label, l.arrived FROM predictions p "
+    "LEFT JOIN labels l ON l.request_id = p.request_id AND p.label IS NOT NULL "
+    f"WHERE p.time >= ? AND p.time < ? AND p.role <> '{SHADOW}' "
+    "AND (p.entity IS NOT NULL OR p.role = 'fallback')"
+)
+
+
+def trips(
+    store: LabelStore,
+    begin: datetime,
+    until: datetime,
+) -> pd.DataFrame:
+    "Requests of a time for which somebody was sent, by whom, and their labels if there are any."
+    rows = store.ask(_TRIPS, begin.timestamp(), until.timestamp())
+    columns = ["request_id", "booked_at", "role", "version", "label", "label_at"]
+    table = pd.DataFrame(rows, columns=columns)
+    for name in ("booked_at", "label_at"):
+        table[name] = pd.to_datetime(table[name].astype(float), unit="s", utc=True)
+    return table
 
 # %% ../notebooks/906_joined.ipynb #7ad8733e
 WINDOWS = 20  # of answers, whosever, whose candidates are kept

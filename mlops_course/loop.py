@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'history_of', 'prepare', 'take_back', 'save_build', 'platform', 'check_platform', 'going_on', 'clock_end',
-           'phases', 'recovery', 'recovery_seconds', 'present', 'Observer', 'Watch', 'summary', 'watched',
+           'phases', 'recovery', 'saved', 'recovery_seconds', 'present', 'Observer', 'Watch', 'summary', 'watched',
            'with_services', 'run']
 
 # %% ../notebooks/916_loop.ipynb #91600005
@@ -25,7 +25,8 @@ from pathlib import Path
 import orjson
 import pandas as pd
 
-from . import alertmanager, cases, clients, clocks, project, prometheus, retraining
+from . import alertmanager, cases, clients, clocks, fallback, project, prometheus
+from . import retraining
 from . import rhythm, services
 from . import supervision, telemetry, web, world
 from .contracts import read_project
@@ -185,20 +186,22 @@ def clock_end(
 def phases(
     truth: pd.DataFrame,  # of live/truth.jsonl
     drift: datetime,  # its first moment
+    moments: dict[str, float] | None = None,  # of `Watch`: when the fallback was on
 ) -> pd.Series:
-    "Of each booking: before the drift, then with the old champion, then since a new one answers."
+    "Of each booking: before the drift, with the old champion or its fallback, with a new champion."
     drifted = pd.to_datetime(truth.time, utc=True, format="ISO8601") >= drift
     new = drifted & truth.version.notna() & ~truth.version.isin(truth.version[~drifted].dropna())
-    return (
-        pd.Series("before the drift", truth.index)
-        .mask(drifted, "old champion")
-        .mask(new.cummax(), "new champion")
-    )
+    phase = pd.Series("before the drift", truth.index).mask(drifted, "old champion")
+    for what, when in sorted((moments or {}).items(), key=itemgetter(1)):
+        if state := re.fullmatch(r"fallback \d+: (trial|fallen back|over)", what):
+            name = state[1].replace("over", "old champion")
+            phase = phase.mask(drifted & (truth.real >= when), name)
+    return phase.mask(new.cummax(), "new champion")
 
 
 def recovery(
     truth: pd.DataFrame,
-    drift: datetime,
+    phase: pd.Series,  # of `phases`
 ) -> pd.DataFrame:
     "True shares of completed trips by phase: of those sent, of the best that could be, of the old."
     of = {
@@ -207,7 +210,17 @@ def recovery(
         "best": ("best", "mean"),
         "old policy": ("logged", "mean"),
     }
-    return truth.groupby(phases(truth, drift).rename("phase"), sort=False).agg(**of).round(3)
+    return truth.groupby(phase.rename("phase"), sort=False).agg(**of).round(3)
+
+
+def saved(
+    truth: pd.DataFrame,
+    phase: pd.Series,
+) -> float:
+    "Completed trips that falling back has saved, by what the champion did in the same time."
+    drifted = truth[~phase.isin(["before the drift", "new champion"])]
+    champion = drifted.chosen[drifted.role == "champion"].mean()
+    return float((drifted.chosen[drifted.role == "fallback"] - champion).sum())
 
 # %% ../notebooks/916_loop.ipynb #fca15b11
 def recovery_seconds(
@@ -216,12 +229,13 @@ def recovery_seconds(
     moments: dict[str, float],  # of `Watch`
 ) -> dict[str, float]:
     "Seconds from the first drifted request to what came of it; what did not come is left out."
-    phase = phases(truth, drift)
+    phase = phases(truth, drift)  # of the fallback nothing is needed here
     begin = truth.real[phase != "before the drift"].min()
     seen = {"new champion answers": truth.real[phase == "new champion"].min()}
     for name, pattern in {
         "alarm": "alarm: ",
         "alert": r"case \d+: alerted",
+        "fallen back": r"fallback \d+: fallen back",
         "training ended": r"case \d+: decided",
     }.items():
         times = (when for what, when in moments.items() if re.match(pattern, what))
@@ -238,7 +252,7 @@ def present(
 ) -> str:
     "The present: what matters most comes first, and what finds no room is left out."
     recent, reasons = list(company.truth.recent), company.bookings.reasons.most_common(1)
-    took = sorted(row["ms"] for row in recent if row["version"]) or [0]
+    took = sorted(row["ms"] for row in recent if row["role"]) or [0]
     share = {
         name: sum(row[name] for row in recent) / max(len(recent), 1) for name in ("chosen", "best")
     }
@@ -313,6 +327,10 @@ class Watch(Observer):
         if project.now() >= self.drift:
             yield _DRIFT, now - (project.now() - self.drift).total_seconds() / speed
         yield from ((f"alarm: {what}", now) for what in self.detected)
+        if record := fallback.read(self.folder):
+            for step in record.steps:
+                when = datetime.fromisoformat(step["real"]).timestamp()
+                yield f"fallback {record.number}: {step['what']}", when
         for case in cases.read_cases(self.folder):
             for step in case.steps:
                 when = datetime.fromisoformat(step["real"]).timestamp()
@@ -330,7 +348,8 @@ def summary(
     truth = pd.read_json(project.Paths(folder).truth, lines=True, dtype=types, convert_dates=False)
     seconds = recovery_seconds(truth, drift, story["moments"])
     table = [f"{'Completed trips':<17} {'trips':>7}   of those sent   at best   old policy"]
-    for phase, row in recovery(truth, drift).iterrows():
+    of_each = phases(truth, drift, story["moments"])
+    for phase, row in recovery(truth, of_each).iterrows():
         shares = f"{row.sent:15.1%} {row.best:9.1%} {row['old policy']:12.1%}"
         table.append(f"{phase:<17} {row.trips:7,.0f} {shares}")
     lines = ["", "Since the first drifted request"]
@@ -339,6 +358,8 @@ def summary(
         f"{bookings:,} bookings without an answer: {reason}"
         for reason, bookings in story.get("unanswered", {}).items()
     ]
+    if "fallback" in set(truth.role):
+        table.append(f"Falling back has saved {saved(truth, of_each):,.0f} completed trips")
     return "\n".join([*lines, "", *table, *lost])
 
 # %% ../notebooks/916_loop.ipynb #91600023

@@ -228,7 +228,11 @@ class Verdict(NamedTuple):
     high: float | None = None
 
 
-def by_outcomes(plan: Plan, seen: Evidence) -> Verdict:
+def by_outcomes(
+    plan,  # its `margin` and `unlabelled` count
+    seen: Evidence,
+    who: str = "the challenger",  # was treated
+) -> Verdict:
     "What the outcomes say, whatever the time."
     interval = seen[2:]
     if seen.unlabelled > plan.unlabelled:
@@ -240,7 +244,7 @@ def by_outcomes(plan: Plan, seen: Evidence) -> Verdict:
         words = f"{seen.trips:,} trips with outcomes are too few to compare the arms"
         return Verdict("wait", "evidence", [words])
     words = (
-        f"after {seen.trips:,} trips the challenger's share of completed ones is another by "
+        f"after {seen.trips:,} trips {who}'s share of completed ones is another by "
         f"{seen.estimate:+.3f} ({seen.low:+.3f} to {seen.high:+.3f}): "
     )
     if seen.high < 0:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BEYOND', 'Name', 'Probability', 'Role', 'LINE', 'PIECE', 'trimmed', 'entity_type', 'stored_type', 'prediction_type',
            'only_writer', 'day_files', 'append', 'PredictionLog', 'entry_of', 'find', 'tail', 'last_time', 'Piece',
-           'unread', 'expire']
+           'unread', 'log_end', 'expire']
 
 # %% ../notebooks/95_predictions.ipynb #d228d8a1
 import unicodedata
@@ -369,6 +369,13 @@ def _parsed(line: bytes) -> dict[str, Any]:
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(line)
     return {}
+
+# %% ../notebooks/95_predictions.ipynb #95f00002
+def log_end(
+    folder: Path,  # of the log
+) -> dict[str, int]:
+    "Up to where its files go now: who reads on from here sees what comes later, and no more."
+    return {file.name: file.stat().st_size for file in day_files(folder).values()}
 
 # %% ../notebooks/95_predictions.ipynb #67d66a68
 def expire(

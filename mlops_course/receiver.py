@@ -169,7 +169,7 @@ def watch(
     return False
 
 # %% ../notebooks/977_receiver.ipynb #97700011
-from . import releases
+from . import fallback, releases
 from .releases import Release
 from .rollout import Rollout
 
@@ -326,7 +326,7 @@ def application(
 
     looks = [("look", retraining.look, retraining.settings.refresh_seconds)]
     if retraining.rollout:
-        looks.append(("releases", retraining.rollout.look, 0.5))
+        looks.append(("releases", lambda: retraining.rollout.look(retraining.open), 0.5))
 
     @asynccontextmanager
     async def lifespan(app):
@@ -344,6 +344,7 @@ def application(
     metrics = CollectorRegistry()
     metrics.register(cases.CaseMetrics(retraining, retraining.counts))
     metrics.register(releases.ReleaseMetrics(retraining.folder))
+    metrics.register(fallback.FallbackMetrics(retraining.folder))
     web.tell_state(app, lambda: readiness(retraining), metrics)
     return app
 
@@ -365,7 +366,7 @@ def serve(
             folder / SERVICES["retraining"].log, service="retraining", environment=name
         ),
     ):
-        rollout = Rollout(folder, project)
+        rollout = Rollout(folder, project, settings.fallback)
         retraining = Retraining(folder, settings, project.name, rollout=rollout)
         app = application(retraining, key)
         log.info("service started", host=settings.host, port=listening.getsockname()[1])

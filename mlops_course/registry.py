@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRUSTED', 'trusted', 'loads', 'canonical', 'libraries', 'model_digest', 'save_model', 'connect', 'experiment',
            'log_model', 'version_of', 'Found', 'find', 'artifacts', 'register', 'checked', 'Loaded', 'saved_elsewhere',
-           'load', 'save_copy', 'load_copy', 'aliases', 'promote', 'champion', 'rollback', 'trace']
+           'load', 'save_copy', 'load_copy', 'aliases', 'promote', 'champion', 'previous', 'rollback', 'trace']
 
 # %% ../notebooks/44_model_registry.ipynb #aeb97ad5
 TRUSTED = {
@@ -439,6 +439,13 @@ def champion(
     return Found(*registered) if registered else None
 
 # %% ../notebooks/44_model_registry.ipynb #bd2c0d47
+def previous(
+    client,
+) -> str | None:
+    "The champion before this one; None: there was none."
+    return next(iter(_champions(client)[-2:-1]), None)
+
+
 def rollback(
     client,
 ) -> str:

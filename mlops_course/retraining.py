@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
+from .fallback import FallbackSettings
 from .plans import Plan
 from .project import Settings
 from .services import SERVICES
@@ -34,6 +35,8 @@ class RetrainingSettings(Settings):
     airflow: bool = False  # a training is a run of the DAG of lesson 70; else a process of its own
     # how a new champion gets its requests, step by step; None: all at once
     release: Plan | None = None
+    # who answers while a champion is shown to have fallen behind; None: it goes on answering
+    fallback: FallbackSettings | None = None
     supersede: bool = False  # a challenger ends a release that is open; else it waits for its end
     # and serving has so long to notice the new champion; both of the clock on the wall
     takeover_seconds: float = 60

@@ -27,13 +27,16 @@ def show(folder: Path) -> int:
     story = json.loads((folder / "live/story.json").read_text(encoding="utf-8"))
     truth = pd.read_json(folder / "live/truth.jsonl", lines=True, dtype={"version": "string"}, convert_dates=False)
     drift = datetime.fromisoformat(story["drift"])
-    passed, table = loop.recovery_seconds(truth, drift, story["moments"]), loop.recovery(truth, drift).reset_index()
+    passed, phase = loop.recovery_seconds(truth, drift, story["moments"]), loop.phases(truth, drift, story["moments"])
+    table = loop.recovery(truth, phase).reset_index()
     rate = len(truth) / (truth.real.max() - truth.real.min())
     print(f"{len(truth):,} bookings, {rate:.0f} a second; seconds since the first drifted one:\n\n| what | seconds |\n| --- | ---: |")
     print("\n".join(f"| {what} | {seconds:.1f} |" for what, seconds in passed.items()))
     print("\nThe true share of completed trips; `sent`: of the drivers who were sent, `best`: of the best there were:\n")
     print(f"| {' | '.join(table.columns)} |\n| --- | {' | '.join('---:' for _ in table.columns[1:])} |")
     print("\n".join(f"| {' | '.join(map(str, row))} |" for row in table.itertuples(index=False)))
+    if "fallback" in set(truth.role):
+        print(f"\n- falling back has saved {loop.saved(truth, phase):,.0f} completed trips")
     seconds = passed.get("new champion answers", float("inf"))
     print(f"\n- the new champion answers after {seconds:.1f} s, at most {LIMIT}: {'reached' if seconds <= LIMIT else 'MISSED'}")
     return 0 if seconds <= LIMIT else 3

@@ -13,7 +13,7 @@ FLOORS = {
     3: "stream broker world capstone readers profiles data asof offline online lookup redis_store slots tracking checks policy policies routes drift predictions clocks search toy tables promises joined health kinds examples words doctor driver_events stream_state backfill joins stores distances quality messages simulation intake",
     4: "features registry models gate worth poc verdicts cases events references reports dashboards model_files judging trials plans rehearsals releases",
     5: "consumer emitter training batch serving candidates resilience clients api monitoring experiments memory spare schemas routing team shadow",
-    6: "release rollout orchestration airflow executors arms",
+    6: "release fallback rollout orchestration airflow executors arms",
     7: "retraining trainer receiver delivery",
     8: "live rhythm loop replay exercises figures recipes stack cli",
 }

@@ -526,6 +526,39 @@ def test_only_a_candidate_is_an_answer(status, body, expected):
     assert asyncio.run(work()) == (Sent(trip.drivers[2], 0.9, "3") if expected else None)
 
 
+def test_the_old_policy_decides_where_serving_says_so_and_that_is_an_answer(folder):
+    words = b'{"prediction": null, "propensity": null, "version": "3", "role": "fallback", "error": "the logged policy decides"}'
+
+    async def work():
+        async with Stub(200, words) as client:
+            made = Live(life(), folder, LiveSettings(), clients.asks(client), lambda rows: None, taken)
+            made.happen(BEGIN + timedelta(hours=12))
+            await asyncio.gather(*made.bookings.waiting)
+            return made
+
+    made = asyncio.run(work())
+    truth = [json.loads(line) for line in made.truth.lines]
+    assert made.truth.answered == len(truth) > 20 and made.truth.unanswered == 0
+    assert {(row["role"], row["version"]) for row in truth} == {("fallback", None)}
+    bookings = made.files.taken()["bookings"].to_pylist()[-len(truth) :]
+    trips = {trip.request_id: trip for trip in life().until(BEGIN + timedelta(hours=12)).trips}
+    for booking in bookings:
+        trip = trips[booking["request_id"]]
+        assert (booking["driver_id"], booking["propensity"]) == (trip.logged, trip.chance[trip.drivers.index(trip.logged)])
+
+
+def test_phases_know_when_the_fallback_was_on_and_how_many_trips_it_has_saved():
+    drift = BEGIN + timedelta(days=1)
+    about = [("champion", "1", 0.7), ("champion", "1", 0.4), ("champion", "1", 0.5), ("fallback", None, 0.6), ("fallback", None, 0.5)]
+    about += [("champion", "1", 0.45), ("champion", "2", 0.7)]
+    truth = pd.DataFrame(about, columns=["role", "version", "chosen"]).assign(real=np.arange(7.0), best=0.8, logged=0.5)
+    truth["time"] = [(drift + timedelta(hours=h)).isoformat() for h in range(-1, 6)]
+    moments = {"fallback 1: over": 6.5, "fallback 1: fallen back": 4.0, "fallback 1: trial": 2.0, "case 1: alerted": 1.0}
+    phase = loop.phases(truth, drift, moments)
+    assert phase.tolist() == ["before the drift", "old champion", *["trial"] * 2, *["fallen back"] * 2, "new champion"]
+    assert loop.saved(truth, phase) == pytest.approx(0.6 + 0.5 - 2 * 0.45)
+
+
 @pytest.mark.parametrize(
     "status, body, reason",
     [
@@ -641,7 +674,7 @@ def test_recovery_is_told_by_phases_and_its_seconds_from_the_first_drifted_reque
     versions = ["1", None, "1", None, "1", "2", "1"]
     truth = pd.DataFrame({"time": [t.isoformat() for t in time], "version": versions, "real": 100.0 + np.arange(7)})
     truth = truth.assign(chosen=[0.8, 0.6, 0.4, 0.4, 0.4, 0.7, 0.7], best=0.8, logged=0.5)
-    recovery = loop.recovery(truth, drift)
+    recovery = loop.recovery(truth, loop.phases(truth, drift))
     assert recovery.trips.to_dict() == {"before the drift": 2, "old champion": 3, "new champion": 2}
     assert recovery.sent.to_dict() == {"before the drift": 0.7, "old champion": 0.4, "new champion": 0.7}
     moments = {"alarm: features of version 1": 90.0, "alarm: performance of version 1": 103.5, "case 1: alerted": 104.0}
@@ -649,7 +682,7 @@ def test_recovery_is_told_by_phases_and_its_seconds_from_the_first_drifted_reque
 
 
 def test_the_line_of_the_present_fits_a_terminal():
-    recent = [{"ms": 12.0, "version": "12", "chosen": 0.63, "best": 0.74, "logged": 0.5}]
+    recent = [{"ms": 12.0, "version": "12", "role": "champion", "chosen": 0.63, "best": 0.74, "logged": 0.5}]
     made = SimpleNamespace(
         truth=SimpleNamespace(recent=recent, unanswered=0),
         bookings=SimpleNamespace(reasons=clients.Unanswered()),
@@ -665,7 +698,7 @@ def test_the_line_of_the_present_fits_a_terminal():
 
 def test_what_came_of_it_is_a_table_for_people(tmp_path):
     rows = [(BEGIN + timedelta(hours=h), v, 100.0 + h, 0.4 + 0.1 * (v == "2")) for h, v in [(-2, "1"), (1, "1"), (2, "2")]]
-    truth = [{"time": t.isoformat(), "version": v, "real": r, "chosen": c, "best": 0.8, "logged": 0.5} for t, v, r, c in rows]
+    truth = [{"time": t.isoformat(), "version": v, "role": "champion", "real": r, "chosen": c, "best": 0.8, "logged": 0.5} for t, v, r, c in rows]
     write_json(tmp_path / "live/story.json", {"drift": BEGIN.isoformat(), "moments": {}})
     (tmp_path / "live/truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth))
 
@@ -673,3 +706,9 @@ def test_what_came_of_it_is_a_table_for_people(tmp_path):
 
     assert max(map(len, lines)) <= 80
     assert [line.split()[-4:] for line in lines[-3:]] == [["1", share, "80.0%", "50.0%"] for share in ("40.0%", "40.0%", "50.0%")]
+
+    truth[2:2] = [truth[1] | {"version": None, "role": "fallback", "real": 101.5, "chosen": 0.9}] * 4
+    (tmp_path / "live/truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth))
+    write_json(tmp_path / "live/story.json", {"drift": BEGIN.isoformat(), "moments": {"fallback 1: trial": 101.2, "fallback 1: fallen back": 101.4}})
+    text = loop.summary(tmp_path)
+    assert "fallen back             4" in text and "saved 2 completed trips" in text
