@@ -792,7 +792,7 @@ def _answers(state: supervision.State, listed: services.Service | None) -> tuple
 @app.command()
 def status(file: _File = "env.yaml"):
     "Say which services run and how they are, what the last build made, and what has changed since."
-    from mlops_course import cases, fallback
+    from mlops_course import cases, fallback, releases
 
     out = _out(file)
     try:
@@ -808,6 +808,8 @@ def status(file: _File = "env.yaml"):
     _echo_all(_running(out))
     if story := cases.story(out):
         _echo_all(["", "The last loop", *story, *fallback.story(out)])
+    if story := releases.story(out):
+        _echo_all(["", "The last release", *story])
 
 
 def _echo_all(lines: Iterable[str]) -> None:

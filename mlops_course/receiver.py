@@ -185,7 +185,10 @@ def _release_of(case: Case, service: "Retraining") -> Release | None:
     begun = case.last("release begun")
     newest = releases.read(service.folder, 1 if begun is None else 0)
     if begun:
-        return next(each for each in newest if each.number == begun["release"])
+        found = (each for each in newest if each.number == begun["release"])
+        if (release := next(found, None)) is None:
+            raise project.UserError(f"the record of release {begun['release']} has gone")
+        return release
     release = next((each for each in newest if _is_of(each, case)), None)
     if release is None:
         supersede = service.settings.supersede

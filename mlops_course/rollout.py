@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['count', 'read_on', 'trips_of', 'known_trips', 'differs', 'of_shadow', 'verdict_on', 'looked_at', 'put_routes',
-           'settle', 'start', 'order', 'Rollout']
+           'withdraw', 'settle', 'start', 'order', 'Rollout']
 
 # %% ../notebooks/987_rollout.ipynb #98700004
 from collections.abc import Iterable
@@ -153,7 +153,9 @@ def of_shadow(
     "Has the shadow scored enough, and well enough, to be asked in earnest?"
     plan, seen = release.plan, release.seen.get("challenger", Counts())
     if faults := broken(seen, plan.guardrails):
-        return Verdict("back", "guardrails", list(faults.values()))
+        beside = broken(release.seen.get("champion", Counts()), plan.guardrails)
+        cause = "both arms" if faults.keys() <= beside.keys() else "guardrails"
+        return Verdict("back", cause, list(faults.values()))
     words = [f"{seen.requests:,} of {plan.shadow_requests:,} requests scored as a shadow"]
     if seen.requests >= plan.shadow_requests:
         return Verdict("go on", "guardrails", words)
@@ -175,6 +177,11 @@ def verdict_on(
     return judged(release.plan, release.step, *both, trips, hours)
 
 # %% ../notebooks/987_rollout.ipynb #98700017
+import sqlite3
+
+from .project import UserError
+
+
 def looked_at(
     folder: Path,  # an environment's
     release: Release,
@@ -182,7 +189,12 @@ def looked_at(
 ) -> Verdict:
     "What log and labels say of a release by now."
     read_on(release, folder, project.contract.entity)
-    made = verdict_on(release, known_trips(folder, release, project))
+    try:
+        trips, unread = known_trips(folder, release, project), []
+    except (UserError, sqlite3.Error) as error:  # guardrails need no labels
+        trips, unread = [], [f"the store of monitoring cannot be read: {error}"]
+    made = verdict_on(release, trips)
+    made = made._replace(reasons=[*made.reasons, *unread])
     if release.state == "shadow" and made.verdict == "go on":
         words = differs(folder, release, project)
         made = made._replace(reasons=[*made.reasons, words])
@@ -214,10 +226,15 @@ from . import registry, releases
 from .release import advance
 
 
-def _withdraw(client, release: Release, verdict: Verdict) -> None:
+def withdraw(
+    folder: Path,  # an environment's
+    release: Release,  # that was rolled back
+    project: Project,
+) -> None:
     "Mark a version whose fault it was; it is no challenger any more."
-    if verdict.cause in ("guardrails", "outcomes", "person"):
-        why = f"release {release.number}: {'; '.join(verdict.reasons)}"[:4_000]
+    client, last = registry.connect(Paths(folder).mlflow, project.name), release.steps[-1]
+    if last["cause"] in ("guardrails", "outcomes", "person"):
+        why = f"release {release.number}: {'; '.join(last['reasons'])}"[:4_000]
         client.set_model_version_tag(client.name, release.version, "withdrawn", why)
     if registry.aliases(client).get("challenger") == release.version:
         client.delete_registered_model_alias(client.name, "challenger")
@@ -229,15 +246,53 @@ def settle(
     verdict: Verdict,
     project: Project,
 ) -> None:
-    "Do what a verdict says: the registry, the record, the routes, in this order."
-    if advance(release, verdict) and not release.open:
-        client = registry.connect(Paths(folder).mlflow, project.name)
-        if release.state == "promoted":
-            registry.promote(client, release.version)
-        else:
-            _withdraw(client, release, verdict)
+    """Do what a verdict says. A promotion comes before its record, for the registry says whether
+    it was done; of one that goes back record and routes come first, and a look does the rest."""
+    changed = advance(release, verdict)
+    if changed and release.state == "promoted":
+        registry.promote(registry.connect(Paths(folder).mlflow, project.name), release.version)
     releases.save(folder, release)
     put_routes(folder, routes_of(release))
+    if release.state == "rolled back":
+        withdraw(folder, release, project)
+
+# %% ../notebooks/987_rollout.ipynb #98700018
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .model_files import UnknownVersion
+from .project import UserError
+
+
+@contextmanager
+def _answering(folder: Path) -> Iterator[None]:
+    "A block; where a record cannot be read the champion answers all."
+    try:
+        yield
+    except releases.Unreadable:
+        put_routes(folder, Routes())
+        raise
+
+
+def _sound(client, version: str | None, champion) -> str:
+    "The number of a version that may be released. Raises `UserError` that says why not."
+    try:
+        asked = registry.checked(client, version or "challenger")[0]
+    except UnknownVersion:
+        if version:
+            raise
+        raise UserError(
+            "there is no challenger: train one with `training.release: true`, or name a version"
+        ) from None
+    number, tags = str(asked.version), asked.tags
+    if number == str(champion.version):
+        raise UserError(f"version {number} is the champion already")
+    if tags["model_digest"] == champion.tags["model_digest"]:
+        raise UserError(f"version {number} is the same model as the champion, {champion.version}")
+    if "withdrawn" in tags or "rolled_back" in tags:
+        why = tags.get("withdrawn") or "rolled back by hand"
+        raise UserError(f"version {number} was taken back ({why}): train another one")
+    return number
 
 # %% ../notebooks/987_rollout.ipynb #9870000e
 from .plans import Plan
@@ -261,19 +316,13 @@ def start(
 ) -> Release:
     "Begin the release of a version. Raises `UserError` where there is nothing to release."
     client = registry.connect(Paths(folder).mlflow, project.name)
-    champion = str(registry.version_of(client, "champion").version)
-    challenger = registry.checked(client, version or "challenger")[0]
-    version = str(challenger.version)
-    if version == champion:
-        raise UserError(f"version {version} is the champion already")
-    why = challenger.tags.get("withdrawn") or challenger.tags.get("rolled_back")
-    if why:
-        raise UserError(f"version {version} was taken back ({why}): train another one")
+    champion = registry.version_of(client, "champion")
+    version = _sound(client, version, champion)
     with releases.alone(folder):
         newest = releases.read(folder, 1)
         if newest and newest[0].open:
             _make_room(folder, newest[0], supersede)
-        begun = releases.begin(folder, version, champion, plan)
+        begun = releases.begin(folder, version, str(champion.version), plan)
         begun.read = log_end(Paths(folder).predictions)
         releases.save(folder, begun)
         put_routes(folder, routes_of(begun))
@@ -298,13 +347,19 @@ def order(
     reason: str,
 ) -> Release:
     "A person's order to the open release. Raises `UserError` without one."
-    with releases.alone(folder):
+    with releases.alone(folder), _answering(folder):
         release = _open(folder)
         if what in ("pause", "resume"):
             release.paused = what == "pause"
             release.note(f"{what}d", reason=reason)
             releases.save(folder, release)
             return release
+        champion = registry.champion(Paths(folder).mlflow, project.name)
+        if what == "promote" and (champion is None or champion.version != release.champion):
+            raise UserError(
+                f"version {release.version} was compared with version {release.champion}, which is "
+                "champion no more: start another release"
+            )
         if what == "promote":
             release.state, release.step = "canary", len(release.plan.steps) - 1
         verdict = "go on" if what == "promote" else "back"
@@ -323,16 +378,24 @@ class _Steps:
         "`settings` of the fallback; None: nobody falls back."
         self.folder, self.project = folder, project
         self.falling = fallback.Falling(folder, project, settings)
+        self._ended_before = 0  # the release whose end was seen to be whole
+
+    def _make_up(self, release: Release) -> None:
+        "A kill may have come between the record of an end and the registry."
+        if release.state == "rolled back":
+            withdraw(self.folder, release, self.project)
+        self._ended_before = release.number
 
     def _step(self, release: Release) -> None:
         champion = registry.champion(Paths(self.folder).mlflow, self.project.name)
         now = champion.version if champion else None
         if now != release.champion:
             self._ended(release, now)
-        elif not release.paused:
+        else:
             made = looked_at(self.folder, release, self.project)
             release.verdict = made._asdict() if made.verdict == "wait" else {}
-            return settle(self.folder, release, made, self.project)
+            if not release.paused or (made.verdict, made.cause) == ("back", "guardrails"):
+                return settle(self.folder, release, made, self.project)
         releases.save(self.folder, release)
         put_routes(self.folder, routes_of(release))
 
@@ -347,16 +410,17 @@ class Rollout(_Steps):
 
     def look(self, case: Case | None = None) -> None:
         "Take the fallback and the open release one step further; `case`: the open one."
-        fallen = self.falling.look(case)
-        newest = releases.read(self.folder, 1)
-        if not newest or not newest[0].open:
-            if newest or fallen:
-                put_routes(self.folder, Routes())
-            return
-        with releases.alone(self.folder):
-            release = releases.read(self.folder, 1)[0]
-            if release.open:
-                self._step(release)
+        self.falling.look(case)
+        with _answering(self.folder):
+            newest = releases.read(self.folder, 1)
+            if newest and newest[0].open:
+                with releases.alone(self.folder):
+                    release = releases.read(self.folder, 1)[0]
+                    return self._step(release) if release.open else None
+        if Paths(self.folder).release.is_dir():
+            put_routes(self.folder, Routes())
+        if newest and newest[0].number != self._ended_before:
+            self._make_up(newest[0])
 
     def start(
         self,

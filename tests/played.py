@@ -51,7 +51,12 @@ class Company:
         roles += [(each.role, each.version) for each in routes.others if each.role == "shadow"]
         lines = []
         for role, version in roles:
-            line = entry(request, version=version or self.answers) | {"role": role, "latency_ms": 2.0, "time": self.now.isoformat(), "routes": routes.name}
+            line = entry(request, version=version or self.answers) | {
+                "role": role,
+                "latency_ms": 2.0,
+                "time": self.now.isoformat(),
+                "routes": routes.name,
+            }
             line |= {} if version else {"prediction": None, "score": None, "propensity": None}
             lines.append(line | self.faults.get(version, {}))
         return lines

@@ -208,7 +208,11 @@ def test_a_kill_at_any_write_loses_nothing(rides, monkeypatch, where, after):
     assert shares(made) == {("fallback", None): 0.9}
 
 
-PLAN = Plan(shadow_requests=0, steps=[Step(share=0.25, most_trips=20_000, most_hours=2_000), Step(share=1.0, least_trips=100, most_hours=4_000)], label_hours=30)
+PLAN = Plan(
+    shadow_requests=0,
+    steps=[Step(share=0.25, most_trips=20_000, most_hours=2_000), Step(share=1.0, least_trips=100, most_hours=4_000)],
+    label_hours=30,
+)
 
 
 @pytest.mark.parametrize(("challenger", "state"), [(0.6, "promoted"), (0.42, "rolled back")])
@@ -240,7 +244,9 @@ def test_a_release_and_a_trial_may_begin_in_any_order(rides, first):
 
     lives(made, lambda record: record.state == "fallen back" or not releases.read(made.folder)[-1].open, case_of())
 
-    (trips,) = fallback.known_trips(made.folder, fallback.read(made.folder).model_copy(update={"state": "trial", "began": company.CLOCK}), RIDES)
+    (trips,) = fallback.known_trips(
+        made.folder, fallback.read(made.folder).model_copy(update={"state": "trial", "began": company.CLOCK}), RIDES
+    )
     assert 0.4 < trips.treated.mean() < 0.6, "the challenger's trips are not among them"
 
 

@@ -698,7 +698,9 @@ def test_the_line_of_the_present_fits_a_terminal():
 
 def test_what_came_of_it_is_a_table_for_people(tmp_path):
     rows = [(BEGIN + timedelta(hours=h), v, 100.0 + h, 0.4 + 0.1 * (v == "2")) for h, v in [(-2, "1"), (1, "1"), (2, "2")]]
-    truth = [{"time": t.isoformat(), "version": v, "role": "champion", "real": r, "chosen": c, "best": 0.8, "logged": 0.5} for t, v, r, c in rows]
+    truth = [
+        {"time": t.isoformat(), "version": v, "role": "champion", "real": r, "chosen": c, "best": 0.8, "logged": 0.5} for t, v, r, c in rows
+    ]
     write_json(tmp_path / "live/story.json", {"drift": BEGIN.isoformat(), "moments": {}})
     (tmp_path / "live/truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth))
 
@@ -709,6 +711,9 @@ def test_what_came_of_it_is_a_table_for_people(tmp_path):
 
     truth[2:2] = [truth[1] | {"version": None, "role": "fallback", "real": 101.5, "chosen": 0.9}] * 4
     (tmp_path / "live/truth.jsonl").write_text("".join(json.dumps(row) + "\n" for row in truth))
-    write_json(tmp_path / "live/story.json", {"drift": BEGIN.isoformat(), "moments": {"fallback 1: trial": 101.2, "fallback 1: fallen back": 101.4}})
+    write_json(
+        tmp_path / "live/story.json",
+        {"drift": BEGIN.isoformat(), "moments": {"fallback 1: trial": 101.2, "fallback 1: fallen back": 101.4}},
+    )
     text = loop.summary(tmp_path)
     assert "fallen back             4" in text and "saved 2 completed trips" in text

@@ -1,6 +1,9 @@
 """Releases from the log and the labels to the registry and the routes: step by step, through kills, and with a person's orders."""
 
+import contextlib
 import json
+import random
+import shutil
 from datetime import timedelta
 
 import company
@@ -12,7 +15,7 @@ from mlops_course import registry, releases, rollout
 from mlops_course.plans import Plan, Step
 from mlops_course.project import Paths, UserError
 from mlops_course.rollout import Rollout
-from mlops_course.routes import read_routes
+from mlops_course.routes import Route, Routes, read_routes, write_routes
 
 PLAN = Plan(
     shadow_requests=50,
@@ -126,11 +129,11 @@ def test_a_kill_at_any_moment_loses_nothing(rides, monkeypatch, where):
     made = rides(0.5, 0.6)
     made.rollout.start(PLAN)
     target = {"write_json": releases, "promote": registry, "put_routes": rollout}[where]
-    right, calls = getattr(target, where), []
+    right, calls, draw = getattr(target, where), [], random.Random(3)
 
     def killed(*words):
         calls.append(words)
-        if len(calls) % 2:
+        if len(calls) == 1 or draw.random() < 0.5:
             raise KeyboardInterrupt
         return right(*words)
 
@@ -233,7 +236,163 @@ def test_a_record_that_cannot_be_read_is_said_and_nothing_is_changed(rides):
     made.rollout.start(PLAN)
     (releases.place(made.folder, 1) / "release.json").write_text("{")
 
-    with pytest.raises(UserError, match=r"release\.json cannot be read.*the champion goes on"):
+    with pytest.raises(UserError, match=r"release\.json cannot be read.*the champion answers all"):
         made.rollout.look()
 
     assert made.champion() == "1"
+
+
+def test_guardrails_act_while_the_store_of_monitoring_cannot_be_read(rides):
+    made = rides(0.5, 0.5)
+    made.rollout.start(PLAN)
+    made.until(lambda release: release.state == "canary" and release.step == 1)
+    made.live(50)
+    made.rollout.look()
+    made.faults["2"] = {"latency_ms": 900.0}
+    made.live(400)
+    (Paths(made.folder).monitoring / "state.db").write_bytes(b"x" * 9_000)
+    made.rollout.look()
+
+    release = releases.read(made.folder)[-1]
+    assert (release.state, release.steps[-1]["cause"]) == ("rolled back", "guardrails")
+
+
+def test_a_record_that_cannot_be_read_gives_all_requests_to_the_champion(rides):
+    made = rides(0.5, 0.5)
+    made.rollout.start(PLAN)
+    made.until(lambda release: release.state == "canary")
+    (releases.place(made.folder, 1) / "release.json").write_text("{")
+    for does in (made.rollout.look, lambda: rollout.order(made.folder, "abort", RIDES, "away with it")):
+        write_routes(Paths(made.folder).routes, Routes(name="x", others=[Route(role="challenger", version="2", share=0.2)]))
+        with pytest.raises(UserError, match="so the champion answers all"):
+            does()
+        assert read_routes(Paths(made.folder).routes).others == []
+
+
+@pytest.mark.parametrize("gone", ["the record", "all"])
+def test_a_release_whose_folder_was_moved_away_leaves_no_routes(rides, gone):
+    made = rides(0.5, 0.5)
+    made.rollout.start(PLAN)
+    made.until(lambda release: release.state == "canary")
+    folder = releases.place(made.folder, 1) if gone == "the record" else Paths(made.folder).release
+    shutil.rmtree(folder)
+
+    made.rollout.look()
+
+    assert read_routes(Paths(made.folder).routes).others == []
+    assert made.rollout.start(PLAN, "2").number == 1
+
+
+def test_an_abort_that_a_kill_cuts_off_is_an_abort(rides, monkeypatch):
+    made = rides(0.5, 0.6)
+    made.rollout.start(PLAN)
+    made.until(lambda release: release.state == "canary")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rollout, "withdraw", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
+        rollout.order(made.folder, "abort", RIDES, "the model is harmful")
+
+    Rollout(made.folder, RIDES).look()
+
+    assert releases.read(made.folder)[-1].state == "rolled back" and read_routes(Paths(made.folder).routes).others == []
+    with pytest.raises(UserError, match="the model is harmful"):
+        made.rollout.start(PLAN, "2")
+
+
+def test_the_files_of_the_decisions_are_those_of_the_record_after_any_kill(rides, monkeypatch):
+    made = rides(0.6, 0.45)
+    made.rollout.start(PLAN)
+    right, calls = releases.write_json, []
+
+    def killed(file, value):
+        calls.append(file)
+        if len(calls) % 3 == 0:
+            raise KeyboardInterrupt
+        right(file, value)
+
+    for _ in range(80):
+        made.live(300)
+        monkeypatch.setattr(releases, "write_json", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            made.rollout.look()
+        monkeypatch.setattr(releases, "write_json", right)
+        if not releases.read(made.folder)[-1].open:
+            break
+
+    release = releases.read(made.folder)[-1]
+    files = sorted(releases.place(made.folder, 1).glob("[0-9]*.json"))
+    assert release.state == "rolled back"
+    assert [json.loads(file.read_text()) for file in files] == release.steps
+
+
+def test_a_number_is_not_used_again_after_a_kill_at_the_beginning(rides, monkeypatch):
+    made = rides(0.5, 0.6)
+    right = releases.write_json
+
+    def killed(file, value):
+        if file.name == "release.json":
+            raise KeyboardInterrupt
+        right(file, value)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(releases, "write_json", killed)
+        made.rollout.start(PLAN)
+
+    assert made.rollout.start(PLAN).number == 2
+    assert [release.number for release in releases.read(made.folder)] == [2]
+
+
+def test_a_fault_of_both_arms_is_not_held_against_a_shadow(rides):
+    made = rides(0.5, 0.5)
+    made.faults = {"1": {"latency_ms": 900.0}, "2": {"latency_ms": 900.0}}
+    made.rollout.start(PLAN)
+
+    release = made.until(lambda release: not release.open)
+
+    assert release.steps[-1]["cause"] == "both arms"
+    made.rollout.start(PLAN, "2")
+
+
+def test_a_paused_release_still_has_its_guardrails(rides):
+    made = rides(0.5, 0.9)
+    made.rollout.start(PLAN)
+    made.until(lambda release: release.state == "canary")
+    rollout.order(made.folder, "pause", RIDES, "lunch")
+    made.faults["2"] = {"latency_ms": 900.0}
+
+    release = made.until(lambda release: not release.open)
+
+    assert (release.state, release.steps[-1]["cause"]) == ("rolled back", "guardrails")
+
+
+def test_a_person_promotes_only_what_was_compared_with_the_champion(rides):
+    made = rides(0.5, 0.6)
+    run = made.client().create_run(registry.experiment(made.client())).info.run_id
+    registry.log_model(made.client(), run, company.model(0.3), CONTRACT.kinds)
+    made.client().set_terminated(run)
+    third = registry.register(made.client(), run, "key of another")
+    made.rollout.start(PLAN, "2")
+    registry.promote(made.client(), third)
+
+    with pytest.raises(UserError, match="version 2 was compared with version 1, which is champion no more"):
+        rollout.order(made.folder, "promote", RIDES, "because")
+
+    assert made.champion() == third
+
+
+def test_the_champions_own_model_under_another_number_is_no_challenger(rides):
+    made = rides(0.5, 0.6)
+    run = made.client().create_run(registry.experiment(made.client())).info.run_id
+    registry.log_model(made.client(), run, company.model(1.0), CONTRACT.kinds)
+    made.client().set_terminated(run)
+    twin = registry.register(made.client(), run, "key of a twin")
+
+    with pytest.raises(UserError, match=f"version {twin} is the same model as the champion"):
+        made.rollout.start(PLAN, twin)
+
+
+def test_without_a_challenger_it_says_what_to_do(rides):
+    made = rides(0.5, 0.6)
+    made.client().delete_registered_model_alias(RIDES.name, "challenger")
+
+    with pytest.raises(UserError, match="there is no challenger: train one with `training.release: true`"):
+        made.rollout.start(PLAN)
