@@ -205,9 +205,11 @@ class _Records:
         record.note(state, **more)
         save(self.folder, record)
 
+    def _previous(self) -> str | None:
+        return registry.previous(registry.connect(Paths(self.folder).mlflow, self.project.name))
+
     def _begin(self, case: Case, before: Fallback | None) -> Fallback:
-        client = registry.connect(Paths(self.folder).mlflow, self.project.name)
-        back = registry.previous(client) if self.settings.to == "previous" else None
+        back = self._previous() if self.settings.to == "previous" else None
         number = before.number + 1 if before else 1
         of = {"case": case.number, "champion": case.version, "version": back}
         record = Fallback(number=number, settings=self.settings, **of)
