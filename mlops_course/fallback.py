@@ -254,10 +254,8 @@ class Falling(_Records):
             return None
         self.judged, known = now, known_trips(self.folder, record, self.project)
         hours = (now - record.began).total_seconds() / 3600
-        if record.state == "trial":
-            made = on_trial(record.settings, known, hours)
-        else:
-            made = fallen_back(record.settings, known)
+        trial, settings = record.state == "trial", record.settings
+        made = on_trial(settings, known, hours) if trial else fallen_back(settings, known)
         record.verdict = made._asdict()
         if made.verdict == "wait":
             return save(self.folder, record)

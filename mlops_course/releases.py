@@ -84,7 +84,7 @@ def save(
     for number, step in enumerate(release.steps, 1):
         file = there / f"{number:03}-{step['what'].replace(' ', '-')}.json"
         last = number == len(release.steps)
-        if not file.is_file() or last and json.loads(file.read_bytes()) != step:
+        if not file.is_file() or (last and json.loads(file.read_bytes()) != step):
             for other in there.glob(f"{number:03}-*.json"):  # a kill has left it
                 other.unlink()
             write_json(file, step)
