@@ -179,6 +179,9 @@ def clock_end(
     where = f"the section `retraining` of {environment.name}"
     loop = project.validated(retraining.RetrainingSettings, environment.retraining, where)
     waits = loop.fresh_days + loop.attempts * loop.retry_days + loop.cooldown_hours / 24
+    if loop.release:
+        hours = (step.most_hours for step in loop.release.steps)
+        waits += (sum(hours) + loop.release.shadow_hours) / 24
     starting = timedelta(seconds=settings.speed * sum(service.seconds for service in listed))
     return history.end + starting + timedelta(days=1 + settings.days + waits)
 
@@ -190,7 +193,8 @@ def phases(
 ) -> pd.Series:
     "Of each booking: before the drift, with the old champion or its fallback, with a new champion."
     drifted = pd.to_datetime(truth.time, utc=True, format="ISO8601") >= drift
-    new = drifted & truth.version.notna() & ~truth.version.isin(truth.version[~drifted].dropna())
+    before = truth.version[~drifted].dropna()  # of a release, the challenger's trips do not count
+    new = drifted & (truth.role == "champion") & ~truth.version.isin(before)
     phase = pd.Series("before the drift", truth.index).mask(drifted, "old champion")
     for what, when in sorted((moments or {}).items(), key=itemgetter(1)):
         if state := re.fullmatch(r"fallback \d+: (trial|fallen back|over)", what):

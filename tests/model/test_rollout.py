@@ -7,6 +7,7 @@ import shutil
 from datetime import timedelta
 
 import company
+import pandas as pd
 import pytest
 from played import Company
 from rides import CONTRACT, RIDES
@@ -49,9 +50,11 @@ def test_a_better_challenger_is_a_shadow_then_gets_more_and_more_and_becomes_cha
     assert whats(release) == ["begun", "canary", "canary", "promoted"]
     assert [step.get("share") for step in release.steps] == [None, 0.05, 0.5, None]
     assert "choice in 100% of" in release.steps[1]["reasons"][-1]
+    report = pd.read_csv(releases.place(made.folder, 1) / "shadow.csv")
+    assert set(report.by) == {"requests", *CONTRACT.features} and (report.same == 1).all()
     assert read_routes(Paths(made.folder).routes).others == []
     files = sorted(file.name for file in releases.place(made.folder, 1).iterdir())
-    assert files == ["001-begun.json", "002-canary.json", "003-canary.json", "004-promoted.json", "release.json"]
+    assert files == ["001-begun.json", "002-canary.json", "003-canary.json", "004-promoted.json", "release.json", "shadow.csv"]
     why = json.loads((releases.place(made.folder, 1) / "004-promoted.json").read_text())
     assert why["cause"] == "outcomes" and why["low"] > -PLAN.margin and "ruled out" in why["reasons"][-1]
 
