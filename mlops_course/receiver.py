@@ -185,8 +185,8 @@ def _release_of(case: Case, service: "Retraining") -> Release | None:
     begun = case.last("release begun")
     newest = releases.read(service.folder, 1 if begun is None else 0)
     if begun:
-        found = (each for each in newest if each.number == begun["release"])
-        if (release := next(found, None)) is None:
+        of_case = (each for each in newest if each.number == begun["release"])
+        if (release := next(of_case, None)) is None:
             raise project.UserError(f"the record of release {begun['release']} has gone")
         return release
     release = next((each for each in newest if _is_of(each, case)), None)

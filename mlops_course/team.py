@@ -151,12 +151,16 @@ class _Seeing(_Followed):
     def seen(self, version: str, asked: Asked, rows: list[Row | None]) -> list[Row | None] | None:
         "The candidates as a version sees them; None: it has failed."
         try:
-            kept = self.scored[version]
-            if len(kept) > self.most:
-                kept.clear()
-            return seen_by(self.models[version], asked, rows, kept, self.reader)
+            return self.asked(version, asked, rows)
         except Exception as error:
             return self.fails(version, repr(error))
+
+    def asked(self, version: str, asked: Asked, rows: list[Row | None]) -> list[Row | None]:
+        "The same; raises where the model does."
+        kept = self.scored[version]
+        if len(kept) > self.most:
+            kept.clear()
+        return seen_by(self.models[version], asked, rows, kept, self.reader)
 
     def fails(self, version: str, why: str) -> None:
         "Count it; the log has the first time, the tenth, the hundredth."
@@ -165,17 +169,48 @@ class _Seeing(_Followed):
             log.error("model cannot score", version=version, reason=why)
 
 # %% ../notebooks/972_team.ipynb #9720000e
-from functools import partial
+import time
 
 
-class _InTime(_Seeing):
-    "And they do not keep a rider waiting."
-
-    seconds, threads = 0.1, 4  # for which a request waits for a version; that it may occupy
+class _Calls(_Seeing):
+    "And they score what waits for them in one call, in a thread."
 
     def __init__(self, *args):
         super().__init__(*args)
-        self._busy: Counter[str] = Counter()  # by version
+        # by version: the requests that wait, and since when it works
+        self._waiting: dict[str, list[tuple[Asked, list, asyncio.Future]]] = {}
+        self._since: dict[str, float] = {}
+
+    def _begin(self, version: str) -> None:
+        "Let a version score all that waits for it."
+        some, self._since[version] = self._waiting.pop(version), time.monotonic()
+        scored = asyncio.get_running_loop().run_in_executor(None, self._scored, version, some)
+        scored.add_done_callback(lambda done: self._end(version, some, done.result()))
+
+    def _scored(self, version: str, some: list) -> list[list[Row | None] | None]:
+        "The rows of each request; one that fails does not fail the others."
+        entities, keys, rows = [], [], []
+        for asked, each, _ in some:
+            entities, keys, rows = entities + asked.entities, keys + asked.keys, rows + each
+        try:
+            places = iter(self.asked(version, Asked(entities, keys, None, {}), rows))
+        except Exception:
+            return [self.seen(version, asked, each) for asked, each, _ in some]
+        return [[next(places) for _ in each] for _, each, _ in some]
+
+    def _end(self, version: str, some: list, made: list) -> None:
+        for (_, _, promise), rows in zip(some, made, strict=True):
+            if not promise.done():
+                promise.set_result(rows)
+        del self._since[version]
+        if version in self._waiting:
+            self._begin(version)
+
+# %% ../notebooks/972_team.ipynb #9720000f
+class _InTime(_Calls):
+    "And they do not keep a rider waiting."
+
+    seconds = 0.25  # for which a request waits for a version
 
     async def in_time(
         self, version: str, asked: Asked, rows: list[Row | None]
@@ -183,19 +218,16 @@ class _InTime(_Seeing):
         "The candidates as a version sees them; None: it has failed, or takes too long."
         if self.has(version, asked, rows):
             return self.seen(version, asked, rows)
-        if self._busy[version] >= self.threads:
-            return self.fails(version, "it is busy with other requests")
-        self._busy[version] += 1
-        loop = asyncio.get_running_loop()
-        scored = loop.run_in_executor(None, self.seen, version, asked, rows)
-        scored.add_done_callback(partial(self._free, version))
+        if time.monotonic() - self._since.get(version, float("inf")) > self.seconds:
+            return self.fails(version, "it is busy")
+        promise = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(version, []).append((asked, rows, promise))
+        if version not in self._since:
+            self._begin(version)
         try:
-            return await asyncio.wait_for(asyncio.shield(scored), self.seconds)
+            return await asyncio.wait_for(promise, self.seconds)
         except TimeoutError:
             return self.fails(version, f"it takes longer than {self.seconds:g} seconds")
-
-    def _free(self, version: str, _) -> None:
-        self._busy[version] -= 1
 
 # %% ../notebooks/972_team.ipynb #9720000c
 from .routes import met

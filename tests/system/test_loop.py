@@ -160,11 +160,12 @@ def every_event_counts_once(loop: Loop, killed: float | None = None) -> None:
     truth = loop.truth().query("real < real.max() - 5").dropna(subset="role")
     answered = set(truth.request_id)
     at_risk = set(truth.request_id[(truth.real - killed).abs() < 2]) if killed else set()
-    seen = [name for (name,) in loop.asked("SELECT request_id FROM predictions")]
-    assert len(seen) == len(set(seen))
+    seen = [name for (name,) in loop.asked("SELECT request_id FROM predictions WHERE role <> 'shadow'")]
+    watched = [name for (name,) in loop.asked("SELECT request_id FROM predictions WHERE role = 'shadow'")]
+    assert len(seen) == len(set(seen)) and len(watched) == len(set(watched)) and set(watched) <= set(seen)
     missing = answered - set(seen)
     assert missing <= at_risk and len(missing) <= 100
-    assert sum(n for (n,) in loop.asked("SELECT n FROM counts WHERE name = 'predictions'")) == len(seen)
+    assert sum(n for (n,) in loop.asked("SELECT n FROM counts WHERE name = 'predictions'")) == len(seen) + len(watched)
     joined = [name for (name,) in loop.asked("SELECT request_id FROM labels WHERE joined")]
     labels = set(pd.read_parquet(loop.folder / "company/labels.parquet", columns=["request_id"]).request_id)
     assert len(joined) == len(set(joined))
