@@ -184,11 +184,11 @@ class _Calls(_Seeing):
     def _begin(self, version: str) -> None:
         "Let a version score all that waits for it."
         some, self._since[version] = self._waiting.pop(version), time.monotonic()
-        scored = asyncio.get_running_loop().run_in_executor(None, self._scored, version, some)
+        scored = asyncio.get_running_loop().run_in_executor(None, self.together, version, some)
         scored.add_done_callback(lambda done: self._end(version, some, done.result()))
 
-    def _scored(self, version: str, some: list) -> list[list[Row | None] | None]:
-        "The rows of each request; one that fails does not fail the others."
+    def together(self, version: str, some: list[tuple]) -> list[list[Row | None] | None]:
+        "The rows of each request, scored in one call; one that fails does not fail the others."
         entities, keys, rows = [], [], []
         for asked, each, _ in some:
             entities, keys, rows = entities + asked.entities, keys + asked.keys, rows + each
