@@ -153,7 +153,7 @@ def test_a_shadow_that_does_not_come_after_drops_and_counts(monkeypatch):
     made = team.Team(project.root() / "nowhere", RIDES, Reader(RIDES.contract))
     model = SimpleNamespace(name="driver-completion", version="2", run_id="two", digest="...")
     made.routes, made.models, made.scored, written = WATCH, {"2": model}, {"2": {}}, []
-    monkeypatch.setattr(made, "seen", lambda *words: None)
+    monkeypatch.setattr(made, "together", lambda version, some: [None for _ in some])
     shadow = Shadow(made, RIDES, lambda time, entry: written.append(entry), 3, 60)
     asked = made.reader.of_entities(KNOWN[:2])
     for number in range(10):
