@@ -674,11 +674,23 @@ def test_recovery_is_told_by_phases_and_its_seconds_from_the_first_drifted_reque
     versions = ["1", None, "1", None, "1", "2", "1"]
     truth = pd.DataFrame({"time": [t.isoformat() for t in time], "version": versions, "real": 100.0 + np.arange(7)})
     truth = truth.assign(chosen=[0.8, 0.6, 0.4, 0.4, 0.4, 0.7, 0.7], best=0.8, logged=0.5)
+    truth = truth.assign(role=["champion" if version else None for version in versions])
     recovery = loop.recovery(truth, loop.phases(truth, drift))
     assert recovery.trips.to_dict() == {"before the drift": 2, "old champion": 3, "new champion": 2}
     assert recovery.sent.to_dict() == {"before the drift": 0.7, "old champion": 0.4, "new champion": 0.7}
     moments = {"alarm: features of version 1": 90.0, "alarm: performance of version 1": 103.5, "case 1: alerted": 104.0}
     assert loop.recovery_seconds(truth, drift, moments) == {"alarm": 1.5, "alert": 2.0, "new champion answers": 3.0}
+
+
+def test_a_challengers_trips_are_not_yet_those_of_a_new_champion():
+    drift = BEGIN + timedelta(days=1)
+    roles = ["champion", "challenger", "champion", "challenger", "champion"]
+    truth = pd.DataFrame({"time": [(drift + timedelta(hours=h)).isoformat() for h in (-1, 1, 2, 3, 4)], "role": roles})
+    truth = truth.assign(version=["1", "2", "1", "2", "2"], real=100.0 + np.arange(5))
+
+    phases = loop.phases(truth, drift)
+
+    assert list(phases) == ["before the drift", "old champion", "old champion", "old champion", "new champion"]
 
 
 def test_the_line_of_the_present_fits_a_terminal():

@@ -157,7 +157,7 @@ def asked(world):
     with online.load([*KNOWN[:5], UNKNOWN], threads=1):
         online.client.post("/inference", json={"request_id": "nonsense"})
         twice_read = ("serving:slow:share5m", "serving:degraded:share5m", "increase(monitoring_refused_total[5m])")
-        twice_read += ("serving:shadow_dropped:share5m", "rate(serving_arm_total[5m])")
+        twice_read += ("serving:dropped:share5m", "rate(serving_arm_total[5m])")
         wait_for(lambda: all(map(prometheus.ask, twice_read)), 60)
         yield prometheus
 
