@@ -241,6 +241,7 @@ def recovery_seconds(
         "alert": r"case \d+: alerted",
         "fallen back": r"fallback \d+: fallen back",
         "training ended": r"case \d+: decided",
+        "release begun": r"case \d+: release begun",
     }.items():
         times = (when for what, when in moments.items() if re.match(pattern, what))
         seen[name] = min((when for when in times if when >= begin), default=float("nan"))
