@@ -18,7 +18,7 @@ from online import Online, wait_for
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from conftest import run_stages
-from mlops_course import consumer, exposition, project, prometheus, releases, services, stages, supervision
+from mlops_course import consumer, exposition, fallback, project, prometheus, releases, services, stages, supervision
 from mlops_course.plans import Counts, Plan
 from mlops_course.routes import Route, Routes, write_routes
 
@@ -97,6 +97,7 @@ def promised(folder: Path):
                     (made.labels(*values) if kinds else made).inc(0.5)
     registry.register(Streaming(registry))
     registry.register(releases.ReleaseMetrics(released(folder)))
+    registry.register(fallback.FallbackMetrics(fallen_back(folder)))
     return registry
 
 
@@ -110,6 +111,15 @@ def released(folder: Path) -> Path:
         releases.save(folder, release)
     others = [Route(role="challenger", version="2", share=0.25), Route(role="shadow", version="2")]
     write_routes(project.Paths(folder).routes, Routes(name="r1", salt="r1", others=others))
+    return folder
+
+
+def fallen_back(folder: Path) -> Path:
+    "The logged policy answers for version 1."
+    record = fallback.Fallback(number=1, case=1, champion="1", settings=fallback.FallbackSettings(), state="fallen back")
+    record.verdict = {"estimate": -0.05, "low": -0.08, "high": -0.02}
+    record.note("trial", champion="1")
+    fallback.save(folder, record)
     return folder
 
 
@@ -177,7 +187,8 @@ def test_a_query_has_an_answer(asked, where, query):
 
 def test_no_alert_rings_but_for_what_is_wrong(asked):
     ringing = {
-        dict(labels)["alertname"] for labels in asked.ask('ALERTS{alertname!~"Drift.*|Performance.*|Quality.*|Reference.*|Retraining.*"}')
+        dict(labels)["alertname"]
+        for labels in asked.ask('ALERTS{alertname!~"Drift.*|FallenBack|Performance.*|Quality.*|Reference.*|Retraining.*"}')
     }
 
     assert not ringing, "nothing is wrong with the service or the stages"
