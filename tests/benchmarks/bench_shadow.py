@@ -1,6 +1,6 @@
 """What do a shadow and a canary cost those who wait for an answer? One service, the same requests, by turns with and without.
 
-Run: python tests/benchmarks/bench_shadow.py [--pairs 10] [--seconds 10]; a target that is missed is exit code 3.
+Run: python tests/benchmarks/bench_shadow.py [--pairs 10] [--seconds 5]; a target that is missed is exit code 3.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def measured(online: Online, pairs: int, seconds: float) -> dict[str, list[np.nd
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         online = Online(company.make(Path(scratch) / "company"), epsilon=0.05)
