@@ -206,10 +206,7 @@ def test_a_second_release_waits_or_supersedes(rides):
 
 def test_a_champion_that_somebody_else_changes_ends_the_release(rides):
     made = rides(0.5, 0.6)
-    run = made.client().create_run(registry.experiment(made.client())).info.run_id
-    registry.log_model(made.client(), run, company.model(0.3), CONTRACT.kinds)
-    made.client().set_terminated(run)
-    third = registry.register(made.client(), run, "key of another")
+    third = made.register(0.3)
     made.rollout.start(PLAN, "2")
     registry.promote(made.client(), third)
 
@@ -369,10 +366,7 @@ def test_a_paused_release_still_has_its_guardrails(rides):
 
 def test_a_person_promotes_only_what_was_compared_with_the_champion(rides):
     made = rides(0.5, 0.6)
-    run = made.client().create_run(registry.experiment(made.client())).info.run_id
-    registry.log_model(made.client(), run, company.model(0.3), CONTRACT.kinds)
-    made.client().set_terminated(run)
-    third = registry.register(made.client(), run, "key of another")
+    third = made.register(0.3)
     made.rollout.start(PLAN, "2")
     registry.promote(made.client(), third)
 
@@ -384,10 +378,7 @@ def test_a_person_promotes_only_what_was_compared_with_the_champion(rides):
 
 def test_the_champions_own_model_under_another_number_is_no_challenger(rides):
     made = rides(0.5, 0.6)
-    run = made.client().create_run(registry.experiment(made.client())).info.run_id
-    registry.log_model(made.client(), run, company.model(1.0), CONTRACT.kinds)
-    made.client().set_terminated(run)
-    twin = registry.register(made.client(), run, "key of a twin")
+    twin = made.register(1.0)
 
     with pytest.raises(UserError, match=f"version {twin} is the same model as the champion"):
         made.rollout.start(PLAN, twin)
