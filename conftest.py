@@ -6,12 +6,23 @@ import re
 from collections import defaultdict
 
 import costs
+import nbval.kernel
 import pytest
+from jupyter_client.manager import KernelManager
 from xdist.scheduler import LoadScopeScheduling
+
+from mlops_course.kernels import SocketFiles
 
 # A kernel python3 that another Python has put somewhere is not the one that verifies these notebooks.
 os.environ.pop("JUPYTER_PATH", None)
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+
+
+class Kernel(SocketFiles, KernelManager):
+    "A kernel of nbval, beside servers and connections that take ports."
+
+
+nbval.kernel.KernelManager = Kernel
 
 
 @pytest.hookimpl(tryfirst=True)

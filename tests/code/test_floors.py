@@ -9,7 +9,7 @@ from imports import ROOT, graph, loads, reached, sources
 
 FLOORS = {
     1: "settings topics project logfiles telemetry exposition prometheus files services questions sql programs loglines cron",
-    2: "alertmanager problem rolling contracts web remote stages engine supervision jobs answers passwords wipe printed",
+    2: "alertmanager problem rolling contracts web remote stages kernels engine supervision jobs answers passwords wipe printed",
     3: "stream broker world capstone readers profiles data asof offline online lookup redis_store slots tracking checks policy policies routes drift predictions clocks search toy tables promises joined health kinds examples words doctor driver_events stream_state backfill joins stores distances quality messages simulation intake",
     4: "features registry models gate worth poc verdicts cases events references reports dashboards model_files judging trials plans rehearsals releases",
     5: "consumer emitter training batch serving candidates resilience clients api monitoring experiments memory spare schemas routing team shadow",

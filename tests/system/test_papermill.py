@@ -10,6 +10,7 @@ import pytest
 from rules import Notebook, exercise_cells
 
 from mlops_course import project, stages
+from mlops_course.engine import Kernel
 from mlops_course.exercises import EXERCISES
 
 pytestmark = pytest.mark.patient
@@ -48,7 +49,7 @@ def test_papermill_runs_the_notebook_to_its_end_and_every_check_of_a_solution_sa
 
     papermill.execute_notebook(
         str(source), str(ran), parameters=parameters, cwd=str(path.parent), progress_bar=False, kernel_name="python3",
-        request_save_on_cell_execute=False,
+        request_save_on_cell_execute=False, kernel_manager_class=Kernel,
     )  # fmt: skip
 
     cells = nbformat.read(ran, as_version=4).cells
