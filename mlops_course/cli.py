@@ -1385,7 +1385,8 @@ def platform(
         bool, typer.Option("--volumes", help="with down: take away what they keep, too")
     ] = False,
     runtime: Annotated[
-        Literal["local", "docker"], typer.Option(help="docker is to come")
+        Literal["local", "docker"],
+        typer.Option(help="local: processes of this machine; docker: containers"),
     ] = "local",
     file: Annotated[
         str, typer.Option("--env", callback=_file_of, help="the environment's file")

@@ -77,15 +77,20 @@ from urllib.parse import urlencode
 
 
 def postgres_uri(
-    port: int,  # on loopback
+    port: int,
     database: str,
     folder: Path | None = None,  # of the service; None: of this project
+    host: str = "127.0.0.1",
+    file: str | None = None,  # with the password, as its reader sees it; None: one in the folder
 ) -> str:
     "Where a database of the platform is, for SQLAlchemy with psycopg; the password is in a file."
-    folder = folder or run_env("postgres")
+    where = urlencode({"passfile": file or str(_passfile(folder or run_env("postgres")))})
+    return f"postgresql+psycopg://mlops@{host}:{port}/{database}?{where}"
+
+
+def _passfile(folder: Path) -> Path:
     file = folder / "pgpass"
     line = f"127.0.0.1:*:*:mlops:{password(folder)}\n"
     if not file.is_file() or file.read_text(encoding="utf-8") != line:
         write_private(file, line)
-    where = urlencode({"passfile": str(file)})
-    return f"postgresql+psycopg://mlops@127.0.0.1:{port}/{database}?{where}"
+    return file

@@ -118,12 +118,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Secrets(BaseSettings):
-    "What may not stand in a file, from variables that begin with MLOPS_COURSE_."
+    "What may not stand in a file of the project: variables that begin with MLOPS_COURSE_."
 
-    model_config = SettingsConfigDict(env_prefix="MLOPS_COURSE_")
+    model_config = SettingsConfigDict(
+        env_prefix="MLOPS_COURSE_",
+        # a container has them as files, whose names are those of the variables
+        secrets_dir="/run/secrets" if Path("/run/secrets").is_dir() else None,
+    )
 
     pseudonym_key: SecretStr | None = None  # without it, columns to pseudonymize are dropped
     api_key: SecretStr | None = None  # callers show it; needed where other machines can call
+    enclosed: bool = False  # a container, whose network and ports this machine alone can reach
 
 # %% ../notebooks/970_project.ipynb #d31952fa
 from .settings import SettingsError, fault_of_out, merged, placed, read_settings

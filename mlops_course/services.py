@@ -32,7 +32,8 @@ class Service(Settings):
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
     # a program of this environment or on the PATH, and its arguments
     command: Annotated[tuple[str, ...], Field(min_length=1)]
-    port: Annotated[int, Field(ge=1, le=65_535)] | None  # on loopback; None: it listens nowhere
+    port: Annotated[int, Field(ge=1, le=65_535)] | None  # None: it listens nowhere
+    host: str = "127.0.0.1"  # where the others find it
     health: str = ""  # a path that answers 200 when it can be used; empty: an open port will do
     log: str = ""  # of JSON lines, in an environment's folder; what it prints is kept in any case
     scraped: bool = False  # Prometheus reads its /metrics
@@ -45,7 +46,7 @@ class Service(Settings):
     @property
     def address(self) -> str:
         "Where it answers; empty: nowhere."
-        return f"http://127.0.0.1:{self.port}" if self.port else ""
+        return f"http://{self.host}:{self.port}" if self.port else ""
 
 # %% ../notebooks/11_platform.ipynb #74e86f8a
 import http.client
@@ -59,7 +60,7 @@ def trouble(
         return ""
     try:
         with closing(
-            http.client.HTTPConnection("127.0.0.1", service.port, timeout=2)
+            http.client.HTTPConnection(service.host, service.port, timeout=2)
         ) as connection:
             connection.connect()
             if not service.health:
@@ -122,9 +123,12 @@ def services_of(
     listed = {}
     for name, service in SERVICES.items():
         match = re.search(r"(?:127\.0\.0\.1|localhost):(\d+)", _address(environment, name))
-        port = match[1] if match else getattr(environment, name, {}).get("port", service.port)
+        section = getattr(environment, name, {})
+        port = match[1] if match else section.get("port", service.port)
+        host = {"0.0.0.0": "127.0.0.1"}.get(section.get("host"), section.get("host", service.host))
         where = f"the section `{name}` of {environment.name}"
-        listed[name] = project.validated(Service, {**service.model_dump(), "port": port}, where)
+        values = {**service.model_dump(), "port": port, "host": host}
+        listed[name] = project.validated(Service, values, where)
     return listed
 
 

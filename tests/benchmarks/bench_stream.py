@@ -24,7 +24,7 @@ from confluent_kafka import Consumer as KafkaReader
 from confluent_kafka import TopicPartition
 from online import wait_for
 
-from mlops_course import broker, features, project, recipes, stack, supervision, world
+from mlops_course import broker, features, project, stack, supervision, world
 from mlops_course.stream_state import EntityState, Fields, fields_of, row_of
 
 RATE, SECONDS, LIMIT = 2_000, 180, 1.0  # events a second, for so long; 99 % are to be online after so many seconds
@@ -57,7 +57,7 @@ def kafka(folder: Path) -> Iterator[tuple[str, Path]]:
     checkouts.platform_on_free_ports(place)
     checkouts.with_programs(place)
     os.chdir(place)
-    platform = recipes.Platform()
+    platform = stack.Local()
     if faults := [each.fault for each in stack.up(platform, ("kafka",)) if each.fault]:
         raise RuntimeError(faults)
     os.chdir(before)

@@ -15,7 +15,7 @@ FLOORS = {
     5: "consumer emitter training batch serving candidates resilience clients api monitoring experiments memory spare schemas routing team shadow",
     6: "release fallback rollout orchestration airflow executors arms",
     7: "retraining trainer receiver delivery",
-    8: "live rhythm loop replay exercises figures recipes stack cli",
+    8: "live rhythm loop replay exercises figures recipes containers stack cli",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PAGES = {module for module in sources() if module.startswith("solutions_")}

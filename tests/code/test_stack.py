@@ -60,7 +60,6 @@ def test_a_group_of_the_seed_course_that_is_not_needed_says_what_does_its_job(ch
     [
         (("mysql", "up"), "the platform has no mysql; there are airflow, airflow_dags"),
         (("redis", "up", True), "--volumes goes with down"),
-        (("redis", "up", False, "docker"), "--runtime docker is not here yet"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_starts(checkout, arguments, words):
@@ -156,7 +155,7 @@ def test_a_taken_port_is_named_with_its_owner_and_the_place_to_change_it(checkou
         port = stranger.getsockname()[1]
         change(checkout, "127.0.0.1:6378", f"127.0.0.1:{port}")
 
-        [outcome] = stack.up(recipes.Platform(), ("redis",))
+        [outcome] = stack.up(stack.Local(), ("redis",))
 
     assert f"redis cannot have port {port}: the program" in outcome.fault
     assert f"(process {os.getpid()}) has it" in outcome.fault
@@ -170,7 +169,7 @@ def test_mlflow_moves_from_a_taken_port_and_the_environment_says_where_it_is(che
         port = stranger.getsockname()[1]
         change(checkout, "http://127.0.0.1:5000", f"http://127.0.0.1:{port}")
 
-        moved, note = stack._check_port(recipes.Platform(), "mlflow")
+        moved, note = stack._check_port(stack.Local(), "mlflow")
 
     now = moved.listed["mlflow"].port
     assert now > port and f"port {port} is taken" in note and str(now) in note
@@ -189,7 +188,7 @@ def test_all_that_a_service_keeps_is_taken_away_but_for_what_git_knows(checkout)
     other = passwords.password(passwords.run_env("postgres"))
 
     assert list(wipe.lines(stack.kept(("redis", "kafka")))) == ["platform/redis/run_env       2 files        0.0 MB"]
-    stack.take_away(recipes.Platform(), ("redis",))
+    stack.take_away(stack.Local(), ("redis",))
 
     assert os.listdir(keeps) == [".gitkeep"]
     assert passwords.password(passwords.run_env("postgres")) == other
@@ -203,7 +202,7 @@ def test_what_is_behind_a_link_stays(checkout, tmp_path_factory):
     (keeps / "thesis.txt").symlink_to(precious / "thesis.txt")
     (keeps / "lost").symlink_to(precious / "nowhere")
 
-    stack.take_away(recipes.Platform(), ("redis",))
+    stack.take_away(stack.Local(), ("redis",))
 
     assert os.listdir(keeps) == [".gitkeep"]
     assert (precious / "thesis.txt").read_text() == "three years"
@@ -217,7 +216,7 @@ def test_a_run_env_that_is_a_link_is_refused(checkout, tmp_path_factory, place):
     (passwords.run_env("redis") / "thesis.txt").write_text("three years")
 
     with pytest.raises(UserError, match=rf"platform/redis/run_env is behind a link: {place} leads to .*\. What is there stays"):
-        stack.take_away(recipes.Platform(), ("kafka", "redis"))
+        stack.take_away(stack.Local(), ("kafka", "redis"))
 
     assert (passwords.run_env("redis") / "thesis.txt").exists()
 
@@ -256,7 +255,7 @@ def test_a_folder_that_cannot_be_written_to_stops_its_service_alone(checkout, mo
 
     checkouts.platform_on_free_ports(checkout)
     monkeypatch.setattr(stack, "_claim", lambda platform, name: refused(name))
-    [outcome] = stack.up(recipes.Platform(), ("redis",))
+    [outcome] = stack.up(stack.Local(), ("redis",))
 
     assert outcome.fault.startswith(f"could not write {passwords.run_env('redis')}: Permission denied")
 

@@ -23,7 +23,7 @@ from online import COMMAND, wait_for
 from workshop import BIN, Workshop
 
 from mlops_course import airflow as client
-from mlops_course import cases, contracts, live, passwords, project, recipes, services, stack, stages, supervision, web
+from mlops_course import cases, contracts, live, passwords, project, services, stack, stages, supervision, web
 
 IMAGES = project.root() / "images"
 KINDS = {"raw": "raw files", "statistics": "tables", "store": "feature store", "decision": "champion", "scores": "scores"}
@@ -168,7 +168,7 @@ def airflow(scratch: Path, file: str = "env.pictures.yaml") -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(copy.folder)
         patch.setenv("PYTHONPATH", str(copy.folder))
-        running = recipes.Platform(file)
+        running = stack.Local(file)
         try:
             _up(running, (*stack.GROUPS["airflow"], "mlflow"))
             copy.call("mlops-course", "airflow", "dags", "unpause", "training")

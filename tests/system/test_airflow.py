@@ -18,7 +18,7 @@ import pytest
 import yaml
 from test_platform_build import There
 
-from mlops_course import airflow, cases, executors, passwords, programs, project, recipes, stack, stages, supervision, trainer
+from mlops_course import airflow, cases, executors, passwords, programs, project, stack, stages, supervision, trainer
 from mlops_course.project import UserError
 
 PROGRAMS = ("redis-server", "postgres", "prometheus-alertmanager", "airflow")
@@ -80,7 +80,7 @@ def there(workshop) -> Iterator[OnAirflow]:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(folder))
         patch.setenv("PLOOMBER_ENV_FILENAME", FILE)
-        made = OnAirflow(workshop, recipes.Platform(FILE))
+        made = OnAirflow(workshop, stack.Local(FILE))
         try:
             names = (*stack.GROUPS["airflow"], "alertmanager", "mlflow")  # Redis comes later: a stage fails without it
             assert [each for each in stack.up(made.platform, names) if not each.look] == []

@@ -39,7 +39,7 @@ def checkout(tmp_path, monkeypatch):
 
 
 def up(*names: str) -> dict[str, stack.Outcome]:
-    return {outcome.name: outcome for outcome in stack.up(recipes.Platform(), names)}
+    return {outcome.name: outcome for outcome in stack.up(stack.Local(), names)}
 
 
 def pid_of(checkout, name: str) -> int:
@@ -71,7 +71,7 @@ def test_a_second_up_changes_nothing_and_what_was_written_outlives_down(checkout
     assert {path: path.stat().st_mtime_ns for path in config} == config
 
     ports = [service.port for service in recipes.Platform().listed.values() if service.port]
-    assert stack.down(recipes.Platform(), stack.names_of("all")) == ["redis", "postgres"]
+    assert stack.down(stack.Local(), stack.names_of("all")) == ["redis", "postgres"]
     assert checkouts.marked(checkout) == [] and not any(map(supervision.taken, ports))
 
     up("redis", "postgres")
@@ -89,7 +89,7 @@ def test_services_that_die_three_times_come_back_each_time_with_their_data(check
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
 
-        wait_for(lambda: all(state == "healthy" for state, _ in stack.health(recipes.Platform(), ("redis", "postgres")).values()))
+        wait_for(lambda: all(state == "healthy" for state, _ in stack.health(stack.Local(), ("redis", "postgres")).values()))
         assert not set(killed) & {pid_of(checkout, name) for name in ("redis", "postgres")}
 
     assert on_redis("GET", "deaths") == b"3"
@@ -118,7 +118,7 @@ def test_one_that_is_broken_shows_its_last_lines_and_the_others_start(checkout):
 
     assert "service redis ended before it could be used" in outcomes["redis"].fault and "maxmemory-politics" in outcomes["redis"].fault
     assert outcomes["postgres"].look
-    assert stack.health(recipes.Platform(), ("redis",))["redis"][0] in ("stopped", "failed")
+    assert stack.health(stack.Local(), ("redis",))["redis"][0] in ("stopped", "failed")
 
 
 def test_a_password_that_others_may_read_stops_its_service_alone(checkout):
@@ -143,7 +143,7 @@ def test_a_run_env_on_a_full_disk_says_so_and_a_larger_one_is_enough(checkout, n
         (keeps / "filler").unlink(missing_ok=True)
         disks.remount(keeps, "size=200m")
         assert up(name)[name].look
-        stack.down(recipes.Platform(), (name,))
+        stack.down(stack.Local(), (name,))
 
 
 def test_a_missing_program_leaves_out_its_service_and_those_that_stand_on_it(checkout, monkeypatch, capsys):
@@ -165,11 +165,11 @@ def test_a_second_environment_does_not_work_on_the_same_data(checkout):
     port = recipes.Platform().listed["redis"].port
     (checkout / "env.second.yaml").write_text(text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{services.free_port()}"))
 
-    [outcome] = stack.up(recipes.Platform("env.second.yaml"), ("redis",))
+    [outcome] = stack.up(stack.Local("env.second.yaml"), ("redis",))
 
     assert "redis runs already, for out/platform" in outcome.fault
     with pytest.raises(project.UserError, match="redis runs already, for out/platform"):
-        stack.take_away(recipes.Platform("env.second.yaml"), ("redis",))
+        stack.take_away(stack.Local("env.second.yaml"), ("redis",))
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_a_service_whose_data_was_deleted_under_it_says_so_and_the_next_up_start
     shutil.rmtree(checkout / "platform/redis/run_env")
     shutil.rmtree(checkout / "platform/postgres/run_env")
 
-    healths = stack.health(recipes.Platform(), ("redis", "postgres"))
+    healths = stack.health(stack.Local(), ("redis", "postgres"))
     assert all("`up` starts it anew" in why for _, why in healths.values())
     assert not (checkout / "platform/redis/run_env").exists(), "who looks makes nothing"
 
@@ -292,7 +292,7 @@ def test_a_killed_kafka_comes_back_with_what_was_sent(checkout):
     kafka("ConsoleProducer", *client, input="ride 1\nride 2\n")
     killed = pid_of(checkout, "kafka")
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: pid_of(checkout, "kafka") != killed and stack.health(recipes.Platform(), ("kafka",))["kafka"][0] == "healthy", 240)
+    wait_for(lambda: pid_of(checkout, "kafka") != killed and stack.health(stack.Local(), ("kafka",))["kafka"][0] == "healthy", 240)
 
     assert kafka("consumer.ConsoleConsumer", *client, "--from-beginning", "--max-messages", "2") == "ride 1\nride 2\n"
 

@@ -18,7 +18,7 @@ from rides import CONTRACT, RIDES
 from test_registry_server import story
 from workshop import Workshop
 
-from mlops_course import features, passwords, programs, recipes, remote, stack, supervision, web
+from mlops_course import features, passwords, programs, remote, stack, supervision, web
 
 PROGRAMS = ("redis-server", "postgres", "prometheus", "prometheus-alertmanager", "prometheus-node-exporter", "kafka", "airflow")
 pytestmark = [
@@ -32,7 +32,7 @@ class There(NamedTuple):
     "A copy of the project with a build on the platform."
 
     workshop: Workshop
-    platform: recipes.Platform
+    platform: stack.Local
 
     def call(self, *words: str) -> tuple[int, str]:
         return self.workshop.call("mlops-course", *words, "--env", FILE)
@@ -60,7 +60,7 @@ def there(workshop) -> Iterator[There]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(folder))
-        made = There(workshop, recipes.Platform(FILE))
+        made = There(workshop, stack.Local(FILE))
         try:
             assert [each for each in stack.up(made.platform, ("redis", "mlflow")) if not each.look] == []
             code, output = made.call("run")

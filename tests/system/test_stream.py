@@ -22,7 +22,7 @@ from confluent_kafka import TopicPartition
 from online import wait_for
 from streams import Consumer, Sender
 
-from mlops_course import broker, programs, recipes, stack, supervision
+from mlops_course import broker, programs, stack, supervision
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="services are started as on Linux"),
@@ -36,7 +36,7 @@ class Kafka:
 
     def __init__(self, folder: Path):
         self.folder = folder / "out/platform"
-        self.platform = recipes.Platform()
+        self.platform = stack.Local()
         self.bootstrap = f"127.0.0.1:{self.platform.listed['kafka'].port}"
 
     def pid(self) -> int | None:

@@ -16,7 +16,7 @@ import yaml
 from online import wait_for
 from workshop import Workshop
 
-from mlops_course import broker, emitter, features, lookup, programs, recipes, stack, stream, supervision, world
+from mlops_course import broker, emitter, features, lookup, programs, stack, stream, supervision, world
 
 PROGRAMS = ("redis-server", "postgres", "kafka")
 pytestmark = [
@@ -31,7 +31,7 @@ class There(NamedTuple):
     "A copy of the project with a build on the platform."
 
     workshop: Workshop
-    platform: recipes.Platform
+    platform: stack.Local
 
     def call(self, *words: str) -> str:
         code, output = self.workshop.call("mlops-course", *words, "--env", FILE)
@@ -70,7 +70,7 @@ def there(workshop) -> Iterator[There]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(folder))
-        made = There(workshop, recipes.Platform(FILE))
+        made = There(workshop, stack.Local(FILE))
         try:
             assert [each for each in stack.up(made.platform, ("redis", "mlflow", "kafka")) if not each.look] == []
             yield made
