@@ -208,7 +208,7 @@ def test_no_password_is_in_what_docker_shows(there):
 def kill(there: There, name: str) -> None:
     "Kill the first process of a container as the kernel would: after `docker kill` it would stay dead."
     state = there.inspected()[name]["State"]
-    there.docker("run", "--rm", "--pid=host", "--user=0", "--entrypoint=kill", there.workshop.variables["BASE"], "-9", str(state["Pid"]))
+    there.docker("run", "--rm", "--pid=host", "--user=0", there.workshop.variables["BASE"], "sh", "-c", f"kill -9 {state['Pid']}")
     wait_for(lambda: (now := there.inspected()[name])["RestartCount"] and now["State"]["Pid"] not in (0, state["Pid"]), 60, pause=0.2)
 
 
