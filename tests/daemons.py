@@ -178,12 +178,12 @@ def _network() -> Iterator[str]:
 
 def rules() -> list[tuple[str, ...]]:
     "What the kernel's packet filter does, as the words of the commands that would say it."
-    found = []
+    listed = []
     for program, table in product(("iptables", "ip6tables"), ("filter", "nat", "raw")):
         if place := shutil.which(program):
             done = subprocess.run([place, "-w", "-t", table, "-S"], capture_output=True, text=True)
-            found += [(place, "-w", "-t", table, *shlex.split(line)) for line in done.stdout.splitlines()]
-    return found
+            listed += [(place, "-w", "-t", table, *shlex.split(line)) for line in done.stdout.splitlines()]
+    return listed
 
 
 def undone(before: list[tuple[str, ...]], after: list[tuple[str, ...]], bridge: str) -> list[tuple[str, ...]]:
@@ -270,6 +270,6 @@ def arguments_of(
     variables: dict[str, str],
 ) -> dict[str, str]:
     "Of pip's settings those that images are built with, and the proxies."
-    found = dict(re.findall(r"^(?:\w+|:env:)\.([\w-]+)='(.*)'$", listed, re.M))
-    pip = {f"PIP_{name.upper().replace('-', '_')}": found[name] for name in ("index-url", "extra-index-url") if name in found}
+    settings = dict(re.findall(r"^(?:\w+|:env:)\.([\w-]+)='(.*)'$", listed, re.M))
+    pip = {f"PIP_{name.upper().replace('-', '_')}": settings[name] for name in ("index-url", "extra-index-url") if name in settings}
     return pip | {name: variables[name] for name in ("http_proxy", "https_proxy", "no_proxy") if variables.get(name)}

@@ -16,33 +16,33 @@ MORE = {"grafana", *ONCE}  # services without a recipe: they do not run without 
 WRITTEN = {"jupyterlab": "../notebooks"}  # a folder of this machine that a service may write: a learner's answers are there
 
 
-def said(value: object) -> str:
+def default(value: object) -> str:
     "A value as compose reads it where none of its variables is set."
     return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", str(value))
 
 
 def faults(compose: dict[str, Any]) -> list[str]:
     "What a parsed compose.yaml lacks, or has and may not."
-    found = [
+    listed = [
         f"`{key}` at the top: version 1.29 or 2 does not know it"
         for key in {*compose} - {"services", "networks", "volumes"}
         if key[:2] != "x-"
     ]
     for name, service in compose["services"].items():
-        found += [f"{name}: {fault}" for fault in faults_of(name, service, compose)]
+        listed += [f"{name}: {fault}" for fault in faults_of(name, service, compose)]
     if (names := {*compose["services"]} - MORE) != {*recipes.RECIPES}:
-        found.append(f"services and RECIPES differ by {', '.join(sorted(names ^ {*recipes.RECIPES}))}")
+        listed.append(f"services and RECIPES differ by {', '.join(sorted(names ^ {*recipes.RECIPES}))}")
     for group in stack.GROUPS:
         meant = {*stack.ordered(stack.names_of(group)).static_order()}
         if (there := {name for name, each in compose["services"].items() if group in each.get("profiles", ())}) != meant:
-            found.append(f"the profile {group} and the group differ by {', '.join(sorted(there ^ meant))}")
-    return found
+            listed.append(f"the profile {group} and the group differ by {', '.join(sorted(there ^ meant))}")
+    return listed
 
 
 def faults_of(name: str, service: dict[str, Any], compose: dict[str, Any]) -> list[str]:
     "The faults of one service."
-    user, restart, tag = said(service.get("user", "")), service.get("restart"), said(service.get("image", ""))
-    ports, mounts = [said(port) for port in service.get("ports", ())], [said(mount) for mount in service.get("volumes", ())]
+    user, restart, tag = default(service.get("user", "")), service.get("restart"), default(service.get("image", ""))
+    ports, mounts = [default(port) for port in service.get("ports", ())], [default(mount) for mount in service.get("volumes", ())]
     writable = [mount for mount in mounts if mount.startswith(("/", ".", "~")) and not mount.endswith(":ro")]
     needs = service.get("depends_on", {})
     lasting = name not in ONCE
@@ -65,32 +65,32 @@ def faults_of(name: str, service: dict[str, Any], compose: dict[str, Any]) -> li
         "Docker's socket": any("docker.sock" in mount for mount in mounts),
         "a password": any(map(is_secret, variables_of(service))),
     }
-    found = [fault for fault, is_there in wrong.items() if is_there]
+    listed = [fault for fault, is_there in wrong.items() if is_there]
     named = {mount.split(":")[0] for mount in mounts if ":" in mount and mount[0] not in "/.~"}
-    found += [f"the volume {each} is not declared" for each in sorted(named - {*compose.get("volumes", ())})]
+    listed += [f"the volume {each} is not declared" for each in sorted(named - {*compose.get("volumes", ())})]
     if name in recipes.RECIPES and {*needs} != {*recipes.RECIPES[name].after}:
-        found.append(
+        listed.append(
             f"it waits for {', '.join(sorted(needs)) or 'nobody'}, and its recipe for {', '.join(recipes.RECIPES[name].after) or 'nobody'}"
         )
     for profile in service.get("profiles", ()):
         lacking = [each for each in needs if profile not in compose["services"].get(each, {}).get("profiles", ())]
-        found += [f"in the profile {profile} it waits for {each}, which is not there" for each in lacking]
+        listed += [f"in the profile {profile} it waits for {each}, which is not there" for each in lacking]
     port = services.SERVICES[name].port if name in services.SERVICES else None
     if port and [each for each in ports if each.rsplit(":", 1)[-1] != str(port)]:
-        found.append(f"its port inside is not {port}")
-    return found
+        listed.append(f"its port inside is not {port}")
+    return listed
 
 
 def variables_of(service: dict[str, Any]) -> list[str]:
     "NAME=value of its environment, its build's arguments, and each word of its command."
-    found = []
+    listed = []
     for table in (
         service.get("environment", {}),
         service.get("build", {}).get("args", {}) if isinstance(service.get("build"), dict) else {},
     ):
-        found += [f"{key}={value}" for key, value in table.items()] if isinstance(table, dict) else map(str, table)
+        listed += [f"{key}={value}" for key, value in table.items()] if isinstance(table, dict) else map(str, table)
     words = service.get("command", ())
-    return found + (words.split() if isinstance(words, str) else list(map(str, words)))
+    return listed + (words.split() if isinstance(words, str) else list(map(str, words)))
 
 
 def is_secret(text: str) -> bool:

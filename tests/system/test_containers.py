@@ -43,9 +43,9 @@ def test_a_build_is_told_where_packages_come_from():
         ":env:.index-url='https://mirror.example/simple'\nglobal.cert='/etc/ssl/ca.crt'\nglobal.extra-index-url='https://more.example'\n"
     )
 
-    told = daemons.arguments_of(listed, {"https_proxy": "http://proxy.example:3128", "HOME": "/root", "no_proxy": ""})
+    arguments = daemons.arguments_of(listed, {"https_proxy": "http://proxy.example:3128", "HOME": "/root", "no_proxy": ""})
 
-    assert told == {
+    assert arguments == {
         "PIP_INDEX_URL": "https://mirror.example/simple",
         "PIP_EXTRA_INDEX_URL": "https://more.example",
         "https_proxy": "http://proxy.example:3128",
@@ -107,8 +107,8 @@ class There(NamedTuple):
 
     def inspected(self) -> dict[str, dict[str, Any]]:
         "What Docker knows of the container of each service."
-        found = json.loads(self.docker("inspect", *self.ours("container", "--all")))
-        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
+        known = json.loads(self.docker("inspect", *self.ours("container", "--all")))
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in known}
 
     def healths(self) -> dict[str, str]:
         "The word of `status` for each service that was started."
