@@ -37,9 +37,13 @@ class World:
         "and where it finds the files that `write` writes."
         return run_env(name)
 
+    def place(self, name: str, file: str) -> Path:
+        "Where this machine has such a file."
+        return run_env(name) / file
+
     def write(self, name: str, file: str, text: str) -> str:
         "Write a file that a service alone reads. Its path, as the service sees it."
-        keep_private(run_env(name) / file, text)
+        keep_private(self.place(name, file), text)
         return str(self.etc(name) / file)
 
 # %% ../notebooks/966_recipes.ipynb #96600020
@@ -338,7 +342,7 @@ def _dags_are_there(platform: Platform) -> str:
     "Why the DAGs are not there, or not all of them; empty if they are."
     if trouble := _airflow_says("dag_processor")(platform):
         return trouble
-    api, written = airflow.of_environment(platform.environment), _written()
+    api, written = airflow.of_environment(platform.environment), _written(platform)
     try:
         errors, dags = (
             api.ask("GET", "importErrors")["import_errors"],
@@ -359,9 +363,10 @@ def _dags_are_there(platform: Platform) -> str:
     return f"Airflow has not read these DAGs yet: {', '.join(lacking)}" if lacking else ""
 
 
-def _written() -> datetime:
+def _written(platform: Platform) -> datetime:
     "When the plan or the file of the DAGs was written last."
-    files = (run_env("airflow") / "plan.json", project.root() / "platform/airflow/dags/course.py")
+    plan = platform.place("airflow", "plan.json")
+    files = (plan, project.root() / "platform/airflow/dags/course.py")
     return datetime.fromtimestamp(max(file.stat().st_mtime for file in files), UTC)
 
 # %% ../notebooks/966_recipes.ipynb #96600010
