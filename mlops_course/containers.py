@@ -20,7 +20,7 @@ def written_for(service: str) -> Path:
     "The folder of this machine that a service's container reads."
     return run_env(service) / "docker"
 
-
+# %% ../notebooks/984_containers.ipynb #98400014
 class Inside(Platform):
     "The services of an environment as they see each other in their containers."
 
@@ -171,7 +171,7 @@ FILES: dict[str, Callable[[Inside], Any]] = {
     "alertmanager": _alertmanager,
     "jupyterlab": _jupyterlab,
     **dict.fromkeys(("airflow", "airflow_scheduler", "airflow_dags"), _airflow),
-    **{name: _course(name) for name in (*OURS, "build")},
+    **{name: _course(name) for name in OURS},
 }
 
 # %% ../notebooks/984_containers.ipynb #9840000b
@@ -276,6 +276,15 @@ def _state(service: Service, state: dict[str, Any]) -> State:
     healthy = word == "running" and not trouble(service)
     return State(service.name, word, state["Pid"] or None, service.port, healthy)
 
+
+def _volumes(names: tuple[str, ...]) -> list[str]:
+    "The volumes of services; of all services all that there are."
+    ours = f"label={_OURS(project_name())}"
+    there = docker("volume", "ls", "--quiet", "--filter", ours).split()
+    everything = {*recipes.GROUPS["all"]} <= {*names}  # what the course's own share, too
+    mine = {f"{project_name()}_{name}" for name in names}
+    return [name for name in there if everything or name in mine]
+
 # %% ../notebooks/984_containers.ipynb #98400011
 class Composed(Platform):
     "The services of an environment as containers: how they are, and what they keep."
@@ -303,14 +312,10 @@ class Composed(Platform):
         return f"docker logs {container}", done.stdout
 
     def volumes(self, names: tuple[str, ...]) -> list[str]:
-        "The volumes of services, and with all of the course's that which they share."
-        ours = f"label={_OURS(project_name())}"
-        there = docker("volume", "ls", "--quiet", "--filter", ours).split()
-        wanted = {*names, *(("out",) if set(OURS) <= set(names) else ())}
-        return [name for name in there if name.removeprefix(f"{project_name()}_") in wanted]
+        return _volumes(names)
 
     def take_away(self, names: tuple[str, ...]) -> None:
-        if there := self.volumes(names):
+        if there := _volumes(names):
             docker("volume", "rm", *there)
 
     def check(self, name: str) -> None:
@@ -351,7 +356,7 @@ class Containers(Composed):
 
     def build(self) -> None:
         "Run all stages in a container, with their words on this terminal."
-        FILES["build"](Inside(self.file))
+        FILES["retraining"](Inside(self.file))  # which runs the same stages
         words = (*compose(), "run", "--rm", "--no-deps", "build")
         if subprocess.run(words, env={**os.environ, **variables(self)}).returncode:
             raise UserError("the build in a container has failed, as said above")
