@@ -49,7 +49,9 @@ def test_grafana_is_a_container_alone_and_what_does_its_job_is_said(checkout):
     assert "grafana" not in stack.names_of("all")
 
 
-@pytest.mark.parametrize(("name", "command"), [("elk", "mlops-course logs"), ("jenkins", "make test"), ("build", "make run ENV=env.platform.yaml")])
+@pytest.mark.parametrize(
+    ("name", "command"), [("elk", "mlops-course logs"), ("jenkins", "make test"), ("build", "make run ENV=env.platform.yaml")]
+)
 def test_a_group_of_the_seed_course_that_is_not_needed_says_what_does_its_job(checkout, capsys, name, command):
     assert stack.run("env.platform.yaml", name, "up")
     assert command in capsys.readouterr().out
