@@ -74,6 +74,7 @@ class Servers(Settings):
     prometheus: dict[str, Any] = {}
     alertmanager: dict[str, Any] = {}
     node_exporter: dict[str, Any] = {}
+    grafana: dict[str, Any] = {}
     dashboards: dict[str, Any] = {}
 
 # %% ../notebooks/970_project.ipynb #15bd8a94

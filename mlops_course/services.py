@@ -99,6 +99,7 @@ _LIST = [
     Service(name="node_exporter", command=("prometheus-node-exporter",), **_MACHINE),
     Service(name="alertmanager", command=("prometheus-alertmanager",), port=9093, **_TOOL),
     Service(name="prometheus", command=("prometheus",), port=9090, **_TOOL),
+    Service(name="grafana", command=("grafana",), port=3000, health="/api/health"),  # a container
     # a page that a person opens as long as she looks
     Service(name="dashboards", command=("mlops-course", "dashboards"), port=8311),
 ]

@@ -18,7 +18,11 @@ def checkout(folder: Path) -> Path:
     around = [root / name for name in ("pipeline.yaml", "settings.ini", "env.platform.yaml", "env.yaml")]
     around += (root / "projects").glob("*.yaml")
     around += [root / task["source"] for task in stages.tasks().values()]
-    for file in [*around, *filter(Path.is_file, (root / "platform").glob("*/*")), *(root / "platform/prometheus/rules").iterdir()]:
+    for file in [
+        *around,
+        *filter(Path.is_file, [*(root / "platform").glob("*"), *(root / "platform").glob("*/*")]),
+        *(root / "platform/prometheus/rules").iterdir(),
+    ]:
         copy = folder / file.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())

@@ -43,13 +43,15 @@ def test_a_group_names_services(group):
     assert set(stack.names_of(group)) <= set(recipes.RECIPES)
 
 
-@pytest.mark.parametrize("name", stack.TO_COME)
-def test_a_service_that_is_to_come_says_with_what(name):
-    with pytest.raises(UserError, match=f"{name} is not here yet: it comes with"):
-        stack.names_of(name)
+def test_grafana_is_a_container_alone_and_what_does_its_job_is_said(checkout):
+    with pytest.raises(supervision.MissingProgram, match="as a container alone .*`mlops-course dashboards`"):
+        recipes.RECIPES["grafana"].prepared(stack.Local())
+    assert "grafana" not in stack.names_of("all")
 
 
-@pytest.mark.parametrize(("name", "command"), [("elk", "mlops-course logs"), ("jenkins", "make test")])
+@pytest.mark.parametrize(
+    ("name", "command"), [("elk", "mlops-course logs"), ("jenkins", "make test"), ("build", "make run ENV=env.platform.yaml")]
+)
 def test_a_group_of_the_seed_course_that_is_not_needed_says_what_does_its_job(checkout, capsys, name, command):
     assert stack.run("env.platform.yaml", name, "up")
     assert command in capsys.readouterr().out
@@ -133,7 +135,7 @@ def test_no_password_is_in_a_command_or_a_description(checkout):
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("name", sorted(recipes.GROUPS["all"]))
 def test_a_description_says_loopback_and_no_other_address(checkout, monkeypatch, name):
     monkeypatch.setattr(recipes, "_ended_well", lambda *_, **__: (passwords.run_env("postgres") / "data.part").mkdir(exist_ok=True))
     monkeypatch.setattr(supervision, "program", lambda service: f"/bin/{service.command[0]}")
