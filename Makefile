@@ -65,10 +65,25 @@ endif
 $(READY): requirements.lock settings.ini setup.py pyproject.toml platform/setup.sh $(wildcard platform/jupyter/*)
 	@PYTHON_FROM='$(origin PYTHON)' sh platform/setup.sh
 
+LOCKED := $(BIN)/uv pip compile --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --quiet
 .PHONY: lock
-lock: $(READY) ## write requirements.lock anew from settings.ini, and Airflow's
-	$(BIN)/uv pip compile setup.py --extra dev --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --quiet -o requirements.lock
-	$(BIN)/uv pip compile platform/airflow/requirements.txt --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-header --quiet -o platform/airflow/requirements.lock
+lock: $(READY) ## write the locks anew from settings.ini: of all, of the images' part of it, and Airflow's
+	$(LOCKED) setup.py --extra dev -o requirements.lock
+	$(LOCKED) setup.py --extra build -c requirements.lock --no-emit-package mypy --no-emit-package nbclassic -o platform/course/requirements.lock
+	$(LOCKED) platform/airflow/requirements.txt -o platform/airflow/requirements.lock
+
+# --- the images, for those who have Docker --------------------------------------------------
+
+# What the build is given: the base by its digest, and where this machine has its packages from
+IMAGES := redis postgres kafka prometheus alertmanager node_exporter course workshop airflow
+
+.PHONY: pin-images
+pin-images: ## write which images those of the course are made from, by digest, into platform/images.env
+	@sh platform/pin_images.sh
+
+.PHONY: image
+image: ## make an image from platform/Dockerfile: make image, or make image TARGET=postgres
+	@sh platform/image.sh $(TARGET)
 
 # --- the course ------------------------------------------------------------------------------
 

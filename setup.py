@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 parser = ConfigParser()
 parser.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
+build = settings["build_requirements"].split()
 
 setup(
     name=settings["lib_name"],
@@ -23,7 +24,7 @@ setup(
     python_requires=f">={settings['min_python']}",
     classifiers=[f"Programming Language :: Python :: {python}" for python in settings["pythons"].split()],
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split()},
+    extras_require={"build": build, "dev": build + settings["dev_requirements"].split()},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         # runs a stage's cells, and no others; Ploomber takes it under this name only
