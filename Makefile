@@ -157,7 +157,7 @@ format: $(READY) ## format code and notebooks
 
 .PHONY: test
 test: lint ## lint, package in step, all tests that need no server, every notebook verified
-	pytest tests --ignore tests/system --ignore tests/benchmarks -n auto --maxprocesses 4 --dist loadfile
+	pytest tests --ignore tests/system --ignore tests/containers --ignore tests/benchmarks -n auto --maxprocesses 4 --dist loadfile
 	$(MAKE) --no-print-directory test-notebooks
 
 .PHONY: test-notebooks
@@ -169,6 +169,10 @@ test-notebooks: $(READY) ## run every notebook and compare with its stored outpu
 test-all: test ## and the tests that need servers, kills, load or a browser
 	pytest tests/system -m patient -n 3 --dist loadfile --no-loadscope-reorder
 	pytest tests/system -m "not patient" -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: test-docker
+test-docker: $(READY) ## the platform in containers: all services, the loop and one retraining; needs Docker, takes about ten minutes
+	pytest tests/containers -p no:randomly
 
 .PHONY: bench
 bench: $(READY) ## the benchmarks of docs/BENCHMARKS.md; one of them: make bench ONLY=serving

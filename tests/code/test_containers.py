@@ -111,6 +111,7 @@ def test_two_checkouts_are_two_platforms(checkout, tmp_path_factory, monkeypatch
 
 def test_without_docker_it_is_said_what_brings_it(checkout, monkeypatch):
     containers.compose.cache_clear()
+    containers.client.cache_clear()
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(UserError, match="needs Docker: `apt-get install docker.io docker-compose`"):
