@@ -18,7 +18,7 @@ import disks
 import psutil
 import pytest
 
-from mlops_course import project
+from mlops_course import containers, project
 
 # what a daemon of our own and a base made on the spot need, and Debian's packages that bring it
 PACKAGES = {"dockerd": "docker.io", "iptables": "iptables", "ip": "iproute2", "setpriv": "util-linux", "debootstrap": "debootstrap"}
@@ -53,15 +53,6 @@ def needed(*programs: str) -> None:
         pytest.skip(f"containers need {', '.join(programs)}: apt-get install {' '.join(lacking)}")
 
 
-def client() -> Docker | None:
-    "The first docker that builds with BuildKit: a newer one needs a plugin for that, and may stand before Debian's on the PATH."
-    for program in filter(None, dict.fromkeys([shutil.which("docker"), shutil.which("docker", path="/usr/bin")])):
-        docker = Docker(program)
-        if docker.run("build", "--help").returncode == 0:
-            return docker
-    return None
-
-
 def composer(docker: Docker) -> list[str] | None:
     "The command of Docker Compose: the plugin of the client, or the program of version 1."
     if docker.run("compose", "version").returncode == 0:
@@ -73,9 +64,10 @@ def composer(docker: Docker) -> list[str] | None:
 @contextmanager
 def daemon() -> Iterator[Docker]:
     "The daemon that answers, else one that ends with the block. What is missing for both skips the test."
-    docker = client()
-    if docker is None:
-        pytest.skip("containers need a docker client that builds with BuildKit: apt-get install docker.io, or docker-buildx beside yours")
+    try:
+        docker = Docker(containers.client())
+    except project.UserError as error:
+        pytest.skip(str(error))
     if composer(docker) is None:
         pytest.skip("containers need Docker Compose: apt-get install docker-compose, or its plugin")
     if docker.run("info", "--format", "{{.OSType}}").stdout.strip() == "linux":
@@ -257,19 +249,3 @@ def mirror_of(sources: str, suite: str) -> str:
         if line := re.search(rf"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+{suite}\s.*\bmain\b", part, re.M):
             return line[1]
     return "http://deb.debian.org/debian"
-
-
-def build_arguments() -> dict[str, str]:
-    "Where this machine's pip has its packages from, as arguments of a build, which compose takes from its environment."
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
-    return arguments_of(listed, dict(os.environ))
-
-
-def arguments_of(
-    listed: str,  # what `pip config list` prints
-    variables: dict[str, str],
-) -> dict[str, str]:
-    "Of pip's settings those that images are built with, and the proxies."
-    settings = dict(re.findall(r"^(?:\w+|:env:)\.([\w-]+)='(.*)'$", listed, re.M))
-    pip = {f"PIP_{name.upper().replace('-', '_')}": settings[name] for name in ("index-url", "extra-index-url") if name in settings}
-    return pip | {name: variables[name] for name in ("http_proxy", "https_proxy", "no_proxy") if variables.get(name)}

@@ -38,20 +38,6 @@ def test_the_mirror_is_that_of_debians_own_sources_in_either_form():
     assert daemons.mirror_of(other + new, "trixie") == "http://deb.debian.org/debian"
 
 
-def test_a_build_is_told_where_packages_come_from():
-    listed = (
-        ":env:.index-url='https://mirror.example/simple'\nglobal.cert='/etc/ssl/ca.crt'\nglobal.extra-index-url='https://more.example'\n"
-    )
-
-    arguments = daemons.arguments_of(listed, {"https_proxy": "http://proxy.example:3128", "HOME": "/root", "no_proxy": ""})
-
-    assert arguments == {
-        "PIP_INDEX_URL": "https://mirror.example/simple",
-        "PIP_EXTRA_INDEX_URL": "https://more.example",
-        "https_proxy": "http://proxy.example:3128",
-    }
-
-
 def test_what_a_daemon_adds_to_the_packet_filter_is_taken_away_and_what_it_drops_put_back():
     table = ("iptables", "-w", "-t", "filter")
     before = [
@@ -105,6 +91,12 @@ class There(NamedTuple):
         label = f"label=com.docker.compose.project={containers.project_name()}"
         return self.docker(kind, "ls", "--quiet", "--filter", label, *words).split()
 
+    def cleared(self) -> None:
+        "Take all of it away, whatever a test has done to it."
+        for kind, remove, *which in (("container", ("rm", "--force"), "--all"), ("network", ("rm",)), ("volume", ("rm",))):
+            if names := self.ours(kind, *which):
+                self.docker(kind, *remove, *names)
+
     def inspected(self) -> dict[str, dict[str, Any]]:
         "What Docker knows of the container of each service."
         known = json.loads(self.docker("inspect", *self.ours("container", "--all")))
@@ -144,7 +136,7 @@ def there(workshop, docker) -> Iterator[There]:
     checkouts.platform_on_free_ports(folder, FILE, **{**small, "out": "out/there"})
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/mlops-course").symlink_to(BIN / "mlops-course")
-    workshop.variables |= docker.variables | daemons.build_arguments() | {"BASE": daemons.base_image(docker)}
+    workshop.variables |= docker.variables | {"BASE": daemons.base_image(docker)}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         made = There(workshop, recipes.Platform(FILE), docker)
@@ -154,7 +146,7 @@ def there(workshop, docker) -> Iterator[There]:
                 assert code == 0 and "left out" not in output, output
             yield made
         finally:
-            made.script("all", "down", "--volumes")
+            made.cleared()
 
 
 def test_compose_finds_no_fault_in_the_file(there):
