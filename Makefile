@@ -72,18 +72,20 @@ lock: $(READY) ## write the locks anew from settings.ini: of all, of the images'
 	$(LOCKED) setup.py --extra build -c requirements.lock --no-emit-package mypy --no-emit-package nbclassic -o platform/course/requirements.lock
 	$(LOCKED) platform/airflow/requirements.txt -o platform/airflow/requirements.lock
 
-# --- the images, for those who have Docker --------------------------------------------------
+# --- the images ------------------------------------------------------------------------------
 
-# What the build is given: the base by its digest, and where this machine has its packages from
-IMAGES := redis postgres kafka prometheus alertmanager node_exporter course workshop airflow
-
-.PHONY: pin-images
-pin-images: ## write which images those of the course are made from, by digest, into platform/images.env
-	@sh platform/pin_images.sh
+DOCKER := docker
+TARGET := course
 
 .PHONY: image
-image: ## make an image from platform/Dockerfile: make image, or make image TARGET=postgres
-	@sh platform/image.sh $(TARGET)
+image: ## make an image of the course from platform/Dockerfile, or another one: make image TARGET=postgres
+	DOCKER_BUILDKIT=1 $(DOCKER) build -f platform/Dockerfile --target $(TARGET) -t mlops-course/$(TARGET) \
+		--build-arg BASE="$${BASE:-$$(sed -n 's/^BASE=//p' platform/images.env)}" \
+		--build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL .
+
+.PHONY: pin-images
+pin-images: ## write the digests of the images that others have made into platform/images.env, where a registry can be reached
+	@sh platform/pin_images.sh $(DOCKER)
 
 # --- the course ------------------------------------------------------------------------------
 

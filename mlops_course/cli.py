@@ -1326,9 +1326,13 @@ def wipe(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show it")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ):
+    from mlops_course import containers
     from mlops_course.answers import learner_folder
     from mlops_course.wipe import lines, plan, remains
 
+    if there := containers.left():
+        end = "`bash platform/run.sh all down --volumes --runtime docker` takes them away first"
+        raise project.UserError(f"Docker keeps {len(there)} containers and volumes: {end}")
     looked = partial(plan, project.root(), _outs(), learner_folder(), progress)
     planned = looked()
     lived = {state for folder in _folders() for state in supervision.living(folder)}

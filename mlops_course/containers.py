@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USER', 'OURS', 'FILES', 'written_for', 'Inside', 'environment_inside', 'client', 'docker', 'compose', 'project_name',
-           'variables', 'packages_from', 'Composed', 'Containers']
+           'variables', 'packages_from', 'left', 'Composed', 'Containers']
 
 # %% ../notebooks/984_containers.ipynb #98400004
 import os
@@ -198,13 +198,13 @@ def _ended_well(words: tuple[str, ...], **variables: str) -> str:
 @cache
 def client() -> str:
     "The first docker on the PATH that builds with BuildKit: a newer one needs a plugin for that."
-    found = [shutil.which("docker", path=folder) for folder in os.get_exec_path()]
-    for program in filter(None, found):
+    there = [shutil.which("docker", path=folder) for folder in os.get_exec_path()]
+    for program in filter(None, there):
         if not subprocess.run(
             (program, "build", "--help"), env=_BUILDS | os.environ, capture_output=True
         ).returncode:
             return program
-    lacks = "a docker that builds with BuildKit (docker-buildx)" if any(found) else "Docker"
+    lacks = "a docker that builds with BuildKit (docker-buildx)" if any(there) else "Docker"
     raise UserError(f"--runtime docker needs {lacks}: `apt-get install docker.io docker-compose`")
 
 
@@ -259,15 +259,15 @@ import sys
 def packages_from() -> dict[str, str]:
     "Where this machine's pip has its packages from, as arguments of a build."
     listed = (sys.executable, "-m", "pip", "config", "list")
-    said = subprocess.run(listed, capture_output=True, text=True).stdout  # nothing without a pip
-    settings = dict(re.findall(r"^(?:\w+|:env:)\.([\w-]+)='(.*)'$", said, re.M))
+    printed = subprocess.run(listed, capture_output=True, text=True).stdout  # nothing without a pip
+    settings = dict(re.findall(r"^(?:\w+|:env:)\.([\w-]+)='(.*)'$", printed, re.M))
     names = {
         name: f"PIP_{name.upper().replace('-', '_')}" for name in ("index-url", "extra-index-url")
     }
     return {argument: settings[name] for name, argument in names.items() if name in settings}
 
 
-def _told(platform: Platform) -> dict[str, str]:
+def _surroundings(platform: Platform) -> dict[str, str]:
     "All that Compose is told; docker-compose builds with the first docker on the PATH."
     first = os.pathsep.join([os.path.dirname(client()), *os.get_exec_path()])
     return {**packages_from(), **variables(platform), "PATH": first}
@@ -307,7 +307,7 @@ def _state(service: Service, state: dict[str, Any]) -> State:
     healthy = word == "running" and not trouble(service)
     return State(service.name, word, state["Pid"] or None, service.port, healthy)
 
-
+# %% ../notebooks/984_containers.ipynb #98400027
 def _volumes(names: tuple[str, ...]) -> list[str]:
     "The volumes of services; of all services all that there are."
     ours = f"label={_OURS(project_name())}"
@@ -315,6 +315,15 @@ def _volumes(names: tuple[str, ...]) -> list[str]:
     everything = {*recipes.GROUPS["all"]} <= {*names}  # what the course's own share, too
     mine = {f"{project_name()}_{name}" for name in names}
     return [name for name in there if everything or name in mine]
+
+
+def left() -> list[str]:
+    "Containers and volumes of this checkout; none where there is no Docker."
+    ours = ("--quiet", "--filter", f"label={_OURS(project_name())}")
+    try:
+        return docker("ps", "--all", *ours).split() + docker("volume", "ls", *ours).split()
+    except UserError:
+        return []
 
 # %% ../notebooks/984_containers.ipynb #98400011
 class Composed(Platform):
@@ -325,7 +334,7 @@ class Composed(Platform):
 
     def compose(self, *words: str) -> str:
         "What Compose says. Raises `UserError` if it refuses."
-        return _ended_well((*compose(), *words), **_told(self))
+        return _ended_well((*compose(), *words), **_surroundings(self))
 
     def states(self) -> list[State]:
         listed = self.listed
@@ -389,7 +398,7 @@ class Containers(Composed):
         "Run all stages in a container, with their words on this terminal."
         FILES["retraining"](Inside(self.file))  # which runs the same stages
         words = (*compose(), "run", "--rm", "--no-deps", "build")
-        if subprocess.run(words, env={**os.environ, **_told(self)}).returncode:
+        if subprocess.run(words, env={**os.environ, **_surroundings(self)}).returncode:
             raise UserError("the build in a container has failed, as said above")
 
     def _has_build(self) -> bool:

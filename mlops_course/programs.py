@@ -18,6 +18,8 @@ DEBIAN = {
     "setpriv": "util-linux",
     "chromium": "chromium",
     "wrk": "wrk",
+    "docker": "docker.io",
+    "docker-compose": "docker-compose",
 }
 # what their makers call them
 ALSO = {"prometheus-alertmanager": "alertmanager", "prometheus-node-exporter": "node_exporter"}
@@ -52,7 +54,13 @@ def locate(
     return place and os.path.abspath(place)
 
 # %% ../notebooks/951_programs.ipynb #95100008
-_UNPACKED = {*DEBIAN} - {"setpriv", "chromium", "wrk"}  # `platform/get.sh` gets them without root
+_UNPACKED = {*DEBIAN} - {
+    "setpriv",
+    "chromium",
+    "wrk",
+    "docker",
+    "docker-compose",
+}  # `platform/get.sh` gets them without root
 
 
 def source_of(

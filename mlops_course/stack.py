@@ -44,6 +44,7 @@ def ordered(
 from pathlib import Path
 
 from . import project, services, supervision
+from .containers import written_for
 from .files import atomic_write
 from .passwords import run_env
 
@@ -109,7 +110,11 @@ class Local(Platform):
         return []
 
     def take_away(self, names: tuple[str, ...]) -> None:
-        "Delete it."
+        "Delete it. `UserError` if a container may read what is in run_env."
+        read = [name for name in names if written_for(name).is_dir() and self.listed[name].port]
+        if alive := [name for name in read if supervision.taken(self.listed[name].port)]:
+            end = f"`bash platform/run.sh all down --runtime docker` ends {', '.join(alive)} first"
+            raise UserError(f"containers read what would be taken away: {end}")
 
     def command(self, words: str) -> str:
         return f"bash platform/run.sh {words}"

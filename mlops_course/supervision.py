@@ -571,7 +571,11 @@ def port_holder(
 
 def _holder(pid: int) -> str:
     if not (owner := _service_of(pid)):
-        return f"the program {psutil.Process(pid).name()} (process {pid}) has it; end it"
+        name = psutil.Process(pid).name()
+        if name == "docker-proxy":
+            ends = "`bash platform/run.sh all down --runtime docker`, if it is the platform's"
+            return f"a container has it (`docker ps` says which); end it: {ends}"
+        return f"the program {name} (process {pid}) has it; end it"
     name, folder = owner
     where = "" if _is_here(folder) else " in its project"
     return f"the service {name} of {project.shown(folder)} has it; `make stop`{where} ends it"
