@@ -12,7 +12,6 @@ from mlops_course import project, recipes, services, stack
 
 COMPOSE = project.root() / "platform/compose.yaml"
 ONCE = {"build", "look"}  # they do their work and end: nobody waits for their health or starts them again
-MORE = {"grafana", *ONCE}  # services without a recipe: they do not run without Docker
 WRITTEN = {"jupyterlab": "../notebooks"}  # a folder of this machine that a service may write: a learner's answers are there
 
 
@@ -30,7 +29,7 @@ def faults(compose: dict[str, Any]) -> list[str]:
     ]
     for name, service in compose["services"].items():
         listed += [f"{name}: {fault}" for fault in faults_of(name, service, compose)]
-    if (names := {*compose["services"]} - MORE) != {*recipes.RECIPES}:
+    if (names := {*compose["services"]} - ONCE) != {*recipes.RECIPES}:
         listed.append(f"services and RECIPES differ by {', '.join(sorted(names ^ {*recipes.RECIPES}))}")
     for group in stack.GROUPS:
         meant = {*stack.ordered(stack.names_of(group)).static_order()}
