@@ -395,7 +395,7 @@ class Containers(Composed):
     def stop(self, name: str | None = None) -> list[str]:
         "End a service, or all of them and their network. Those that lived."
         alive = [state.name for state in self.states() if state.pid and name in (None, state.name)]
-        self.compose("rm", "--force", "--stop", name) if name else self.compose("down")
+        self.compose(*(("rm", "-fs", name) if name else ("--profile", "all", "down")))
         return alive
 
     def build(self) -> None:
