@@ -369,8 +369,11 @@ class Composed(Platform):
 
 # %% ../notebooks/984_containers.ipynb #98400012
 import time
+from threading import Lock
 
 from .recipes import NoBuild
+
+_ONE_UP = Lock()  # two first ones at once would both make the network, and neither could use it
 
 
 class Containers(Composed):
@@ -385,7 +388,8 @@ class Containers(Composed):
         if name in OURS and not self._has_build():
             raise NoBuild(f"there is no build yet: `{self.command('build up')}` makes one")
         FILES.get(name, lambda platform: None)(Inside(self.file))
-        self.compose("up", "--detach", "--no-deps", "--no-build", name)
+        with _ONE_UP:
+            self.compose("up", "--detach", "--no-deps", "--no-build", name)
         _await_answer(self, name)
 
     def stop(self, name: str | None = None) -> list[str]:

@@ -9,7 +9,18 @@ from typing import NamedTuple
 DEVELOPERS = Path(__file__).parent.parent / "DEVELOPERS.md"
 
 LONGEST = ["loop", "serving", "prometheus"]  # who has the two tests of the loop is given a second file at once: a short one
-LONGEST += ["papermill", "readme", "airflow", "build", "flights", "hostile_environment", "jupyterlab", "platform_build", "setup"]
+LONGEST += [
+    "papermill",
+    "containers",
+    "readme",
+    "airflow",
+    "build",
+    "flights",
+    "hostile_environment",
+    "jupyterlab",
+    "platform_build",
+    "setup",
+]
 "These of tests/system begin first, or one of them would be left over at the end, with nothing beside it."
 
 
