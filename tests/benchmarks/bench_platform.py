@@ -25,10 +25,10 @@ def called(copy: Workshop, *words: str) -> str:
     return output
 
 
-def up(copy: Workshop) -> dict[str, float]:
+def up(copy: Workshop, *runtime: str) -> dict[str, float]:
     "Seconds until each service was healthy, and those that a person waits for `all`."
     began = time.perf_counter()
-    output = called(copy, "platform", "all", "up")
+    output = called(copy, "platform", "all", "up", *runtime)
     waited = time.perf_counter() - began
     if "left out" in output:
         raise RuntimeError(output)
