@@ -379,13 +379,18 @@ _ONE_UP = Lock()  # two first ones at once would both make the network, and neit
 class Containers(Composed):
     "The same, started and ended."
 
+    first = "images, which takes minutes where they are not built yet"
+
     def prepare(self, names: list[str]) -> None:
         "Build the images of services; what was built before is taken as it is."
+        if not self.environment.out.is_relative_to("out"):
+            where = f"{self.file} says {self.environment.out}"
+            raise UserError(f"what the course's containers keep is below out/, and {where}")
         self.compose("build", "--quiet", *names)
 
     def start(self, name: str) -> None:
         "Write what a service reads, and start it. Comes back when it answers at its address."
-        if name in OURS and not self._has_build():
+        if name in OURS and not _has_build(self):
             raise NoBuild(f"there is no build yet: `{self.command('build up')}` makes one")
         FILES.get(name, lambda platform: None)(Inside(self.file))
         with _ONE_UP:
@@ -407,14 +412,6 @@ class Containers(Composed):
         if subprocess.run(words, env={**os.environ, **_surroundings(self)}).returncode:
             raise UserError("the build in a container has failed, as said above")
 
-    def _has_build(self) -> bool:
-        there = ("test", "-f", str(project.Paths(self.environment.out).build))
-        try:
-            self.compose("run", "--rm", "--no-deps", "-T", "look", *there)
-        except UserError:
-            return False
-        return True
-
 # %% ../notebooks/984_containers.ipynb #98400013
 def _await_answer(platform: Containers, name: str) -> None:
     "Come back when a service answers. `UserError` with the end of its log if it does not."
@@ -434,3 +431,9 @@ def _await_answer(platform: Containers, name: str) -> None:
     lines = [f"  {line}" for line in text.splitlines()[-8:]]
     platform.stop(name)
     raise UserError("\n".join([f"{late}. The end of `{where}`:", *lines]))
+
+
+def _has_build(platform: Containers) -> bool:
+    where = str(project.Paths(platform.environment.out).build)
+    words = ("sh", "-c", 'test ! -f "$0" || echo there', where)
+    return "there" in platform.compose("run", "--rm", "--no-deps", "-T", "look", *words)

@@ -69,6 +69,11 @@ def _claim(platform: Platform, name: str) -> None:
         beside.write_text(str(platform.folder.resolve()), encoding="utf-8")
 
 
+def _log(file: Path) -> tuple[str, str] | None:
+    there = file.is_file()
+    return (project.shown(file), file.read_text("utf-8", errors="replace")) if there else None
+
+
 def living(states: list[supervision.State]) -> set[str]:
     "The names of those that live."
     return {state.name for state in states if state.pid}
@@ -76,6 +81,8 @@ def living(states: list[supervision.State]) -> set[str]:
 # %% ../notebooks/950_stack.ipynb #95000020
 class Local(Platform):
     "The services of an environment as processes, below the supervisor of its folder."
+
+    first = ""  # what `prepare` does, as a person reads it
 
     def prepare(self, names: list[str]) -> None:
         "What is done for all services before the first of them starts."
@@ -101,9 +108,7 @@ class Local(Platform):
 
     def log(self, name: str) -> tuple[str, str] | None:
         "Where it is, and what a service has printed; None: nothing yet."
-        file = supervision.log_of(self.folder, name)
-        there = file.is_file()
-        return (project.shown(file), file.read_text("utf-8", errors="replace")) if there else None
+        return _log(supervision.log_of(self.folder, name))
 
     def volumes(self, names: tuple[str, ...]) -> list[str]:
         "What services keep elsewhere than in run_env, a line each."
@@ -315,7 +320,7 @@ def _show_up(platform: Platform, what: str, names: tuple[str, ...]) -> bool:
     console, begin, well = Console(highlight=False, soft_wrap=True), time.monotonic(), True
     starting = lambda names: status.update(f"{', '.join(names)} ...")
     outcomes = up(platform, names, starting)
-    with _interrupt_said(platform), closing(outcomes), console.status("") as status:
+    with _interrupt_said(platform), closing(outcomes), console.status(platform.first) as status:
         for name, seconds, look, left_out, fault, note in outcomes:
             # what was asked for by its own name is not left out
             well &= not fault and not (left_out and what == name)

@@ -177,6 +177,11 @@ def test_status_and_logs_say_the_words_that_they_say_without_docker(there):
     assert re.search(r"^kafka +stopped$", there.script("kafka", "status")[1], re.M)
 
 
+def test_docker_itself_calls_each_of_them_healthy(there):
+    "Those that stand on another one wait for that where `docker compose up` starts them."
+    wait_for(lambda: {each["State"]["Health"]["Status"] for each in there.inspected().values()} == {"healthy"}, 60)
+
+
 def test_no_container_may_more_than_it_must(there):
     inspected = there.inspected()
 
