@@ -247,6 +247,7 @@ def variables(platform: Platform) -> dict[str, str]:
         **dict(line.split("=", 1) for line in images.splitlines() if re.match("[A-Z]", line)),
         **{name: value for name, value in os.environ.items() if name in ("BASE", "GRAFANA")},
         "COMPOSE_PROJECT_NAME": project_name(),
+        "COURSE_TAG": project_name().rpartition("-")[2],  # of its images: they hold its files
         "COURSE_USER": f"{os.geteuid() or USER}:0",
         "COURSE_ENV": platform.file,
         **ports,

@@ -15,7 +15,7 @@ from bench_platform import FILE, TIMES, called, up
 from workshop import BIN, Workshop
 
 from mlops_course import project, supervision
-from mlops_course.containers import Containers
+from mlops_course.containers import Containers, project_name
 from mlops_course.stack import Local
 
 ON_COURSE = ("workshop", "airflow")  # images that stand on that of the course; all stand on one base
@@ -69,7 +69,9 @@ def main() -> int:
         finally:
             supervision.stop(local.folder)
             called(copy, "platform", "all", "down", "--volumes", *DOCKER)
-        size = lambda image: int(docker("image", "inspect", "--format", "{{.Size}}", base if image == "base" else f"mlops-course/{image}"))
+        tag = project_name().rpartition("-")[2]
+        names = lambda image: base if image == "base" else f"mlops-course/{image}:{tag}"
+        size = lambda image: int(docker("image", "inspect", "--format", "{{.Size}}", names(image)))
         disks = on_disk(project.root() / "out/programs", BIN.parent), images(size) / 1e9
     return show(processes, containers, disks)
 
