@@ -370,11 +370,12 @@ class Composed(Platform):
 
 # %% ../notebooks/984_containers.ipynb #98400012
 import time
+from contextlib import nullcontext
 from threading import Lock
 
 from .recipes import NoBuild
 
-_ONE_UP = Lock()  # two first ones at once would both make the network, and neither could use it
+_FIRST = Lock()  # two first ones at once would both make the network, and neither could use it
 
 
 class Containers(Composed):
@@ -394,7 +395,7 @@ class Containers(Composed):
         if name in OURS and not _has_build(self):
             raise NoBuild(f"there is no build yet: `{self.command('build up')}` makes one")
         FILES.get(name, lambda platform: None)(Inside(self.file))
-        with _ONE_UP:
+        with nullcontext() if _has_network() else _FIRST:
             self.compose("up", "--detach", "--no-deps", "--no-build", name)
         _await_answer(self, name)
 
@@ -432,6 +433,11 @@ def _await_answer(platform: Containers, name: str) -> None:
     lines = [f"  {line}" for line in text.splitlines()[-8:]]
     platform.stop(name)
     raise UserError("\n".join([f"{late}. The end of `{where}`:", *lines]))
+
+
+def _has_network() -> bool:
+    ours = f"label={_OURS(project_name())}"
+    return bool(docker("network", "ls", "--quiet", "--filter", ours))
 
 
 def _has_build(platform: Containers) -> bool:
