@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USER', 'OURS', 'FILES', 'written_for', 'Inside', 'environment_inside', 'client', 'docker', 'compose', 'project_name',
-           'variables', 'packages_from', 'left', 'Composed', 'Containers']
+           'variables', 'packages_from', 'left', 'Composed', 'Kept', 'Containers', 'build']
 
 # %% ../notebooks/984_containers.ipynb #98400004
 import os
@@ -137,6 +137,7 @@ def _alertmanager(platform: Inside) -> None:
 
 # %% ../notebooks/984_containers.ipynb #98400009
 def _jupyterlab(platform: Inside) -> None:
+    (project.root() / "learners").mkdir(exist_ok=True)  # Docker would make it as root
     platform.write("jupyterlab", "password", password(run_env("jupyterlab")))
     _course("jupyterlab")(platform)
 
@@ -281,6 +282,7 @@ from .supervision import State
 _WORDS = {"running": "running", "created": "starting", "restarting": "starting"}
 _OURS = "com.docker.compose.project={}".format
 _SERVICE, _ONCE = "com.docker.compose.service", "com.docker.compose.oneoff"
+_FILE = "course.environment"
 
 
 def _known() -> dict[str, dict[str, Any]]:
@@ -327,6 +329,9 @@ def left() -> list[str]:
         return []
 
 # %% ../notebooks/984_containers.ipynb #98400011
+import shlex
+
+
 class Composed(Platform):
     "The services of an environment as containers: how they are, and what they keep."
 
@@ -352,6 +357,14 @@ class Composed(Platform):
         )
         return f"docker logs {container}", done.stdout
 
+    def command(self, words: str) -> str:
+        own = "" if self.file == "env.platform.yaml" else f" --env {shlex.quote(self.file)}"
+        return f"bash platform/run.sh {words} --runtime docker{own}"
+
+# %% ../notebooks/984_containers.ipynb #98400028
+class Kept(Composed):
+    "The same: what they keep, and who else may want it."
+
     def volumes(self, names: tuple[str, ...]) -> list[str]:
         return _volumes(names)
 
@@ -360,31 +373,44 @@ class Composed(Platform):
             docker("volume", "rm", *there)
 
     def check(self, name: str) -> None:
-        "A checkout has one platform of containers, so no other one is in the way."
+        "Raise `UserError` if the same service lives in a container for another environment."
+        each = _known().get(name, {"State": {"Running": False}})
+        if (
+            each["State"]["Running"]
+            and (other := each["Config"]["Labels"].get(_FILE, self.file)) != self.file
+        ):
+            raise UserError(
+                f"{name} runs already, for {other}, and a checkout has one container of it"
+            )
+
+    def stays(self, names: tuple[str, ...]) -> set[Path]:
+        "What the same services keep, or have kept, as processes."
+        there = [run_env(name) for name in names if (run_env(name) / ".used_by").is_file()]
+        return {path for keeps in there for path in keeps.iterdir() if path.name != "docker"}
 
     def is_lost(self, name: str) -> bool:
         return False
 
-    def command(self, words: str) -> str:
-        return f"bash platform/run.sh {words} --runtime docker"
-
 # %% ../notebooks/984_containers.ipynb #98400012
 import time
 from contextlib import nullcontext
+from functools import cached_property
 from threading import Lock
 
 from .recipes import NoBuild
 
+_EVERYTHING = ("--profile", "all", "--profile", "grafana")
 _FIRST = Lock()  # two first ones at once would both make the network, and neither could use it
 
 
-class Containers(Composed):
+class Containers(Kept):
     "The same, started and ended."
 
-    first = "images, which takes minutes where they are not built yet"
+    first = "images are built where files have changed, which takes minutes the first time"
+    beside = ("grafana",)
 
     def prepare(self, names: list[str]) -> None:
-        "Build the images of services; what was built before is taken as it is."
+        "Build the images of services, where something of them has changed."
         if not self.environment.out.is_relative_to("out"):
             where = f"{self.file} says {self.environment.out}"
             raise UserError(f"what the course's containers keep is below out/, and {where}")
@@ -392,27 +418,24 @@ class Containers(Composed):
 
     def start(self, name: str) -> None:
         "Write what a service reads, and start it. Comes back when it answers at its address."
-        if name in OURS and not _has_build(self):
+        if name in OURS and not self.has_build:
             raise NoBuild(f"there is no build yet: `{self.command('build up')}` makes one")
         FILES.get(name, lambda platform: None)(Inside(self.file))
         with nullcontext() if _has_network() else _FIRST:
             self.compose("up", "--detach", "--no-deps", "--no-build", name)
         _await_answer(self, name)
 
+    @cached_property
+    def has_build(self) -> bool:
+        return _has_build(self)
+
     def stop(self, name: str | None = None) -> list[str]:
         "End a service, or all of them and their network. Those that lived."
         states = [state for state in self.states() if name in (None, state.name)]
         alive = [state.name for state in states if state.pid]
         if states or not name:  # Compose takes half a second to find nothing
-            self.compose(*(("rm", "-fs", name) if name else ("--profile", "all", "down")))
+            self.compose(*(("rm", "-fs", name) if name else (*_EVERYTHING, "down")))
         return alive
-
-    def build(self) -> None:
-        "Run all stages in a container, with their words on this terminal."
-        FILES["retraining"](Inside(self.file))  # which runs the same stages
-        words = (*compose(), "run", "--rm", "--no-deps", "build")
-        if subprocess.run(words, env={**os.environ, **_surroundings(self)}).returncode:
-            raise UserError("the build in a container has failed, as said above")
 
 # %% ../notebooks/984_containers.ipynb #98400013
 def _await_answer(platform: Containers, name: str) -> None:
@@ -444,3 +467,16 @@ def _has_build(platform: Containers) -> bool:
     where = str(project.Paths(platform.environment.out).build)
     words = ("sh", "-c", 'test ! -f "$0" || echo there', where)
     return "there" in platform.compose("run", "--rm", "--no-deps", "-T", "look", *words)
+
+# %% ../notebooks/984_containers.ipynb #98400029
+def build(
+    platform: Containers,
+) -> None:
+    "Run all stages in a container, with their words on this terminal."
+    if names := re.findall(r"\$\{(\w+)\}", str(platform.environment.data)):
+        why = f"a container does not see the folder of {names[0]}, which {platform.file} names"
+        raise UserError(f"{why}: `{project.in_make('run', platform.file)}` builds without one")
+    FILES["retraining"](Inside(platform.file))  # which runs the same stages
+    words = (*compose(), "run", "--rm", "--no-deps", "build")
+    if subprocess.run(words, env={**os.environ, **_surroundings(platform)}).returncode:
+        raise UserError("the build in a container has failed, as said above")

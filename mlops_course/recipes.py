@@ -50,6 +50,9 @@ class World:
 class Platform(World):
     "The services of an environment, at the ports that it gives them."
 
+    first = ""  # what is done before the first of them starts, as a person reads it
+    beside: tuple[str, ...] = ()  # who is ended with all others, and started by a name alone
+
     def __init__(
         self,
         file: str = "env.platform.yaml",  # of the environment, in the root

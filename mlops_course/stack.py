@@ -82,8 +82,6 @@ def living(states: list[supervision.State]) -> set[str]:
 class Local(Platform):
     "The services of an environment as processes, below the supervisor of its folder."
 
-    first = ""  # what `prepare` does, as a person reads it
-
     def prepare(self, names: list[str]) -> None:
         "What is done for all services before the first of them starts."
 
@@ -114,12 +112,13 @@ class Local(Platform):
         "What services keep elsewhere than in run_env, a line each."
         return []
 
+    def stays(self, names: tuple[str, ...]) -> set[Path]:
+        "What containers read, and the passwords that their volumes were made with."
+        theirs = [run_env(name) for name in names if written_for(name).is_dir()]
+        return {keeps / file for keeps in theirs for file in ("docker", "password", "pgpass")}
+
     def take_away(self, names: tuple[str, ...]) -> None:
-        "Delete it. `UserError` if a container may read what is in run_env."
-        read = [name for name in names if written_for(name).is_dir() and self.listed[name].port]
-        if alive := [name for name in read if supervision.taken(self.listed[name].port)]:
-            end = f"`bash platform/run.sh all down --runtime docker` ends {', '.join(alive)} first"
-            raise UserError(f"containers read what would be taken away: {end}")
+        "Delete it."
 
     def command(self, words: str) -> str:
         return f"bash platform/run.sh {words}"
@@ -261,18 +260,21 @@ def down(
     return ran
 
 # %% ../notebooks/950_stack.ipynb #95000015
+from collections.abc import Iterable
+
 from . import wipe
 
 
 def kept(
     names: tuple[str, ...],
+    stays: Iterable[Path] = (),  # what is the other runtime's
 ) -> wipe.Plan:
     "What services keep, but for what git knows. Raises `UserError` if a run_env is elsewhere."
     root, places = project.root(), [run_env(name) for name in names]
     for place in filter(Path.exists, places):
         if fault := wipe.fault_of(place, root, set()):
             raise UserError(f"{project.shown(place)} {fault}. What is there stays")
-    plan = wipe.Plan(root, places, {}, {place / ".gitkeep" for place in places})
+    plan = wipe.Plan(root, places, {}, {place / ".gitkeep" for place in places} | {*stays})
     return plan._replace(places=[place for place in places if any(wipe.entries(plan, place))])
 
 
@@ -285,8 +287,9 @@ def take_away(
         platform.check(name)
     if used := living(platform.states()) & set(names):
         raise UserError(f"what is in use stays: {', '.join(sorted(used))}")
+    stays = platform.stays(names)
     platform.take_away(names)
-    if refused := wipe.delete(kept(names)):
+    if refused := wipe.delete(kept(names, stays)):
         raise UserError("\n".join(["this could not be deleted:", *refused]))
 
 # %% ../notebooks/950_stack.ipynb #95000017
@@ -320,6 +323,8 @@ def _show_up(platform: Platform, what: str, names: tuple[str, ...]) -> bool:
     console, begin, well = Console(highlight=False, soft_wrap=True), time.monotonic(), True
     starting = lambda names: status.update(f"{', '.join(names)} ...")
     outcomes = up(platform, names, starting)
+    if platform.first and not console.is_terminal:  # nobody sees what turns
+        print(f"  {platform.first}", flush=True)
     with _interrupt_said(platform), closing(outcomes), console.status(platform.first) as status:
         for name, seconds, look, left_out, fault, note in outcomes:
             # what was asked for by its own name is not left out
@@ -350,9 +355,10 @@ def _show_down(platform: Platform, names: tuple[str, ...], volumes: bool) -> Non
     ended = down(platform, names)
     print(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
     if volumes:
-        lines = [f"  {line}" for line in [*wipe.lines(kept(names)), *platform.volumes(names)]]
-        print("\n".join(["taken away:", *lines]) if lines else "nothing was kept")
+        files = wipe.lines(kept(names, platform.stays(names)))
+        lines = [f"  {line}" for line in [*files, *platform.volumes(names)]]
         take_away(platform, names)
+        print("\n".join(["taken away:", *lines]) if lines else "nothing was kept")
 
 
 def _show_status(platform: Platform, names: tuple[str, ...]) -> None:
@@ -371,7 +377,7 @@ def _show_logs(platform: Platform, names: tuple[str, ...], lines: int = 20) -> N
 
 # %% ../notebooks/950_stack.ipynb #9500001d
 from . import orchestration
-from .containers import Containers
+from .containers import Containers, build
 from .files import locked
 
 
@@ -386,7 +392,7 @@ def _show_build(platform: Containers, verb: str) -> bool:
         raise UserError("a build in a container ends by itself: it knows no verb but up")
     with alone():
         if well := _show_up(platform, "build", RECIPES["serving"].after):
-            platform.build()
+            build(platform)
         return well
 
 # %% ../notebooks/950_stack.ipynb #95000021
@@ -410,7 +416,7 @@ def run(
     platform = RUNTIMES[runtime](file)
     if what == "build":
         return _show_build(platform, verb)
-    names = names_of(what)
+    names = names_of(what) + (platform.beside if what == "all" and verb != "up" else ())
     if verb == "restart" and {*names} & {*GROUPS["airflow"]}:
         orchestration.plan(file)  # what is wrong in it is said while all still runs
     if look := _LOOKS.get(verb):

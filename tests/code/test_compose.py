@@ -12,7 +12,9 @@ from mlops_course import project, recipes, services, stack
 
 COMPOSE = project.root() / "platform/compose.yaml"
 ONCE = {"build", "look"}  # they do their work and end: nobody waits for their health or starts them again
-WRITTEN = {"jupyterlab": "../notebooks"}  # a folder of this machine that a service may write: a learner's answers are there
+WRITTEN = {
+    "jupyterlab": {"../notebooks", "../learners"}
+}  # folders of this machine that a service may write: a learner's answers, and the progress
 
 
 def default(value: object) -> str:
@@ -60,7 +62,7 @@ def faults_of(name: str, service: dict[str, Any], compose: dict[str, Any]) -> li
             isinstance(needs, dict) and needs[each] == {"condition": "service_healthy"} for each in needs
         ),
         "an image without a version": not tag.startswith("mlops-course/") and not re.search(r":\d|@sha256:", tag),
-        "a folder of this machine that it may write": not {each.split(":")[0] for each in writable} <= {WRITTEN.get(name)},
+        "a folder of this machine that it may write": not {each.split(":")[0] for each in writable} <= WRITTEN.get(name, set()),
         "Docker's socket": any("docker.sock" in mount for mount in mounts),
         "a password": any(map(is_secret, variables_of(service))),
     }

@@ -8,7 +8,7 @@ import threading
 import checkouts
 import pytest
 
-from mlops_course import passwords, project, recipes, services, stack, supervision, wipe
+from mlops_course import containers, passwords, project, recipes, services, stack, supervision, wipe
 from mlops_course.project import UserError
 
 
@@ -233,6 +233,21 @@ def test_data_without_its_password_is_said_and_not_made_anew(checkout):
 def test_without_a_build_the_course_is_left_out_and_what_makes_one_is_said(checkout):
     with pytest.raises(recipes.NoBuild, match=r"make run ENV=env.platform.yaml"):
         recipes.RECIPES["serving"].prepared(recipes.Platform())
+
+
+def test_what_is_the_other_runtimes_stays(checkout):
+    keeps = passwords.run_env("redis")
+    secret = passwords.password(keeps)
+    containers.FILES["redis"](containers.Inside())
+    (keeps / "redis.conf").write_text("of a process")
+
+    stack.take_away(stack.Local(), ("redis",))
+    assert sorted(os.listdir(keeps)) == [".gitkeep", "docker", "password"]  # the volume was made with this password
+
+    (keeps / ".used_by").write_text(str(checkout / "out/platform"))
+    plan = stack.kept(("redis",), stack.Containers().stays(("redis",)))
+    assert [entry.path for entry in wipe.entries(plan, keeps) if entry.path.is_file()] == [keeps / "docker/redis.conf"]
+    assert passwords.password(keeps) == secret
 
 
 # --- who works on it --------------------------------------------------------------------------
