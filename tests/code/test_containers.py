@@ -122,3 +122,61 @@ def test_without_docker_it_is_said_what_brings_it(checkout, monkeypatch):
 def test_a_build_in_a_container_knows_no_other_verb(checkout):
     with pytest.raises(UserError, match="knows no verb but up"):
         stack.run("env.platform.yaml", "build", "down", runtime="docker")
+
+
+def test_a_volume_without_a_docker_that_answers_is_not_taken_for_none(checkout, monkeypatch):
+    assert containers.left() == []  # no container has read anything
+    containers.FILES["redis"](containers.Inside())
+    monkeypatch.setattr(containers, "client", lambda: "false")
+    monkeypatch.setattr(containers.shutil, "which", lambda *_, **__: "false")
+
+    with pytest.raises(UserError, match="has failed"):
+        containers.left()
+
+
+def test_a_docker_that_never_answers_has_an_end(checkout, monkeypatch):
+    monkeypatch.setattr(containers, "SECONDS", 0.2)
+    script = checkout / "docker"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(containers, "client", lambda: str(script))
+
+    with pytest.raises(UserError, match="has not answered within 0.2 seconds"):
+        containers.docker("ps")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_whatever_the_umask_a_container_reaches_its_files(checkout, umask):
+    old = os.umask(umask)
+    try:
+        written("serving")
+    finally:
+        os.umask(old)
+
+    folder = containers.written_for("serving")
+    assert {stat.S_IMODE(place.stat().st_mode) for place in (folder, folder / "redis")} == {0o755}
+
+
+@pytest.mark.parametrize("out", ["elsewhere", "out/../../elsewhere"])
+def test_what_containers_keep_is_below_out(checkout, out):
+    file = checkout / "env.platform.yaml"
+    file.write_text(file.read_text().replace("out: out/platform", f"out: {out}"))
+
+    with pytest.raises(UserError, match="below out/|out"):
+        stack.run("env.platform.yaml", "redis", "up", runtime="docker")
+
+
+def test_a_port_of_kafkas_has_room_for_two_more(checkout):
+    file = checkout / "env.platform.yaml"
+    file.write_text(file.read_text().replace("127.0.0.1:29092", "127.0.0.1:65534"))
+
+    with pytest.raises(UserError, match="take a lower one"):
+        written("kafka")
+
+
+def test_data_named_by_a_variable_is_not_for_a_container(checkout):
+    file = checkout / "env.platform.yaml"
+    file.write_text(file.read_text().replace("{{out}}/raw/labels.parquet", "${MY_DATA}/labels.parquet"))
+
+    with pytest.raises(UserError, match="does not see the folder of MY_DATA"):
+        containers.build(containers.Containers())

@@ -218,6 +218,21 @@ def test_a_killed_redis_and_a_killed_serving_come_back_and_answer(there):
     answer = there.booking(2)
     assert (answer["version"], answer["degraded"], answer["error"]) == ("1", False, None)
     assert {one["features"] for one in answer["candidates"]} <= {"fresh", "partial"}, "Redis has what it had"
+    before = {name: each["Id"] for name, each in there.inspected().items()}
+    code, output = there.script("serving", "up")
+    assert code == 0 and {name: each["Id"] for name, each in there.inspected().items()} == before, output
+
+
+def test_a_container_that_ends_again_and_again_is_ended_with_its_last_words(there):
+    config = there.workshop.folder / "platform/kafka/server.properties"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("node.id=1", "node.id=one"), encoding="utf-8")
+
+    code, output = there.script("kafka", "up")
+
+    config.write_text(text, encoding="utf-8")
+    assert code == 1 and "service kafka ended before it could be used. The end of `docker logs " in output and "node.id" in output
+    assert "kafka" not in there.inspected()
 
 
 def test_serving_ends_well_when_it_is_asked_to(there):
