@@ -224,15 +224,16 @@ def test_a_killed_redis_and_a_killed_serving_come_back_and_answer(there):
 
 
 def test_a_container_that_ends_again_and_again_is_ended_with_its_last_words(there):
-    config = there.workshop.folder / "platform/kafka/server.properties"
+    config = there.workshop.folder / "platform/alertmanager/alertmanager.yml"
     text = config.read_text(encoding="utf-8")
-    config.write_text(text.replace("node.id=1", "node.id=one"), encoding="utf-8")
+    config.write_text(text + "politics: liberal\n", encoding="utf-8")
 
-    code, output = there.script("kafka", "up")
+    code, output = there.script("alertmanager", "up")
 
     config.write_text(text, encoding="utf-8")
-    assert code == 1 and "service kafka ended before it could be used. The end of `docker logs " in output and "node.id" in output
-    assert "kafka" not in there.inspected()
+    assert code == 1 and "service alertmanager ended before it could be used. The end of `docker logs " in output, output
+    assert "politics" in output
+    assert "alertmanager" not in there.inspected()
 
 
 def test_serving_ends_well_when_it_is_asked_to(there):
