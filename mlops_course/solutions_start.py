@@ -449,6 +449,47 @@ def _(answer):
     )
     assert not answer(note, {}), "nothing runs"
 
+# %% ../notebooks/990_solutions_start.ipynb #11e00008
+@exercise(
+    "11.7",
+    stub="""
+    def lost(addresses, name):
+        "Sorted names of those whom `name` cannot reach. `addresses`: host and port by name."
+        raise NotImplementedError
+    """,
+    hints=[
+        "Which hosts mean the one that asks, whoever that is? There is a number and a word for it.",
+        "A service that asks itself is in the same container.",
+        "Compare hosts: `localhost:5000` and `127.0.0.1:5000` are lost, `mlflow:5000` is not.",
+    ],
+    solution="""
+    def lost(addresses, name):
+        hosts = {other: address.rpartition(":")[0] for other, address in addresses.items()}
+        return sorted(
+            other
+            for other, host in hosts.items()
+            if host in ("127.0.0.1", "localhost") and other != name
+        )
+    """,
+    wrong="""
+    def lost(addresses, name):
+        return sorted(other for other, address in addresses.items() if "127.0.0.1" in address)
+    """,
+    message="another name of 127.0.0.1",
+)
+def _(answer):
+    addresses = {"serving": "127.0.0.1:8172", "mlflow": "127.0.0.1:5000", "redis": "redis:6378"}
+    assert "redis" not in answer(addresses, "serving"), "redis has its own name there"
+    assert answer({"mlflow": "localhost:5000"}, "serving") == ["mlflow"], (
+        "localhost is another name of 127.0.0.1"
+    )
+    assert answer(addresses, "serving") == ["mlflow"], (
+        "serving reaches itself, and nobody else listens in its container"
+    )
+    assert answer(addresses, "monitoring") == ["mlflow", "serving"], (
+        "for monitoring serving is another container"
+    )
+
 # %% ../notebooks/990_solutions_start.ipynb #11e00004
 @exercise(
     "11.4",
@@ -585,45 +626,4 @@ def _(answer):
     )
     assert answer(services, {**usual, 5000: 30}, parents) == ["mlflow"], (
         "redis has the port of mlflow, and is no child of it"
-    )
-
-# %% ../notebooks/990_solutions_start.ipynb #11e00008
-@exercise(
-    "11.7",
-    stub="""
-    def lost(addresses, name):
-        "Sorted names of those whom `name` cannot reach. `addresses`: host and port by name."
-        raise NotImplementedError
-    """,
-    hints=[
-        "Which hosts mean the one that asks, whoever that is? There is a number and a word for it.",
-        "A service that asks itself is in the same container.",
-        "Compare hosts: `localhost:5000` and `127.0.0.1:5000` are lost, `mlflow:5000` is not.",
-    ],
-    solution="""
-    def lost(addresses, name):
-        hosts = {other: address.rpartition(":")[0] for other, address in addresses.items()}
-        return sorted(
-            other
-            for other, host in hosts.items()
-            if host in ("127.0.0.1", "localhost") and other != name
-        )
-    """,
-    wrong="""
-    def lost(addresses, name):
-        return sorted(other for other, address in addresses.items() if "127.0.0.1" in address)
-    """,
-    message="another name of 127.0.0.1",
-)
-def _(answer):
-    addresses = {"serving": "127.0.0.1:8172", "mlflow": "127.0.0.1:5000", "redis": "redis:6378"}
-    assert "redis" not in answer(addresses, "serving"), "redis has its own name there"
-    assert answer({"mlflow": "localhost:5000"}, "serving") == ["mlflow"], (
-        "localhost is another name of 127.0.0.1"
-    )
-    assert answer(addresses, "serving") == ["mlflow"], (
-        "serving reaches itself, and nobody else listens in its container"
-    )
-    assert answer(addresses, "monitoring") == ["mlflow", "serving"], (
-        "for monitoring serving is another container"
     )
