@@ -81,7 +81,7 @@ TARGET := course
 image: ## make an image of the course from platform/Dockerfile, or another one: make image TARGET=postgres
 	DOCKER_BUILDKIT=1 $(DOCKER) build -f platform/Dockerfile --target $(TARGET) -t mlops-course/$(TARGET) \
 		--build-arg BASE="$${BASE:-$$(sed -n 's/^BASE=//p' platform/images.env)}" \
-		--build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL .
+		--build-arg DEBIAN_ARCHIVE --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL .
 
 .PHONY: pin-images
 pin-images: ## write the digests of the images that others have made into platform/images.env, where a registry can be reached

@@ -216,7 +216,9 @@ def _make_base(docker: Docker, folder: Path, suite: str) -> None:
     "Debian's smallest system, which trusts whom this machine trusts, as an image."
     mirror = mirror_of(_sources(), suite)
     made = subprocess.run(
-        ["debootstrap", "--variant=minbase", "--include=ca-certificates", suite, str(folder), mirror], capture_output=True, text=True
+        ["debootstrap", "--variant=minbase", "--include=ca-certificates", suite, str(folder), *filter(None, [mirror])],
+        capture_output=True,
+        text=True,
     )
     assert made.returncode == 0, f"debootstrap from {mirror}: {made.stdout[-2000:]}{made.stderr[-2000:]}"
     bundle = Path(os.environ.get("SSL_CERT_FILE", CERTIFICATES)).read_text(encoding="utf-8")
@@ -241,11 +243,11 @@ def _sources() -> str:
 
 
 def mirror_of(sources: str, suite: str) -> str:
-    "The first address that has a suite of Debian, in either form of apt's sources; Debian's own if none has."
+    "The first address that has a suite of Debian, in either form of apt's sources; empty if none has: debootstrap knows Debian's own."
     for part in re.split(r"\n\s*\n", sources):
         fields = dict(re.findall(r"^(\w[\w-]*):[ \t]*(.*)$", part, re.M))
         if suite in fields.get("Suites", "").split() and "main" in fields.get("Components", "").split():
             return fields["URIs"].split()[0]
         if line := re.search(rf"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+{suite}\s.*\bmain\b", part, re.M):
             return line[1]
-    return "http://deb.debian.org/debian"
+    return ""

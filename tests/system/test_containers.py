@@ -35,7 +35,7 @@ def test_the_mirror_is_that_of_debians_own_sources_in_either_form():
 
     assert daemons.mirror_of(f"{other}\n\n{new}", "bookworm") == "http://mirror.example/debian"
     assert daemons.mirror_of(other + old, "bookworm") == "http://old.example/debian"
-    assert daemons.mirror_of(other + new, "trixie") == "http://deb.debian.org/debian"
+    assert daemons.mirror_of(other + new, "trixie") == ""  # debootstrap knows Debian's own
 
 
 def test_what_a_daemon_adds_to_the_packet_filter_is_taken_away_and_what_it_drops_put_back():
