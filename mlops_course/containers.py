@@ -269,6 +269,7 @@ def variables(platform: Platform) -> dict[str, str]:
 import sys
 
 
+@cache
 def packages_from() -> dict[str, str]:
     "Where this machine's pip has its packages from, as arguments of a build."
     listed = (sys.executable, "-m", "pip", "config", "list")
@@ -291,28 +292,23 @@ import json
 from .supervision import State
 
 _WORDS = {"running": "running", "created": "starting", "restarting": "starting"}
-_OURS = "com.docker.compose.project={}".format
+_LABEL = "com.docker.compose.project={}".format
 _SERVICE, _ONCE = "com.docker.compose.service", "com.docker.compose.oneoff"
 _FILE = "course.environment"
 
 
 def _known() -> dict[str, dict[str, Any]]:
     "What Docker knows of each service of this checkout. What runs to its end, as a build, is none."
-    ours = f"label={_OURS(project_name())}"
+    ours = f"label={_LABEL(project_name())}"
     ids = docker("ps", "--all", "--quiet", "--filter", ours, "--no-trunc").split()
-    labelled = [(each["Config"]["Labels"], each) for each in _inspected(ids)]
+    try:
+        known = json.loads(docker("inspect", *ids)) if ids else []
+    except UserError as error:
+        if "No such object" not in str(error):
+            raise
+        return _known()  # one of them has just been taken away
+    labelled = [(each["Config"]["Labels"], each) for each in known]
     return {labels[_SERVICE]: each for labels, each in labelled if labels.get(_ONCE) == "False"}
-
-
-def _inspected(ids: list[str]) -> list[dict[str, Any]]:
-    "What Docker says of containers; one that has just been taken away is not among them."
-    if not ids:
-        return []
-    words = (client(), "inspect", *ids)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
-    if done.returncode and "No such object" not in done.stderr:
-        raise UserError(f"Docker does not say how containers are: {done.stderr.strip()}")
-    return json.loads(done.stdout)
 
 
 def _state(service: Service, state: dict[str, Any]) -> State:
@@ -325,7 +321,7 @@ def _state(service: Service, state: dict[str, Any]) -> State:
 # %% ../notebooks/984_containers.ipynb #98400027
 def _volumes(names: tuple[str, ...]) -> list[str]:
     "The volumes of services; of all services all that there are."
-    ours = f"label={_OURS(project_name())}"
+    ours = f"label={_LABEL(project_name())}"
     there = docker("volume", "ls", "--quiet", "--filter", ours).split()
     everything = {*recipes.GROUPS["all"]} <= {*names}  # what the course's own share, too
     mine = {f"{project_name()}_{name}" for name in names}
@@ -336,7 +332,7 @@ def left() -> list[str]:
     "Containers and volumes of this checkout; none where no container has read anything."
     if not any(project.root().glob("platform/*/run_env/docker")) or not shutil.which("docker"):
         return []
-    ours = ("--quiet", "--filter", f"label={_OURS(project_name())}")
+    ours = ("--quiet", "--filter", f"label={_LABEL(project_name())}")
     return docker("ps", "--all", *ours).split() + docker("volume", "ls", *ours).split()
 
 # %% ../notebooks/984_containers.ipynb #98400011
@@ -479,12 +475,12 @@ def _await_answer(platform: Containers, name: str, before: dict[str, Any]) -> No
 
 def _once() -> list[str]:
     "Containers that run to their end, such as builds."
-    ours = ("--filter", f"label={_OURS(project_name())}", "--filter", f"label={_ONCE}=True")
+    ours = ("--filter", f"label={_LABEL(project_name())}", "--filter", f"label={_ONCE}=True")
     return docker("ps", "--quiet", *ours).split()
 
 
 def _has_network() -> bool:
-    ours = f"label={_OURS(project_name())}"
+    ours = f"label={_LABEL(project_name())}"
     return bool(docker("network", "ls", "--quiet", "--filter", ours))
 
 
