@@ -36,7 +36,8 @@ def commands() -> list[str]:
     before, own_data = README.split("## Your own project")
     using = (project.root() / "docs/USING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", before + using + own_data, re.S)
-    return [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
+    lines = [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if "--runtime docker" not in line]  # those need Docker: test_containers
 
 
 COMMANDS = commands()
