@@ -109,7 +109,7 @@ def loop(scratch: Path) -> None:
 
 def platform(scratch: Path, file: str = "env.platform.yaml") -> None:
     "The pages of the platform's services, after a build on them. What was not running before is ended again."
-    running = stack.Platform(file)
+    running = stack.Local(file)
     began = {state.name for state in supervision.states(running.folder) if state.pid}
     wanted = ("mlflow", "feast_ui", "prometheus", "node_exporter", *stack.GROUPS["course"])
     address = {name: running.listed[name].address for name in wanted}
@@ -224,7 +224,7 @@ def _bookings(serving: str) -> Iterator[None]:
         sender.join()
 
 
-def _up(running: stack.Platform, names: tuple[str, ...]) -> None:
+def _up(running: stack.Local, names: tuple[str, ...]) -> None:
     "Start services of the platform; the first that cannot start ends it all."
     for outcome in stack.up(running, names):
         if not outcome.look:

@@ -23,7 +23,7 @@ from test_monitoring import SETTINGS, Watch, usual
 from mlops_course import drift, features, programs, project, references, remote, services, stack, supervision
 from mlops_course.monitoring import MonitoringSettings
 from mlops_course.passwords import password, run_env
-from mlops_course.recipes import Platform
+from mlops_course.stack import Local
 
 pytestmark = [
     pytest.mark.skipif(
@@ -37,7 +37,7 @@ EVERYBODY = [*KNOWN, *TWINS, PARTIAL, EMPTY, STALE, UNKNOWN]
 class Servers(NamedTuple):
     "The platform of a project of the tests' own, and what its environment says of features."
 
-    platform: Platform
+    platform: Local
     features: dict
 
     def pid(self, name: str) -> int | None:
@@ -67,7 +67,7 @@ def servers(tmp_path_factory) -> Iterator[Servers]:
     settings = checkouts.platform_on_free_ports(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        made = Servers(Platform(), settings["features"])
+        made = Servers(Local(), settings["features"])
         try:
             made.up("postgres", "redis")
             yield made
