@@ -61,10 +61,10 @@ from typing import Any
 
 import yaml
 
-from . import project
+from . import project, recipes
 from .services import ADDRESSES, Service, trouble
 
-OURS = ("serving", "monitoring", "retraining")
+OURS = recipes.GROUPS["course"]
 
 
 def environment_inside(
@@ -100,7 +100,7 @@ def _replace(values: Any, parts: tuple[str, ...], pattern: str, new: str) -> Non
 # %% ../notebooks/984_containers.ipynb #98400008
 from collections.abc import Callable
 
-from . import alertmanager, prometheus, recipes
+from . import alertmanager, prometheus
 
 
 def _postgres(platform: Inside) -> None:
@@ -124,8 +124,8 @@ def _kafka(platform: Inside) -> None:
     platform.written("kafka", "server.properties", **more)
 
 
-def _key(platform: Inside, name: str) -> str:
-    return platform.write(name, "key", recipes.key_file(platform).read_text(encoding="utf-8"))
+def _key(platform: Inside, name: str, file: str = "key") -> str:
+    return platform.write(name, file, recipes.key_file(platform).read_text(encoding="utf-8"))
 
 
 def _prometheus(platform: Inside) -> None:
@@ -157,8 +157,7 @@ def _course(name: str) -> Callable[[Inside], None]:
         platform.database(name, "feast")
         platform.write(name, "redis/password", password(run_env("redis")))
         if name == "retraining":  # it alone asks its callers for a key
-            key = recipes.key_file(platform).read_text(encoding="utf-8")
-            platform.write(name, "secrets/mlops_course_api_key", key)
+            _key(platform, name, "secrets/mlops_course_api_key")
 
     return written
 
@@ -292,15 +291,19 @@ import json
 from .supervision import State
 
 _WORDS = {"running": "running", "created": "starting", "restarting": "starting"}
-_LABEL = "com.docker.compose.project={}".format
 _SERVICE, _ONCE = "com.docker.compose.service", "com.docker.compose.oneoff"
 _FILE = "course.environment"
 
 
+def _ours(*words: str) -> list[str]:
+    "The ids or names of what Docker lists of this checkout."
+    label = f"label=com.docker.compose.project={project_name()}"
+    return docker(*words, "--quiet", "--filter", label).split()
+
+
 def _known() -> dict[str, dict[str, Any]]:
     "What Docker knows of each service of this checkout. What runs to its end, as a build, is none."
-    ours = f"label={_LABEL(project_name())}"
-    ids = docker("ps", "--all", "--quiet", "--filter", ours, "--no-trunc").split()
+    ids = _ours("ps", "--all")
     try:
         known = json.loads(docker("inspect", *ids)) if ids else []
     except UserError as error:
@@ -319,21 +322,11 @@ def _state(service: Service, state: dict[str, Any]) -> State:
     return State(service.name, word, state["Pid"] or None, service.port, healthy)
 
 # %% ../notebooks/984_containers.ipynb #98400027
-def _volumes(names: tuple[str, ...]) -> list[str]:
-    "The volumes of services; of all services all that there are."
-    ours = f"label={_LABEL(project_name())}"
-    there = docker("volume", "ls", "--quiet", "--filter", ours).split()
-    everything = {*recipes.GROUPS["all"]} <= {*names}  # what the course's own share, too
-    mine = {f"{project_name()}_{name}" for name in names}
-    return [name for name in there if everything or name in mine]
-
-
 def left() -> list[str]:
     "Containers and volumes of this checkout; none where no container has read anything."
     if not any(project.root().glob("platform/*/run_env/docker")) or not shutil.which("docker"):
         return []
-    ours = ("--quiet", "--filter", f"label={_LABEL(project_name())}")
-    return docker("ps", "--all", *ours).split() + docker("volume", "ls", *ours).split()
+    return _ours("ps", "--all") + _ours("volume", "ls")
 
 # %% ../notebooks/984_containers.ipynb #98400011
 import shlex
@@ -342,8 +335,7 @@ import shlex
 class Composed(Platform):
     "The services of an environment as containers: how they are, and what they keep."
 
-    def place(self, name: str, file: str) -> Path:
-        return written_for(name) / file
+    place = Inside.place
 
     def compose(self, *words: str) -> str:
         "What Compose says. Raises `UserError` if it refuses."
@@ -376,10 +368,13 @@ class Keeping(Composed):
     "The same: what they keep, and who else may want it."
 
     def volumes(self, names: tuple[str, ...]) -> list[str]:
-        return _volumes(names)
+        "The volumes of services; of all services all that there are."
+        everything = {*recipes.GROUPS["all"]} <= {*names}  # what the course's own share, too
+        mine = {f"{project_name()}_{name}" for name in names}
+        return [name for name in _ours("volume", "ls") if everything or name in mine]
 
     def take_away(self, names: tuple[str, ...]) -> None:
-        if there := _volumes(names):
+        if there := self.volumes(names):
             docker("volume", "rm", *there)
 
     def check(self, name: str) -> None:
@@ -403,7 +398,9 @@ class Keeping(Composed):
 
     @cached_property
     def has_build(self) -> bool:
-        return _has_build(self)
+        where = str(project.Paths(self.environment.out).build)
+        words = ("sh", "-c", 'test ! -f "$0" || echo there', where)
+        return "there" in self.compose("run", "--rm", "--no-deps", "-T", "look", *words)
 
 # %% ../notebooks/984_containers.ipynb #98400012
 import time
@@ -436,7 +433,7 @@ class Containers(Keeping):
             raise NoBuild(f"there is no build yet: `{self.command('build up')}` makes one")
         FILES.get(name, lambda platform: None)(Inside(self.file))
         before = _known().get(name, {"Id": None})
-        with nullcontext() if _has_network() else _FIRST:
+        with nullcontext() if _ours("network", "ls") else _FIRST:
             self.compose("up", "--detach", "--no-deps", "--no-build", name)
         _await_answer(self, name, before)
 
@@ -444,7 +441,7 @@ class Containers(Keeping):
         "End a service, or all of them and their network. Those that lived."
         states = [state for state in self.states() if name in (None, state.name)]
         alive = [state.name for state in states if state.pid]
-        if not name and (once := _once()):
+        if not name and (once := _ours("ps", "--filter", f"label={_ONCE}=True")):
             docker("rm", "--force", *once)  # a build whose starter is gone
         if states or not name:  # Compose takes half a second to find nothing
             self.compose(*(("rm", "-fs", name) if name else (*_EVERYTHING, "down")))
@@ -461,33 +458,24 @@ def _await_answer(platform: Containers, name: str, before: dict[str, Any]) -> No
         if each["RestartCount"] > restarts or not each["State"]["Running"]:
             late = f"service {name} ended before it could be used"
             break
-        if not (why := trouble(service) or recipes.RECIPES[name].answers(platform)):
+        if not (why := _trouble_for(platform, name, seconds=1)):
             return
         if time.monotonic() > since + service.seconds:
             late = f"service {name} cannot be used after {service.seconds:g} seconds ({why})"
             break
-        time.sleep(0.2)
     where, text = platform.log(name) or ("docker logs", "")
     lines = [f"  {line}" for line in text.splitlines()[-8:]]
     platform.stop(name)
     raise UserError("\n".join([f"{late}. The end of `{where}`:", *lines]))
 
 
-def _once() -> list[str]:
-    "Containers that run to their end, such as builds."
-    ours = ("--filter", f"label={_LABEL(project_name())}", "--filter", f"label={_ONCE}=True")
-    return docker("ps", "--quiet", *ours).split()
-
-
-def _has_network() -> bool:
-    ours = f"label={_LABEL(project_name())}"
-    return bool(docker("network", "ls", "--quiet", "--filter", ours))
-
-
-def _has_build(platform: Containers) -> bool:
-    where = str(project.Paths(platform.environment.out).build)
-    words = ("sh", "-c", 'test ! -f "$0" || echo there', where)
-    return "there" in platform.compose("run", "--rm", "--no-deps", "-T", "look", *words)
+def _trouble_for(platform: Containers, name: str, seconds: float) -> str:
+    "Why a service cannot be used for so long; empty as soon as it can. To ask Docker costs more."
+    until = time.monotonic() + seconds
+    ask = lambda: trouble(platform.listed[name]) or recipes.RECIPES[name].answers(platform)
+    while (why := ask()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return why
 
 # %% ../notebooks/984_containers.ipynb #98400029
 def build(

@@ -54,13 +54,8 @@ def locate(
     return place and os.path.abspath(place)
 
 # %% ../notebooks/951_programs.ipynb #95100008
-_UNPACKED = {*DEBIAN} - {
-    "setpriv",
-    "chromium",
-    "wrk",
-    "docker",
-    "docker-compose",
-}  # `platform/get.sh` gets them without root
+# `platform/get.sh` gets the others without root
+_WITH_ROOT = {"setpriv", "chromium", "wrk", "docker", "docker-compose"}
 
 
 def source_of(
@@ -71,7 +66,7 @@ def source_of(
         return f"`sh platform/get.sh {name}` brings it"
     if name not in DEBIAN:
         return "install it, or put its folder on the PATH"
-    alone = ", and without root `sh platform/get.sh`" if name in _UNPACKED else ""
+    alone = ", and without root `sh platform/get.sh`" if name not in _WITH_ROOT else ""
     return f"`apt-get install {DEBIAN[name]}` brings it{alone}"
 
 # %% ../notebooks/951_programs.ipynb #9510000b

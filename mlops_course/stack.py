@@ -425,4 +425,4 @@ def run(
     with alone():
         if verb != "up":
             _show_down(platform, names, volumes)
-        return verb == "down" or _show_up(platform, what, names)
+        return verb == "down" or _show_up(platform, what, names_of(what))

@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import checkouts
 import disks
 import psutil
 import pytest
+import yaml
+from workshop import Workshop
 
 from mlops_course import containers, project
 
@@ -78,6 +82,15 @@ def daemon() -> Iterator[Docker]:
     needed("dockerd", "iptables", "ip", "setpriv")
     with own_daemon(docker.program) as docker:
         yield docker
+
+
+def in_containers(workshop: Workshop, docker: Docker, file: str, **changes: Any) -> None:
+    "Let a copy of the project run its platform in containers: a small environment with free ports, in a file, and a base that is here."
+    small = yaml.safe_load((workshop.folder / "env.test.yaml").read_text(encoding="utf-8"))
+    small.pop("features")  # of the platform they are on servers
+    checkouts.platform_on_free_ports(workshop.folder, file, **{**small, **changes, "out": "out/there"})
+    workshop.with_run_sh()
+    workshop.variables |= docker.variables | {"BASE": base_image(docker)}
 
 
 # --- a daemon of our own ----------------------------------------------------------------------

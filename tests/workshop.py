@@ -34,6 +34,11 @@ class Workshop:
         ours = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}}
         self.variables = {**ours, "PLOOMBER_ENV_FILENAME": "env.test.yaml", "PYTHONPATH": str(folder)}
 
+    def with_run_sh(self) -> None:
+        "Give it the command that `platform/run.sh` calls."
+        (self.folder / ".venv/bin").mkdir(parents=True)
+        (self.folder / ".venv/bin/mlops-course").symlink_to(BIN / "mlops-course")
+
     def start(self, *command: str) -> subprocess.Popen:
         "Start a command of the environment in this copy, in a process group of its own."
         return subprocess.Popen(

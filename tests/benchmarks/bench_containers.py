@@ -52,8 +52,7 @@ def main() -> int:
         copy = Workshop(Path(name))
         checkouts.platform_on_free_ports(copy.folder)
         checkouts.with_programs(copy.folder)
-        (copy.folder / ".venv/bin").mkdir(parents=True)
-        (copy.folder / ".venv/bin/mlops-course").symlink_to(BIN / "mlops-course")
+        copy.with_run_sh()
         base = daemons.base_image(docker)
         copy.variables |= docker.variables | {"BASE": base}
         os.environ.update({name: copy.variables[name] for name in ("BASE", "DOCKER_HOST") if name in copy.variables})

@@ -1,12 +1,6 @@
 """A copy of the project whose whole platform runs in containers; a test of system takes the same daemon and base."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "system"))  # `online`
-
 from workshop import Workshop
 
 

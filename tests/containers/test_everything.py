@@ -6,14 +6,12 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import checkouts
 import daemons
 import httpx
 import pytest
-import yaml
 from online import wait_for
 from rides import CONTRACT
-from workshop import BIN, Workshop
+from workshop import Workshop
 
 from mlops_course import containers, passwords, stack, supervision, web
 
@@ -46,18 +44,12 @@ class There(NamedTuple):
 
 @pytest.fixture(scope="module")
 def there(workshop) -> Iterator[There]:
-    folder = workshop.folder
-    small = yaml.safe_load((folder / "env.test.yaml").read_text(encoding="utf-8"))
-    small.pop("features")  # of the platform they are on servers
-    checkouts.platform_on_free_ports(folder, FILE, **{**small, **SOON, "out": "out/there"})
-    (folder / ".venv/bin").mkdir(parents=True)
-    (folder / ".venv/bin/mlops-course").symlink_to(BIN / "mlops-course")
     with daemons.daemon() as docker, pytest.MonkeyPatch.context() as patch:
-        workshop.variables |= docker.variables | {"BASE": daemons.base_image(docker)}
+        daemons.in_containers(workshop, docker, FILE, **SOON)
         for name in ("DOCKER_HOST", "BASE"):
             if name in workshop.variables:
                 patch.setenv(name, workshop.variables[name])
-        patch.chdir(folder)
+        patch.chdir(workshop.folder)
         made = There(workshop, containers.Containers(FILE), docker, {})
         try:
             made.script("build", "up")
@@ -138,7 +130,7 @@ def test_a_model_that_is_worse_than_it_was_rings_and_is_retrained(there):
     print(f"\nthe alert rang after {rang:.0f} s, the case was closed after {time.monotonic() - began:.0f} s: {case}")
     print(f"seconds until each was healthy: {there.seconds}")
     assert [step["what"] for step in case["steps"]].count("training") == 1
-    assert case["result"] in ("released", "refused")
+    assert case["result"] in ("promoted", "refused")  # not that it failed, or that serving has not taken it over
 
 
 def test_no_password_is_in_what_docker_shows_or_services_say(there):

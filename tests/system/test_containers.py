@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import checkouts
 import daemons
 import httpx
 import pytest
-import yaml
 from online import wait_for
 from rides import CONTRACT
-from workshop import BIN, Workshop
+from workshop import Workshop
 
 from mlops_course import containers, passwords, recipes, stack, supervision
 
@@ -130,15 +128,9 @@ def docker() -> Iterator[daemons.Docker]:
 
 @pytest.fixture(scope="module")
 def there(workshop, docker) -> Iterator[There]:
-    folder = workshop.folder
-    small = yaml.safe_load((folder / "env.test.yaml").read_text(encoding="utf-8"))
-    small.pop("features")  # of the platform they are on servers
-    checkouts.platform_on_free_ports(folder, FILE, **{**small, "out": "out/there"})
-    (folder / ".venv/bin").mkdir(parents=True)
-    (folder / ".venv/bin/mlops-course").symlink_to(BIN / "mlops-course")
-    workshop.variables |= docker.variables | {"BASE": daemons.base_image(docker)}
+    daemons.in_containers(workshop, docker, FILE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(workshop.folder)
         made = There(workshop, recipes.Platform(FILE), docker)
         try:
             for words in (("build", "up"), ("serving", "up")):
